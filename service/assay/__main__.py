@@ -1,0 +1,21 @@
+"""`python -m assay` and the `assay` command, with a clear word when the extra is missing."""
+
+from __future__ import annotations
+
+import sys
+
+
+def main() -> None:
+    """Run the command line; it needs the `serve` extra."""
+    try:
+        from assay.cli import app  # noqa: PLC0415  the bare install has no typer
+    except ModuleNotFoundError as error:
+        sys.exit(
+            f"assay: the command line needs {error.name!r}; install it with "
+            "pip install 'assay-rm[serve]'"
+        )
+    app()
+
+
+if __name__ == "__main__":
+    main()

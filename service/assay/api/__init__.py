@@ -1,0 +1,1 @@
+"""HTTP: routes, errors as bodies, keys. The only place that knows fastapi."""

@@ -1,0 +1,48 @@
+"""Whether the loop answers, whether the service can score, and what it counted."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter, Request, Response
+
+from assay import wire
+from assay.telemetry.metrics import CONTENT_TYPE
+
+router = APIRouter()
+
+
+@router.get("/health/live")
+async def live() -> dict[str, bool]:
+    """Answer as long as the event loop does."""
+    return {"live": True}
+
+
+@router.get(
+    "/health/ready", response_model=wire.ReadyAnswer, responses={503: {"model": wire.ReadyAnswer}}
+)
+@router.get(
+    "/health", response_model=wire.ReadyAnswer, responses={503: {"model": wire.ReadyAnswer}}
+)
+async def ready(request: Request) -> Response:
+    """Answer 200 once every model has run a real forward pass and its worker is alive, else 503."""
+    scorer = request.app.state.scorer
+    reasons = scorer.reasons()
+    answer = wire.ReadyAnswer(
+        ready=not reasons,
+        reasons=reasons,
+        models={name: scorer.state(target) for name, target in scorer.targets.by_name.items()},
+    )
+    return Response(
+        answer.model_dump_json(),
+        status_code=503 if reasons else 200,
+        media_type="application/json",
+    )
+
+
+@router.get("/metrics", response_class=Response)
+async def metrics(request: Request) -> Response:
+    """Return the metrics in Prometheus' text format."""
+    scorer = request.app.state.scorer
+    for model in scorer.targets.models:
+        items, tokens = scorer.queue.depth(model.name)
+        scorer.metrics.depth(model.name, items=items, tokens=tokens)
+    return Response(scorer.metrics.render(), headers={"Content-Type": CONTENT_TYPE})

@@ -1,0 +1,168 @@
+"""The native routes; each also answers under `/v1`."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, TypeVar
+
+from fastapi import APIRouter, Request, Response
+from pydantic import BaseModel, ValidationError
+
+from assay import wire
+from assay.api import problems
+from assay.errors import AssayError
+from assay.scoring import answers
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from assay.scoring.scorer import Scorer
+
+OptionsT = TypeVar("OptionsT", bound=wire.Options)
+RequestT = TypeVar("RequestT", bound=wire.Request)
+_PARSED_ON_THE_LOOP_BYTES = 16_384
+_CLIENT_CLOSED_REQUEST = 499
+
+router = APIRouter()
+
+
+def _takes(model: type[BaseModel]) -> dict[str, object]:
+    """Return the OpenAPI words for a body of this model; `app` adds the schema itself."""
+    reference = {"$ref": f"#/components/schemas/{model.__name__}"}
+    return {
+        "requestBody": {"required": True, "content": {"application/json": {"schema": reference}}}
+    }
+
+
+BODIES: tuple[type[BaseModel], ...] = (
+    wire.ScoreRequest,
+    wire.CompareRequest,
+    wire.BestOfNRequest,
+    wire.TokenizeRequest,
+)
+
+
+@router.post("/score", response_model=wire.ScoreAnswer, openapi_extra=_takes(wire.ScoreRequest))
+async def score(request: Request) -> Response:
+    """Score items: the raw reward of each, in order, with an ensemble's spread."""
+    return await _answer(request, wire.ScoreRequest, answers.score)
+
+
+@router.post(
+    "/compare", response_model=wire.CompareAnswer, openapi_extra=_takes(wire.CompareRequest)
+)
+async def compare(request: Request) -> Response:
+    """Compare two or more responses to a prompt under Bradley-Terry."""
+    return await _answer(request, wire.CompareRequest, answers.compare)
+
+
+@router.post(
+    "/best-of-n", response_model=wire.BestOfNAnswer, openapi_extra=_takes(wire.BestOfNRequest)
+)
+async def best_of_n(request: Request) -> Response:
+    """Pick the best of n responses to a prompt."""
+    return await _answer(request, wire.BestOfNRequest, answers.best_of_n)
+
+
+@router.post(
+    "/tokenize", response_model=wire.TokenizeAnswer, openapi_extra=_takes(wire.TokenizeRequest)
+)
+async def tokenize(request: Request) -> Response:
+    """Show what the model sees: ids, reading position, rendered text."""
+    parsed = await _parse(request, wire.TokenizeRequest)
+    return _json(await answers.tokenize(_scorer(request), parsed))
+
+
+@router.get("/models", response_model=wire.ModelList)
+async def models(request: Request) -> Response:
+    """List what is served."""
+    scorer = _scorer(request)
+    data = [answers.describe(scorer, target) for target in scorer.targets.by_name.values()]
+    return _json(wire.ModelList(data=data))
+
+
+@router.get("/models/{name:path}", response_model=wire.ModelDetail)
+async def model(request: Request, name: str) -> Response:
+    """Show one target with its whole card."""
+    scorer = _scorer(request)
+    target = scorer.target(name)
+    entry = answers.describe(scorer, target)
+    card = target.card.model_dump(mode="json", exclude_none=True)
+    return _json(wire.ModelDetail(**dict(entry), card=card))
+
+
+def _scorer(request: Request) -> Scorer:
+    scorer: Scorer = request.app.state.scorer
+    return scorer
+
+
+async def _answer(
+    request: Request,
+    kind: type[OptionsT],
+    answer: Callable[[Scorer, OptionsT, str], Awaitable[BaseModel]],
+) -> Response:
+    """Parse, answer unless the caller leaves first, and count how it ended."""
+    scorer = _scorer(request)
+    route = request.url.path.rsplit("/", 1)[-1]
+    name, outcome = "", "ok"
+    try:
+        parsed = await _parse(request, kind)
+        name = scorer.target(parsed.model).name
+        result = await _unless_gone(
+            request, answer(scorer, parsed, f"{route}-{request.state.request_id}")
+        )
+        if result is None:
+            outcome = "client_gone"
+            return Response(status_code=_CLIENT_CLOSED_REQUEST)
+        if any(entry.error for entry in getattr(result, "data", ())):
+            outcome = "partial"
+        return _json(result)
+    except AssayError as error:
+        outcome = error.code
+        raise
+    except Exception:
+        outcome = "internal_error"
+        raise
+    finally:
+        scorer.metrics.request(name, route, outcome)
+
+
+async def _parse(request: Request, kind: type[RequestT]) -> RequestT:
+    """Read and validate the body; a large one off the loop.
+
+    Raises:
+        MalformedBody: It isn't JSON.
+        InvalidField: A field is wrong.
+    """
+    body = await request.body()
+    try:
+        if len(body) <= _PARSED_ON_THE_LOOP_BYTES:
+            return kind.model_validate_json(body)
+        return await asyncio.to_thread(kind.model_validate_json, body)
+    except ValidationError as error:
+        raise problems.from_validation(error) from None
+
+
+async def _unless_gone(request: Request, answer: Awaitable[BaseModel]) -> BaseModel | None:
+    """Await the answer; cancel it and return None when the caller hangs up."""
+    work = asyncio.ensure_future(answer)
+    gone = asyncio.create_task(_hung_up(request))
+    try:
+        await asyncio.wait({work, gone}, return_when=asyncio.FIRST_COMPLETED)
+        if not work.done():
+            return None
+        return work.result()
+    finally:
+        gone.cancel()
+        if not work.done():
+            work.cancel()
+            await asyncio.gather(work, return_exceptions=True)
+
+
+async def _hung_up(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+def _json(answer: BaseModel) -> Response:
+    return Response(answer.model_dump_json(), media_type="application/json")

@@ -1,0 +1,102 @@
+"""Every error as an answer: the tree of `assay.errors` to status, native body and headers."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+
+from assay import wire
+from assay.errors import (
+    AssayError,
+    InvalidField,
+    MalformedBody,
+    MethodNotAllowed,
+    UnknownRoute,
+)
+
+if TYPE_CHECKING:
+    from fastapi import FastAPI, Request, Response
+    from pydantic import ValidationError
+    from pydantic_core import ErrorDetails
+
+_FORMS = {"as-text", "as-messages"}
+_HTTP: dict[int, type[AssayError]] = {404: UnknownRoute, 405: MethodNotAllowed}
+
+
+def install(app: FastAPI) -> None:
+    """Answer what routes and the router raise in the native shape."""
+    app.add_exception_handler(AssayError, _on_assay_error)
+    app.add_exception_handler(HTTPException, _on_http_exception)
+
+
+def body(error: AssayError, request_id: str) -> dict[str, Any]:
+    """Return the native body of an error."""
+    answer = wire.ErrorAnswer(
+        error=wire.ErrorBody(
+            code=error.code, message=error.message, param=error.param, retryable=error.retryable
+        ),
+        request_id=request_id,
+    )
+    return answer.model_dump()
+
+
+def headers(error: AssayError) -> dict[str, str]:
+    """Return the headers of an error."""
+    if error.retry_after_s is None:
+        return {"WWW-Authenticate": "Bearer"} if error.status == 401 else {}
+    return {"Retry-After": str(max(1, math.ceil(error.retry_after_s)))}
+
+
+def from_validation(error: ValidationError) -> AssayError:
+    """Return what is wrong with a request: where, and what would be right."""
+    details = error.errors(include_url=False, include_input=False)
+    first = max(details, key=_telling)
+    if first["type"] == "json_invalid":
+        reason = first.get("ctx", {}).get("error", "it can't be parsed")
+        return MalformedBody(f"the body is not valid JSON: {reason}")
+    path = _path(first["loc"])
+    if first["type"] == "extra_forbidden":
+        return InvalidField(f"unknown field '{path}'; remove it or check its spelling", param=path)
+    message = first["msg"].removeprefix("Value error, ")
+    if not path:
+        return InvalidField(message)
+    return InvalidField(f"field '{path}': {message}", param=path)
+
+
+def _telling(detail: ErrorDetails) -> tuple[bool, int]:
+    """Prefer a misspelt field over what is missing in its place, and the innermost location."""
+    return detail["type"] == "extra_forbidden", len(detail["loc"])
+
+
+def _path(location: tuple[int | str, ...]) -> str:
+    path = ""
+    for part in location:
+        if isinstance(part, int):
+            path += f"[{part}]"
+        elif part not in _FORMS:
+            path += f".{part}" if path else part
+    return path
+
+
+def _answer(request: Request, error: AssayError) -> Response:
+    return JSONResponse(
+        body(error, request.state.request_id), status_code=error.status, headers=headers(error)
+    )
+
+
+def _on_assay_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, AssayError)
+    return _answer(request, error)
+
+
+def _on_http_exception(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    kind = _HTTP.get(error.status_code, MalformedBody)
+    message = {
+        404: f"there is no {request.url.path}; GET /docs lists the routes",
+        405: f"{request.url.path} doesn't take {request.method}",
+    }.get(error.status_code, "the request can't be read")
+    return _answer(request, kind(message))

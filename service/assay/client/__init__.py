@@ -1,0 +1,1 @@
+"""Talking to a server: the bare install, httpx underneath."""

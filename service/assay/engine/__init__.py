@@ -1,0 +1,1 @@
+"""What runs on the device: templates, packed forward passes and readout. No HTTP, no asyncio."""

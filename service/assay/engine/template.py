@@ -1,0 +1,344 @@
+"""From an item to the token ids the model reads: rendered once, one BOS, cut only where allowed.
+
+The chat template is the checkpoint's own. Its text is tokenized without special tokens, and the
+tokenizer's BOS is put in front if the template didn't; a doubled BOS at the start is made one. No
+torch here: the front renders while the device works.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Literal
+
+import jinja2
+import numpy as np
+
+from assay.errors import (
+    AssayError,
+    CheckpointError,
+    EmptyItem,
+    InvalidField,
+    ItemTooLong,
+    TemplateRefused,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from pathlib import Path
+
+Truncation = Literal["prompt_start", "response_end"]
+Message = dict[str, str]
+_UNLIMITED = 1 << 20  # transformers writes 1e30 where a tokenizer states no limit
+_COUNT_FROM_PADDING = {"roberta", "xlm-roberta", "xlm-roberta-xl", "camembert"}
+
+
+@dataclass(frozen=True, slots=True)
+class Conversation:
+    """Turns for the chat template; the last one is the assistant's, to be scored."""
+
+    messages: tuple[Message, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Text:
+    """Text that already went through a template."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Ids:
+    """Token ids, scored verbatim."""
+
+    ids: tuple[int, ...]
+
+
+Source = Conversation | Text | Ids
+
+
+@dataclass(frozen=True, slots=True)
+class Rendered:
+    """What the model reads of one item; `ids` is (tokens,) int32."""
+
+    ids: np.ndarray
+    truncated: bool
+    text: str | None
+
+
+class Template:
+    """One checkpoint's tokenizer and chat template. Not thread-safe: one thread renders."""
+
+    def __init__(self, folder: Path, *, max_tokens: int | None = None) -> None:
+        """Load the tokenizer.
+
+        Raises:
+            CheckpointError: There is none, or it can't be read.
+        """
+        from transformers import AutoTokenizer  # noqa: PLC0415  slow to import
+
+        try:
+            self._tokenizer: Any = AutoTokenizer.from_pretrained(
+                folder, trust_remote_code=False, local_files_only=True
+            )
+        except Exception as error:
+            raise CheckpointError(
+                f"{folder} has no tokenizer that can be read ({type(error).__name__})"
+            ) from error
+        self.max_tokens = max_tokens or self._declared_limit(folder)
+        config = _config(folder)
+        self._vocabulary = int(config.get("vocab_size") or len(self._tokenizer))
+        self._has_segment_types = (
+            int(config.get("type_vocab_size") or 0) > 1
+            and "token_type_ids" in self._tokenizer.model_input_names
+        )
+
+    @property
+    def bos(self) -> int | None:
+        """The BOS that the tokenizer puts in front of plain text; None where it puts none.
+
+        A tokenizer may define a BOS it never adds (GPT-NeoX): then the template alone decides.
+        """
+        before, _ = self._frame
+        return before[0] if before and before[0] == self._tokenizer.bos_token_id else None
+
+    @cached_property
+    def _frame(self) -> tuple[list[int], list[int]]:
+        """The special ids that the tokenizer itself puts before and after plain text."""
+        bare = list(self._tokenizer("x", add_special_tokens=False)["input_ids"])
+        full = list(self._tokenizer("x")["input_ids"])
+        for start in range(len(full) - len(bare) + 1):
+            if full[start : start + len(bare)] == bare:
+                return full[:start], full[start + len(bare) :]
+        return [], []
+
+    @property
+    def _is_encoder(self) -> bool:
+        """Whether sequences stand between a classification and a separator token."""
+        before, after = self._frame
+        tokenizer = self._tokenizer
+        return bool(
+            before
+            and after
+            and before[0] == tokenizer.cls_token_id
+            and after[-1] == tokenizer.sep_token_id
+        )
+
+    def render_all(
+        self, sources: Sequence[Source], truncation: Truncation = "prompt_start"
+    ) -> list[Rendered | AssayError]:
+        """Render each item; an item that can't be rendered gives its error in its place.
+
+        Errors are TemplateRefused (the chat template rejects the conversation, or there is none),
+        EmptyItem (no tokens), InvalidField (not Unicode, or an id outside the vocabulary) and
+        ItemTooLong (what must be kept exceeds `max_tokens`).
+        """
+        written = [self._write(source) for source in sources]
+        encoded = iter(self._encode([text for text in written if isinstance(text, str)]))
+        rendered: list[Rendered | AssayError] = []
+        for source, text in zip(sources, written, strict=True):
+            try:
+                match text:
+                    case str():
+                        ids = next(encoded)
+                        rendered.append(self._finish(ids, source, text, truncation))
+                    case _Pair():
+                        rendered.append(self._finish_pair(text, truncation))
+                    case Ids():
+                        rendered.append(self._verbatim(text))
+                    case AssayError():
+                        rendered.append(text)
+            except AssayError as error:
+                rendered.append(error)
+        return rendered
+
+    def tokens(self, ids: Sequence[int]) -> list[str]:
+        """Return the vocabulary's own strings for ids."""
+        return [str(token) for token in self._tokenizer.convert_ids_to_tokens(list(ids))]
+
+    def _write(self, source: Source) -> str | _Pair | Ids | AssayError:
+        """Return the text to tokenize, or what needs none."""
+        match source:
+            case Ids():
+                return source
+            case Text():
+                return source.text
+            case Conversation():
+                try:
+                    return self._apply(source.messages)
+                except AssayError as error:
+                    return error
+
+    def _apply(self, messages: Sequence[Message]) -> str | _Pair:
+        if not self._tokenizer.chat_template:
+            return self._pair(messages)
+        try:
+            text: str = self._tokenizer.apply_chat_template(list(messages), tokenize=False)
+        except jinja2.TemplateError as error:
+            raise TemplateRefused(
+                f"the model's chat template refuses the conversation: {error}"
+            ) from error
+        except (TypeError, ValueError, KeyError, AttributeError) as error:
+            raise TemplateRefused(
+                f"the model's chat template fails on the conversation ({type(error).__name__})"
+            ) from error
+        return text
+
+    def _pair(self, messages: Sequence[Message]) -> _Pair:
+        """Return prompt and response for an encoder, which takes them as two segments."""
+        if not self._is_encoder:
+            raise TemplateRefused(
+                "the model has no chat template; send 'text' that already has its format, or "
+                "'input_ids'"
+            )
+        if self._has_segment_types:
+            raise TemplateRefused(
+                "the model has no chat template and tells prompt and response apart by segment "
+                "ids, which are not supported; send 'text' or 'input_ids' of one segment"
+            )
+        if [message["role"] for message in messages] != ["user", "assistant"]:
+            raise TemplateRefused(
+                "the model has no chat template; send one prompt with one response"
+            )
+        return _Pair(messages[0]["content"], messages[1]["content"])
+
+    def _encode(self, texts: list[str]) -> Iterator[list[int] | None]:
+        """Yield the ids of each text, no special tokens added; None where it isn't Unicode."""
+        if not texts:
+            return
+        try:
+            yield from self._tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]
+        except (UnicodeEncodeError, TypeError):
+            if len(texts) == 1:
+                yield None
+                return
+            for text in texts:
+                yield from self._encode([text])
+
+    def _finish(
+        self, ids: list[int] | None, source: Source, text: str, truncation: Truncation
+    ) -> Rendered:
+        """Give the ids exactly one BOS (or an encoder's frame), and cut them to the limit."""
+        ids = self._checked(ids)
+        before, after = self._frame
+        if self._is_encoder:
+            ids = _stripped(ids, before[0])
+            ids = [*before, *ids[: -1 if ids[-1:] == after else None], *after]
+        elif self.bos is not None:
+            ids = [self.bos, *_stripped(ids, self.bos)]
+        if not ids:
+            raise EmptyItem("the item has no tokens; send some text")
+        if len(ids) <= self.max_tokens:
+            return Rendered(np.asarray(ids, dtype=np.int32), truncated=False, text=text)
+        front = before if self._is_encoder else [] if self.bos is None else [self.bos]
+        response, tail = self._kept(source, text, ids)
+        ids = self._cut(front, ids[len(front) :], response, tail, truncation)
+        return Rendered(np.asarray(ids, dtype=np.int32), truncated=True, text=text)
+
+    def _finish_pair(self, pair: _Pair, truncation: Truncation) -> Rendered:
+        """Encode prompt and response as the tokenizer's own two segments."""
+        prompt = self._checked(next(self._encode([pair.prompt]), None))
+        response = self._checked(next(self._encode([pair.response]), None))
+        before, after = self._frame
+        joint = list(self._tokenizer("x", "x")["input_ids"])
+        single = list(self._tokenizer("x", add_special_tokens=False)["input_ids"])
+        between = joint[len(before) + len(single) : len(joint) - len(single) - len(after)]
+        ids = [*before, *prompt, *between, *response, *after]
+        truncated = len(ids) > self.max_tokens
+        if truncated:
+            ids = self._cut(before, ids[len(before) :], response, after, truncation)
+        return Rendered(np.asarray(ids, dtype=np.int32), truncated, text=None)
+
+    def _cut(
+        self,
+        front: list[int],
+        ids: list[int],
+        response: list[int],
+        tail: list[int],
+        truncation: Truncation,
+    ) -> list[int]:
+        """Cut to `max_tokens`: the prompt from the left, keeping the front and the response."""
+        room = self.max_tokens - len(front)
+        needed = len(response) + len(tail)
+        if needed <= room:
+            return [*front, *ids[-room:]]
+        if truncation != "response_end":
+            raise ItemTooLong(
+                f"the response alone has {needed} tokens, the model takes {room}; shorten it, or "
+                'send "truncation": "response_end"'
+            )
+        return [*front, *response[: room - len(tail)], *tail]
+
+    def _kept(self, source: Source, text: str, ids: list[int]) -> tuple[list[int], list[int]]:
+        """Return the response's tokens and those the template puts behind it."""
+        if not isinstance(source, Conversation):
+            return [], []
+        response = source.messages[-1]["content"]
+        start = text.rfind(response)
+        if start < 0:  # the template strips what it is given
+            response = response.strip()
+            start = text.rfind(response)
+        if start < 0:
+            return ids, []  # the template rewrote the response: nothing may be cut
+        offsets = self._tokenizer(
+            text, add_special_tokens=False, return_offsets_mapping=True, verbose=False
+        )
+        spans = offsets["offset_mapping"]
+        first = sum(end <= start for _, end in spans)
+        behind = sum(begin < start + len(response) for begin, _ in spans)
+        own = list(offsets["input_ids"])
+        return own[first:behind], own[behind:]
+
+    def _verbatim(self, source: Ids) -> Rendered:
+        if not source.ids:
+            raise EmptyItem("'input_ids' is empty; send at least one id")
+        if max(source.ids) >= self._vocabulary:
+            raise InvalidField(
+                f"'input_ids' has an id of {max(source.ids)}; the model's vocabulary ends at "
+                f"{self._vocabulary - 1}",
+                param="input_ids",
+            )
+        if len(source.ids) > self.max_tokens:
+            raise ItemTooLong(
+                f"'input_ids' has {len(source.ids)} tokens, the model takes {self.max_tokens}; ids "
+                "are scored verbatim and never cut"
+            )
+        return Rendered(np.asarray(source.ids, dtype=np.int32), truncated=False, text=None)
+
+    @staticmethod
+    def _checked(ids: list[int] | None) -> list[int]:
+        if ids is None:
+            raise InvalidField(
+                "the text holds a lone surrogate, which is not Unicode; remove or replace it"
+            )
+        return list(ids)
+
+    def _declared_limit(self, folder: Path) -> int:
+        config = _config(folder)
+        positions = int(config.get("max_position_embeddings") or _UNLIMITED)
+        if config.get("model_type") in _COUNT_FROM_PADDING:
+            positions -= int(config.get("pad_token_id") or 1) + 1
+        return int(min(self._tokenizer.model_max_length, positions, _UNLIMITED))
+
+
+@dataclass(frozen=True, slots=True)
+class _Pair:
+    prompt: str
+    response: str
+
+
+def _stripped(ids: list[int], token: int) -> list[int]:
+    """Return the ids without any run of `token` at the start."""
+    start = next((i for i, one in enumerate(ids) if one != token), len(ids))
+    return ids[start:]
+
+
+def _config(folder: Path) -> dict[str, Any]:
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{folder}/config.json can't be read") from error
+    if not isinstance(config, dict):
+        raise CheckpointError(f"{folder}/config.json is not an object")
+    return {**config, **(config.get("text_config") or {})}

@@ -1,0 +1,80 @@
+"""How many tokens a batch should have on this device: found by real forward passes.
+
+A batch is large enough when larger ones aren't faster per token, and small enough that a newcomer
+needn't wait long behind it.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from assay.engine.messages import Run
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from assay.engine.trunk import Trunk
+
+SIZES = (256, 512, 1024, 2048, 4096, 8192, 16384, 32768, 65536)
+LONGEST_BATCH_S = 0.5
+_WORTH = 1.05  # a larger batch must be this much faster
+_ITEM_TOKENS = 256
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """Tokens of a batch, and the rate measured at that size."""
+
+    tokens: int
+    tokens_per_s: float
+
+
+def find_budget(
+    trunk: Trunk,
+    *,
+    sizes: Sequence[int] = SIZES,
+    clock: Callable[[], float] = time.perf_counter,
+) -> Budget:
+    """Return the smallest batch that is about as fast per token as any that was tried.
+
+    Sizes grow until they stop paying, take longer than `LONGEST_BATCH_S`, or exceed the memory.
+    """
+    best = Budget(sizes[0], 0.0)
+    trunk.score(_batch(trunk, sizes[0]))  # first call: allocations, kernels
+    for size in sizes:
+        try:
+            seconds = _time(trunk, size, clock)
+        except torch.OutOfMemoryError:
+            torch.cuda.empty_cache()
+            break
+        rate = size / max(seconds, 1e-9)
+        if seconds > LONGEST_BATCH_S and best.tokens_per_s:
+            break
+        if rate > best.tokens_per_s * _WORTH:
+            best = Budget(size, rate)
+        elif size >= 4 * best.tokens:
+            break
+    return best
+
+
+def _time(trunk: Trunk, size: int, clock: Callable[[], float]) -> float:
+    """Return the shorter of two runs' seconds; the scores' copy to the host ends a run."""
+    runs = _batch(trunk, size)
+    times = []
+    for _ in range(2):
+        begin = clock()
+        trunk.score(runs)
+        times.append(clock() - begin)
+    return min(times)
+
+
+def _batch(trunk: Trunk, size: int) -> list[Run]:
+    item = min(_ITEM_TOKENS, size, trunk.max_tokens or size)
+    vocabulary = trunk.model.config.get_text_config().vocab_size
+    random = np.random.default_rng(size)
+    return [Run(random.integers(0, vocabulary, item)) for _ in range(max(1, size // item))]

@@ -1,0 +1,152 @@
+"""The device process: load, verify, warm up, then score batches until the front hangs up.
+
+Started as `python -m assay.engine.worker FD`, where FD is its end of a socket pair. One thread, one
+batch at a time; the next one waits in the socket, so the device goes from batch to batch.
+"""
+
+from __future__ import annotations
+
+import logging
+import signal
+import socket
+import sys
+import time
+from typing import TYPE_CHECKING
+
+import torch
+
+from assay.engine import trunk as trunks
+from assay.engine import warmup
+from assay.engine.messages import (
+    Batch,
+    Done,
+    Failed,
+    FromWorker,
+    Loaded,
+    ModelSpec,
+    Progress,
+    Refused,
+    Start,
+    encode,
+    receive,
+)
+from assay.errors import CheckpointError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+logger = logging.getLogger("assay.worker")
+
+
+def main() -> None:
+    """Serve the socket whose descriptor is the only argument."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the front decides when to stop
+    _be_quiet()
+    with socket.socket(fileno=int(sys.argv[1])) as stream:
+        start = receive(stream)
+        if isinstance(start, Start):
+            run(start, stream)
+
+
+def run(start: Start, stream: socket.socket) -> None:
+    """Load what `start` asks for, then answer batches until the stream ends."""
+
+    def send(message: FromWorker) -> None:
+        stream.sendall(encode(message))
+
+    if start.threads is not None:
+        torch.set_num_threads(start.threads)
+    models: dict[str, trunks.Trunk] = {}
+    try:
+        for spec in start.models:
+            try:
+                models[spec.name] = _load(spec, start.device, send)
+            except CheckpointError as error:
+                send(Refused(spec.name, error.message))
+                return
+            except torch.OutOfMemoryError:
+                send(Refused(spec.name, f"{start.device} has too little memory for {spec.folder}"))
+                return
+        while (message := receive(stream)) is not None:
+            if isinstance(message, Batch):
+                send(score(models[message.model], message))
+    except BrokenPipeError:
+        return
+
+
+def score(trunk: trunks.Trunk, batch: Batch) -> Done | Failed:
+    """Run one batch; an exception fails the batch, not the process."""
+    begin = time.perf_counter()
+    try:
+        scores = trunk.score(batch.runs)
+    except Exception as error:  # noqa: BLE001  whatever a forward pass raises
+        logger.warning("batch %d of %s failed: %s", batch.number, batch.model, type(error).__name__)
+        if isinstance(error, torch.OutOfMemoryError):
+            torch.cuda.empty_cache()
+        return Failed(batch.number, type(error).__name__)
+    return Done(batch.number, scores, time.perf_counter() - begin, trunk.padded_tokens(batch.runs))
+
+
+def _load(spec: ModelSpec, device_name: str, send: Callable[[FromWorker], None]) -> trunks.Trunk:
+    device = _device(device_name)
+    send(Progress(spec.name, "load", 0.0))
+    trunk = trunks.load(spec.folder, spec.name, device=device, dtype=_dtype(spec.dtype, device))
+    send(Progress(spec.name, "verify", 0.0))
+    if trunk.max_tokens is not None and spec.max_tokens > trunk.max_tokens:
+        raise CheckpointError(
+            f"{spec.name}: the limit of {spec.max_tokens} tokens exceeds the {trunk.max_tokens} "
+            "positions that the model has; lower max_tokens"
+        )
+    trunk.verify()
+    send(Progress(spec.name, "warm up", 0.0))
+    budget = warmup.find_budget(trunk)
+    send(
+        Loaded(
+            model=spec.name,
+            architecture=type(trunk.model).__name__,
+            device=str(device),
+            dtype=str(trunk.dtype).removeprefix("torch."),
+            forward=trunk.forward,
+            reads=trunk.readout.position,
+            parameters=trunk.parameters,
+            budget_tokens=spec.batch_tokens or budget.tokens,
+            tokens_per_s=budget.tokens_per_s,
+        )
+    )
+    return trunk
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        name = "cuda:0" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise CheckpointError(f"'{name}' is not a device; use cpu, cuda or cuda:N") from error
+    if device.type == "cuda" and (
+        not torch.cuda.is_available() or (device.index or 0) >= torch.cuda.device_count()
+    ):
+        raise CheckpointError(
+            f"device '{name}' doesn't exist; torch sees {torch.cuda.device_count()} CUDA devices"
+        )
+    return device
+
+
+def _dtype(name: str, device: torch.device) -> torch.dtype | None:
+    """Return the trunk's dtype: auto is float32 on CPU, the checkpoint's own elsewhere."""
+    if name == "auto":
+        return torch.float32 if device.type == "cpu" else None
+    dtype: torch.dtype = getattr(torch, name)
+    return dtype
+
+
+def _be_quiet() -> None:
+    """Leave standard error to what an operator must know."""
+    import transformers  # noqa: PLC0415
+
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,206 @@
+"""Every error Assay raises on purpose; nothing else reaches a caller.
+
+AssayError
+├── RequestError                  the caller's to mend
+│   ├── MalformedBody         400 the body is not JSON
+│   ├── Unauthorized          401 no key, or a wrong one
+│   ├── UnknownTarget         404 no such model or ensemble
+│   ├── UnknownRoute          404 no such path
+│   ├── MethodNotAllowed      405 that path, another method
+│   ├── BodyTooLarge          413 more bytes than `max_body_bytes`
+│   ├── InvalidField          422 a field is unknown, missing or wrong
+│   ├── TemplateRefused       422 the chat template rejects the conversation
+│   ├── EmptyItem             422 nothing left to score after tokenization
+│   └── ItemTooLong           422 the response alone exceeds the model's limit
+├── ServiceError                  the service's to mend; most are worth a retry
+│   ├── NotReady              503 the model is loading, or its worker is away
+│   ├── Overloaded            503 too many tokens wait
+│   ├── Draining              503 the server is stopping
+│   ├── DeadlineExceeded      504 the item's deadline passed before it ran
+│   ├── NonFiniteScore        500 the model answered NaN or infinity
+│   ├── ForwardFailed         500 the model failed on this item even alone
+│   └── InternalError         500 a defect of Assay
+└── StartupError                  the process exits with code 3
+    ├── SettingsError             a setting is unknown or out of range
+    ├── CheckpointError           a checkpoint can't be served correctly
+    └── WorkerError               a device process couldn't be kept alive
+
+Each leaf carries its stable `code`, HTTP `status` and whether a retry may help. Messages say what
+to do and never contain prompt text.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class AssayError(Exception):
+    """Base of all errors raised on purpose."""
+
+    code: ClassVar[str] = "assay_error"
+    status: ClassVar[int] = 500
+    retryable: ClassVar[bool] = False
+
+    def __init__(
+        self, message: str, *, param: str | None = None, retry_after_s: float | None = None
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.param = param
+        self.retry_after_s = retry_after_s
+
+
+class RequestError(AssayError):
+    """The caller must change the request."""
+
+    code = "request_error"
+    status = 400
+
+
+class MalformedBody(RequestError):
+    """The body can't be read as JSON."""
+
+    code = "malformed_body"
+
+
+class Unauthorized(RequestError):
+    """The API key is missing or unknown."""
+
+    code = "unauthorized"
+    status = 401
+
+
+class UnknownTarget(RequestError):
+    """No model or ensemble of that name is served."""
+
+    code = "unknown_model"
+    status = 404
+
+
+class UnknownRoute(RequestError):
+    """No such path."""
+
+    code = "unknown_route"
+    status = 404
+
+
+class MethodNotAllowed(RequestError):
+    """The path exists, the method doesn't."""
+
+    code = "method_not_allowed"
+    status = 405
+
+
+class BodyTooLarge(RequestError):
+    """The body has more bytes than `max_body_bytes`."""
+
+    code = "body_too_large"
+    status = 413
+
+
+class InvalidField(RequestError):
+    """A field is unknown, missing, of the wrong type or out of range."""
+
+    code = "invalid_field"
+    status = 422
+
+
+class TemplateRefused(RequestError):
+    """The model's chat template rejects the conversation."""
+
+    code = "template_refused"
+    status = 422
+
+
+class EmptyItem(RequestError):
+    """The item has no tokens."""
+
+    code = "empty_item"
+    status = 422
+
+
+class ItemTooLong(RequestError):
+    """The part that must be kept exceeds the model's limit."""
+
+    code = "item_too_long"
+    status = 422
+
+
+class ServiceError(AssayError):
+    """The service couldn't answer a request that may be right."""
+
+    code = "service_error"
+
+
+class NotReady(ServiceError):
+    """The model is loading, or its worker is being restarted."""
+
+    code = "not_ready"
+    status = 503
+    retryable = True
+
+
+class Overloaded(ServiceError):
+    """More tokens wait than `max_queued_tokens` allows."""
+
+    code = "overloaded"
+    status = 503
+    retryable = True
+
+
+class Draining(ServiceError):
+    """The server is stopping and takes no new work."""
+
+    code = "draining"
+    status = 503
+    retryable = True
+
+
+class DeadlineExceeded(ServiceError):
+    """The deadline passed before the item ran."""
+
+    code = "deadline_exceeded"
+    status = 504
+    retryable = True
+
+
+class NonFiniteScore(ServiceError):
+    """The model answered NaN or infinity."""
+
+    code = "non_finite_score"
+
+
+class ForwardFailed(ServiceError):
+    """The forward pass failed on this item even alone."""
+
+    code = "forward_failed"
+
+
+class InternalError(ServiceError):
+    """A defect of Assay; the log has the traceback under the request's id."""
+
+    code = "internal_error"
+
+
+class StartupError(AssayError):
+    """The process can't start; the CLI exits with code 3."""
+
+    code = "startup_error"
+
+
+class SettingsError(StartupError):
+    """A setting is unknown, malformed or out of range."""
+
+    code = "settings_error"
+
+
+class CheckpointError(StartupError):
+    """A checkpoint is missing, damaged, or can't be served with the right numbers."""
+
+    code = "checkpoint_error"
+
+
+class WorkerError(StartupError):
+    """A device process ended and couldn't be brought back."""
+
+    code = "worker_error"

@@ -1,0 +1,1 @@
+"""What a reward means: pure functions on numbers. Imports nothing else of Assay."""

@@ -1,0 +1,77 @@
+"""Preferences between responses to one prompt under Bradley-Terry.
+
+Rewards come as one row of scores a member: `rewards[m][i]` is member m's score of response i. A
+shift that a member adds to every response of a prompt cancels in its margins.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from assay.reward.ensemble import mean, std
+from assay.reward.transform import sigmoid
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+
+@dataclass(frozen=True, slots=True)
+class Preference:
+    """The outcome of one comparison.
+
+    `margin`, `margin_std` and `probability` are of the pair (0, 1) for two responses, of the first
+    and second of `ranking` for more.
+    """
+
+    ranking: list[int]
+    margin: float
+    margin_std: float | None
+    probability: float
+    agreement: float | None
+    winner: int | None
+    undecided: bool
+    probabilities: list[list[float]]
+
+
+def compare(
+    rewards: Sequence[Sequence[float]], *, temperature: float = 1.0, tie_margin: float = 0.0
+) -> Preference:
+    """Compare two or more responses.
+
+    The winner has the highest mean reward, unless the mean margin to the next is at most
+    `tie_margin`: then it is None. With several members, `agreement` is the share of them whose own
+    margin is on the winner's side, and the comparison is `undecided` when |margin| ≤ margin_std:
+    the members disagree by as much as they see. A tie is always undecided.
+    """
+    count = len(rewards[0])
+    means = [mean([row[i] for row in rewards]) for i in range(count)]
+    ranking = sorted(range(count), key=lambda i: (-means[i], i))
+    first, second = ranking[0], ranking[1]
+    a, b = (0, 1) if count == 2 else (first, second)
+    margins = [row[a] - row[b] for row in rewards]
+    margin = mean(margins)
+    margin_std = std(margins) if len(rewards) > 1 else None
+    winner = first if abs(margin) > tie_margin else None
+    agreement = None
+    if winner is not None and len(rewards) > 1:
+        side = 1.0 if winner == a else -1.0
+        agreement = sum(side * one > 0 for one in margins) / len(margins)
+    undecided = winner is None or (margin_std is not None and abs(margin) <= margin_std)
+    return Preference(
+        ranking=ranking,
+        margin=margin,
+        margin_std=margin_std,
+        probability=_probability(rewards, a, b, temperature),
+        agreement=agreement,
+        winner=winner,
+        undecided=undecided,
+        probabilities=[
+            [_probability(rewards, i, j, temperature) for j in range(count)] for i in range(count)
+        ],
+    )
+
+
+def _probability(rewards: Sequence[Sequence[float]], a: int, b: int, temperature: float) -> float:
+    """Return P(a ≻ b): the Bradley-Terry probability averaged over members."""
+    return mean([sigmoid((row[a] - row[b]) / temperature) for row in rewards])

@@ -1,0 +1,119 @@
+"""Best-of-n: which of n responses to keep, and what n buys.
+
+Rules over ensemble members follow Coste et al. 2310.02743: `min` is worst-case optimization,
+`variance_penalty` is uncertainty-weighted optimization.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from statistics import median
+from typing import TYPE_CHECKING, Literal
+
+from assay.reward import ensemble
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+Rule = Literal["mean", "median", "min", "lower_bound", "variance_penalty", "vote"]
+
+DEFAULT_PENALTY: dict[str, float] = {"lower_bound": 1.0, "variance_penalty": 0.5}
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """The outcome for one group; `ranking` holds indices, best first."""
+
+    ranking: list[int]
+    scores: list[float]
+    stds: list[float] | None
+    selection_scores: list[float]
+    confidence: float | None
+    ties: list[int]
+
+
+def select(
+    rewards: Sequence[Sequence[float]], *, rule: Rule = "mean", penalty: float | None = None
+) -> Selection:
+    """Rank the responses of one group.
+
+    `rewards[m][i]` is member m's score of response i. Responses are ordered by the rule's value,
+    then by mean score, then by index; those equal to the best in both numbers are its `ties`.
+    `confidence` is the share of members whose own first choice is the best (None for one member).
+    """
+    count = len(rewards[0])
+    columns = [[row[i] for row in rewards] for i in range(count)]
+    scores = [ensemble.mean(column) for column in columns]
+    chosen = _selection_scores(rewards, columns, scores, rule, penalty)
+    ranking = sorted(range(count), key=lambda i: (-chosen[i], -scores[i], i))
+    best = ranking[0]
+    ties = [i for i in ranking if (chosen[i], scores[i]) == (chosen[best], scores[best])]
+    several = len(rewards) > 1
+    return Selection(
+        ranking=ranking,
+        scores=scores,
+        stds=[ensemble.std(column) for column in columns] if several else None,
+        selection_scores=chosen,
+        confidence=_votes(rewards)[best] / len(rewards) if several else None,
+        ties=sorted(ties) if len(ties) > 1 else [],
+    )
+
+
+def _selection_scores(
+    rewards: Sequence[Sequence[float]],
+    columns: Sequence[Sequence[float]],
+    scores: list[float],
+    rule: Rule,
+    penalty: float | None,
+) -> list[float]:
+    weight = DEFAULT_PENALTY.get(rule, 0.0) if penalty is None else penalty
+    match rule:
+        case "mean":
+            return list(scores)
+        case "median":
+            return [float(median(column)) for column in columns]
+        case "min":
+            return [min(column) for column in columns]
+        case "lower_bound":
+            return [
+                score - weight * ensemble.std(column)
+                for score, column in zip(scores, columns, strict=True)
+            ]
+        case "variance_penalty":
+            return [
+                score - weight * ensemble.variance(column)
+                for score, column in zip(scores, columns, strict=True)
+            ]
+        case "vote":
+            return [votes / len(rewards) for votes in _votes(rewards)]
+
+
+def _votes(rewards: Sequence[Sequence[float]]) -> list[int]:
+    """Count the members whose first choice each response is; a member's tie goes to the lowest."""
+    votes = [0] * len(rewards[0])
+    for row in rewards:
+        votes[max(range(len(row)), key=lambda i: (row[i], -i))] += 1
+    return votes
+
+
+def kl_bound(n: int) -> float:
+    """Return ln n − (n − 1) / n, best-of-n's bound on KL(best-of-n ‖ policy) in nats."""
+    return math.log(n) - (n - 1) / n
+
+
+def expected_best(scores_best_first: Sequence[float]) -> dict[int, float]:
+    """Return the unbiased estimate of the best-of-k score for k = 1, 2, 4, ... ≤ n, and n.
+
+    Given n scores in order of selection, the expected score of the best of k drawn without
+    replacement is Σ_i C(n − 1 − i, k − 1) / C(n, k) · s_i (WebGPT, Nakano et al. 2112.09332, §3.4).
+    """
+    n = len(scores_best_first)
+    sizes = sorted({2**power for power in range(n.bit_length()) if 2**power <= n} | {n})
+    return {
+        k: math.fsum(
+            math.comb(n - 1 - i, k - 1) / math.comb(n, k) * score
+            for i, score in enumerate(scores_best_first)
+        )
+        for k in sizes
+    }

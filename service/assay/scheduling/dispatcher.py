@@ -1,0 +1,202 @@
+"""Per device: plan, send, receive, resolve; bring the process back when it dies.
+
+One batch runs on the device while the next one waits in its socket, already planned: the device
+goes from batch to batch without asking, and nothing waits for a batch to fill.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+from itertools import count
+from typing import TYPE_CHECKING, Literal, Protocol
+
+from assay.engine.messages import Batch, Done, Failed, Loaded, Progress, Refused, Start
+from assay.errors import CheckpointError, ForwardFailed, NonFiniteScore, WorkerError
+from assay.scheduling.workers import Worker
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from assay.scheduling.queue import Claim, Queue, Taken
+
+logger = logging.getLogger("assay.dispatcher")
+BATCHES_AT_WORKER = 2  # one running, one waiting
+MAX_ATTEMPTS = 2  # in a batch, then alone
+_LONGEST_BACKOFF_S = 30.0
+_RATE_MEMORY = 0.9  # weight of the past in the measured rate
+
+State = Literal["loading", "ready", "restarting", "stopped"]
+
+
+class Observer(Protocol):
+    """What the dispatcher tells whoever counts."""
+
+    def batch(self, model: str, done: Done, *, items: int, tokens: int) -> None:
+        """Note a finished batch."""
+
+    def worker_restarted(self, device: str) -> None:
+        """Note a restart."""
+
+
+class Dispatcher:
+    """Keeps one device busy with the queue's work."""
+
+    def __init__(
+        self,
+        start: Start,
+        queue: Queue,
+        observer: Observer,
+        *,
+        on_progress: Callable[[str, Progress | Loaded], None] | None = None,
+        first_backoff_s: float = 0.5,
+    ) -> None:
+        self.device = start.device
+        self.state: State = "loading"
+        self.loaded: dict[str, Loaded] = {}
+        self.tokens_per_s = 0.0
+        self._start = start
+        self._queue = queue
+        self._observer = observer
+        self._on_progress = on_progress
+        self._first_backoff_s = first_backoff_s
+        self._numbers = count()
+        self._in_flight: dict[int, Taken] = {}
+        self._worker: Worker | None = None
+
+    @property
+    def worker_pid(self) -> int | None:
+        """The device process, while there is one."""
+        return self._worker.pid if self._worker else None
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether no batch is at the worker."""
+        return not self._in_flight
+
+    async def run(self) -> None:
+        """Serve until cancelled, restarting the worker when it dies.
+
+        Raises:
+            CheckpointError: A model can't be served.
+            WorkerError: The worker died before it was ever ready.
+        """
+        backoff_s = self._first_backoff_s
+        while True:
+            try:
+                async with Worker(self._start) as self._worker:
+                    await self._load(self._worker)
+                    backoff_s = self._first_backoff_s
+                    await self._serve(self._worker)
+            except WorkerError:
+                if self.state == "loading":
+                    raise
+                logger.warning("worker of %s is gone; restarting it", self.device)
+            finally:
+                self._worker = None
+                self.state = "restarting" if self.loaded else "loading"
+                self._recover()
+            self._observer.worker_restarted(self.device)
+            await asyncio.sleep(backoff_s)
+            backoff_s = min(2 * backoff_s, _LONGEST_BACKOFF_S)
+
+    async def _load(self, worker: Worker) -> None:
+        """Wait until every model is loaded, verified and warm."""
+        waiting = {spec.name for spec in self._start.models}
+        while waiting:
+            message = await worker.receive()
+            match message:
+                case Refused():
+                    raise CheckpointError(f"{message.model}: {message.message}")
+                case Loaded():
+                    self.loaded[message.model] = message
+                    self.tokens_per_s = self.tokens_per_s or message.tokens_per_s
+                    waiting.discard(message.model)
+            if self._on_progress and isinstance(message, Progress | Loaded):
+                self._on_progress(self.device, message)
+        self.state = "ready"
+
+    async def _serve(self, worker: Worker) -> None:
+        room = asyncio.Semaphore(BATCHES_AT_WORKER)
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self._feed(worker, room), name=f"feed {self.device}")
+                group.create_task(self._drain(worker, room), name=f"drain {self.device}")
+        except* WorkerError:
+            pass
+        raise WorkerError("the worker process is gone")
+
+    async def _feed(self, worker: Worker, room: asyncio.Semaphore) -> None:
+        """Plan and send whenever the worker has room."""
+        budgets = {name: loaded.budget_tokens for name, loaded in self.loaded.items()}
+        while True:
+            await room.acquire()
+            while (taken := self._queue.take(budgets)) is None:
+                await self._queue.wait()
+            number = next(self._numbers)
+            self._in_flight[number] = taken
+            await worker.send(Batch(number, taken.model, taken.plan.runs))
+
+    async def _drain(self, worker: Worker, room: asyncio.Semaphore) -> None:
+        """Resolve what the worker answers."""
+        while True:
+            message = await worker.receive()
+            match message:
+                case Done():
+                    self._resolve(self._in_flight.pop(message.number), message)
+                    room.release()
+                case Failed():
+                    self._retry(self._in_flight.pop(message.number), message.reason)
+                    room.release()
+
+    def _resolve(self, taken: Taken, done: Done) -> None:
+        tokens = taken.plan.tokens
+        rate = tokens / max(done.compute_s, 1e-9)
+        self.tokens_per_s = _RATE_MEMORY * self.tokens_per_s + (1 - _RATE_MEMORY) * rate
+        self._observer.batch(taken.model, done, items=len(taken.plan.order), tokens=tokens)
+        claims = [taken.work[sequence][1] for sequence in taken.plan.order]
+        for ticket in {id(claim.ticket): claim.ticket for claim in claims}.values():
+            ticket.compute_s += done.compute_s
+        for claim, score in zip(claims, done.scores.tolist(), strict=True):
+            _settle(claim, score)
+
+    def _retry(self, taken: Taken, reason: str) -> None:
+        """Run each item of a failed batch again, alone; an item that failed alone is answered."""
+        for work, claim in taken.work.values():
+            if claim.attempts + 1 >= MAX_ATTEMPTS or len(taken.work) == 1:
+                claim.ticket.settle(
+                    claim.place,
+                    ForwardFailed(f"the model failed on this item even alone ({reason})"),
+                )
+            else:
+                self._queue.put_back(taken.model, work, claim)
+
+    def _recover(self) -> None:
+        """Put what was at a dead worker back in line; an item that was alone twice is answered."""
+        for taken in self._in_flight.values():
+            for work, claim in taken.work.values():
+                if claim.attempts >= MAX_ATTEMPTS:
+                    claim.ticket.settle(
+                        claim.place,
+                        ForwardFailed(
+                            "the worker died each time this item ran; it won't run again"
+                        ),
+                    )
+                else:
+                    self._queue.put_back(taken.model, work, claim)
+        self._in_flight.clear()
+
+
+def _settle(claim: Claim, score: float) -> None:
+    if math.isfinite(score):
+        claim.ticket.settle(claim.place, score)
+    else:
+        claim.ticket.settle(
+            claim.place, NonFiniteScore("the model's score of this item is not a finite number")
+        )
+
+
+def rate(dispatchers: Sequence[Dispatcher]) -> float:
+    """Return the measured tokens per second of all devices."""
+    return sum(dispatcher.tokens_per_s for dispatcher in dispatchers)

@@ -1,0 +1,89 @@
+"""Device processes: started, spoken to, stopped."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+import sys
+from typing import Self
+
+from assay.engine import messages
+from assay.errors import WorkerError
+
+_STOP_S = 5.0
+
+
+class Worker:
+    """One device process and the stream to it. Use as an async context manager."""
+
+    def __init__(self, start: messages.Start) -> None:
+        self._start = start
+        self._process: asyncio.subprocess.Process | None = None
+        self._reader: asyncio.StreamReader | None = None
+        self._writer: asyncio.StreamWriter | None = None
+
+    @property
+    def pid(self) -> int | None:
+        """The process id while it runs."""
+        return self._process.pid if self._process else None
+
+    async def __aenter__(self) -> Self:
+        """Start the process and tell it what to load."""
+        ours, theirs = socket.socketpair()
+        with theirs:
+            self._process = await asyncio.create_subprocess_exec(
+                sys.executable,
+                "-m",
+                "assay.engine.worker",
+                str(theirs.fileno()),
+                pass_fds=(theirs.fileno(),),
+                stdin=asyncio.subprocess.DEVNULL,
+            )
+        self._reader, self._writer = await asyncio.open_connection(sock=ours)
+        await self.send(self._start)
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        """Hang up; a worker that doesn't leave is killed."""
+        if self._writer is not None:
+            self._writer.close()
+            with contextlib.suppress(OSError):
+                await self._writer.wait_closed()
+        if self._process is None:
+            return
+        try:
+            await asyncio.wait_for(self._process.wait(), _STOP_S)
+        except TimeoutError:
+            self._process.kill()
+            await self._process.wait()
+
+    async def send(self, message: messages.ToWorker) -> None:
+        """Send a message.
+
+        Raises:
+            WorkerError: The process is gone.
+        """
+        if self._writer is None:
+            raise WorkerError("the worker was never started")
+        try:
+            self._writer.write(messages.encode(message))
+            await self._writer.drain()
+        except OSError as error:
+            raise WorkerError("the worker process is gone") from error
+
+    async def receive(self) -> messages.FromWorker:
+        """Wait for the next message.
+
+        Raises:
+            WorkerError: The process is gone.
+        """
+        if self._reader is None:
+            raise WorkerError("the worker was never started")
+        try:
+            header = await self._reader.readexactly(messages.HEADER.size)
+            body = await self._reader.readexactly(messages.HEADER.unpack(header)[0])
+        except (asyncio.IncompleteReadError, OSError) as error:
+            raise WorkerError("the worker process is gone") from error
+        message: messages.FromWorker = messages.decode(body)  # type: ignore[assignment]
+        return message

@@ -1,0 +1,384 @@
+"""The one inner call: items and a target in, every member's raw reward out.
+
+All routes, dialects and the command line go through `Scorer.score`. It owns what lives as long as
+the server: the targets, the queue, the device processes and the thread that renders templates.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import partial
+from typing import TYPE_CHECKING, Self
+
+import numpy as np
+
+from assay.engine.messages import ModelSpec, Start
+from assay.engine.template import Conversation, Ids, Rendered, Text
+from assay.errors import AssayError, NotReady
+from assay.scheduling import dispatcher as dispatchers
+from assay.scheduling.admission import Admission
+from assay.scheduling.dispatcher import Dispatcher
+from assay.scheduling.queue import Queue, Ticket
+from assay.scoring import targets as served
+from assay.scoring.targets import Target, Targets
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from assay.engine.messages import Loaded, Progress
+    from assay.engine.template import Source, Truncation
+    from assay.scoring.targets import Model
+    from assay.settings import Settings
+    from assay.telemetry.metrics import Metrics
+
+logger = logging.getLogger("assay.scorer")
+CHUNK_ITEMS = 128  # rendered at a time, so that the device starts before a fat request is rendered
+_CHARACTERS_PER_TOKEN = 4  # for admission, before anything is tokenized
+_RETRY_S = 2.0
+_NO_IDS = np.empty(0, dtype=np.int32)
+
+
+@dataclass(frozen=True, slots=True)
+class Scored:
+    """One item's outcome: `rewards` has one raw reward a member, or `error` says why not."""
+
+    rewards: tuple[float, ...] | None
+    error: AssayError | None
+    ids: np.ndarray  # (tokens,) as the first member reads them; empty where rendering failed
+    truncated: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What `Scorer.score` returns; seconds are wall time."""
+
+    items: list[Scored]
+    tokens: int
+    computed_tokens: int
+    tokenize_s: float
+    queue_s: float
+    compute_s: float
+    total_s: float
+
+
+@dataclass(slots=True)
+class _Collector:
+    """Gathers the scores of one request; `finished` is set when none is out any more."""
+
+    members: int
+    rewards: list[list[float | AssayError | None]]
+    finished: asyncio.Event = field(default_factory=asyncio.Event)
+    waiting: int = 0
+    is_sealed: bool = False
+
+    def settle(self, place: int, result: float | AssayError) -> None:
+        item, member = divmod(place, self.members)
+        self.rewards[item][member] = result
+        self.waiting -= 1
+        self._check()
+
+    def seal(self) -> None:
+        """Say that everything has been put in the queue."""
+        self.is_sealed = True
+        self._check()
+
+    def _check(self) -> None:
+        if self.is_sealed and not self.waiting:
+            self.finished.set()
+
+
+class Scorer:
+    """A running set of targets. Use as an async context manager; `ready` waits for the models."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        metrics: Metrics,
+        *,
+        on_progress: Callable[[str, Progress | Loaded], None] | None = None,
+        on_failure: Callable[[AssayError], None] | None = None,
+    ) -> None:
+        self.targets = Targets()
+        self.queue = Queue()
+        self.metrics = metrics
+        self.dispatchers: list[Dispatcher] = []
+        self.admission = Admission(
+            settings.max_queued_tokens, lambda: dispatchers.rate(self.dispatchers)
+        )
+        self.failure: AssayError | None = None
+        self.started_at = int(time.time())
+        self._settings = settings
+        self._on_progress = on_progress
+        self._on_failure = on_failure
+        self._renderer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="render")
+        self._ready = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+
+    async def __aenter__(self) -> Self:
+        """Begin loading; scoring is refused until `ready`."""
+        self._task = asyncio.create_task(self._run(), name="scorer")
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        """Stop the device processes."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+        self._renderer.shutdown(wait=False, cancel_futures=True)
+
+    async def ready(self) -> None:
+        """Wait until every model is loaded, verified and warm.
+
+        Raises:
+            StartupError: One can't be.
+        """
+        await self._ready.wait()
+        if self.failure is not None:
+            raise self.failure
+
+    def reasons(self) -> list[str]:
+        """Return why the service isn't ready; empty when it is."""
+        if self.failure is not None:
+            return [self.failure.message]
+        if not self.dispatchers:
+            return ["the models are being resolved"]
+        reasons = [
+            f"the worker of {one.device} is {one.state}"
+            for one in self.dispatchers
+            if one.state != "ready"
+        ]
+        return [*reasons, "the server is draining"] if self.admission.is_closed else reasons
+
+    def target(self, name: str | None) -> Target:
+        """Return the named target, or the default one.
+
+        Raises:
+            NotReady: The models are still being resolved.
+            UnknownTarget: Nothing of that name is served.
+        """
+        if not self.targets.by_name:
+            raise NotReady("the models are being resolved; retry shortly", retry_after_s=_RETRY_S)
+        return self.targets.get(name)
+
+    def loaded(self, model: Model) -> Loaded | None:
+        """Return what a worker said of a model, once one has loaded it."""
+        for one in self.dispatchers:
+            if model.name in one.loaded:
+                return one.loaded[model.name]
+        return None
+
+    def state(self, target: Target) -> str:
+        """Return 'ready', 'loading' or 'restarting' for a target."""
+        states = {one.state for one in self.dispatchers}
+        if "ready" in states and all(self.loaded(model) for model in target.members):
+            return "ready"
+        return "restarting" if "restarting" in states else "loading"
+
+    async def score(
+        self,
+        target: Target,
+        sources: Sequence[Source],
+        *,
+        truncation: Truncation | None = None,
+        is_batch: bool = False,
+        deadline_s: float | None = None,
+        stop_at_error: bool = False,
+    ) -> Outcome:
+        """Return every member's raw reward of every item, in order.
+
+        With `stop_at_error` nothing more is rendered or run once an item can't be rendered.
+
+        Raises:
+            NotReady: The target is loading or its worker is being restarted.
+            Overloaded, Draining: The request isn't admitted.
+        """
+        if (state := self.state(target)) != "ready":
+            raise NotReady(f"'{target.name}' is {state}; retry shortly", retry_after_s=_RETRY_S)
+        estimate = len(target.members) * sum(map(_estimate, sources))
+        with self.admission.admit(estimate):
+            return await self._score(
+                target, sources, truncation, is_batch, deadline_s, stop_at_error
+            )
+
+    async def render(
+        self, target: Target, sources: Sequence[Source], truncation: Truncation | None = None
+    ) -> list[Rendered | AssayError]:
+        """Return what the target's first member reads of each item."""
+        return await self._render(
+            target.members[0], sources, truncation or target.card.limits.truncation
+        )
+
+    async def _score(
+        self,
+        target: Target,
+        sources: Sequence[Source],
+        truncation: Truncation | None,
+        is_batch: bool,
+        deadline_s: float | None,
+        stop_at_error: bool,
+    ) -> Outcome:
+        begin = time.monotonic()
+        members = target.members
+        collector = _Collector(len(members), [[None] * len(members) for _ in sources])
+        ticket = Ticket(
+            collector.settle, None if deadline_s is None else begin + deadline_s, is_batch
+        )
+        rendered: list[Rendered | AssayError] = []
+        tokens, tokenize_s = 0, 0.0
+        try:
+            for start in range(0, len(sources), CHUNK_ITEMS):
+                chunk_begin = time.monotonic()
+                chunk = await self._render_for_members(
+                    target, sources[start : start + CHUNK_ITEMS], truncation
+                )
+                tokenize_s += time.monotonic() - chunk_begin
+                for place, per_member in enumerate(chunk, start):
+                    tokens += self._put(members, per_member, ticket, collector, place)
+                    rendered.append(per_member[0])
+                if stop_at_error and any(isinstance(one, AssayError) for one in rendered):
+                    ticket.is_cancelled = True
+                    break
+            else:
+                collector.seal()
+                await collector.finished.wait()
+        except asyncio.CancelledError:
+            ticket.is_cancelled = True
+            raise
+        total_s = time.monotonic() - begin
+        items = [
+            _scored(one, rewards) for one, rewards in zip(rendered, collector.rewards, strict=False)
+        ]
+        return Outcome(
+            items=items,
+            tokens=tokens,
+            computed_tokens=tokens,
+            tokenize_s=tokenize_s,
+            queue_s=max(0.0, total_s - tokenize_s - ticket.compute_s),
+            compute_s=ticket.compute_s,
+            total_s=total_s,
+        )
+
+    async def _render_for_members(
+        self, target: Target, sources: Sequence[Source], truncation: Truncation | None
+    ) -> list[list[Rendered | AssayError]]:
+        """Render for each member, once for those whose templates are equal; rows are items."""
+        rendered: dict[str, list[Rendered | AssayError]] = {}
+        for model in target.members:
+            if model.template_key not in rendered:
+                rendered[model.template_key] = await self._render(
+                    model, sources, truncation or target.card.limits.truncation
+                )
+        columns = [rendered[model.template_key] for model in target.members]
+        return [list(row) for row in zip(*columns, strict=True)]
+
+    async def _render(
+        self, model: Model, sources: Sequence[Source], truncation: Truncation
+    ) -> list[Rendered | AssayError]:
+        return await asyncio.get_running_loop().run_in_executor(
+            self._renderer, partial(model.template.render_all, sources, truncation)
+        )
+
+    def _put(
+        self,
+        members: Sequence[Model],
+        rendered: Sequence[Rendered | AssayError],
+        ticket: Ticket,
+        collector: _Collector,
+        place: int,
+    ) -> int:
+        """Queue one item for each member; return its tokens. A bad item is not queued at all."""
+        good = [one for one in rendered if isinstance(one, Rendered)]
+        if len(good) < len(rendered):
+            return 0
+        for index, (model, one) in enumerate(zip(members, good, strict=True)):
+            collector.waiting += 1
+            self.queue.put(model.name, one.ids, ticket, place * len(members) + index)
+        return sum(len(one.ids) for one in good)
+
+    async def _run(self) -> None:
+        """Load the targets and keep one dispatcher a device running."""
+        try:
+            loop = asyncio.get_running_loop()
+            self.targets = await loop.run_in_executor(None, served.load, self._settings)
+            self.dispatchers = [
+                Dispatcher(
+                    self._start(device), self.queue, self.metrics, on_progress=self._progress
+                )
+                for device in self._settings.device
+            ]
+            async with asyncio.TaskGroup() as group:
+                for one in self.dispatchers:
+                    group.create_task(one.run(), name=f"dispatcher {one.device}")
+        except* AssayError as errors:
+            self._fail(_first(errors))
+
+    def _start(self, device: str) -> Start:
+        specs = [
+            ModelSpec(
+                name=model.name,
+                folder=model.checkpoint.folder,
+                dtype=self._settings.dtype,
+                max_tokens=model.template.max_tokens,
+                batch_tokens=self._settings.batch_tokens,
+            )
+            for model in self.targets.models
+        ]
+        return Start(device, self._settings.threads, tuple(specs))
+
+    def _progress(self, device: str, message: Progress | Loaded) -> None:
+        if self._on_progress:
+            self._on_progress(device, message)
+        if all(len(one.loaded) == len(self.targets.models) for one in self.dispatchers):
+            self._announce()
+            self._ready.set()
+
+    def _announce(self) -> None:
+        for target in self.targets.by_name.values():
+            if loaded := self.loaded(target.members[0]):
+                self.metrics.model(
+                    target.name,
+                    revision=target.revision,
+                    device=loaded.device,
+                    dtype=loaded.dtype,
+                    forward=loaded.forward,
+                )
+
+    def _fail(self, error: AssayError) -> None:
+        self.failure = error
+        self._ready.set()
+        if self._on_failure:
+            self._on_failure(error)
+
+
+def _first(errors: BaseExceptionGroup[AssayError]) -> AssayError:
+    for error in errors.exceptions:
+        return _first(error) if isinstance(error, BaseExceptionGroup) else error
+    raise AssertionError("an exception group is never empty")
+
+
+def _estimate(source: Source) -> int:
+    """Guess an item's tokens before it is tokenized."""
+    match source:
+        case Ids():
+            return len(source.ids)
+        case Text():
+            return len(source.text) // _CHARACTERS_PER_TOKEN + 1
+        case Conversation():
+            characters = sum(len(message["content"]) for message in source.messages)
+            return characters // _CHARACTERS_PER_TOKEN + 1
+
+
+def _scored(
+    rendered: Rendered | AssayError, rewards: Sequence[float | AssayError | None]
+) -> Scored:
+    if isinstance(rendered, AssayError):
+        return Scored(None, rendered, _NO_IDS, truncated=False)
+    for reward in rewards:
+        if isinstance(reward, AssayError):
+            return Scored(None, reward, rendered.ids, rendered.truncated)
+    numbers = tuple(reward for reward in rewards if isinstance(reward, float))
+    return Scored(numbers, None, rendered.ids, rendered.truncated)

@@ -1,0 +1,154 @@
+"""How Assay is set up: file, then environment, then flags, the later winning.
+
+`load` returns the frozen settings and where each came from. An unknown key is an error that names
+the nearest known one.
+"""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from difflib import get_close_matches
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from pydantic import Field, SecretStr, ValidationError, field_validator
+from pydantic_settings import BaseSettings, EnvSettingsSource, NoDecode, SettingsConfigDict
+
+from assay.errors import SettingsError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from pydantic_settings import PydanticBaseSettingsSource
+
+PREFIX = "ASSAY_"
+DEFAULT_FILE = Path("assay.toml")
+_FILE_VARIABLE = "ASSAY_CONFIG"
+
+CommaSeparated = Annotated[tuple[str, ...], NoDecode]
+
+
+class Settings(BaseSettings):
+    """Everything an operator may set. Names end in their unit."""
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, extra="forbid", frozen=True)
+
+    models: CommaSeparated = Field(
+        default=("starter",),
+        min_length=1,
+        description="What to serve: repository names, folders or hub ids; first is default.",
+    )
+    repository: Path = Field(
+        default=Path("models"), description="The model repository: one folder a model."
+    )
+    ensembles: dict[str, tuple[str, ...]] = Field(
+        default={}, description="Served models combined into one reward, by name."
+    )
+    host: str = Field(default="127.0.0.1", description="Address to bind.")
+    port: int = Field(default=8000, ge=0, le=65535, description="Port to bind; 0 picks a free one.")
+    device: CommaSeparated = Field(
+        default=("auto",), description="auto, cpu, cuda, cuda:N, or a list; one worker each."
+    )
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
+        default="auto", description="auto is float32 on CPU, the checkpoint's own on GPU."
+    )
+    threads: int | None = Field(
+        default=None, ge=1, description="CPU threads of a worker; default all cores."
+    )
+    max_tokens: int | None = Field(
+        default=None, ge=1, description="Limit of an item; default the card's or the model's."
+    )
+    batch_tokens: int | None = Field(
+        default=None, ge=16, description="Token budget of a batch; default found at warm-up."
+    )
+    max_queued_tokens: int = Field(
+        default=16_000_000, ge=1, description="Tokens that may wait before requests are refused."
+    )
+    max_body_bytes: int = Field(
+        default=512 * 1024**2, ge=1024, description="Largest request body taken."
+    )
+    drain_timeout_s: float = Field(
+        default=30.0, ge=0, description="How long accepted work may take after SIGTERM."
+    )
+    api_key: Annotated[tuple[SecretStr, ...], NoDecode] = Field(
+        default=(), description="Keys, comma-separated, required on every route but health."
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        default="info", description="How much is logged."
+    )
+
+    @field_validator("models", "device", "api_key", mode="before")
+    @classmethod
+    def _split(cls, value: object) -> object:
+        if isinstance(value, str):
+            return tuple(part.strip() for part in value.split(",") if part.strip())
+        return value
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],  # noqa: ARG003
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Take only what `load` merged, so that every value's origin is known."""
+        return (init_settings,)
+
+
+def load(
+    flags: Mapping[str, Any] | None = None, config: Path | None = None
+) -> tuple[Settings, dict[str, str]]:
+    """Merge file, environment and flags (None means not given); return settings and origins.
+
+    Raises:
+        SettingsError: A key is unknown, or a value is of the wrong type or out of range.
+    """
+    file = config or Path(os.environ.get(_FILE_VARIABLE, DEFAULT_FILE))
+    if not file.is_file() and file != DEFAULT_FILE:
+        raise SettingsError(f"the settings file {file} doesn't exist")
+    layers = [
+        (str(file), _read(file) if file.is_file() else {}),
+        ("environment", _environment()),
+        ("flag", {key: value for key, value in (flags or {}).items() if value is not None}),
+    ]
+    merged: dict[str, Any] = {}
+    origins = dict.fromkeys(Settings.model_fields, "default")
+    for origin, values in layers:
+        merged |= values
+        origins |= dict.fromkeys(values, origin)
+    try:
+        return Settings(**merged), origins
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        name = str(first["loc"][0])
+        raise SettingsError(
+            f"setting '{'.'.join(map(str, first['loc']))}' (from {origins.get(name, '?')}): "
+            f"{first['msg']}"
+        ) from error
+
+
+def _read(file: Path) -> dict[str, Any]:
+    try:
+        values = tomllib.loads(file.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise SettingsError(f"{file} is not valid TOML: {error}") from error
+    for key in values:
+        _check_known(key, where=str(file))
+    return values
+
+
+def _environment() -> dict[str, Any]:
+    for variable in os.environ:
+        if variable.startswith(PREFIX) and variable != _FILE_VARIABLE:
+            _check_known(variable.removeprefix(PREFIX).lower(), where="the environment")
+    return EnvSettingsSource(Settings)()
+
+
+def _check_known(key: str, where: str) -> None:
+    if key in Settings.model_fields:
+        return
+    near = get_close_matches(key, Settings.model_fields, n=1, cutoff=0.0)
+    raise SettingsError(f"unknown setting '{key}' in {where}; did you mean '{near[0]}'?")

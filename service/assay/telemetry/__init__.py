@@ -1,0 +1,1 @@
+"""What Assay tells about itself: metrics and logs."""

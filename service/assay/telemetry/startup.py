@@ -1,0 +1,73 @@
+"""How far the start has come: bars for a person, a line each for a log."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Self
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
+
+from assay.engine import messages
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+logger = logging.getLogger("assay.start")
+_STEPS = {"load": 0, "verify": 1, "warm up": 2}
+
+
+class StartupDisplay:
+    """Shows each model's stages. Use as a context manager around the start."""
+
+    def __init__(self, console: Console | None = None) -> None:
+        self._console = console or Console(stderr=True)
+        self._tasks: dict[tuple[str, str], TaskID] = {}
+        self._bars = Progress(
+            SpinnerColumn(),
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TextColumn("{task.fields[stage]}"),
+            TimeElapsedColumn(),
+            console=self._console,
+            disable=not self._console.is_terminal,
+        )
+
+    def __enter__(self) -> Self:
+        """Begin to show."""
+        self._bars.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Leave the last state on the screen."""
+        self._bars.stop()
+
+    def show(self, device: str, message: messages.Progress | messages.Loaded) -> None:
+        """Take one message of a worker."""
+        key = (device, message.model)
+        if key not in self._tasks:
+            self._tasks[key] = self._bars.add_task(message.model, total=len(_STEPS), stage="")
+        if isinstance(message, messages.Loaded):
+            summary = (
+                f"{message.forward} on {message.device}, {message.dtype}, "
+                f"{message.parameters / 1e6:.1f}M parameters, batches of {message.budget_tokens} "
+                f"tokens, {message.tokens_per_s:,.0f} tokens/s"
+            )
+            self._bars.update(self._tasks[key], completed=len(_STEPS), stage=summary)
+            self._log("%s is ready: %s", message.model, summary)
+            return
+        self._bars.update(
+            self._tasks[key],
+            completed=_STEPS[message.stage] + message.fraction,
+            stage=message.stage,
+        )
+        self._log("%s: %s", message.model, message.stage)
+
+    def _log(self, text: str, *values: object) -> None:
+        if self._bars.disable:
+            logger.info(text, *values)

@@ -1,0 +1,475 @@
+"""Native requests and answers as JSON sees them; shared by the API and the client.
+
+Not here: foreign dialects, and anything that computes.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+    model_validator,
+)
+
+Activation = Literal["none", "sigmoid"]
+Priority = Literal["interactive", "batch"]
+OnError = Literal["fail", "item"]
+Truncation = Literal["prompt_start", "response_end"]
+Include = Literal["members", "tokens"]
+Rule = Literal["mean", "median", "min", "lower_bound", "variance_penalty", "vote"]
+
+
+class Request(BaseModel):
+    """Base of what callers send: an unknown field is an error, not a silent default."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Answer(BaseModel):
+    """Base of what Assay sends. Clients ignore fields they don't know, so answers may grow."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+
+def _absent(value: object) -> bool:
+    return value is None
+
+
+# --- requests -------------------------------------------------------------------------------
+
+
+class Message(Request):
+    """One turn of a conversation."""
+
+    role: str = Field(min_length=1, description="As the model's chat template knows it.")
+    content: str
+    name: str | None = None
+
+
+def _prompt_form(value: object) -> str:
+    return "as-text" if isinstance(value, str) else "as-messages"
+
+
+Prompt = Annotated[
+    Annotated[str, Tag("as-text")]
+    | Annotated[list[Message], Field(min_length=1), Tag("as-messages")],
+    Discriminator(_prompt_form),
+]
+
+
+class Item(Request):
+    """One thing to score, in exactly one of its forms.
+
+    `prompt` + `response`, `messages` ending with an assistant turn, `text` (already templated), or
+    `input_ids` (scored verbatim).
+    """
+
+    id: str | None = Field(default=None, description="Echoed in the answer.")
+    prompt: Prompt | None = None
+    response: str | None = None
+    messages: list[Message] | None = None
+    text: str | None = None
+    input_ids: list[Annotated[int, Field(ge=0)]] | None = None
+
+    @model_validator(mode="after")
+    def _has_one_form(self) -> Self:
+        if (self.prompt is None) != (self.response is None):
+            missing = "response" if self.response is None else "prompt"
+            raise ValueError(f"'{missing}' is missing: send 'prompt' together with 'response'")
+        forms = (self.prompt, self.messages, self.text, self.input_ids)
+        if sum(form is not None for form in forms) != 1:
+            raise ValueError(
+                "send exactly one of 'prompt' with 'response', 'messages', 'text' or 'input_ids'"
+            )
+        if self.messages is not None and (
+            not self.messages or self.messages[-1].role != "assistant"
+        ):
+            raise ValueError("'messages' must end with the assistant turn to score")
+        return self
+
+
+def _listed(value: object) -> object:
+    return [value] if isinstance(value, dict | Item) else value
+
+
+Items = Annotated[list[Item], BeforeValidator(_listed, json_schema_input_type=Item | list[Item])]
+
+
+class Options(Request):
+    """What every scoring route understands."""
+
+    model: str | None = Field(default=None, description="A served model or ensemble.")
+    activation: Activation = Field(default="none", description="Applied to reported scores only.")
+    normalize: bool = Field(default=False, description="Apply the card's stored mean and std.")
+    on_error: OnError = Field(
+        default="fail", description="One bad item fails the request, or only itself."
+    )
+    priority: Priority = "interactive"
+    deadline_ms: int | None = Field(default=None, gt=0, le=86_400_000)
+    truncation: Truncation | None = Field(
+        default=None, description="What may be cut from an item over the limit; default the card's."
+    )
+    include: list[Include] = Field(default_factory=list)
+
+
+class ScoreRequest(Options):
+    """`POST /score`. `prompt` with `response` at the top level stands for one item."""
+
+    inputs: Items | None = None
+    prompt: Prompt | None = None
+    response: str | None = None
+
+    @model_validator(mode="after")
+    def _has_inputs(self) -> Self:
+        short = self.prompt is not None or self.response is not None
+        if short == (self.inputs is not None):
+            raise ValueError("send either 'inputs', or 'prompt' with 'response'")
+        if short and (self.prompt is None or self.response is None):
+            missing = "response" if self.response is None else "prompt"
+            raise ValueError(f"'{missing}' is missing: send 'prompt' together with 'response'")
+        return self
+
+    def items(self) -> list[Item]:
+        """Return the items in the caller's order."""
+        if self.inputs is None:
+            return [Item(prompt=self.prompt, response=self.response)]
+        return self.inputs
+
+
+class Comparison(Request):
+    """Two or more responses to one prompt."""
+
+    id: str | None = None
+    prompt: Prompt
+    responses: list[str] | None = Field(default=None, min_length=2)
+    chosen: str | None = None
+    rejected: str | None = None
+
+    @model_validator(mode="after")
+    def _has_one_form(self) -> Self:
+        pair = self.chosen is not None and self.rejected is not None
+        half = (self.chosen is None) != (self.rejected is None)
+        if half or pair == (self.responses is not None):
+            raise ValueError("send either 'responses', or 'chosen' with 'rejected'")
+        return self
+
+    def candidates(self) -> list[str]:
+        """Return the responses; `chosen` is index 0."""
+        if self.responses is not None:
+            return self.responses
+        return [text for text in (self.chosen, self.rejected) if text is not None]
+
+
+class CompareRequest(Options):
+    """`POST /compare`: one comparison at the top level, or several in `comparisons`."""
+
+    comparisons: list[Comparison] | None = None
+    prompt: Prompt | None = None
+    responses: list[str] | None = Field(default=None, min_length=2)
+    chosen: str | None = None
+    rejected: str | None = None
+    temperature: float = Field(default=1.0, gt=0, allow_inf_nan=False)
+    tie_margin: float = Field(default=0.0, ge=0, allow_inf_nan=False)
+
+    @model_validator(mode="after")
+    def _has_comparisons(self) -> Self:
+        short = (self.prompt, self.responses, self.chosen, self.rejected)
+        if (self.comparisons is None) == all(part is None for part in short):
+            raise ValueError("send either 'comparisons', or 'prompt' with 'responses'")
+        if self.comparisons is None:
+            self.all()
+        return self
+
+    def all(self) -> list[Comparison]:
+        """Return the comparisons in the caller's order."""
+        if self.comparisons is not None:
+            return self.comparisons
+        if self.prompt is None:
+            raise ValueError("'prompt' is missing")
+        return [
+            Comparison(
+                prompt=self.prompt,
+                responses=self.responses,
+                chosen=self.chosen,
+                rejected=self.rejected,
+            )
+        ]
+
+
+class Group(Request):
+    """The responses to one prompt among which the best is sought."""
+
+    id: str | None = None
+    prompt: Prompt
+    responses: list[str] = Field(min_length=1)
+
+
+class BestOfNRequest(Options):
+    """`POST /best-of-n`: one group at the top level, or several in `groups`."""
+
+    groups: list[Group] | None = None
+    prompt: Prompt | None = None
+    responses: list[str] | None = Field(default=None, min_length=1)
+    rule: Rule = "mean"
+    penalty: float | None = Field(
+        default=None,
+        ge=0,
+        allow_inf_nan=False,
+        description="Lambda of 'lower_bound' (default 1) and 'variance_penalty' (default 0.5).",
+    )
+    top_k: int = Field(default=1, ge=1)
+    min_score: float | None = Field(default=None, allow_inf_nan=False)
+
+    @model_validator(mode="after")
+    def _has_groups(self) -> Self:
+        short = self.prompt is not None or self.responses is not None
+        if short == (self.groups is not None):
+            raise ValueError("send either 'groups', or 'prompt' with 'responses'")
+        if short and (self.prompt is None or self.responses is None):
+            missing = "responses" if self.responses is None else "prompt"
+            raise ValueError(f"'{missing}' is missing: send 'prompt' together with 'responses'")
+        return self
+
+    def all(self) -> list[Group]:
+        """Return the groups in the caller's order."""
+        if self.groups is not None:
+            return self.groups
+        if self.prompt is None or self.responses is None:
+            raise ValueError("'prompt' or 'responses' is missing")
+        return [Group(prompt=self.prompt, responses=self.responses)]
+
+
+class TokenizeRequest(Request):
+    """`POST /tokenize`: what the model would see."""
+
+    model: str | None = None
+    inputs: Items
+    truncation: Truncation | None = None
+
+
+# --- answers --------------------------------------------------------------------------------
+
+
+class ItemError(Answer):
+    """Why one item has no score."""
+
+    code: str
+    message: str
+
+
+class Uncertainty(Answer):
+    """Spread over the members' scores: population variance, as in Coste et al. 2310.02743."""
+
+    std: float
+    variance: float
+    members: int
+
+
+class Usage(Answer):
+    """Tokens over all members of the target.
+
+    `computed_tokens` is what the device ran; the difference to `tokens` was shared.
+    """
+
+    tokens: int
+    computed_tokens: int
+    shared_tokens: int
+
+
+class Timing(Answer):
+    """Milliseconds; `total` is from the parsed request to the finished answer."""
+
+    tokenize: float
+    queue: float
+    compute: float
+    total: float
+
+
+class Entry(Answer):
+    """What each element of `data` has."""
+
+    index: int
+    id: str | None = Field(default=None, exclude_if=_absent)
+    error: ItemError | None = Field(default=None, exclude_if=_absent)
+
+
+class Envelope(Answer):
+    """What every scoring answer has around its `data`."""
+
+    id: str
+    object: str
+    created: int
+    model: str
+    revision: str
+    usage: Usage
+    timing_ms: Timing
+
+
+class ScoreEntry(Entry):
+    """One item's reward; `score` is null only beside an `error`."""
+
+    score: float | None
+    uncertainty: Uncertainty | None = None
+    members: dict[str, float] | None = Field(default=None, exclude_if=_absent)
+    tokens: list[int] | None = Field(default=None, exclude_if=_absent)
+    n_tokens: int
+    truncated: bool
+
+
+class ScoreAnswer(Envelope):
+    """Answer of `POST /score`."""
+
+    object: Literal["score.list"] = "score.list"
+    data: list[ScoreEntry]
+
+
+class CompareEntry(Entry):
+    """One comparison.
+
+    For two responses `margin` is r_0 − r_1 and `probability` P(0 ≻ 1); for more, both compare the
+    first of `ranking` with the second.
+    """
+
+    scores: list[float] = []
+    margin: float | None = None
+    margin_std: float | None = None
+    probability: float | None = None
+    agreement: float | None = None
+    winner: int | None = None
+    undecided: bool | None = None
+    ranking: list[int] | None = Field(default=None, exclude_if=_absent)
+    probabilities: list[list[float]] | None = Field(default=None, exclude_if=_absent)
+    n_tokens: list[int] = []
+    truncated: list[bool] = []
+
+
+class CompareAnswer(Envelope):
+    """Answer of `POST /compare`."""
+
+    object: Literal["compare.list"] = "compare.list"
+    data: list[CompareEntry]
+
+
+class Candidate(Answer):
+    """One response that was picked."""
+
+    index: int
+    response: str
+    score: float
+    selection_score: float
+
+
+class Ranked(Answer):
+    """One response's place."""
+
+    index: int
+    score: float
+    std: float | None = None
+    selection_score: float
+
+
+class BestOfNEntry(Entry):
+    """One group. `best` is null when `min_score` isn't met."""
+
+    best: Candidate | None = None
+    top: list[Candidate] = []
+    ranking: list[Ranked] = []
+    n: int
+    kl: float | None = None
+    expected_best: dict[int, float] = {}
+    confidence: float | None = None
+    ties: list[int] = []
+    truncated: list[bool] = []
+
+
+class BestOfNAnswer(Envelope):
+    """Answer of `POST /best-of-n`."""
+
+    object: Literal["best_of_n.list"] = "best_of_n.list"
+    data: list[BestOfNEntry]
+
+
+class TokenizeEntry(Entry):
+    """What the model sees of one item."""
+
+    input_ids: list[int] = []
+    tokens: list[str] = []
+    read_position: int | None = None
+    read_token: str | None = None
+    text: str | None = Field(default=None, description="The rendered text, before tokenization.")
+    n_tokens: int = 0
+    truncated: bool = False
+
+
+class TokenizeAnswer(Answer):
+    """Answer of `POST /tokenize`."""
+
+    object: Literal["tokenize.list"] = "tokenize.list"
+    model: str
+    data: list[TokenizeEntry]
+
+
+class ModelEntry(Answer):
+    """One served target, OpenAI-style."""
+
+    id: str
+    object: Literal["model"] = "model"
+    created: int
+    owned_by: Literal["assay"] = "assay"
+    kind: Literal["model", "ensemble"]
+    state: str
+    default: bool
+    revision: str | None = None
+    members: list[str] = []
+    architecture: str | None = None
+    device: str | None = None
+    dtype: str | None = None
+    forward: str | None = Field(default=None, description="'packed' or 'padded'.")
+    parameters: int | None = None
+    max_tokens: int | None = None
+    batch_tokens: int | None = None
+    summary: str | None = None
+    statistics: dict[str, float] | None = None
+
+
+class ModelList(Answer):
+    """Answer of `GET /models`."""
+
+    object: Literal["list"] = "list"
+    data: list[ModelEntry]
+
+
+class ModelDetail(ModelEntry):
+    """Answer of `GET /models/{name}`: the entry with its whole card."""
+
+    card: dict[str, Any]
+
+
+class ReadyAnswer(Answer):
+    """Answer of `GET /health/ready` and `GET /health`."""
+
+    ready: bool
+    reasons: list[str] = []
+    models: dict[str, str] = {}
+
+
+class ErrorBody(Answer):
+    """The inside of every native error."""
+
+    code: str
+    message: str
+    param: str | None = Field(default=None, exclude_if=_absent)
+    retryable: bool
+
+
+class ErrorAnswer(Answer):
+    """Every native error."""
+
+    error: ErrorBody
+    request_id: str
