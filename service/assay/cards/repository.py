@@ -175,7 +175,7 @@ def _checkpoint(name: str, folder: Path, card: cards.Card) -> Checkpoint:
         if pickles:
             raise CheckpointError(
                 f"{name}: {folder} holds only pickles ({', '.join(pickles)}), which can "
-                "code when read; convert them to safetensors (model.save_pretrained writes them)"
+                "run code when read; convert them to safetensors (model.save_pretrained writes them)"
             )
         raise CheckpointError(f"{name}: {folder} has no *.safetensors file")
     return Checkpoint(name, folder, card)
