@@ -21,7 +21,7 @@ from assay import wire
 from assay.errors import InvalidField, MalformedBody
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
     from pathlib import Path
 
 IN_FLIGHT = 4
@@ -87,7 +87,11 @@ async def run(
     done = finished_lines(sink)
     tally = Tally()
     pending: deque[tuple[list[Line], asyncio.Task[tuple[list[Line], int]]]] = deque()
-    with source.open(encoding="utf-8") as lines, sink.open("a", encoding="utf-8") as out:
+    with (
+        source.open("rb") as lines,
+        # A lone surrogate of a carried field is written as JSON escapes it.
+        sink.open("a", encoding="utf-8", errors="backslashreplace") as out,
+    ):
         batches = _batches(lines, done, batch_lines)
         try:
             while True:
@@ -125,16 +129,18 @@ def finished_lines(sink: Path) -> int:
     return lines
 
 
-def _batches(lines: Iterator[str], done: int, size: int) -> Iterator[tuple[int, list[Line]]]:
+def _batches(lines: Iterable[bytes], done: int, size: int) -> Iterator[tuple[int, list[Line]]]:
     """Yield batches of parsed lines with the number of their first."""
     numbered = islice(enumerate(lines), done, None)
     while chunk := list(islice(numbered, size)):
         yield chunk[0][0], [_parse(text, number) for number, text in chunk]
 
 
-def _parse(text: str, number: int) -> Line:
+def _parse(text: bytes, number: int) -> Line:
     try:
         line = json.loads(text)
+    except UnicodeDecodeError as error:
+        raise MalformedBody(f"line {number + 1} is not UTF-8: {error.reason}") from error
     except json.JSONDecodeError as error:
         raise MalformedBody(f"line {number + 1} is not JSON: {error.msg}") from error
     if not isinstance(line, dict):
@@ -156,7 +162,7 @@ async def _answer(
             else:
                 items.append((place, wire.Item(**_known(line, wire.Item))))
         except (ValidationError, TypeError) as error:
-            answers[place] = {"error": _line_error(error)}
+            answers[place] = {**_echoed(line), "error": _line_error(error)}
     tokens = 0
     named = {} if model is None else {"model": model}
     options: dict[str, Any] = {"on_error": "item", "priority": "batch", **named}
@@ -187,6 +193,10 @@ def _known(line: Line, kind: type[wire.Request]) -> Line:
 def _unknown(line: Line) -> Line:
     known = wire.Item.model_fields.keys() | wire.Comparison.model_fields.keys()
     return {key: value for key, value in line.items() if key not in known}
+
+
+def _echoed(line: Line) -> Line:
+    return {"id": line["id"]} if isinstance(line.get("id"), str) else {}
 
 
 def _line_error(error: ValidationError | TypeError) -> Line:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, EnvSettingsSource, NoDecode, SettingsConfigDict
+from pydantic_settings import SettingsError as UndecodableVariable
 
 from assay.errors import SettingsError
 
@@ -144,7 +145,10 @@ def _environment() -> dict[str, Any]:
     for variable in os.environ:
         if variable.startswith(PREFIX) and variable != _FILE_VARIABLE:
             _check_known(variable.removeprefix(PREFIX).lower(), where="the environment")
-    return EnvSettingsSource(Settings)()
+    try:
+        return EnvSettingsSource(Settings)()
+    except UndecodableVariable as error:
+        raise SettingsError(f"{error}; in the environment a table is written as JSON") from error
 
 
 def _check_known(key: str, where: str) -> None:

@@ -52,15 +52,22 @@ class Message(Request):
     name: str | None = None
 
 
-def _prompt_form(value: object) -> str:
-    return "as-text" if isinstance(value, str) else "as-messages"
+def _prompt_form(value: object) -> str | None:
+    if isinstance(value, str):
+        return "as-text"
+    return "as-messages" if isinstance(value, list) else None
 
 
 Prompt = Annotated[
     Annotated[str, Tag("as-text")]
     | Annotated[list[Message], Field(min_length=1), Tag("as-messages")],
-    Discriminator(_prompt_form),
+    Discriminator(
+        _prompt_form,
+        custom_error_type="prompt_form",
+        custom_error_message="send a string, or a list of messages with 'role' and 'content'",
+    ),
 ]
+TokenId = Annotated[int, Field(ge=0, le=2**31 - 1, strict=True)]
 
 
 class Item(Request):
@@ -75,7 +82,7 @@ class Item(Request):
     response: str | None = None
     messages: list[Message] | None = None
     text: str | None = None
-    input_ids: list[Annotated[int, Field(ge=0)]] | None = None
+    input_ids: list[TokenId] | None = None
 
     @model_validator(mode="after")
     def _has_one_form(self) -> Self:
@@ -95,6 +102,8 @@ class Item(Request):
 
 
 def _listed(value: object) -> object:
+    if not isinstance(value, dict | Item | list | tuple):
+        raise ValueError("send an item, or a list of items")  # noqa: TRY004  pydantic's own way
     return [value] if isinstance(value, dict | Item) else value
 
 

@@ -61,9 +61,9 @@ def from_validation(error: ValidationError) -> AssayError:
     if first["type"] == "extra_forbidden":
         return InvalidField(f"unknown field '{path}'; remove it or check its spelling", param=path)
     message = first["msg"].removeprefix("Value error, ")
-    if not path:
-        return InvalidField(message)
-    return InvalidField(f"field '{path}': {message}", param=path)
+    if path:
+        return InvalidField(f"field '{path}': {message}", param=path)
+    return InvalidField(message if first["type"] == "value_error" else f"the body: {message}")
 
 
 def _telling(detail: ErrorDetails) -> tuple[bool, int]:
@@ -97,6 +97,8 @@ def _on_http_exception(request: Request, error: Exception) -> Response:
     kind = _HTTP.get(error.status_code, MalformedBody)
     message = {
         404: f"there is no {request.url.path}; GET /docs lists the routes",
-        405: f"{request.url.path} doesn't take {request.method}",
+        405: f"{request.url.path} doesn't take {request.method}; GET /docs lists the routes",
     }.get(error.status_code, "the request can't be read")
-    return _answer(request, kind(message))
+    answer = _answer(request, kind(message))
+    answer.headers.update(error.headers or {})  # a 405's Allow
+    return answer

@@ -28,6 +28,7 @@ _TEMPLATE_FILES = (
     "special_tokens_map.json",
     "added_tokens.json",
 )
+_PATH_STARTS = (".", "/", "~")
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 
 
@@ -112,9 +113,10 @@ def combined_revision(revisions: Iterable[str]) -> str:
 
 
 def _find(reference: str, repository: Path) -> Path:
-    for root in (repository, embedded()):
-        if (root / reference).is_dir() and not Path(reference).is_absolute():
-            return root / reference
+    if not reference.startswith(_PATH_STARTS):
+        for root in (repository, embedded()):
+            if (root / reference).is_dir():
+                return root / reference
     path = Path(reference).expanduser()
     if path.exists():
         return path.resolve()
@@ -132,7 +134,7 @@ def _looks_like_hub_id(reference: str) -> bool:
     return (
         len(parts) == 2
         and all(parts)
-        and not reference.startswith((".", "~"))
+        and not reference.startswith(_PATH_STARTS)
         and not Path(reference).exists()
     )
 
@@ -175,7 +177,7 @@ def _checkpoint(name: str, folder: Path, card: cards.Card) -> Checkpoint:
         if pickles:
             raise CheckpointError(
                 f"{name}: {folder} holds only pickles ({', '.join(pickles)}), which can "
-                "run code when read; convert them to safetensors (model.save_pretrained writes them)"
+                "run code when read; convert them to safetensors (save_pretrained writes them)"
             )
         raise CheckpointError(f"{name}: {folder} has no *.safetensors file")
     return Checkpoint(name, folder, card)

@@ -47,6 +47,7 @@ def load(
             local_files_only=True,
             trust_remote_code=False,
             output_loading_info=True,
+            ignore_mismatched_sizes=True,  # reported, and refused below by name
         )
     except (OSError, RuntimeError, ValueError, KeyError, SafetensorError) as error:
         raise CheckpointError(f"{folder} can't be loaded: {_first_line(error)}") from error

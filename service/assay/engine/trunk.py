@@ -82,7 +82,7 @@ class Trunk:
             CheckpointError: Neither path does.
         """
         sample = self._sample()
-        expected = torch.stack([self._reference(ids) for ids in sample])
+        expected = self._expected(sample)
         gaps: dict[str, float] = {}
         for path in ("packed", "padded"):
             gap = self._gap(path, sample, expected)
@@ -133,17 +133,26 @@ class Trunk:
             if length
         ]
 
-    def _reference(self, ids: np.ndarray) -> torch.Tensor:
-        """Return the model's own score of one sequence alone: eager, no padding."""
-        row = torch.from_numpy(ids)[None].to(self.device)
-        mask = torch.ones_like(row)
-        hidden = self.model.base_model(input_ids=row, attention_mask=mask).last_hidden_state
-        if self.dtype == torch.float32:
-            own: torch.Tensor = self.model(input_ids=row, attention_mask=mask).logits[0, 0]
-            return own
-        # Below float32 the model's own forward can't cross from its trunk to a float32 head.
-        item = [Segment(0, len(ids))]
-        return self.readout.score(self.readout.gather(hidden[0], item))[0]
+    def _expected(self, sample: Sequence[np.ndarray]) -> torch.Tensor:
+        """Return the model's own scores: eager, each sequence alone, no padding."""
+        # The head is float32 and the trunk need not be: lift what crosses between them.
+        lifts = [
+            module.register_forward_pre_hook(_in_float32)
+            for module in checkpoint.head_modules(self.model)
+        ]
+        try:
+            rows = [torch.from_numpy(ids)[None].to(self.device) for ids in sample]
+            scores = [
+                self.model(input_ids=row, attention_mask=torch.ones_like(row)).logits[0, 0]
+                for row in rows
+            ]
+        finally:
+            for lift in lifts:
+                lift.remove()
+        # The readout has the pooler; the trunk would run it on every forward pass for nothing.
+        if getattr(self.model.base_model, "pooler", None) is not None:
+            self.model.base_model.pooler = None
+        return torch.stack(scores)
 
     def _score_packed(self, runs: Sequence[Run]) -> torch.Tensor:
         packed = forest.pack(runs)
@@ -184,6 +193,11 @@ class Trunk:
 def load(folder: Path, name: str, *, device: torch.device, dtype: torch.dtype | None) -> Trunk:
     """Return a checkpoint's trunk, not yet verified."""
     return Trunk(checkpoint.load(folder, device=device, dtype=dtype), name)
+
+
+def _in_float32(_: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
+    """Lift a head module's inputs, as a forward pre-hook."""
+    return tuple(one.float() for one in inputs)
 
 
 def _position_table(model: transformers.PreTrainedModel) -> torch.nn.Embedding | None:

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from assay.engine.messages import Run
+from assay.errors import CheckpointError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
 SIZES = (256, 512, 1024, 2048, 4096, 8192, 16384, 32768, 65536)
 LONGEST_BATCH_S = 0.5
-_WORTH = 1.05  # a larger batch must be this much faster
+_AS_FAST = 0.95  # of the fastest rate
 _ITEM_TOKENS = 256
 
 
@@ -42,24 +43,26 @@ def find_budget(
 ) -> Budget:
     """Return the smallest batch that is about as fast per token as any that was tried.
 
-    Sizes grow until they stop paying, take longer than `LONGEST_BATCH_S`, or exceed the memory.
+    Sizes grow until a batch takes longer than `LONGEST_BATCH_S` or exceeds the memory.
+
+    Raises:
+        CheckpointError: Not even the smallest batch fits.
     """
-    best = Budget(sizes[0], 0.0)
     trunk.score(_batch(trunk, sizes[0]))  # first call: allocations, kernels
+    tried: list[Budget] = []
     for size in sizes:
         try:
             seconds = _time(trunk, size, clock)
         except torch.OutOfMemoryError:
             torch.cuda.empty_cache()
             break
-        rate = size / max(seconds, 1e-9)
-        if seconds > LONGEST_BATCH_S and best.tokens_per_s:
+        if tried and seconds > LONGEST_BATCH_S:
             break
-        if rate > best.tokens_per_s * _WORTH:
-            best = Budget(size, rate)
-        elif size >= 4 * best.tokens:
-            break
-    return best
+        tried.append(Budget(size, size / max(seconds, 1e-9)))
+    if not tried:
+        raise CheckpointError(f"a batch of {sizes[0]} tokens exceeds the device's memory")
+    fastest = max(budget.tokens_per_s for budget in tried)
+    return next(budget for budget in tried if budget.tokens_per_s >= fastest * _AS_FAST)
 
 
 def _time(trunk: Trunk, size: int, clock: Callable[[], float]) -> float:

@@ -10,7 +10,7 @@ import asyncio
 import logging
 import math
 from itertools import count
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol, Self
 
 from assay.engine.messages import Batch, Done, Failed, Loaded, Progress, Refused, Start
 from assay.errors import CheckpointError, ForwardFailed, NonFiniteScore, WorkerError
@@ -19,6 +19,7 @@ from assay.scheduling.workers import Worker
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from assay.engine.messages import FromWorker, ToWorker
     from assay.scheduling.queue import Claim, Queue, Taken
 
 logger = logging.getLogger("assay.dispatcher")
@@ -40,6 +41,26 @@ class Observer(Protocol):
         """Note a restart."""
 
 
+class Device(Protocol):
+    """What the dispatcher needs of a device process: `scheduling.workers.Worker` is one."""
+
+    @property
+    def pid(self) -> int | None:
+        """The process id while it runs."""
+
+    async def __aenter__(self) -> Self:
+        """Start the process and tell it what to load."""
+
+    async def __aexit__(self, *_: object) -> None:
+        """Stop the process."""
+
+    async def send(self, message: ToWorker) -> None:
+        """Send a message; raises `WorkerError` when the process is gone."""
+
+    async def receive(self) -> FromWorker:
+        """Wait for the next message; raises `WorkerError` when the process is gone."""
+
+
 class Dispatcher:
     """Keeps one device busy with the queue's work."""
 
@@ -51,6 +72,7 @@ class Dispatcher:
         *,
         on_progress: Callable[[str, Progress | Loaded], None] | None = None,
         first_backoff_s: float = 0.5,
+        worker_factory: Callable[[Start], Device] = Worker,
     ) -> None:
         self.device = start.device
         self.state: State = "loading"
@@ -63,7 +85,8 @@ class Dispatcher:
         self._first_backoff_s = first_backoff_s
         self._numbers = count()
         self._in_flight: dict[int, Taken] = {}
-        self._worker: Worker | None = None
+        self._worker_factory = worker_factory
+        self._worker: Device | None = None
 
     @property
     def worker_pid(self) -> int | None:
@@ -85,7 +108,7 @@ class Dispatcher:
         backoff_s = self._first_backoff_s
         while True:
             try:
-                async with Worker(self._start) as self._worker:
+                async with self._worker_factory(self._start) as self._worker:
                     await self._load(self._worker)
                     backoff_s = self._first_backoff_s
                     await self._serve(self._worker)
@@ -101,7 +124,7 @@ class Dispatcher:
             await asyncio.sleep(backoff_s)
             backoff_s = min(2 * backoff_s, _LONGEST_BACKOFF_S)
 
-    async def _load(self, worker: Worker) -> None:
+    async def _load(self, worker: Device) -> None:
         """Wait until every model is loaded, verified and warm."""
         waiting = {spec.name for spec in self._start.models}
         while waiting:
@@ -117,7 +140,7 @@ class Dispatcher:
                 self._on_progress(self.device, message)
         self.state = "ready"
 
-    async def _serve(self, worker: Worker) -> None:
+    async def _serve(self, worker: Device) -> None:
         room = asyncio.Semaphore(BATCHES_AT_WORKER)
         try:
             async with asyncio.TaskGroup() as group:
@@ -127,7 +150,7 @@ class Dispatcher:
             pass
         raise WorkerError("the worker process is gone")
 
-    async def _feed(self, worker: Worker, room: asyncio.Semaphore) -> None:
+    async def _feed(self, worker: Device, room: asyncio.Semaphore) -> None:
         """Plan and send whenever the worker has room."""
         budgets = {name: loaded.budget_tokens for name, loaded in self.loaded.items()}
         while True:
@@ -138,7 +161,7 @@ class Dispatcher:
             self._in_flight[number] = taken
             await worker.send(Batch(number, taken.model, taken.plan.runs))
 
-    async def _drain(self, worker: Worker, room: asyncio.Semaphore) -> None:
+    async def _drain(self, worker: Device, room: asyncio.Semaphore) -> None:
         """Resolve what the worker answers."""
         while True:
             message = await worker.receive()
@@ -173,10 +196,14 @@ class Dispatcher:
                 self._queue.put_back(taken.model, work, claim)
 
     def _recover(self) -> None:
-        """Put what was at a dead worker back in line; an item that was alone twice is answered."""
-        for taken in self._in_flight.values():
+        """Put what was at a dead worker back in line; an item that was alone twice is answered.
+
+        The worker runs batches in order, so only the oldest can have killed it.
+        """
+        for place, taken in enumerate(self._in_flight.values()):
+            was_running = place == 0
             for work, claim in taken.work.values():
-                if claim.attempts >= MAX_ATTEMPTS:
+                if was_running and claim.attempts >= MAX_ATTEMPTS:
                     claim.ticket.settle(
                         claim.place,
                         ForwardFailed(
@@ -184,7 +211,7 @@ class Dispatcher:
                         ),
                     )
                 else:
-                    self._queue.put_back(taken.model, work, claim)
+                    self._queue.put_back(taken.model, work, claim, was_tried=was_running)
         self._in_flight.clear()
 
 

@@ -2,9 +2,10 @@
 
 Order is start-time fair queueing over requests: each request is a flow whose items get turns spaced
 by their tokens, starting at the turn now being served. A request of one item waits behind at most
-what is already on the device, however many items another request brought. Batch priority starts
-`BATCH_HEAD_START_TOKENS` later, which is also how it ages: once that many tokens have been served,
-it is even with newcomers.
+what is already on the device, however many items another request brought. Each batch moves the turn
+on by half its first item at least: newcomers still go before the next item of that flow, but a
+stream of them can't hold the others back for ever. Batch priority starts `BATCH_HEAD_START_TOKENS`
+later, which is also how it ages: once the turn has moved on that far, it is even with newcomers.
 """
 
 from __future__ import annotations
@@ -83,9 +84,9 @@ class Queue:
         """Let one item wait for one model."""
         self._push(model, ids, Claim(ticket, place), self._turn(model, ticket, len(ids)))
 
-    def put_back(self, model: str, work: Work, claim: Claim) -> None:
-        """Let an item whose batch failed wait again, first in line, its attempts counted."""
-        again = Claim(claim.ticket, claim.place, claim.attempts + 1)
+    def put_back(self, model: str, work: Work, claim: Claim, *, was_tried: bool = True) -> None:
+        """Let an item wait again, first in line; an attempt is counted if it was tried."""
+        again = Claim(claim.ticket, claim.place, claim.attempts + was_tried)
         self._push(model, work.ids, again, work.turn)
 
     async def wait(self) -> None:
@@ -106,6 +107,7 @@ class Queue:
         popped: list[Work] = []
         drafted = plan(self._candidates(model, popped), budgets[model])
         chosen = set(drafted.order)
+        self._now = max(self._now, popped[0].turn + popped[0].tokens / 2)
         taken: dict[int, tuple[Work, Claim]] = {}
         for work in popped:
             if work.sequence in chosen:

@@ -7,13 +7,20 @@ from typing import TYPE_CHECKING
 
 from assay.cards import card as cards
 from assay.cards import repository
-from assay.engine.template import Template
+from assay.engine.template import Conversation, Template
 from assay.errors import CheckpointError, SettingsError, UnknownTarget
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
     from assay.settings import Settings
+
+_VOCABULARIES = ("tokenizer.json", "*.model", "vocab*")  # transformers makes do with none
+
+
+_WARM = Conversation(
+    ({"role": "user", "content": "Hello"}, {"role": "assistant", "content": "Hello"})
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,9 +101,15 @@ def load(settings: Settings) -> Targets:
 
 def _model(checkpoint: repository.Checkpoint, settings: Settings) -> Model:
     limit = settings.max_tokens or checkpoint.card.limits.max_tokens
+    if not any(any(checkpoint.folder.glob(pattern)) for pattern in _VOCABULARIES):
+        raise CheckpointError(
+            f"{checkpoint.name}: {checkpoint.folder} has no tokenizer (tokenizer.json, *.model or "
+            "vocab.*); copy it from where the model was trained"
+        )
     try:
         template = Template(checkpoint.folder, max_tokens=limit)
         revision = repository.revision(checkpoint.folder)
+        template.render_all([_WARM])  # compiles the chat template before the first request
     except OSError as error:
         raise CheckpointError(
             f"{checkpoint.folder} can't be read: {error.strerror or error}"

@@ -1,0 +1,146 @@
+"""Loading: every tensor accounted for, nothing random, nothing twice in memory."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from assay.engine import checkpoint
+from assay.errors import CheckpointError
+from tests.fidelity import checkpoints
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A small Qwen3 reward checkpoint."""
+    return checkpoints.make(tmp_path / "model", "qwen3", vocabulary=300)
+
+
+def edit_config(folder, **changes):
+    """Change fields of config.json."""
+    path = folder / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+
+def edit_tensors(folder, change):
+    """Rewrite the weights after a change."""
+    path = folder / "model.safetensors"
+    tensors = load_file(path)
+    change(tensors)
+    save_file(tensors, path, metadata={"format": "pt"})
+
+
+def load(folder, dtype=torch.float32):
+    """Load on CPU."""
+    return checkpoint.load(folder, device=CPU, dtype=dtype)
+
+
+@pytest.mark.parametrize("name", ["score.weight", "model.layers.1.mlp.up_proj.weight"])
+def test_a_missing_tensor_stops_the_start_with_its_name(folder, name):
+    """transformers would fill it with random numbers and only warn."""
+    edit_tensors(folder, lambda tensors: tensors.pop(name))
+
+    with pytest.raises(CheckpointError, match=f"lacks '{name}'"):
+        load(folder)
+
+
+def test_a_left_over_tensor_stops_the_start_with_its_name(folder):
+    """A tensor that nothing reads means that the model isn't the one that was trained."""
+    edit_tensors(folder, lambda tensors: tensors.update({"v_head.weight": torch.ones(1, 64)}))
+
+    with pytest.raises(CheckpointError, match=r"holds 'v_head\.weight'"):
+        load(folder)
+
+
+def test_a_misshapen_tensor_stops_the_start_with_its_name(folder):
+    """A head of another width can't be the one that config.json describes."""
+    edit_tensors(folder, lambda tensors: tensors.update({"score.weight": torch.ones(1, 32)}))
+
+    with pytest.raises(CheckpointError, match=r"score\.weight"):
+        load(folder)
+
+
+def test_a_truncated_file_stops_the_start_with_its_path(folder):
+    """A copy that was cut short is told apart from a wrong one."""
+    path = folder / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:-1000])
+
+    with pytest.raises(CheckpointError, match=r"model\.safetensors is damaged or cut short"):
+        load(folder)
+
+
+def test_a_missing_shard_stops_the_start_with_its_path(folder):
+    """An index that names a file which isn't there is caught before anything is loaded."""
+    index = {"metadata": {}, "weight_map": {"score.weight": "model-00002-of-00002.safetensors"}}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+
+    with pytest.raises(CheckpointError, match=r"model-00002-of-00002\.safetensors is missing"):
+        load(folder)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"architectures": ["Qwen3ForCausalLM"]}, "has no reward head"),
+        ({"architectures": ["MyOwnForSequenceClassification"]}, "bring their own code"),
+        ({"model_type": "never-heard-of"}, "config.json can't be used"),
+        ({"id2label": {"0": "a", "1": "b", "2": "c"}}, "declares 3 labels"),
+    ],
+)
+def test_a_config_that_is_not_a_reward_models_is_refused(folder, changes, message):
+    """A causal model, a foreign class, an unknown type and three labels each say why."""
+    edit_config(folder, **changes)
+
+    with pytest.raises(CheckpointError, match=message):
+        load(folder)
+
+
+def test_the_head_is_float32_from_the_files_own_numbers(folder):
+    """A float32 head in the file isn't rounded to the trunk's bfloat16 on its way."""
+    stored = load_file(folder / "model.safetensors")["score.weight"]
+
+    model = load(folder, torch.bfloat16)
+
+    assert model.base_model.dtype == torch.bfloat16
+    assert model.score.weight.dtype == torch.float32
+    assert torch.equal(model.score.weight, stored)
+
+
+def test_loading_holds_no_second_copy_of_the_weights(tmp_path):
+    """Anonymous memory grows by little more than the weights' own size while they load."""
+    folder = checkpoints.make(
+        tmp_path / "wide", "qwen3", vocabulary=300, hidden_size=1024, intermediate_size=8192
+    )
+    size = (folder / "model.safetensors").stat().st_size
+    script = f"""
+import threading, torch, transformers, re
+from pathlib import Path
+from assay.engine import checkpoint
+def anonymous():
+    return int(re.search(r"RssAnon:\\s+(\\d+)", Path("/proc/self/status").read_text())[1]) * 1024
+import transformers.models.qwen3.modeling_qwen3
+peak, done = anonymous(), False
+before = peak
+def watch():
+    global peak
+    while not done:
+        peak = max(peak, anonymous())
+thread = threading.Thread(target=watch)
+thread.start()
+model = checkpoint.load(Path({str(folder)!r}), device=torch.device("cpu"), dtype=torch.float32)
+done = True
+thread.join()
+print(peak - before)
+"""
+    result = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    )
+
+    grown = int(result.stdout.split()[-1])
+    assert size > 200e6
+    assert grown < 1.4 * size

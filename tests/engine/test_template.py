@@ -1,0 +1,223 @@
+"""From items to ids: one BOS, nothing doubled, cut only where allowed."""
+
+import pytest
+
+from assay.engine.template import Conversation, Ids, Template, Text
+from assay.errors import (
+    CheckpointError,
+    EmptyItem,
+    InvalidField,
+    ItemTooLong,
+    TemplateRefused,
+)
+from tests.engine import tokenizers
+
+PAD, BOS, EOS, CLS, SEP = range(5)
+
+
+def talk(prompt, response):
+    """Return one exchange."""
+    return Conversation(
+        ({"role": "user", "content": prompt}, {"role": "assistant", "content": response})
+    )
+
+
+def one(template, source, truncation="prompt_start"):
+    """Render a single item, raising its error."""
+    rendered = template.render_all([source], truncation)[0]
+    if isinstance(rendered, Exception):
+        raise rendered
+    return rendered
+
+
+@pytest.mark.parametrize("chat", [tokenizers.CHAT, tokenizers.CHAT_WITH_BOS])
+def test_a_conversation_starts_with_exactly_one_bos(tmp_path, chat):
+    """Whether or not the template writes BOS, a tokenizer that adds it gives one in all."""
+    template = Template(tokenizers.make(tmp_path, adds_bos=True, chat=chat))
+
+    ids = one(template, talk("hi", "ho")).ids.tolist()
+
+    assert (ids[0], ids.count(BOS)) == (BOS, 1)
+
+
+@pytest.mark.parametrize("text", ["abc", "<s>abc", "<s><s>abc"])
+def test_plain_text_starts_with_exactly_one_bos(tmp_path, text):
+    """Text with no BOS gets one, text with one keeps it, a doubled one is made single."""
+    template = Template(tokenizers.make(tmp_path, adds_bos=True))
+
+    ids = one(template, Text(text)).ids.tolist()
+
+    assert (ids[0], ids.count(BOS), len(ids)) == (BOS, 1, 4)
+
+
+def test_a_defined_but_never_added_bos_is_not_added(tmp_path):
+    """A tokenizer that defines BOS for other uses (GPT-NeoX) doesn't put it before plain text."""
+    template = Template(tokenizers.make(tmp_path, adds_bos=False))
+
+    assert BOS not in one(template, Text("abc")).ids.tolist()
+
+
+def test_no_eos_is_added_to_rendered_text(tmp_path):
+    """The template decides how a conversation ends, even where the tokenizer would add an EOS."""
+    template = Template(tokenizers.make(tmp_path, adds_bos=True, adds_eos=True))
+
+    ids = one(template, talk("hi", "ho")).ids.tolist()
+
+    assert ids.count(EOS) == 2  # those that the template wrote, one a turn
+
+
+def test_input_ids_are_taken_verbatim(tmp_path):
+    """Ids are neither given a BOS nor changed."""
+    template = Template(tokenizers.make(tmp_path, adds_bos=True))
+
+    assert one(template, Ids((9, 8, 7))).ids.tolist() == [9, 8, 7]
+
+
+def test_a_prompt_over_the_limit_is_cut_from_the_left(tmp_path):
+    """The response and what follows it stay whole, BOS stays first, and the cut is reported."""
+    template = Template(tokenizers.make(tmp_path, adds_bos=True), max_tokens=40)
+
+    rendered = one(template, talk("p" * 100, "the answer"))
+
+    text = "".join(template.tokens(rendered.ids)).replace("Ġ", " ")
+    assert rendered.truncated
+    assert len(rendered.ids) == 40
+    assert text.startswith("<s>p")
+    assert text.endswith("</s>[assistant] the answer</s>")
+
+
+def test_an_item_at_the_limit_is_not_cut(tmp_path):
+    """Exactly as many tokens as the limit are taken as they are."""
+    folder = tokenizers.make(tmp_path, adds_bos=True)
+    size = len(one(Template(folder), talk("hi", "ho")).ids)
+
+    assert not one(Template(folder, max_tokens=size), talk("hi", "ho")).truncated
+
+
+def test_a_response_over_the_limit_is_an_error(tmp_path):
+    """A response is never cut unless that is asked for."""
+    template = Template(tokenizers.make(tmp_path, adds_bos=True), max_tokens=40)
+
+    with pytest.raises(ItemTooLong, match="the response alone has 51 tokens, the model takes 39"):
+        one(template, talk("hi", "r" * 50))
+
+
+def test_response_end_cuts_the_response_and_keeps_its_ending(tmp_path):
+    """With `response_end` the response loses its end, never the tokens behind it."""
+    template = Template(tokenizers.make(tmp_path, adds_bos=True), max_tokens=40)
+
+    ids = one(template, talk("hi", "r" * 50), "response_end").ids.tolist()
+
+    assert len(ids) == 40
+    assert (ids[0], ids[-1]) == (BOS, EOS)
+    assert template.tokens(ids[1:-1]) == ["r"] * 38
+
+
+def test_ids_over_the_limit_are_an_error(tmp_path):
+    """Verbatim ids are never cut."""
+    template = Template(tokenizers.make(tmp_path), max_tokens=3)
+
+    with pytest.raises(ItemTooLong):
+        one(template, Ids((9, 9, 9, 9)))
+
+
+def test_an_id_outside_the_vocabulary_is_an_error(tmp_path):
+    """The message names the id and where the vocabulary ends."""
+    template = Template(tokenizers.make(tmp_path))
+
+    with pytest.raises(InvalidField, match="an id of 5000; the model's vocabulary ends at 260"):
+        one(template, Ids((1, 5000)))
+
+
+@pytest.mark.parametrize("source", [Ids(()), Text("")])
+def test_an_item_without_tokens_is_an_error(tmp_path, source):
+    """There is nothing to read a score from."""
+    with pytest.raises(EmptyItem):
+        one(Template(tokenizers.make(tmp_path)), source)
+
+
+def test_a_role_that_the_template_refuses_is_an_error_with_its_words(tmp_path):
+    """The template's own sentence reaches the caller."""
+    template = Template(tokenizers.make(tmp_path))
+    source = Conversation(
+        ({"role": "wizard", "content": "x"}, {"role": "assistant", "content": "y"})
+    )
+
+    with pytest.raises(TemplateRefused, match="only user and assistant may speak"):
+        one(template, source)
+
+
+def test_a_bad_item_leaves_its_neighbours_alone(tmp_path):
+    """A lone surrogate, an empty text and a refused role each fail in their own place."""
+    template = Template(tokenizers.make(tmp_path))
+    good = Text("fine\0too")
+    wizard = Conversation(({"role": "wizard", "content": "x"},))
+
+    rendered = template.render_all([good, Text("\ud800"), Text(""), wizard, good])
+
+    kinds = [type(item).__name__ for item in rendered]
+    assert kinds == ["Rendered", "InvalidField", "EmptyItem", "TemplateRefused", "Rendered"]
+    assert rendered[0].ids.tolist() == rendered[4].ids.tolist()
+
+
+def test_a_decoder_without_a_chat_template_takes_text_only(tmp_path):
+    """Guessing a format would give a plausible wrong number."""
+    template = Template(tokenizers.make(tmp_path, chat=None))
+
+    assert len(one(template, Text("abc")).ids) == 3
+    with pytest.raises(TemplateRefused, match="no chat template"):
+        one(template, talk("hi", "ho"))
+
+
+def test_an_encoder_without_a_chat_template_takes_prompt_and_response_as_a_pair(tmp_path):
+    """As the tokenizer itself encodes two texts (OpenAssistant's deberta reward models)."""
+    template = Template(tokenizers.make(tmp_path, is_encoder=True, chat=None))
+
+    ids = one(template, talk("hi", "ho")).ids.tolist()
+
+    assert template.tokens(ids) == ["<cls>", "h", "i", "<sep>", "h", "o", "<sep>"]
+
+
+@pytest.mark.parametrize("text", ["abc", "<cls>abc<sep>"])
+def test_an_encoders_text_stands_in_its_frame_once(tmp_path, text):
+    """CLS and SEP are put around plain text, and not doubled where it has them."""
+    template = Template(tokenizers.make(tmp_path, is_encoder=True, chat=None))
+
+    assert template.tokens(one(template, Text(text)).ids) == ["<cls>", "a", "b", "c", "<sep>"]
+
+
+def test_an_encoder_with_segment_ids_refuses_pairs(tmp_path):
+    """BERT's second segment is marked by ids that aren't supported: refused, not ignored."""
+    folder = tokenizers.make(tmp_path, is_encoder=True, chat=None, config={"type_vocab_size": 2})
+
+    template = Template(folder)
+    template._tokenizer.model_input_names = ["input_ids", "token_type_ids"]
+    template._has_segment_types = True
+
+    with pytest.raises(TemplateRefused, match="segment ids"):
+        one(template, talk("hi", "ho"))
+
+
+def test_a_pair_over_the_limit_loses_the_start_of_its_prompt(tmp_path):
+    """The response stays whole, CLS stays first."""
+    template = Template(tokenizers.make(tmp_path, is_encoder=True, chat=None), max_tokens=10)
+
+    rendered = one(template, talk("p" * 50, "yes"))
+
+    assert rendered.truncated
+    assert template.tokens(rendered.ids) == ["<cls>", *"pppp", "<sep>", *"yes", "<sep>"]
+
+
+def test_the_declared_limit_is_the_smallest_that_is_stated(tmp_path):
+    """RoBERTa's positions start behind its padding index."""
+    config = {"model_type": "roberta", "max_position_embeddings": 514, "pad_token_id": 1}
+
+    assert Template(tokenizers.make(tmp_path, config=config)).max_tokens == 512
+
+
+def test_a_folder_without_a_tokenizer_is_an_error(tmp_path):
+    """The message names the folder."""
+    (tmp_path / "config.json").write_text('{"model_type": "llama"}')
+
+    with pytest.raises(CheckpointError, match=str(tmp_path)):
+        Template(tmp_path)

@@ -1,0 +1,59 @@
+"""The batch budget, with a clock that the test owns."""
+
+from types import SimpleNamespace
+
+import pytest
+
+from assay.engine.warmup import LONGEST_BATCH_S, SIZES, find_budget
+
+
+class Machine:
+    """A trunk whose forward pass takes as long as `seconds(tokens)` says."""
+
+    max_tokens = None
+    model = SimpleNamespace(
+        config=SimpleNamespace(get_text_config=lambda: SimpleNamespace(vocab_size=100))
+    )
+
+    def __init__(self, seconds):
+        self.seconds = seconds
+        self.now = 0.0
+
+    def score(self, runs):
+        self.now += self.seconds(sum(len(run.ids) for run in runs))
+
+
+def budget(seconds):
+    """Return what is found on such a machine."""
+    machine = Machine(seconds)
+    return find_budget(machine, clock=lambda: machine.now)
+
+
+def test_batches_grow_while_that_pays():
+    """With a fixed cost of 10 ms and 1 us a token, larger batches pay up to the longest."""
+    found = budget(lambda tokens: 0.01 + 1e-6 * tokens)
+
+    assert found.tokens == SIZES[-1]
+    assert found.tokens_per_s == pytest.approx(found.tokens / (0.01 + 1e-6 * found.tokens))
+
+
+def test_the_smallest_batch_that_is_about_as_fast_is_taken():
+    """With 1 ms and 0.1 ms a token, 256 tokens reach 96 % of any rate: more would only wait."""
+    assert budget(lambda tokens: 0.001 + 1e-4 * tokens).tokens == SIZES[0]
+
+
+def test_batches_stay_small_where_size_buys_nothing():
+    """A rate that doesn't grow keeps the smallest size: the shortest wait."""
+    assert budget(lambda tokens: 1e-5 * tokens).tokens == SIZES[0]
+
+
+def test_a_batch_never_takes_longer_than_the_bound():
+    """A slow device gets small batches though larger ones were faster per token."""
+    found = budget(lambda tokens: 0.3 + 1e-4 * tokens)
+
+    assert 0.3 + 1e-4 * found.tokens <= LONGEST_BATCH_S
+
+
+def test_even_the_slowest_device_gets_a_budget():
+    """Where the smallest batch exceeds the bound it is the budget."""
+    assert budget(lambda tokens: 10.0 + tokens).tokens == SIZES[0]

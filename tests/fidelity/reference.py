@@ -1,0 +1,125 @@
+"""What the model would say offline, and how far Assay is from it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+import transformers
+
+from assay.engine import trunk as trunks
+from assay.engine.messages import Run
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+FLOAT32_TOLERANCE = 1e-5
+PAD = 0
+REFERENCE_BATCHES = (4, 16, 32)
+BATCH_SIZES = (1, 2, 3, 7, 16, 50, 500)
+
+
+def load(folder: Path, dtype: torch.dtype = torch.float32) -> trunks.Trunk:
+    """Return a verified trunk on CPU."""
+    trunk = trunks.load(folder, folder.name, device=torch.device("cpu"), dtype=dtype)
+    trunk.verify()
+    return trunk
+
+
+@torch.inference_mode()
+def eager(
+    folder: Path,
+    items: Sequence[np.ndarray],
+    dtype: torch.dtype = torch.float32,
+    *,
+    batch: int = 1,
+) -> np.ndarray:
+    """Return transformers' own scores: eager attention, items alone or padded in batches.
+
+    A decoder's head is float32 in either dtype, as published reward models ask for; alone, an item
+    is read at its last token, since with a pad id transformers would search for the last token
+    that differs from it.
+    """
+    model = transformers.AutoModelForSequenceClassification.from_pretrained(
+        folder, dtype=dtype, attn_implementation="eager"
+    ).eval()
+    if hasattr(model, "score"):
+        model.score.float()
+        model.score.register_forward_pre_hook(lambda _, hidden: (hidden[0].float(),))
+    model.config.pad_token_id = None if batch == 1 else PAD
+    scores = []
+    for start in range(0, len(items), batch):
+        rows = items[start : start + batch]
+        ids = torch.full((len(rows), max(map(len, rows))), PAD)
+        mask = torch.zeros_like(ids)
+        for row, one in enumerate(rows):
+            ids[row, : len(one)] = torch.from_numpy(one.astype(np.int64))
+            mask[row, : len(one)] = 1
+        scores.append(model(input_ids=ids, attention_mask=mask).logits[:, 0].double().numpy())
+    return np.concatenate(scores)
+
+
+def alone(trunk: trunks.Trunk, items: Sequence[np.ndarray]) -> np.ndarray:
+    """Return Assay's score of each item in a batch of its own."""
+    return np.concatenate([trunk.score([Run(ids)]) for ids in items])
+
+
+def together(trunk: trunks.Trunk, items: Sequence[np.ndarray], size: int, seed: int) -> np.ndarray:
+    """Return Assay's scores in shuffled batches of a size, in the items' order."""
+    order = np.random.default_rng(seed).permutation(len(items))
+    scores = np.empty(len(items))
+    for start in range(0, len(items), size):
+        places = order[start : start + size]
+        scores[places] = trunk.score([Run(items[place]) for place in places])
+    return scores
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """How one checkpoint fared.
+
+    `gap` is the largest difference to the reference alone, `reference_gap` the largest that the
+    reference itself shows between batch sizes; `changed` scores have other bits in some batch.
+    """
+
+    forward: str
+    gap: float
+    reference_gap: float
+    std: float
+    changed: int
+    changed_by: float
+
+
+def compare(
+    folder: Path,
+    items: Sequence[np.ndarray],
+    dtype: torch.dtype = torch.float32,
+    *,
+    measure_reference: bool = True,
+) -> Report:
+    """Compare one checkpoint's scores, alone and in shuffled batches, with the reference."""
+    trunk = load(folder, dtype)
+    expected = eager(folder, items, dtype)
+    single = alone(trunk, items)
+    changed: set[int] = set()
+    changed_by = 0.0
+    for seed, size in enumerate(BATCH_SIZES):
+        batched = together(trunk, items, size, seed)
+        changed |= set(np.flatnonzero(batched != single).tolist())
+        changed_by = max(changed_by, float(np.abs(batched - single).max()))
+    return Report(
+        forward=trunk.forward,
+        gap=float(np.abs(single - expected).max()),
+        reference_gap=max(
+            float(np.abs(eager(folder, items, dtype, batch=size) - expected).max())
+            for size in REFERENCE_BATCHES
+        )
+        if measure_reference
+        else float("nan"),
+        std=float(expected.std()),
+        changed=len(changed),
+        changed_by=changed_by,
+    )

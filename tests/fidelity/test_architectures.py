@@ -1,0 +1,123 @@
+"""Every architecture against transformers eager, alone and in shuffled batches."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from assay.engine.messages import Run
+from tests.fidelity import checkpoints, reference, texts
+
+ITEMS = texts.generated(24, longest_words=60)
+# Rows a token's expert sees depend on the batch, and so does the order of float32 sums there.
+NOT_BIT_EQUAL = {"mixtral": 2e-6}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Make each architecture's checkpoint once."""
+    root = tmp_path_factory.mktemp("architectures")
+
+    def make(name, **overrides):
+        path = root / f"{name}-{len(list(root.iterdir()))}"
+        return checkpoints.make(path, name, vocabulary=texts.vocabulary(), **overrides)
+
+    return make
+
+
+@pytest.mark.parametrize("name", checkpoints.ARCHITECTURES)
+def test_float32_scores_equal_eager_and_keep_their_bits_in_any_batch(folder, name):
+    """|score − transformers eager, batch of one| ≤ 1e-5; alone and in any batch, the same bits."""
+    report = reference.compare(folder(name), ITEMS, measure_reference=False)
+
+    assert report.gap <= reference.FLOAT32_TOLERANCE
+    assert report.changed_by <= NOT_BIT_EQUAL.get(name, 0.0)
+    assert report.std > 0.05
+
+
+@pytest.mark.parametrize("name", ["qwen3", "gemma2", "gpt-neox", "modernbert"])
+def test_bfloat16_scores_keep_their_bits_in_any_batch(folder, name):
+    """In bfloat16, too, a score has the same bits alone and in any batch."""
+    report = reference.compare(folder(name), ITEMS, torch.bfloat16, measure_reference=False)
+
+    assert report.changed == 0
+
+
+@pytest.mark.parametrize("name", ["qwen3", "llama"])
+def test_bfloat16_scores_are_as_near_as_the_reference_to_itself(folder, name):
+    """The gap to eager alone is within what eager shows between its own batch sizes."""
+    report = reference.compare(folder(name), ITEMS, torch.bfloat16)
+
+    assert report.gap <= report.reference_gap
+
+
+def test_only_trunks_without_the_attention_interface_run_padded(folder):
+    """DeBERTa is the one architecture here that can't be packed."""
+    padded = {
+        name
+        for name in ("qwen3", "roberta", "modernbert", "deberta-v3")
+        if reference.load(folder(name)).forward == "padded"
+    }
+
+    assert padded == {"deberta-v3"}
+
+
+@pytest.mark.parametrize("pad", [None, 2, 0])
+def test_the_pad_id_never_moves_the_reading_position(folder, pad):
+    """Pad equal to EOS, no pad and a pad of its own give the same bits, EOS at the end or not."""
+    items = [np.append(ITEMS[0], [2]), np.append(ITEMS[1], [2, 2]), ITEMS[2]]
+    expected = reference.eager(folder("qwen2", pad_token_id=None), items)
+
+    scores = reference.load(folder("qwen2", pad_token_id=pad)).score([Run(ids) for ids in items])
+
+    assert np.abs(scores - expected).max() <= reference.FLOAT32_TOLERANCE
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_the_padding_side_of_the_tokenizer_is_ignored(folder, tmp_path, side):
+    """A tokenizer that pads on either side gives the same ids, for nothing is ever padded."""
+    source = texts.embedded() / "starter" / "member-1"
+    for file in source.glob("*token*"):
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    for name in ("config.json", "chat_template.jinja"):
+        (tmp_path / name).write_bytes((source / name).read_bytes())
+    config = json.loads((tmp_path / "tokenizer_config.json").read_text())
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({**config, "padding_side": side}))
+    conversations = [
+        texts.Conversation(
+            ({"role": "user", "content": "hi"}, {"role": "assistant", "content": "ho " * n})
+        )
+        for n in (1, 50)
+    ]
+
+    rendered = texts.Template(tmp_path).render_all(conversations)
+    expected = texts.template().render_all(conversations)
+
+    assert [one.ids.tolist() for one in rendered] == [one.ids.tolist() for one in expected]
+
+
+@pytest.mark.parametrize("member", [1, 2, 3])
+def test_starter_scores_equal_eager_over_two_hundred_items(member):
+    """The embedded ensemble's members are served with their own numbers, bit-equal in any batch."""
+    path = texts.embedded() / "starter" / f"member-{member}"
+
+    report = reference.compare(path, texts.generated(200), measure_reference=False)
+
+    assert report.gap <= reference.FLOAT32_TOLERANCE
+    assert report.changed == 0
+
+
+def test_an_item_has_the_same_bits_twice_and_among_five_hundred_others():
+    """Repeating an item, or adding 500 others, changes nothing in its score, in either dtype."""
+    items = texts.generated(500, longest_words=40, seed=7)
+    path = texts.embedded() / "starter" / "member-1"
+    for dtype in (torch.float32, torch.bfloat16):
+        trunk = reference.load(path, dtype)
+        single = trunk.score([Run(items[0])])[0]
+
+        twice = trunk.score([Run(items[0]), Run(items[0])])
+        among = trunk.score([Run(ids) for ids in [*items[1:], items[0]]])
+
+        assert twice.tolist() == [single, single]
+        assert among[-1] == single
