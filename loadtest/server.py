@@ -1,0 +1,140 @@
+"""A server under test: its own process on a free port, its output in a file."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Self
+
+import httpx
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from types import TracebackType
+
+ROOT = Path(__file__).parents[1]
+START_TIMEOUT_S = 600.0
+_STOP_TIMEOUT_S = 20.0
+_TAIL_LINES = 15
+_POLL_S = 0.2
+_MOMENT_S = 1.0
+
+
+class Server:
+    """A process that answers HTTP. Use as a context manager; it is ready inside."""
+
+    def __init__(self, name: str, module: Sequence[str], *, ready_path: str) -> None:
+        self.name = name
+        self.url = ""
+        self._module = module
+        self._ready_path = ready_path
+        self._process: subprocess.Popen[bytes] | None = None
+        self._output: IO[bytes] | None = None
+
+    def __enter__(self) -> Self:
+        """Start it and wait until it is ready."""
+        self.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """End it."""
+        self.stop()
+
+    def start(self) -> None:
+        """Start the process on a free port and wait until it is ready.
+
+        Raises:
+            SystemExit: It ended or took too long; its last lines are shown.
+        """
+        port = _free_port()
+        self.url = f"http://127.0.0.1:{port}"
+        self._output = tempfile.TemporaryFile()  # noqa: SIM115  lives as long as the process
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", *self._module, "--port", str(port)],
+            cwd=ROOT,
+            env={**os.environ, "HF_HUB_OFFLINE": "1"},
+            stdout=self._output,
+            stderr=subprocess.STDOUT,
+        )
+        deadline = time.monotonic() + START_TIMEOUT_S
+        while not self._is_ready():
+            if not self.is_alive() or time.monotonic() > deadline:
+                self.stop()
+                raise SystemExit(f"{self.name} didn't start:\n{self.tail()}")
+            time.sleep(_POLL_S)
+
+    def stop(self) -> None:
+        """End the process, gently first."""
+        if self._process is None:
+            return
+        self._process.terminate()
+        try:
+            self._process.wait(_STOP_TIMEOUT_S)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+
+    def restart(self) -> None:
+        """Start anew: what a caller gave up on may still be computed."""
+        if self._process is not None:
+            self._process.kill()
+        self.stop()
+        self.start()
+
+    def is_alive(self) -> bool:
+        """Return whether the process runs."""
+        return self._process is not None and self._process.poll() is None
+
+    def survives(self) -> bool:
+        """Return whether the process still runs after a moment, for an end shows late."""
+        if self._process is None:
+            return False
+        try:
+            self._process.wait(_MOMENT_S)
+        except subprocess.TimeoutExpired:
+            return True
+        return False
+
+    def tail(self) -> str:
+        """Return the last lines that the process wrote."""
+        if self._output is None:
+            return ""
+        self._output.seek(0)
+        lines = self._output.read().decode(errors="replace").splitlines()
+        return "\n".join(lines[-_TAIL_LINES:])
+
+    def _is_ready(self) -> bool:
+        try:
+            return httpx.get(self.url + self._ready_path, timeout=5, trust_env=False).is_success
+        except httpx.TransportError:
+            return False
+
+
+def assay(checkpoint: Path, dtype: str, threads: int) -> Server:
+    """Return Assay serving one checkpoint."""
+    module = ["assay", "serve", str(checkpoint), "--dtype", dtype, "--threads", str(threads)]
+    return Server("assay", module, ready_path="/health/ready")
+
+
+def plain(checkpoint: Path, dtype: str, threads: int) -> Server:
+    """Return the plain server of `peers/plain.py`."""
+    module = ["loadtest.peers.plain", "--checkpoint", str(checkpoint)]
+    module += ["--dtype", dtype, "--threads", str(threads)]
+    return Server("plain", module, ready_path="/openapi.json")
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+    return port

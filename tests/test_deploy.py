@@ -1,0 +1,168 @@
+"""What the container files name must exist; nothing here needs a container engine."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+
+from assay.errors import AssayError
+from assay.telemetry.metrics import Metrics
+
+ROOT = Path(__file__).parents[1]
+DEPLOY = ROOT / "deploy"
+DASHBOARD = DEPLOY / "grafana/dashboards/assay.json"
+RULES = DEPLOY / "prometheus/rules.yml"
+YAML_FILES = sorted(
+    [ROOT / "docker-compose.yml", ROOT / ".pre-commit-config.yaml", *DEPLOY.rglob("*.yml")]
+)
+# What a scrape of each type is called, after the name in its TYPE line.
+SUFFIXES = {"counter": [""], "gauge": [""], "histogram": ["_bucket", "_sum", "_count"]}
+
+
+def scraped_names():
+    types = re.findall(r"^# TYPE (\w+) (\w+)$", Metrics().render().decode(), re.MULTILINE)
+    return {name + suffix for name, kind in types for suffix in SUFFIXES[kind]}
+
+
+def dashboard_queries():
+    dashboard = json.loads(DASHBOARD.read_text())
+    panels = [target["expr"] for panel in dashboard["panels"] for target in panel["targets"]]
+    return panels + [variable["definition"] for variable in dashboard["templating"]["list"]]
+
+
+def rule_queries():
+    groups = yaml.safe_load(RULES.read_text())["groups"]
+    return [rule["expr"] for group in groups for rule in group["rules"]]
+
+
+def named_metrics(queries):
+    return {name for query in queries for name in re.findall(r"\bassay_\w+", query)}
+
+
+def compose():
+    return yaml.safe_load((ROOT / "docker-compose.yml").read_text())
+
+
+def dockerfile():
+    return (ROOT / "Dockerfile").read_text()
+
+
+@pytest.mark.parametrize("path", YAML_FILES, ids=lambda path: path.name)
+def test_every_yaml_file_parses(path):
+    """A configuration file is a mapping."""
+    assert isinstance(yaml.safe_load(path.read_text()), dict)
+
+
+@pytest.mark.parametrize("queries", [dashboard_queries, rule_queries])
+def test_every_metric_that_is_asked_for_exists(queries):
+    """The dashboard and the alerts name only metrics that the server has."""
+    named = named_metrics(queries())
+
+    assert named
+    assert named - scraped_names() == set()
+
+
+def test_every_outcome_an_alert_waits_for_exists():
+    """An outcome in an alert is the code of an error."""
+    selectors = re.findall(r'outcome=~?"([^"]+)"', " ".join(rule_queries()))
+    outcomes = {outcome for selector in selectors for outcome in selector.split("|")}
+
+    assert outcomes
+    assert outcomes - {leaf.code for leaf in leaves(AssayError)} == set()
+
+
+def test_the_dashboard_reads_the_provisioned_data_source():
+    """Every panel uses the data source that Grafana is given."""
+    file = DEPLOY / "grafana/provisioning/datasources/prometheus.yml"
+    provisioned = {one["uid"] for one in yaml.safe_load(file.read_text())["datasources"]}
+    panels = json.loads(DASHBOARD.read_text())["panels"]
+
+    assert {panel["datasource"]["uid"] for panel in panels} == provisioned
+
+
+def test_grafana_finds_the_dashboards_where_compose_mounts_them():
+    """The provider's folder is a mount of the compose file."""
+    file = DEPLOY / "grafana/provisioning/dashboards/assay.yml"
+    (provider,) = yaml.safe_load(file.read_text())["providers"]
+    targets = [volume.split(":")[1] for volume in compose()["services"]["grafana"]["volumes"]]
+
+    assert provider["options"]["path"] in targets
+
+
+def test_compose_mounts_only_what_exists():
+    """A bind mount has a source in the repository, any other volume is declared."""
+    services = compose()["services"].values()
+    sources = {volume.split(":")[0] for one in services for volume in one.get("volumes", [])}
+    bound = {source for source in sources if source.startswith(".")}
+
+    assert {source for source in bound if not (ROOT / source).exists()} == set()
+    assert sources - bound == set(compose()["volumes"])
+
+
+def test_compose_binds_to_loopback_and_pins_foreign_images():
+    """No port is open to the network, and no image moves under its tag."""
+    services = compose()["services"]
+    ports = [port for one in services.values() for port in one["ports"]]
+    foreign = [one["image"] for one in services.values() if "build" not in one]
+
+    assert all(port.startswith("127.0.0.1:") for port in ports)
+    assert all(re.search(r":v?\d+\.\d+\.\d+$", image) for image in foreign)
+
+
+def test_prometheus_scrapes_the_compose_service():
+    """The scrape target is the service's name and the port the image exposes."""
+    (job,) = yaml.safe_load((DEPLOY / "prometheus/prometheus.yml").read_text())["scrape_configs"]
+    (targets,) = [one["targets"] for one in job["static_configs"]]
+    exposed = re.search(r"^EXPOSE (\d+)$", dockerfile(), re.MULTILINE)
+
+    assert targets == [f"assay:{exposed[1]}"]
+    assert "assay" in compose()["services"]
+
+
+def test_the_image_runs_as_an_unprivileged_user():
+    """The last USER is a number, so that a cluster can tell that it isn't root."""
+    users = re.findall(r"^USER (\S+)$", dockerfile(), re.MULTILINE)
+
+    assert users
+    assert int(users[-1].split(":")[0]) > 0
+
+
+def test_the_image_is_healthy_when_it_can_score():
+    """The health check asks for readiness, on whichever port is set."""
+    check = re.search(r"^HEALTHCHECK .*\\\n\s+CMD (\[.*\])$", dockerfile(), re.MULTILINE)
+    command = json.loads(check[1])
+
+    assert command[:2] == ["python", "-c"]
+    assert "/health/ready" in command[2]
+    assert "ASSAY_PORT" in command[2]
+    compile(command[2], "HEALTHCHECK", "exec")
+
+
+def test_the_image_copies_what_exists_and_holds_the_starter():
+    """Every source of a COPY is in the repository and let through by .dockerignore."""
+    copies = re.findall(r"^COPY (?!--from)(.+) \S+$", dockerfile(), re.MULTILINE)
+    sources = {source for copy in copies for source in copy.split()}
+    ignored = (ROOT / ".dockerignore").read_text().splitlines()
+    let_through = {line.removeprefix("!") for line in ignored if line.startswith("!")}
+
+    assert "models/starter" in sources
+    assert {source for source in sources if not (ROOT / source).exists()} == set()
+    assert sources == let_through
+
+
+def test_hooks_run_the_commands_of_make():
+    """A hook before a commit runs a command of `make check` or `make fmt`, and nothing else."""
+    makefile = (ROOT / "Makefile").read_text().replace("$(BIN)", ".venv/bin")
+    (local,) = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())["repos"]
+    commands = {line.strip() for line in makefile.splitlines()}
+
+    assert {hook["entry"] for hook in local["hooks"]} - commands == set()
+
+
+def leaves(error):
+    children = error.__subclasses__()
+    return [leaf for child in children for leaf in leaves(child)] or [error]
