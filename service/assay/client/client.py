@@ -91,7 +91,9 @@ def _read(answer: httpx.Response, kind: type[AnswerT]) -> AnswerT:
         raise errors.ServiceError(
             f"the server answered {answer.status_code}, and not in Assay's shape; check the URL"
         ) from None
-    raise _error_class(body.code)(body.message, param=body.param)
+    raise _error_class(body.code)(
+        body.message, param=body.param, retry_after_s=_wait_s(answer) if body.retryable else None
+    )
 
 
 def _error_class(code: str) -> Callable[..., errors.AssayError]:

@@ -187,7 +187,7 @@ class Dispatcher:
     def _retry(self, taken: Taken, reason: str) -> None:
         """Run each item of a failed batch again, alone; an item that failed alone is answered."""
         for work, claim in taken.work.values():
-            if claim.attempts + 1 >= MAX_ATTEMPTS or len(taken.work) == 1:
+            if len(taken.work) == 1:
                 claim.ticket.settle(
                     claim.place,
                     ForwardFailed(f"the model failed on this item even alone ({reason})"),

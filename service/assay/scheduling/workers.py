@@ -41,7 +41,11 @@ class Worker:
                 stdin=asyncio.subprocess.DEVNULL,
             )
         self._reader, self._writer = await asyncio.open_connection(sock=ours)
-        await self.send(self._start)
+        try:
+            await self.send(self._start)
+        except WorkerError:
+            await self.__aexit__()
+            raise
         return self
 
     async def __aexit__(self, *_: object) -> None:

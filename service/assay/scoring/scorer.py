@@ -18,7 +18,7 @@ import numpy as np
 
 from assay.engine.messages import ModelSpec, Start
 from assay.engine.template import Conversation, Ids, Rendered, Text
-from assay.errors import AssayError, NotReady
+from assay.errors import AssayError, NotReady, WorkerError
 from assay.scheduling import dispatcher as dispatchers
 from assay.scheduling.admission import Admission
 from assay.scheduling.dispatcher import Dispatcher
@@ -315,6 +315,9 @@ class Scorer:
                     group.create_task(one.run(), name=f"dispatcher {one.device}")
         except* AssayError as errors:
             self._fail(_first(errors))
+        except* Exception as errors:
+            logger.error("the scorer failed", exc_info=errors)
+            self._fail(WorkerError("a defect of Assay stopped the workers; the log has it"))
 
     def _start(self, device: str) -> Start:
         specs = [
@@ -350,6 +353,8 @@ class Scorer:
     def _fail(self, error: AssayError) -> None:
         self.failure = error
         self._ready.set()
+        for model in self.targets.models:
+            self.queue.fail_all(model.name, NotReady("the workers can't be brought back"))
         if self._on_failure:
             self._on_failure(error)
 

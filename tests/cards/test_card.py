@@ -1,0 +1,122 @@
+import re
+
+import pytest
+
+from assay.cards import card as cards
+from assay.errors import CheckpointError
+
+
+def written(folder, text):
+    """Write a card into a folder."""
+    (folder / cards.FILE_NAME).write_text(text, encoding="utf-8")
+    return folder
+
+
+def test_a_folder_without_a_card_has_an_empty_one(tmp_path):
+    """A card is optional: what it doesn't state has defaults."""
+    assert cards.read(tmp_path) == cards.Card()
+
+
+def test_an_empty_card_states_nothing(tmp_path):
+    """An empty file equals no file."""
+    assert cards.read(written(tmp_path, "")) == cards.Card()
+
+
+def test_a_card_is_read_whole(tmp_path):
+    """Each table reaches its field."""
+    card = cards.read(
+        written(
+            tmp_path,
+            """
+            summary = "A judge."
+            languages = ["en", "de"]
+
+            [ensemble]
+            members = ["one", "other"]
+
+            [limits]
+            max_tokens = 512
+            truncation = "response_end"
+
+            [statistics]
+            mean = 1.5
+            std = 2.0
+            members = { one = { mean = 1.0, std = 3.0 } }
+
+            [[data]]
+            name = "pairs"
+            source = "somewhere"
+            license = "MIT"
+            pairs = 10
+
+            [[evaluation]]
+            name = "held-out"
+            pairs = 100
+            accuracy = 0.7
+            interval = [0.6, 0.8]
+
+            [[agreement]]
+            agreement = 1.0
+            pairs = 50
+            accuracy = 0.8
+            interval = [0.7, 0.9]
+
+            [length]
+            spearman = 0.1
+            """,
+        )
+    )
+    assert card == cards.Card(
+        summary="A judge.",
+        languages=["en", "de"],
+        ensemble=cards.Ensemble(members=["one", "other"]),
+        limits=cards.Limits(max_tokens=512, truncation="response_end"),
+        statistics=cards.Statistics(
+            mean=1.5, std=2.0, members={"one": cards.Moments(mean=1.0, std=3.0)}
+        ),
+        data=[cards.Data(name="pairs", source="somewhere", license="MIT", pairs=10)],
+        evaluation=[
+            cards.Evaluation(name="held-out", pairs=100, accuracy=0.7, interval=(0.6, 0.8))
+        ],
+        agreement=[cards.Agreement(agreement=1.0, pairs=50, accuracy=0.8, interval=(0.7, 0.9))],
+        length=cards.Length(spearman=0.1),
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "where"),
+    [
+        ("sumary = 'A judge.'", "sumary"),
+        ("[limits]\nmax_token = 5", "limits.max_token"),
+        ("[limits]\nmax_tokens = 0", "limits.max_tokens"),
+        ("[limits]\ntruncation = 'middle'", "limits.truncation"),
+        ("[ensemble]\nmembers = ['alone']", "ensemble.members"),
+        ("[statistics]\nmean = 0.0\nstd = 0.0", "statistics.std"),
+        ("[statistics]\nmean = 0.0", "statistics.std"),
+        ("[[evaluation]]\nname = 'x'\npairs = 1\naccuracy = 0.5", "evaluation.0.interval"),
+    ],
+)
+def test_a_wrong_field_is_named_by_its_path(tmp_path, text, where):
+    """What a card states must be right: file and field are named."""
+    folder = written(tmp_path, text)
+    with pytest.raises(CheckpointError, match=re.escape(f"{folder / 'card.toml'}: {where}: ")):
+        cards.read(folder)
+
+
+def test_a_card_that_is_not_toml_is_refused(tmp_path):
+    """The file is named."""
+    with pytest.raises(CheckpointError, match=r"card\.toml is not valid TOML"):
+        cards.read(written(tmp_path, "summary ="))
+
+
+def test_a_card_that_is_not_text_is_refused(tmp_path):
+    """Bytes that aren't UTF-8 are no card."""
+    (tmp_path / cards.FILE_NAME).write_bytes(b"summary = '\xff'")
+    with pytest.raises(CheckpointError, match=r"card\.toml is not valid TOML"):
+        cards.read(tmp_path)
+
+
+def test_a_card_is_frozen():
+    """What a model is doesn't change while it is served."""
+    with pytest.raises(ValueError, match="frozen"):
+        cards.Card().summary = "Another."

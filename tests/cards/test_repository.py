@@ -1,0 +1,266 @@
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from assay.cards import repository
+from assay.cards.card import Card, Statistics
+from assay.errors import CheckpointError
+
+ENSEMBLE = """
+summary = "A panel."
+[ensemble]
+members = ["one", "other"]
+[limits]
+max_tokens = 64
+[statistics]
+mean = 0.0
+std = 1.0
+[statistics.members.one]
+mean = 2.0
+std = 3.0
+"""
+
+
+def checkpoint(folder, **files):
+    """Make what passes for a checkpoint folder; keyword files add to it or replace its own."""
+    folder.mkdir(parents=True)
+    files = {"config.json": "{}", "model.safetensors": "weights", **files}
+    for name, content in files.items():
+        (folder / name).write_text(content, encoding="utf-8")
+    return folder
+
+
+@pytest.fixture
+def models(tmp_path, monkeypatch):
+    """Return an empty model repository; the current folder is its neighbour."""
+    here = tmp_path / "here"
+    here.mkdir()
+    monkeypatch.chdir(here)
+    root = tmp_path / "models"
+    root.mkdir()
+    return root
+
+
+def refusal(reference, models):
+    """Return the message with which a reference is refused."""
+    with pytest.raises(CheckpointError) as error:
+        repository.resolve(reference, models)
+    return error.value.message
+
+
+def test_a_name_is_a_folder_of_the_repository(models):
+    """The name is served as given, from the repository's folder."""
+    folder = checkpoint(models / "judge")
+    source = repository.resolve("judge", models)
+    assert source == repository.Source(
+        "judge", Card(), (repository.Checkpoint("judge", folder, Card()),)
+    )
+
+
+def test_a_path_is_a_checkpoint_folder(models, tmp_path):
+    """A model given by path is named after its folder."""
+    folder = checkpoint(tmp_path / "elsewhere" / "critic")
+    (one,) = repository.resolve(str(folder), models).checkpoints
+    assert (one.name, one.folder) == ("critic", folder)
+
+
+@pytest.mark.parametrize("reference", ["critic", "./critic", "../here/critic", "critic/"])
+def test_a_relative_path_starts_in_the_current_folder(models, reference):
+    """Paths may be written as one would type them."""
+    folder = checkpoint(Path.cwd() / "critic")
+    (one,) = repository.resolve(reference, models).checkpoints
+    assert (one.name, one.folder) == ("critic", folder)
+
+
+def test_the_current_folder_is_a_path(models, monkeypatch):
+    """`.` is where one stands, not the model repository."""
+    folder = checkpoint(Path.cwd() / "critic")
+    monkeypatch.chdir(folder)
+    (one,) = repository.resolve(".", models).checkpoints
+    assert (one.name, one.folder) == ("critic", folder)
+
+
+def test_the_repository_is_asked_before_the_current_folder(models):
+    """A name of the repository isn't shadowed by a folder that happens to be here."""
+    folder = checkpoint(models / "judge")
+    checkpoint(Path.cwd() / "judge")
+    assert repository.resolve("judge", models).checkpoints[0].folder == folder
+
+
+def test_an_unknown_name_lists_the_known_ones(models):
+    """The message says what the repository has."""
+    checkpoint(models / "judge")
+    message = refusal("jugde", models)
+    assert message.startswith(f"'jugde' is neither a model of the repository {models} (it has: ")
+    assert "judge" in message.split("(it has: ")[1].split(")")[0].split(", ")
+
+
+def test_what_is_available_has_a_card_or_a_config(models):
+    """Other folders and files of the repository aren't models."""
+    checkpoint(models / "judge")
+    (models / "notes").mkdir()
+    (models / "README.md").write_text("", encoding="utf-8")
+    (models / "panel").mkdir()
+    (models / "panel" / "card.toml").write_text(ENSEMBLE, encoding="utf-8")
+    assert set(repository.available(models)) - {repository.STARTER} == {"judge", "panel"}
+
+
+def test_the_starter_is_available_without_a_repository(tmp_path):
+    """The embedded ensemble comes with Assay."""
+    assert repository.STARTER in repository.available(tmp_path / "nowhere")
+    assert repository.resolve(repository.STARTER, tmp_path / "nowhere").is_ensemble
+
+
+def test_a_folder_with_pickles_only_is_refused(models):
+    """Pickles run code when read; the message names them and the way out."""
+    folder = checkpoint(models / "judge", **{"pytorch_model.bin": "code"})
+    (folder / "model.safetensors").unlink()
+    assert refusal("judge", models).startswith(
+        f"judge: {folder} holds only pickles (pytorch_model.bin), which can run code when read; "
+        "convert them to safetensors"
+    )
+
+
+def test_a_folder_without_weights_is_refused(models):
+    """There is nothing to load."""
+    folder = checkpoint(models / "judge")
+    (folder / "model.safetensors").unlink()
+    assert refusal("judge", models) == f"judge: {folder} has no *.safetensors file"
+
+
+def test_a_folder_without_a_config_is_refused(models):
+    """Weights alone don't say what they are of."""
+    folder = checkpoint(models / "judge")
+    (folder / "config.json").unlink()
+    assert refusal("judge", models).startswith(f"judge: {folder} has no config.json; give ")
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors"])
+def test_a_file_instead_of_its_folder_is_refused(models, tmp_path, name):
+    """The message says which folder is wanted."""
+    file = checkpoint(tmp_path / "critic") / name
+    assert refusal(str(file), models) == (
+        f"{file} is not a folder; give the folder that holds config.json and *.safetensors"
+    )
+
+
+@pytest.mark.parametrize("reference", ["/nowhere/at/all", "./nowhere", "~/nowhere-at-all", "a/b/c"])
+def test_a_path_to_nothing_is_refused(models, reference):
+    """What is neither name, folder nor hub id is said to be none of them."""
+    assert refusal(reference, models).startswith(f"'{reference}' is neither a model of ")
+
+
+def test_an_ensemble_is_its_members(models):
+    """Each member is a checkpoint of its own, named below the ensemble."""
+    panel = models / "panel"
+    one, other = checkpoint(panel / "one"), checkpoint(panel / "other")
+    (panel / "card.toml").write_text(ENSEMBLE, encoding="utf-8")
+    source = repository.resolve("panel", models)
+    assert (source.name, source.is_ensemble, source.card.summary) == ("panel", True, "A panel.")
+    assert [(member.name, member.folder) for member in source.checkpoints] == [
+        ("panel/one", one),
+        ("panel/other", other),
+    ]
+
+
+def test_a_member_has_the_ensembles_limits_and_its_own_statistics(models):
+    """Statistics of one member are never another's, nor the ensemble's."""
+    panel = models / "panel"
+    checkpoint(panel / "one")
+    checkpoint(panel / "other")
+    (panel / "card.toml").write_text(ENSEMBLE, encoding="utf-8")
+    one, other = repository.resolve("panel", models).checkpoints
+    assert [one.card.limits.max_tokens, other.card.limits.max_tokens] == [64, 64]
+    assert one.card.statistics == Statistics(mean=2.0, std=3.0)
+    assert other.card.statistics is None
+
+
+def test_a_missing_member_is_named(models):
+    """An ensemble is served whole or not at all."""
+    panel = models / "panel"
+    checkpoint(panel / "one")
+    (panel / "card.toml").write_text(ENSEMBLE, encoding="utf-8")
+    assert refusal("panel", models) == f"panel/other: {panel / 'other'} is not a folder"
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "config.json",
+        "model.safetensors",
+        "tokenizer.json",
+        "tokenizer_config.json",
+        "chat_template.jinja",
+        "vocab.txt",
+    ],
+)
+def test_the_revision_changes_with_any_byte_that_decides_scores(tmp_path, name):
+    """Config, weights, tokenizer and chat template all count."""
+    folder = checkpoint(tmp_path / "judge", **{name: "before"})
+    before = repository.revision(folder)
+    (folder / name).write_text("befory", encoding="utf-8")
+    assert repository.revision(folder) != before
+
+
+def test_the_revision_is_twelve_hex_digits_of_the_content(tmp_path):
+    """Equal files have equal revisions, wherever they lie; notes beside them don't count."""
+    one = checkpoint(tmp_path / "one")
+    other = checkpoint(tmp_path / "other", **{"README.md": "Read me.", "card.toml": ""})
+    assert repository.revision(one) == repository.revision(other)
+    assert int(repository.revision(one), 16) < 16**12
+    assert len(repository.revision(one)) == 12
+
+
+def test_content_that_moves_to_another_file_changes_the_revision(tmp_path):
+    """Names count, not only bytes."""
+    one = checkpoint(tmp_path / "one", **{"vocab.json": "x", "vocab.txt": "y"})
+    other = checkpoint(tmp_path / "other", **{"vocab.json": "y", "vocab.txt": "x"})
+    assert repository.revision(one) != repository.revision(other)
+
+
+def test_the_template_key_is_equal_for_equal_tokenizers(tmp_path):
+    """Members with other weights share their rendering; another tokenizer doesn't."""
+    tokenizer = {"tokenizer.json": "{}"}
+    one = checkpoint(tmp_path / "one", **tokenizer)
+    other = checkpoint(tmp_path / "other", **tokenizer, **{"model.safetensors": "others"})
+    third = checkpoint(tmp_path / "third", **{"tokenizer.json": "[]"})
+    keys = [repository.template_key(folder) for folder in (one, other, third)]
+    assert keys[0] == keys[1]
+    assert keys[0] != keys[2]
+
+
+def test_an_ensembles_revision_depends_on_each_member_and_their_order():
+    """Any member's change is the ensemble's."""
+    revisions = [repository.combined_revision(one) for one in (["a", "b"], ["a", "c"], ["b", "a"])]
+    assert len(set(revisions)) == 3
+    assert [len(one) for one in revisions] == [12, 12, 12]
+
+
+def test_a_hub_id_that_cannot_be_fetched_is_an_error_that_says_so(tmp_path):
+    """Offline and not in the cache: the message names the id and what to check."""
+    program = (
+        "from pathlib import Path\n"
+        "from assay.cards.repository import resolve\n"
+        "from assay.errors import CheckpointError\n"
+        "try:\n"
+        "    resolve('nobody/nothing@main', Path('nowhere'))\n"
+        "except CheckpointError as error:\n"
+        "    print(error.message)\n"
+    )
+    # The hub's client reads its settings when it is imported, so it needs a process of its own.
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path)}
+    printed = subprocess.run(
+        [sys.executable, "-c", program],
+        env=environment,
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    assert printed == (
+        "'nobody/nothing@main' is not in the local hub cache and the hub can't be reached; check "
+        "the network, or HF_HUB_OFFLINE, or give a local folder\n"
+    )

@@ -1,0 +1,402 @@
+"""The dispatcher against a device in this process that scores, fails and dies on command."""
+
+import asyncio
+from collections import Counter
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from assay.engine.messages import Done, Failed, Loaded, ModelSpec, Progress, Refused, Start
+from assay.errors import (
+    AssayError,
+    CheckpointError,
+    ForwardFailed,
+    NonFiniteScore,
+    WorkerError,
+)
+from assay.scheduling.dispatcher import BATCHES_AT_WORKER, Dispatcher, rate
+from assay.scheduling.queue import Queue, Ticket
+
+MODEL = "judge"
+BUDGET = 100
+ITEM_TOKENS = 10  # ten items fill a batch
+COMPUTE_S = 0.25
+TOKENS_PER_S = 400.0  # BUDGET / COMPUTE_S, so that full batches don't move the measured rate
+PATIENCE_S = 10.0
+
+# The first token of an item says what the device does with it; any other number is its score.
+POISON, UNDEFINED, INFINITE, DEADLY, DEADLY_ONCE = 9001, 9002, 9003, 9004, 9005
+
+SPEC = ModelSpec(MODEL, Path("nowhere"), "float32", 64, None)
+START = Start("cpu", None, (SPEC,))
+LOADED = Loaded(
+    model=MODEL,
+    architecture="Judge",
+    device="cpu",
+    dtype="float32",
+    forward="packed",
+    reads="last",
+    parameters=1,
+    budget_tokens=BUDGET,
+    tokens_per_s=TOKENS_PER_S,
+)
+
+
+@dataclass
+class Site:
+    """Where devices are started: what they say at the start, and what became of them."""
+
+    greetings: list[list[object]] = field(default_factory=list)  # of each start; default LOADED
+    is_open: asyncio.Event = field(default_factory=asyncio.Event)  # batches run while it is set
+    batches: list[list[int]] = field(default_factory=list)  # the items of each batch that ran
+    starts: int = 0
+    stops: int = 0
+    most_at_once: int = 0
+    has_died_once: bool = False
+
+    def device(self, start):
+        """Make one device."""
+        assert start is START
+        greeting = self.greetings[self.starts] if self.starts < len(self.greetings) else [LOADED]
+        self.starts += 1
+        return Device(self, list(greeting))
+
+
+class Device:
+    """Runs batches in order when its answers are read, like a process behind a socket."""
+
+    def __init__(self, site, greeting):
+        self.pid = site.starts
+        self._site = site
+        self._greeting = greeting
+        self._inbox = asyncio.Queue()
+        self._unanswered = 0
+        self._is_dead = False
+
+    async def __aenter__(self):
+        return self
+
+    async def __aexit__(self, *_):
+        self._site.stops += 1
+
+    async def send(self, message):
+        if self._is_dead:
+            raise WorkerError("the device is gone")
+        self._inbox.put_nowait(message)
+        self._unanswered += 1
+        self._site.most_at_once = max(self._site.most_at_once, self._unanswered)
+
+    async def receive(self):
+        if self._greeting:
+            said = self._greeting.pop(0)
+            return self._die() if said is None else said
+        batch = await self._inbox.get()
+        await self._site.is_open.wait()
+        self._unanswered -= 1
+        return self._run(batch)
+
+    def _run(self, batch):
+        items = [int(run.ids[0]) for run in batch.runs]
+        self._site.batches.append(items)
+        if DEADLY in items:
+            self._die()
+        if DEADLY_ONCE in items and not self._site.has_died_once:
+            self._site.has_died_once = True
+            self._die()
+        if POISON in items:
+            return Failed(batch.number, "RuntimeError")
+        special = {UNDEFINED: np.nan, INFINITE: np.inf}
+        scores = np.array([special.get(item, item) for item in items], np.float64)
+        return Done(batch.number, scores, COMPUTE_S, padded_tokens=0)
+
+    def _die(self):
+        self._is_dead = True
+        raise WorkerError("the device is gone")
+
+
+class Request:
+    """Items of one caller, their answers, and the moment all are answered."""
+
+    def __init__(self, queue, items, *, tokens=ITEM_TOKENS):
+        self.answers = {}
+        self.times_answered = Counter()
+        self.ticket = Ticket(self._settle)
+        self._all_answered = asyncio.Event()
+        self._count = len(items)
+        for place, item in enumerate(items):
+            queue.put(MODEL, np.full(tokens, item, np.int32), self.ticket, place)
+
+    def _settle(self, place, answer):
+        self.answers[place] = answer
+        self.times_answered[place] += 1
+        if len(self.answers) == self._count:
+            self._all_answered.set()
+
+    async def outcome(self):
+        """Wait for all answers; return scores and error classes in the request's order."""
+        async with asyncio.timeout(PATIENCE_S):
+            await self._all_answered.wait()
+        assert set(self.times_answered.values()) == {1}
+        answers = [self.answers[place] for place in range(self._count)]
+        return [type(one) if isinstance(one, AssayError) else one for one in answers]
+
+
+class Observer:
+    """Counts what it is told."""
+
+    def __init__(self):
+        self.batches = []
+        self.restarts = Counter()
+
+    def batch(self, model, done, *, items, tokens):
+        self.batches.append((model, items, tokens, done.compute_s))
+
+    def worker_restarted(self, device):
+        self.restarts[device] += 1
+
+
+def dispatcher(site, queue=None, observer=None, **options):
+    """Return a dispatcher of the site's devices that restarts them without delay."""
+    return Dispatcher(
+        START,
+        queue or Queue(),
+        observer or Observer(),
+        first_backoff_s=0.0,
+        worker_factory=site.device,
+        **options,
+    )
+
+
+@asynccontextmanager
+async def serving(one):
+    """Run a dispatcher while the block runs."""
+    task = asyncio.create_task(one.run())
+    try:
+        yield task
+    finally:
+        task.cancel()
+        with suppress(asyncio.CancelledError):
+            await task
+
+
+async def scores(items):
+    """Serve one request from a new site; return its outcome, the site and the observer."""
+    site, queue, observer = Site(), Queue(), Observer()
+    site.is_open.set()
+    request = Request(queue, items)
+    async with serving(dispatcher(site, queue, observer)):
+        return await request.outcome(), site, observer
+
+
+async def until(claim):
+    """Let the loop turn until a claim holds."""
+    async with asyncio.timeout(PATIENCE_S):
+        while not claim():  # noqa: ASYNC110  the claims are about plain attributes
+            await asyncio.sleep(0)
+
+
+async def test_each_item_gets_its_own_score():
+    """Scores come back to the places they were asked from, over several batches."""
+    outcome, _, _ = await scores(range(25))
+    assert outcome == [float(item) for item in range(25)]
+
+
+async def test_batches_are_filled_up_to_the_devices_budget():
+    """The budget that the worker found at warm-up is the batch's."""
+    _, site, _ = await scores(range(25))
+    assert [len(batch) for batch in site.batches] == [10, 10, 5]
+
+
+async def test_a_failed_batch_is_run_again_item_by_item():
+    """When a batch raises, each of its items runs alone and only the culprit fails."""
+    outcome, site, _ = await scores([1, POISON, 3])
+    assert outcome == [1.0, ForwardFailed, 3.0]
+    assert site.batches == [[1, POISON, 3], [1], [POISON], [3]]
+
+
+async def test_an_item_that_fails_alone_is_not_run_again():
+    """A batch of one that raises is answered at once."""
+    outcome, site, _ = await scores([POISON])
+    assert (outcome, site.batches) == ([ForwardFailed], [[POISON]])
+
+
+async def test_a_failure_names_the_class_and_not_the_text():
+    """The message says what was raised, never what an exception's text may hold."""
+    site, queue = Site(), Queue()
+    site.is_open.set()
+    request = Request(queue, [POISON])
+    async with serving(dispatcher(site, queue)):
+        await request.outcome()
+    assert str(request.answers[0]) == "the model failed on this item even alone (RuntimeError)"
+
+
+async def test_other_requests_never_feel_a_bad_item():
+    """An item that makes a shared batch fail leaves another request's scores as they are."""
+    site, queue = Site(), Queue()
+    site.is_open.set()
+    bad, good = Request(queue, [POISON]), Request(queue, [1, 2, 3])
+    async with serving(dispatcher(site, queue)):
+        assert await good.outcome() == [1.0, 2.0, 3.0]
+        assert await bad.outcome() == [ForwardFailed]
+
+
+@pytest.mark.parametrize("number", [UNDEFINED, INFINITE])
+async def test_a_score_that_is_no_number_fails_its_item_only(number):
+    """NaN and infinity are errors of their item; the batch's other scores stand."""
+    outcome, site, _ = await scores([1, number, 3])
+    assert outcome == [1.0, NonFiniteScore, 3.0]
+    assert len(site.batches) == 1
+
+
+async def test_a_dying_worker_is_restarted_and_its_items_run_again():
+    """What was at a worker that died is answered once, by the next one."""
+    outcome, site, observer = await scores([*range(8), DEADLY_ONCE, *range(9, 30)])
+    assert outcome == [float(item) for item in [*range(8), DEADLY_ONCE, *range(9, 30)]]
+    assert (site.starts, dict(observer.restarts)) == (2, {"cpu": 1})
+
+
+async def test_an_item_that_kills_every_worker_is_refused_in_the_end():
+    """Attempts are counted: the culprit is answered, everyone else is scored."""
+    items = [1, 2, DEADLY, *range(4, 40)]
+    outcome, site, _ = await scores(items)
+    assert outcome == [ForwardFailed if item == DEADLY else float(item) for item in items]
+    assert [batch for batch in site.batches if DEADLY in batch][1:] == [[DEADLY], [DEADLY]]
+
+
+async def test_neighbours_of_two_deadly_items_are_scored():
+    """Waiting at the worker while another item kills it isn't held against an item."""
+    outcome, _, _ = await scores([1, DEADLY, 3, DEADLY, 5])
+    assert outcome == [1.0, ForwardFailed, 3.0, ForwardFailed, 5.0]
+
+
+async def test_every_started_device_is_stopped():
+    """A device is left through its context, whether it died or was cancelled."""
+    _, site, _ = await scores([DEADLY, 1])
+    assert site.starts > 1
+    assert site.stops == site.starts
+
+
+async def test_two_batches_at_most_are_at_the_worker():
+    """One runs and one waits; the rest stays in the queue, where newcomers can go first."""
+    site, queue = Site(), Queue()
+    request = Request(queue, range(50))
+    async with serving(dispatcher(site, queue)):
+        await until(lambda: queue.depth(MODEL) == (30, 300))
+        for _ in range(20):
+            await asyncio.sleep(0)
+        assert queue.depth(MODEL) == (30, 300)
+        site.is_open.set()
+        await request.outcome()
+    assert site.most_at_once == BATCHES_AT_WORKER
+
+
+async def test_a_dispatcher_is_idle_when_no_batch_is_at_the_worker():
+    """Idle means nothing in flight, before and after."""
+    site, queue = Site(), Queue()
+    one = dispatcher(site, queue)
+    async with serving(one):
+        await until(lambda: one.state == "ready")
+        assert one.is_idle
+        request = Request(queue, [1])
+        await until(lambda: site.most_at_once == 1)
+        assert not one.is_idle
+        site.is_open.set()
+        await request.outcome()
+        assert one.is_idle
+
+
+async def test_the_observer_hears_of_each_batch():
+    """Model, items, computed tokens and the worker's seconds are told for each batch."""
+    _, _, observer = await scores(range(12))
+    assert observer.batches == [(MODEL, 10, 100, COMPUTE_S), (MODEL, 2, 20, COMPUTE_S)]
+
+
+async def test_a_ticket_adds_up_the_batches_that_carried_it():
+    """A request's compute time counts each of its batches once."""
+    site, queue = Site(), Queue()
+    site.is_open.set()
+    request = Request(queue, range(25))
+    async with serving(dispatcher(site, queue)):
+        await request.outcome()
+    assert request.ticket.compute_s == 3 * COMPUTE_S
+
+
+async def test_the_rate_starts_from_warm_up_and_follows_what_is_measured():
+    """A full batch at the warm-up's rate leaves it; slower batches lower it."""
+    site, queue = Site(), Queue()
+    site.is_open.set()
+    one = dispatcher(site, queue)
+    async with serving(one):
+        await Request(queue, range(10)).outcome()
+        assert one.tokens_per_s == pytest.approx(TOKENS_PER_S)
+        await Request(queue, [1]).outcome()
+    assert 0 < one.tokens_per_s < TOKENS_PER_S
+    assert rate([one, one]) == 2 * one.tokens_per_s
+
+
+async def test_a_model_that_is_refused_stops_the_start():
+    """`Refused` becomes a CheckpointError that names the model and says why."""
+    one = dispatcher(Site(greetings=[[Refused(MODEL, "a tensor is missing")]]))
+    with pytest.raises(CheckpointError) as refusal:
+        await one.run()
+    assert refusal.value.message == "judge: a tensor is missing"
+
+
+async def test_a_worker_that_dies_before_it_is_ready_stops_the_start():
+    """A first worker that never got ready isn't started again and again."""
+    site = Site(greetings=[[Progress(MODEL, "load", 0.0), None]])
+    with pytest.raises(WorkerError):
+        await dispatcher(site).run()
+    assert site.starts == 1
+
+
+async def test_a_worker_that_dies_while_it_restarts_is_tried_again():
+    """Once it was ready, a device is brought back however often it fails to come up."""
+    site, queue, observer = Site(greetings=[[LOADED], [None], [None]]), Queue(), Observer()
+    site.is_open.set()
+    request = Request(queue, [DEADLY_ONCE])
+    async with serving(dispatcher(site, queue, observer)):
+        assert await request.outcome() == [float(DEADLY_ONCE)]
+    assert (site.starts, observer.restarts["cpu"]) == (4, 3)
+
+
+async def test_the_state_says_whether_the_device_answers():
+    """Loading, then ready; restarting while the worker is away."""
+    site, queue = Site(greetings=[[LOADED], [LOADED]]), Queue()
+    states = []
+    one = dispatcher(site, queue, on_progress=lambda *_: states.append(one.state))
+    assert one.state == "loading"
+    site.is_open.set()
+    async with serving(one):
+        await until(lambda: one.state == "ready")
+        await Request(queue, [DEADLY_ONCE]).outcome()
+        assert one.state == "ready"
+    assert states == ["loading", "restarting"]
+
+
+async def test_the_worker_is_known_by_its_process_while_it_runs():
+    """`worker_pid` is the running device's, and None without one."""
+    site = Site()
+    one = dispatcher(site)
+    assert one.worker_pid is None
+    async with serving(one):
+        await until(lambda: one.state == "ready")
+        assert one.worker_pid == 1
+    assert one.worker_pid is None
+
+
+async def test_progress_is_told_with_the_device():
+    """Whoever shows the start hears each stage and the end of it, in order."""
+    told = []
+    progress = Progress(MODEL, "load", 0.5)
+    one = dispatcher(
+        Site(greetings=[[progress, LOADED]]),
+        on_progress=lambda device, message: told.append((device, message)),
+    )
+    async with serving(one):
+        await until(lambda: one.state == "ready")
+    assert told == [("cpu", progress), ("cpu", LOADED)]
+    assert one.loaded == {MODEL: LOADED}

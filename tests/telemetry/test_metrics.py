@@ -1,0 +1,145 @@
+import numpy as np
+import pytest
+from prometheus_client import REGISTRY, CollectorRegistry
+
+from assay.engine.messages import Done
+from assay.telemetry.metrics import Metrics
+
+CALL = {"model": "judge", "route": "score"}
+MODEL = {"model": "judge"}
+
+
+def value(metrics, name, **labels):
+    """Return one sample, or None where nothing was noted."""
+    return metrics.registry.get_sample_value(name, labels)
+
+
+def answered(metrics, **changes):
+    """Note one answered request."""
+    facts = {
+        "tokenize_s": 0.25,
+        "queue_s": 0.5,
+        "compute_s": 2.0,
+        "total_s": 2.75,
+        "items": 3,
+        "tokens": 70,
+        "truncated": 1,
+    }
+    metrics.answered("judge", "score", **{**facts, **changes})
+
+
+def test_two_servers_in_one_process_do_not_clash():
+    """Each has a registry of its own; what one counts the other doesn't."""
+    one, other = Metrics(), Metrics()
+    one.request("judge", "score", "ok")
+    assert value(one, "assay_requests_total", **CALL, outcome="ok") == 1
+    assert value(other, "assay_requests_total", **CALL, outcome="ok") is None
+
+
+def test_the_registry_may_be_given():
+    """Whoever embeds Assay can collect everything in one place."""
+    registry = CollectorRegistry()
+    assert Metrics(registry).registry is registry
+
+
+def test_the_global_registry_is_left_alone():
+    """Nothing is registered where every library of the process would see it."""
+    Metrics().request("judge", "score", "ok")
+    assert [one.name for one in REGISTRY.collect() if one.name.startswith("assay")] == []
+
+
+def test_every_metric_is_assays_and_explained():
+    """Names begin with assay_, and each has a sentence of help."""
+    collected = list(Metrics().registry.collect())
+    assert collected != []
+    assert [one.name for one in collected if not one.name.startswith("assay_")] == []
+    assert [one.name for one in collected if not one.documentation.endswith(".")] == []
+
+
+def test_the_seconds_observed_are_those_given():
+    """The timing of an answer and of the metrics are the same numbers."""
+    metrics = Metrics()
+    answered(metrics)
+    assert {
+        name: value(metrics, f"assay_{name}_seconds_sum", **CALL)
+        for name in ("request_duration", "tokenize", "queue", "compute")
+    } == {"request_duration": 2.75, "tokenize": 0.25, "queue": 0.5, "compute": 2.0}
+
+
+def test_the_sizes_of_answered_requests_add_up():
+    """Items, tokens and cut items are counted by model and route."""
+    metrics = Metrics()
+    answered(metrics)
+    answered(metrics, items=1, tokens=5, truncated=0)
+    assert value(metrics, "assay_items_total", **CALL) == 4
+    assert value(metrics, "assay_tokens_total", **CALL) == 75
+    assert value(metrics, "assay_truncated_items_total", **CALL) == 1
+    assert value(metrics, "assay_request_duration_seconds_count", **CALL) == 2
+
+
+@pytest.mark.parametrize("outcome", ["ok", "partial", "overloaded"])
+def test_requests_are_counted_by_outcome(outcome):
+    """Each end of a request is one of a closed set."""
+    metrics = Metrics()
+    metrics.request("judge", "score", outcome)
+    assert value(metrics, "assay_requests_total", **CALL, outcome=outcome) == 1
+
+
+def test_the_score_distribution_is_kept_by_model():
+    """Raw scores and, for an ensemble, the members' spread, below and above zero."""
+    metrics = Metrics()
+    metrics.scores("judge", [-3.0, 0.25, 5.0], [0.5])
+    assert value(metrics, "assay_score_count", **MODEL) == 3
+    assert value(metrics, "assay_score_bucket", **MODEL, le="0.0") == 1
+    assert value(metrics, "assay_ensemble_std_sum", **MODEL) == 0.5
+
+
+def test_a_single_model_has_no_spread():
+    """A model without members adds nothing to the spread."""
+    metrics = Metrics()
+    metrics.scores("judge", [1.0], [])
+    assert value(metrics, "assay_ensemble_std_count", **MODEL) == 0
+
+
+def test_batches_are_noted_in_items_tokens_and_padding():
+    """What a batch computed, and how much of it was padding."""
+    metrics = Metrics()
+    metrics.batch("judge", Done(0, np.zeros(2), 0.5, padded_tokens=6), items=2, tokens=30)
+    assert value(metrics, "assay_batch_items_sum", **MODEL) == 2
+    assert value(metrics, "assay_batch_tokens_sum", **MODEL) == 30
+    assert value(metrics, "assay_computed_tokens_total", **MODEL) == 30
+    assert value(metrics, "assay_padded_tokens_total", **MODEL) == 6
+
+
+def test_the_depth_is_what_waits_now():
+    """A gauge: the last statement counts."""
+    metrics = Metrics()
+    metrics.depth("judge", items=5, tokens=500)
+    metrics.depth("judge", items=2, tokens=200)
+    assert value(metrics, "assay_queue_items", **MODEL) == 2
+    assert value(metrics, "assay_queue_tokens", **MODEL) == 200
+
+
+def test_restarts_are_counted_by_device():
+    """Each restart of a device process is one."""
+    metrics = Metrics()
+    metrics.worker_restarted("cuda:1")
+    metrics.worker_restarted("cuda:1")
+    assert value(metrics, "assay_worker_restarts_total", device="cuda:1") == 2
+
+
+def test_what_is_served_is_stated():
+    """One line a target, with all that a dashboard joins on."""
+    metrics = Metrics()
+    facts = {"revision": "0123", "device": "cpu", "dtype": "float32", "forward": "packed"}
+    metrics.model("judge", **facts)
+    assert value(metrics, "assay_model_info", **MODEL, **facts) == 1
+
+
+def test_the_text_is_prometheus():
+    """`render` gives what a scrape reads."""
+    metrics = Metrics()
+    metrics.request("judge", "score", "ok")
+    lines = metrics.render().decode().splitlines()
+    assert 'assay_requests_total{model="judge",outcome="ok",route="score"} 1.0' in lines
+    assert "# TYPE assay_requests_total counter" in lines

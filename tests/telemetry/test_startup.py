@@ -1,0 +1,97 @@
+import io
+import logging
+
+import pytest
+from rich.console import Console
+
+from assay.engine.messages import Loaded, Progress
+from assay.telemetry.startup import StartupDisplay
+
+LOADED = Loaded(
+    model="judge",
+    architecture="Judge",
+    device="cpu",
+    dtype="float32",
+    forward="packed",
+    reads="last",
+    parameters=12_300_000,
+    budget_tokens=4096,
+    tokens_per_s=12345.6,
+)
+SUMMARY = "packed on cpu, float32, 12.3M parameters, batches of 4096 tokens, 12,346 tokens/s"
+
+ERASE_LINE = "\x1b[2K"  # begins each redraw of a terminal's bars
+
+
+class Lines(logging.Handler):
+    """Keeps what is logged."""
+
+    def __init__(self):
+        super().__init__()
+        self.lines = []
+
+    def emit(self, record):
+        self.lines.append(record.getMessage())
+
+
+@pytest.fixture
+def logged():
+    """Return the lines of the start's log as they come."""
+    logger, handler = logging.getLogger("assay.start"), Lines()
+    level = logger.level
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    yield handler.lines
+    logger.removeHandler(handler)
+    logger.setLevel(level)
+
+
+def console(*, is_terminal):
+    """Return a console that keeps its text."""
+    return Console(file=io.StringIO(), force_terminal=is_terminal, width=160, _environ={})
+
+
+def test_a_log_gets_one_line_a_stage(logged):
+    """Where nobody watches, each stage is a line, and so is its end."""
+    screen = console(is_terminal=False)
+    with StartupDisplay(screen) as display:
+        display.show("cpu", Progress("judge", "load", 0.0))
+        display.show("cpu", Progress("judge", "verify", 0.0))
+        display.show("cpu", LOADED)
+    assert logged == ["judge: load", "judge: verify", f"judge is ready: {SUMMARY}"]
+    assert screen.file.getvalue() == ""
+
+
+def test_a_terminal_gets_a_bar_a_model(logged):
+    """A person sees each model with its last state, and the log stays silent."""
+    screen = console(is_terminal=True)
+    with StartupDisplay(screen) as display:
+        display.show("cpu", Progress("critic", "warm up", 0.5))
+        display.show("cpu", LOADED)
+    shown = screen.file.getvalue()
+    assert "critic" in shown
+    assert "warm up" in shown
+    assert "judge" in shown
+    assert SUMMARY in shown
+    assert logged == []
+
+
+def test_each_device_has_a_bar_of_its_own(logged):
+    """The same model on two devices is loaded twice, and shown twice."""
+    screen = console(is_terminal=True)
+    with StartupDisplay(screen) as display:
+        for device in ("cuda:0", "cuda:1"):
+            display.show(device, Progress("judge", "load", 0.0))
+    last_frame = screen.file.getvalue().rpartition(ERASE_LINE)[2]
+    assert last_frame.count("judge") == 2
+
+
+def test_the_bars_stop_when_the_start_fails():
+    """Leaving the block ends the display, and the error goes on."""
+    screen = console(is_terminal=True)
+    display = StartupDisplay(screen)
+    with pytest.raises(LookupError), display:
+        raise LookupError
+    written = screen.file.getvalue()
+    display.show("cpu", LOADED)
+    assert screen.file.getvalue() == written
