@@ -11,7 +11,7 @@ from pydantic import BaseModel, ValidationError
 from assay import wire
 from assay.api import problems
 from assay.errors import AssayError
-from assay.scoring import answers
+from assay.scoring import answers, inspection
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -70,14 +70,14 @@ async def best_of_n(request: Request) -> Response:
 async def tokenize(request: Request) -> Response:
     """Show what the model sees: ids, reading position, rendered text."""
     parsed = await _parse(request, wire.TokenizeRequest)
-    return _json(await answers.tokenize(_scorer(request), parsed))
+    return _json(await inspection.tokenize(_scorer(request), parsed))
 
 
 @router.get("/models", response_model=wire.ModelList)
 async def models(request: Request) -> Response:
     """List what is served."""
     scorer = _scorer(request)
-    data = [answers.describe(scorer, target) for target in scorer.targets.by_name.values()]
+    data = [inspection.describe(scorer, target) for target in scorer.targets.by_name.values()]
     return _json(wire.ModelList(data=data))
 
 
@@ -86,7 +86,7 @@ async def model(request: Request, name: str) -> Response:
     """Show one target with its whole card."""
     scorer = _scorer(request)
     target = scorer.target(name)
-    entry = answers.describe(scorer, target)
+    entry = inspection.describe(scorer, target)
     card = target.card.model_dump(mode="json", exclude_none=True)
     return _json(wire.ModelDetail(**dict(entry), card=card))
 

@@ -6,13 +6,14 @@ import time
 from typing import TYPE_CHECKING
 
 from assay import wire
-from assay.engine.template import Conversation, Ids, Rendered, Source, Text
 from assay.errors import AssayError, InvalidField
 from assay.reward import ensemble, preference, selection, transform
+from assay.scoring import items as given
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from assay.engine.template import Source
     from assay.scoring.scorer import Outcome, Scored, Scorer
     from assay.scoring.targets import Target
 
@@ -24,7 +25,7 @@ async def score(scorer: Scorer, request: wire.ScoreRequest, request_id: str) -> 
     target = scorer.target(request.model)
     items = request.items()
     call = _Call(scorer, target, request, "score")
-    outcome = await call.run([_source(item) for item in items], lambda i: f"inputs[{i}]")
+    outcome = await call.run([given.source(item) for item in items], lambda i: f"inputs[{i}]")
     data = [
         call.entry(index, item, scored)
         for index, (item, scored) in enumerate(zip(items, outcome.items, strict=True))
@@ -40,7 +41,7 @@ async def compare(
     comparisons = request.all()
     call = _Call(scorer, target, request, "compare")
     groups = [(one.prompt, one.candidates()) for one in comparisons]
-    outcome = await call.run(_sources(groups), _paths("comparisons", groups))
+    outcome = await call.run(given.sources(groups), given.paths("comparisons", groups))
     parts = _split(outcome.items, [len(responses) for _, responses in groups])
     data = [
         _comparison(call, request, index, one.id, part)
@@ -63,61 +64,13 @@ async def best_of_n(
     groups = request.all()
     call = _Call(scorer, target, request, "best-of-n")
     pairs = [(group.prompt, group.responses) for group in groups]
-    outcome = await call.run(_sources(pairs), _paths("groups", pairs))
+    outcome = await call.run(given.sources(pairs), given.paths("groups", pairs))
     parts = _split(outcome.items, [len(responses) for _, responses in pairs])
     data = [
         _best(call, request, index, group, part)
         for index, (group, part) in enumerate(zip(groups, parts, strict=True))
     ]
     return wire.BestOfNAnswer(data=data, **call.envelope(outcome, request_id))
-
-
-async def tokenize(scorer: Scorer, request: wire.TokenizeRequest) -> wire.TokenizeAnswer:
-    """Answer `POST /tokenize`."""
-    target = scorer.target(request.model)
-    items = request.inputs
-    rendered = await scorer.render(target, [_source(item) for item in items], request.truncation)
-    loaded = scorer.loaded(target.members[0])
-    reads = loaded.reads if loaded else "last"
-    data = [
-        _tokenized(target, index, item, one, reads=reads)
-        for index, (item, one) in enumerate(zip(items, rendered, strict=True))
-    ]
-    return wire.TokenizeAnswer(model=target.name, data=data)
-
-
-def describe(scorer: Scorer, target: Target) -> wire.ModelEntry:
-    """Return the entry of `GET /models` for a target."""
-    loaded = scorer.loaded(target.members[0])
-    moments = target.card.statistics
-    entry = wire.ModelEntry(
-        id=target.name,
-        created=scorer.started_at,
-        kind="ensemble" if target.is_ensemble else "model",
-        state=scorer.state(target),
-        default=target is scorer.targets.default,
-        revision=target.revision,
-        members=[target.member_label(model) for model in target.members]
-        if target.is_ensemble
-        else [],
-        max_tokens=min(model.template.max_tokens for model in target.members),
-        summary=target.card.summary,
-        statistics={"mean": moments.mean, "std": moments.std} if moments else None,
-    )
-    if loaded is None:
-        return entry
-    return entry.model_copy(
-        update={
-            "architecture": loaded.architecture,
-            "device": loaded.device,
-            "dtype": loaded.dtype,
-            "forward": loaded.forward,
-            "parameters": sum(
-                one.parameters for model in target.members if (one := scorer.loaded(model))
-            ),
-            "batch_tokens": loaded.budget_tokens,
-        }
-    )
 
 
 class _Call:
@@ -303,73 +256,6 @@ def _best(
         ties=chosen.ties,
         truncated=[item.truncated for item in items],
     )
-
-
-def _tokenized(
-    target: Target,
-    index: int,
-    item: wire.Item,
-    rendered: Rendered | AssayError,
-    *,
-    reads: str,
-) -> wire.TokenizeEntry:
-    if isinstance(rendered, AssayError):
-        return wire.TokenizeEntry(index=index, id=item.id, error=_item_error(rendered))
-    ids = rendered.ids.tolist()
-    tokens = target.members[0].template.tokens(ids)
-    read = {"first": 0, "last": len(ids) - 1}.get(reads)
-    return wire.TokenizeEntry(
-        index=index,
-        id=item.id,
-        input_ids=ids,
-        tokens=tokens,
-        read_position=read,
-        read_token=None if read is None else tokens[read],
-        text=rendered.text,
-        n_tokens=len(ids),
-        truncated=rendered.truncated,
-    )
-
-
-def _source(item: wire.Item) -> Source:
-    if item.input_ids is not None:
-        return Ids(tuple(item.input_ids))
-    if item.text is not None:
-        return Text(item.text)
-    if item.messages is not None:
-        return Conversation(tuple(_turn(message) for message in item.messages))
-    return _conversation(item.prompt or "", item.response or "")
-
-
-def _conversation(prompt: str | Sequence[wire.Message], response: str) -> Conversation:
-    asked = (
-        [{"role": "user", "content": prompt}]
-        if isinstance(prompt, str)
-        else [_turn(message) for message in prompt]
-    )
-    return Conversation((*asked, {"role": "assistant", "content": response}))
-
-
-def _turn(message: wire.Message) -> dict[str, str]:
-    turn = {"role": message.role, "content": message.content}
-    return turn if message.name is None else {**turn, "name": message.name}
-
-
-def _sources(groups: Sequence[tuple[str | Sequence[wire.Message], list[str]]]) -> list[Source]:
-    return [
-        _conversation(prompt, response) for prompt, responses in groups for response in responses
-    ]
-
-
-def _paths(
-    field: str, groups: Sequence[tuple[str | Sequence[wire.Message], list[str]]]
-) -> Callable[[int], str]:
-    paths = [
-        f"{field}[{group}].responses[{place}]"
-        for group, (_, responses) in enumerate(groups)
-        for place in range(len(responses))
-    ]
-    return paths.__getitem__
 
 
 def _split(items: Sequence[Scored], sizes: Sequence[int]) -> list[list[Scored]]:

@@ -316,7 +316,7 @@ class Scorer:
         except* AssayError as errors:
             self._fail(_first(errors))
         except* Exception as errors:
-            logger.error("the scorer failed", exc_info=errors)
+            logger.exception("the scorer failed", exc_info=errors)
             self._fail(WorkerError("a defect of Assay stopped the workers; the log has it"))
 
     def _start(self, device: str) -> Start:

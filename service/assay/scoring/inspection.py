@@ -1,0 +1,93 @@
+"""What is served, and what it sees of an item: answers that score nothing."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from assay import wire
+from assay.errors import AssayError
+from assay.scoring import items
+
+if TYPE_CHECKING:
+    from assay.engine.template import Rendered
+    from assay.scoring.scorer import Scorer
+    from assay.scoring.targets import Target
+
+
+async def tokenize(scorer: Scorer, request: wire.TokenizeRequest) -> wire.TokenizeAnswer:
+    """Answer `POST /tokenize`."""
+    target = scorer.target(request.model)
+    rendered = await scorer.render(
+        target, [items.source(item) for item in request.inputs], request.truncation
+    )
+    loaded = scorer.loaded(target.members[0])
+    reads = loaded.reads if loaded else "last"
+    data = [
+        _tokenized(target, index, item, one, reads=reads)
+        for index, (item, one) in enumerate(zip(request.inputs, rendered, strict=True))
+    ]
+    return wire.TokenizeAnswer(model=target.name, data=data)
+
+
+def describe(scorer: Scorer, target: Target) -> wire.ModelEntry:
+    """Return the entry of `GET /models` for a target."""
+    loaded = scorer.loaded(target.members[0])
+    moments = target.card.statistics
+    entry = wire.ModelEntry(
+        id=target.name,
+        created=scorer.started_at,
+        kind="ensemble" if target.is_ensemble else "model",
+        state=scorer.state(target),
+        default=target is scorer.targets.default,
+        revision=target.revision,
+        members=[target.member_label(model) for model in target.members]
+        if target.is_ensemble
+        else [],
+        max_tokens=min(model.template.max_tokens for model in target.members),
+        summary=target.card.summary,
+        statistics={"mean": moments.mean, "std": moments.std} if moments else None,
+    )
+    if loaded is None:
+        return entry
+    return entry.model_copy(
+        update={
+            "architecture": loaded.architecture,
+            "device": loaded.device,
+            "dtype": loaded.dtype,
+            "forward": loaded.forward,
+            "parameters": sum(
+                one.parameters for model in target.members if (one := scorer.loaded(model))
+            ),
+            "batch_tokens": loaded.budget_tokens,
+        }
+    )
+
+
+def _tokenized(
+    target: Target,
+    index: int,
+    item: wire.Item,
+    rendered: Rendered | AssayError,
+    *,
+    reads: str,
+) -> wire.TokenizeEntry:
+    if isinstance(rendered, AssayError):
+        return wire.TokenizeEntry(
+            index=index,
+            id=item.id,
+            error=wire.ItemError(code=rendered.code, message=rendered.message),
+        )
+    ids = rendered.ids.tolist()
+    tokens = target.members[0].template.tokens(ids)
+    read = {"first": 0, "last": len(ids) - 1}.get(reads)
+    return wire.TokenizeEntry(
+        index=index,
+        id=item.id,
+        input_ids=ids,
+        tokens=tokens,
+        read_position=read,
+        read_token=None if read is None else tokens[read],
+        text=rendered.text,
+        n_tokens=len(ids),
+        truncated=rendered.truncated,
+    )
