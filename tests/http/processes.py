@@ -1,0 +1,141 @@
+"""Real servers in processes of their own: started, asked, held, stopped."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import httpx
+import psutil
+from prometheus_client.parser import text_string_to_metric_families
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+START_S = 150.0  # a bound, not an expectation: the machine may be busy
+WAIT_S = 60.0
+COMMAND = [sys.executable, "-m", "assay"]
+_ADDRESS = re.compile(r"on (http://\S+)")
+
+
+def environment(**settings: Any) -> dict[str, str]:
+    """Return this process's environment with these ASSAY_* variables and no others."""
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("ASSAY_")}
+    return clean | {f"ASSAY_{name.upper()}": str(value) for name, value in settings.items()}
+
+
+def until(what: str, claim: Callable[[], Any], seconds: float = WAIT_S) -> Any:
+    """Return the claim's value as soon as it is true; fail when that takes too long."""
+    end = time.monotonic() + seconds
+    while not (value := claim()):
+        assert time.monotonic() < end, f"gave up waiting until {what}"
+        time.sleep(0.01)
+    return value
+
+
+@dataclass
+class Server:
+    """A running server and a client of it."""
+
+    url: str
+    process: subprocess.Popen[bytes]
+    log: Path
+    http: httpx.Client
+
+    @property
+    def worker(self) -> psutil.Process:
+        """The device process."""
+        children = psutil.Process(self.process.pid).children()
+        (worker,) = [one for one in children if "assay.engine.worker" in one.cmdline()]
+        return worker
+
+    @contextlib.contextmanager
+    def held(self) -> Iterator[psutil.Process]:
+        """Freeze the device process, so that what is sent meanwhile surely waits."""
+        worker = self.worker
+        worker.suspend()
+        try:
+            yield worker
+        finally:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                worker.resume()
+
+    def score(self, **body: Any) -> httpx.Response:
+        """Post to `/score`."""
+        return self.http.post("/score", json=body)
+
+    def metric(self, name: str, **labels: str) -> float:
+        """Return the sum over the samples of a metric that have these labels."""
+        text = self.http.get("/metrics").text
+        return sum(
+            sample.value
+            for family in text_string_to_metric_families(text)
+            for sample in family.samples
+            if sample.name == name and labels.items() <= sample.labels.items()
+        )
+
+    def terminate(self) -> int:
+        """Ask the server to stop and return its exit code."""
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(WAIT_S)
+
+
+@contextlib.contextmanager
+def serving(
+    folder: Path, *models: str | Path, key: str | None = None, **settings: Any
+) -> Iterator[Server]:
+    """Run `assay serve` in an empty folder until the block ends; it must then exit with code 0."""
+    folder.mkdir()
+    log = folder / "server.log"
+    settings = {"device": "cpu", "threads": 1, **settings}
+    with log.open("wb") as sink:
+        process = subprocess.Popen(
+            [*COMMAND, "serve", "--port", "0", *map(str, models)],
+            cwd=folder,
+            env=environment(**settings),
+            stdout=sink,
+            stderr=sink,
+        )
+    try:
+        url = _announced(process, log)
+        headers = {"Authorization": f"Bearer {key}"} if key else {}
+        with httpx.Client(base_url=url, headers=headers, timeout=WAIT_S) as http:
+            server = Server(url, process, log, http)
+            until("the server is ready", lambda: http.get("/health/ready").is_success)
+            yield server
+        assert server.terminate() == 0, log.read_text()
+    finally:
+        process.kill()
+        process.wait()
+
+
+def run(*arguments: str | Path, cwd: Path, **settings: Any) -> subprocess.CompletedProcess[str]:
+    """Run the command line to its end."""
+    return subprocess.run(
+        [*COMMAND, *map(str, arguments)],
+        cwd=cwd,
+        env=environment(**settings) | {"COLUMNS": "200"},
+        capture_output=True,
+        text=True,
+        timeout=START_S,
+        check=False,
+    )
+
+
+def _announced(process: subprocess.Popen[bytes], log: Path) -> str:
+    def address() -> str | None:
+        text = log.read_text()
+        assert process.poll() is None, f"the server ended at its start:\n{text}"
+        found = _ADDRESS.search(text)
+        return found[1] if found else None
+
+    return until("the server says where it answers", address, START_S)

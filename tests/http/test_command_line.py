@@ -1,0 +1,171 @@
+"""The `assay` command: what it prints, and that a file is scored as HTTP scores it."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+import assay
+from tests.http.conftest import KEYS
+from tests.http.processes import run
+from tests.http.texts import FORMS, PROMPT, RESPONSES, many
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tests.http.processes import Server
+
+PAIRS = [
+    {"prompt": PROMPT, "chosen": RESPONSES[0], "rejected": RESPONSES[1], "id": "pair"},
+    {"prompt": PROMPT, "responses": RESPONSES},
+]
+BAD: dict[str, Any] = {"prompt": PROMPT}
+LINES: list[dict[str, Any]] = [*FORMS, *PAIRS, {**BAD, "note": "kept"}, *many(5)]
+
+
+def write(folder: Path, lines: list[Any]) -> Path:
+    """Write a JSONL file."""
+    file = folder / "items.jsonl"
+    file.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return file
+
+
+def read(file: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in file.read_text().splitlines()]
+
+
+def answered(server: Server) -> list[dict[str, Any]]:
+    """Return HTTP's entry for each line; None for the bad one."""
+    entries = []
+    for line in LINES:
+        kind, route = ("comparisons", "/compare") if line in PAIRS else ("inputs", "/score")
+        body = {kind: [line], **({"include": ["members"]} if kind == "inputs" else {})}
+        if "note" not in line:
+            entries += server.http.post(route, json=body).json()["data"]
+        else:
+            entries.append(None)
+    return entries
+
+
+def check(lines: list[dict[str, Any]], expected: list[Any]) -> None:
+    """Assert that a scored file has HTTP's own numbers, line by line."""
+    assert [line.pop("index") for line in lines] == list(range(len(LINES)))
+    for line, entry in zip(lines, expected, strict=True):
+        if entry is None:
+            assert line["error"]["code"] == "invalid_field"
+            assert "'response' is missing" in line["error"]["message"]
+            assert line["note"] == "kept"
+        else:
+            assert line == {key: value for key, value in entry.items() if key != "index"}
+
+
+def test_the_version_and_the_help_are_printed(tmp_path: Path) -> None:
+    """`--version` prints one line; `--help` names every command."""
+    version = run("--version", cwd=tmp_path)
+    usage = run("--help", cwd=tmp_path)
+
+    assert (version.returncode, version.stdout) == (0, f"assay {assay.__version__}\n")
+    assert usage.returncode == 0
+    for command in ("serve", "score", "models", "config"):
+        assert command in usage.stdout
+
+
+def test_models_lists_the_repository_and_what_comes_with_assay(tiny: Path, tmp_path: Path) -> None:
+    """A folder of the repository is listed beside the embedded starter."""
+    listed = run("models", "--repository", tiny.parent, cwd=tmp_path)
+
+    rows = {line.split()[0]: line for line in listed.stdout.splitlines()}
+    assert listed.returncode == 0
+    assert "ensemble of 3" in rows["starter"]
+    assert "model" in rows["tiny"]
+
+
+def test_config_prints_each_setting_with_where_it_came_from(tmp_path: Path) -> None:
+    """File, environment and default are told apart; a key is not printed."""
+    (tmp_path / "assay.toml").write_text("port = 8123\nmax_tokens = 77\n")
+
+    shown = run("config", cwd=tmp_path, max_tokens=99, api_key="zzz-key")
+
+    rows = {line.split()[0]: line.split() for line in shown.stdout.splitlines()}
+    assert shown.returncode == 0
+    assert rows["port"][1:3] == ["8123", "assay.toml"]
+    assert rows["max_tokens"][1:3] == ["99", "environment"]
+    assert rows["host"][1:3] == ["127.0.0.1", "default"]
+    assert "zzz" not in shown.stdout
+
+
+def test_a_wrong_setting_ends_the_command_with_3(tmp_path: Path) -> None:
+    """`assay config` itself refuses what `assay serve` would."""
+    ended = run("config", cwd=tmp_path, prot=1)
+
+    assert ended.returncode == 3
+    assert "unknown setting 'prot' in the environment; did you mean 'port'?" in ended.stderr
+
+
+def test_a_file_is_scored_by_a_server_as_its_items_are(narrow: Server, tmp_path: Path) -> None:
+    """Every line has the bits of its own request; the key comes from ASSAY_API_KEY."""
+    file = write(tmp_path, LINES)
+
+    ended = run(
+        "score", file, "--url", narrow.url, "--batch", "4", cwd=tmp_path, api_key=",".join(KEYS)
+    )
+
+    assert ended.returncode == 0, ended.stderr
+    assert f"{len(LINES)} lines" in ended.stdout
+    assert "1 errors" in ended.stdout
+    assert "over 1 pairs" in ended.stdout
+    check(read(tmp_path / "items.scores.jsonl"), answered(narrow))
+
+
+def test_a_file_is_scored_here_as_a_server_scores_it_and_resumes(
+    narrow: Server, tiny: Path, tmp_path: Path
+) -> None:
+    """After a cut within a line, only what is missing is scored again, to the same bytes."""
+    file, output = write(tmp_path, LINES), tmp_path / "out.jsonl"
+    command = ("score", file, "--output", output, "--model", tiny, "--threads", "1")
+    first = run(*command, cwd=tmp_path, device="cpu")
+    assert first.returncode == 0, first.stderr
+    whole = output.read_bytes()
+    check(read(output), answered(narrow))
+    kept = whole.splitlines(keepends=True)[:5]
+    output.write_bytes(b"".join(kept) + whole.splitlines()[5][:20])
+
+    second = run(*command, cwd=tmp_path, device="cpu")
+
+    assert second.returncode == 0, second.stderr
+    assert f"{len(LINES) - 5} lines" in second.stdout
+    assert output.read_bytes() == whole
+
+
+@pytest.mark.parametrize("broken", ['{"half": ', "[]"])
+def test_a_file_that_isnt_json_is_refused_by_line(
+    narrow: Server, tmp_path: Path, broken: str
+) -> None:
+    """The number of the line is named, and the exit code is 1."""
+    file = tmp_path / "broken.jsonl"
+    file.write_text(f'{{"text": "a"}}\n{broken}\n')
+
+    ended = run("score", file, "--url", narrow.url, cwd=tmp_path, api_key=KEYS[0])
+
+    assert ended.returncode == 1
+    assert "line 2 is not" in ended.stderr
+
+
+def test_a_server_that_refuses_or_isnt_there_ends_the_command_with_1(
+    narrow: Server, tmp_path: Path
+) -> None:
+    """The server's own words are printed; an unreachable one is said to be."""
+    file = write(tmp_path, LINES)
+
+    refused = run("score", file, "--url", narrow.url, cwd=tmp_path, api_key="wrong")
+    unknown = run(
+        "score", file, "--url", narrow.url, "--model", "nope", cwd=tmp_path, api_key=KEYS[1]
+    )
+    absent = run("score", file, "--url", "http://127.0.0.1:9", cwd=tmp_path)
+
+    assert (refused.returncode, unknown.returncode, absent.returncode) == (1, 1, 1)
+    assert "send a valid API key" in refused.stderr
+    assert "no model 'nope' is served" in unknown.stderr
+    assert "can't be reached" in absent.stderr
