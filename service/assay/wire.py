@@ -230,6 +230,7 @@ class BestOfNRequest(Options):
     penalty: float | None = Field(
         default=None,
         ge=0,
+        le=1e6,
         allow_inf_nan=False,
         description="Lambda of 'lower_bound' (default 1) and 'variance_penalty' (default 0.5).",
     )

@@ -102,6 +102,16 @@ def test_a_response_over_the_limit_is_an_error(tmp_path):
         one(template, talk("hi", "r" * 50))
 
 
+def test_a_response_that_can_never_fit_is_refused_before_it_is_tokenized(tmp_path):
+    """A million characters don't hold up everybody's tokenization; with `response_end` they may."""
+    template = Template(tokenizers.make(tmp_path), max_tokens=40)
+    source = talk("hi", "r" * 1_000_000)
+
+    with pytest.raises(ItemTooLong, match="has 1000000 characters, more than 40 tokens can hold"):
+        one(template, source)
+    assert len(one(template, source, "response_end").ids) == 40
+
+
 def test_response_end_cuts_the_response_and_keeps_its_ending(tmp_path):
     """With `response_end` the response loses its end, never the tokens behind it."""
     template = Template(tokenizers.make(tmp_path, adds_bos=True), max_tokens=40)
@@ -216,8 +226,17 @@ def test_the_declared_limit_is_the_smallest_that_is_stated(tmp_path):
 
 
 def test_a_folder_without_a_tokenizer_is_an_error(tmp_path):
-    """The message names the folder."""
+    """transformers would make do with an empty one; the message names the folder."""
     (tmp_path / "config.json").write_text('{"model_type": "llama"}')
 
-    with pytest.raises(CheckpointError, match=str(tmp_path)):
+    with pytest.raises(CheckpointError, match=f"{tmp_path} has no tokenizer"):
+        Template(tmp_path)
+
+
+def test_a_damaged_config_is_blamed_on_itself(tmp_path):
+    """Not on the tokenizer, which transformers would read it for."""
+    tokenizers.make(tmp_path)
+    (tmp_path / "config.json").write_text('{"model_type": ')
+
+    with pytest.raises(CheckpointError, match=r"config\.json can't be read"):
         Template(tmp_path)

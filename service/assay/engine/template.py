@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 Truncation = Literal["prompt_start", "response_end"]
 Message = dict[str, str]
 _UNLIMITED = 1 << 20  # transformers writes 1e30 where a tokenizer states no limit
+_VOCABULARIES = ("tokenizer.json", "*.model", "vocab*")  # transformers makes do with none
 _COUNT_FROM_PADDING = {"roberta", "xlm-roberta", "xlm-roberta-xl", "camembert"}
 
 
@@ -78,6 +79,12 @@ class Template:
         """
         from transformers import AutoTokenizer  # noqa: PLC0415  slow to import
 
+        config = _config(folder)
+        if not any(file for pattern in _VOCABULARIES for file in folder.glob(pattern)):
+            raise CheckpointError(
+                f"{folder} has no tokenizer (tokenizer.json, *.model or vocab*); copy it from the "
+                "model it was trained from"
+            )
         try:
             self._tokenizer: Any = AutoTokenizer.from_pretrained(
                 folder, trust_remote_code=False, local_files_only=True
@@ -86,8 +93,7 @@ class Template:
             raise CheckpointError(
                 f"{folder} has no tokenizer that can be read ({type(error).__name__})"
             ) from error
-        self.max_tokens = max_tokens or self._declared_limit(folder)
-        config = _config(folder)
+        self.max_tokens = max_tokens or self._declared_limit(config)
         self._vocabulary = int(config.get("vocab_size") or len(self._tokenizer))
         self._has_segment_types = (
             int(config.get("type_vocab_size") or 0) > 1
@@ -113,6 +119,11 @@ class Template:
                 return full[:start], full[start + len(bare) :]
         return [], []
 
+    @cached_property
+    def _longest_token(self) -> int:
+        """The characters that one token can stand for at most."""
+        return max(map(len, self._tokenizer.get_vocab()))
+
     @property
     def _is_encoder(self) -> bool:
         """Whether sequences stand between a classification and a separator token."""
@@ -134,7 +145,7 @@ class Template:
         EmptyItem (no tokens), InvalidField (not Unicode, or an id outside the vocabulary) and
         ItemTooLong (what must be kept exceeds `max_tokens`).
         """
-        written = [self._write(source) for source in sources]
+        written = [self._write(source, truncation) for source in sources]
         encoded = iter(self._encode([text for text in written if isinstance(text, str)]))
         rendered: list[Rendered | AssayError] = []
         for source, text in zip(sources, written, strict=True):
@@ -157,8 +168,16 @@ class Template:
         """Return the vocabulary's own strings for ids."""
         return [str(token) for token in self._tokenizer.convert_ids_to_tokens(list(ids))]
 
-    def _write(self, source: Source) -> str | _Pair | Ids | AssayError:
+    def _write(self, source: Source, truncation: Truncation) -> str | _Pair | Ids | AssayError:
         """Return the text to tokenize, or what needs none."""
+        if isinstance(source, Conversation) and truncation != "response_end":
+            # Known before a million characters hold up everybody's tokenization.
+            characters = len(source.messages[-1]["content"].strip())
+            if characters > self.max_tokens * self._longest_token:
+                return ItemTooLong(
+                    f"the response alone has {characters} characters, more than {self.max_tokens} "
+                    'tokens can hold; shorten it, or send "truncation": "response_end"'
+                )
         match source:
             case Ids():
                 return source
@@ -314,8 +333,7 @@ class Template:
             )
         return list(ids)
 
-    def _declared_limit(self, folder: Path) -> int:
-        config = _config(folder)
+    def _declared_limit(self, config: dict[str, Any]) -> int:
         positions = int(config.get("max_position_embeddings") or _UNLIMITED)
         if config.get("model_type") in _COUNT_FROM_PADDING:
             positions -= int(config.get("pad_token_id") or 1) + 1

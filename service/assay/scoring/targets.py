@@ -15,8 +15,6 @@ if TYPE_CHECKING:
 
     from assay.settings import Settings
 
-_VOCABULARIES = ("tokenizer.json", "*.model", "vocab*")  # transformers makes do with none
-
 
 _WARM = Conversation(
     ({"role": "user", "content": "Hello"}, {"role": "assistant", "content": "Hello"})
@@ -101,11 +99,6 @@ def load(settings: Settings) -> Targets:
 
 def _model(checkpoint: repository.Checkpoint, settings: Settings) -> Model:
     limit = settings.max_tokens or checkpoint.card.limits.max_tokens
-    if not any(any(checkpoint.folder.glob(pattern)) for pattern in _VOCABULARIES):
-        raise CheckpointError(
-            f"{checkpoint.name}: {checkpoint.folder} has no tokenizer (tokenizer.json, *.model or "
-            "vocab.*); copy it from where the model was trained"
-        )
     try:
         template = Template(checkpoint.folder, max_tokens=limit)
         revision = repository.revision(checkpoint.folder)
