@@ -88,34 +88,39 @@ class Generated:
 
 
 class Recorded:
-    """Pairs of a JSONL file, each prompt once.
+    """Pairs of a JSONL file; within a set no two share a prompt, and no pair is sent twice.
 
-    A line is {"prompt", "response"}, or {"prompt", "chosen", "rejected"}, of which the lines take
-    turns in giving the chosen and the rejected response: no two items share a prompt.
+    A line is {"prompt", "response"}, or {"prompt", "chosen", "rejected"}, which gives two pairs.
     """
 
     def __init__(self, file: Path) -> None:
         self._file = file
-        pairs: dict[str, Pair] = {}
-        for number, line in enumerate(file.read_text(encoding="utf-8").splitlines()):
+        by_prompt: dict[str, list[Pair]] = {}
+        for line in file.read_text(encoding="utf-8").splitlines():
             row = json.loads(line)
-            side = "response" if "response" in row else ("chosen", "rejected")[number % 2]
-            pairs.setdefault(row["prompt"], Pair(row["prompt"], row[side]))
-        self._pairs = list(pairs.values())
+            for side in ("response", "chosen", "rejected"):
+                if side in row:
+                    pairs = by_prompt.setdefault(row["prompt"], [])
+                    pairs.append(Pair(row["prompt"], row[side]))
+        self._pairs = list(by_prompt.values())
 
     def take(self, number: int, count: int) -> list[Pair]:
         """Return the `number`-th set of `count` pairs.
 
         Raises:
-            SystemExit: The file has too few: a text is never sent twice.
+            SystemExit: The file has too few.
         """
-        taken = self._pairs[number * count : (number + 1) * count]
-        if len(taken) < count:
+        places = range(number * count, (number + 1) * count)
+        prompts = len(self._pairs)
+        try:
+            if count > prompts:
+                raise IndexError
+            return [self._pairs[place % prompts][place // prompts] for place in places]
+        except IndexError:
             raise SystemExit(
-                f"{self._file} has {len(self._pairs)} distinct prompts; set {number} of {count} "
-                "pairs needs more: lower --items or --repetitions"
-            )
-        return taken
+                f"{self._file} has {prompts} distinct prompts and too few responses for set "
+                f"{number} of {count} pairs: lower --items or --repetitions"
+            ) from None
 
 
 def _lengths(random: np.random.Generator, words: tuple[int, ...], count: int) -> np.ndarray:
