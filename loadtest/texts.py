@@ -110,17 +110,14 @@ class Recorded:
         Raises:
             SystemExit: The file has too few.
         """
-        places = range(number * count, (number + 1) * count)
         prompts = len(self._pairs)
-        try:
-            if count > prompts:
-                raise IndexError
-            return [self._pairs[place % prompts][place // prompts] for place in places]
-        except IndexError:
+        places = [divmod(place, prompts) for place in range(number * count, (number + 1) * count)]
+        if count > prompts or any(turn >= len(self._pairs[one]) for turn, one in places):
             raise SystemExit(
                 f"{self._file} has {prompts} distinct prompts and too few responses for set "
                 f"{number} of {count} pairs: lower --items or --repetitions"
-            ) from None
+            )
+        return [self._pairs[one][turn] for turn, one in places]
 
 
 def _lengths(random: np.random.Generator, words: tuple[int, ...], count: int) -> np.ndarray:

@@ -102,6 +102,7 @@ def _attend(
     kv_heads = key.shape[0]
     shared = heads // kv_heads  # query heads that share a key-value head
     keys = key.transpose(1, 2)
+    ahead = torch.ones(BLOCK, BLOCK, dtype=torch.bool, device=query.device).triu(1)
     for begin in range(0, length, BLOCK):
         end = min(begin + BLOCK, length)
         rows = end - begin
@@ -114,9 +115,12 @@ def _attend(
         scores = torch.bmm(block, keys[:, :, first:last]).mul_(scale)
         if softcap is not None:
             scores = torch.tanh(scores.div_(softcap)).mul_(softcap)
-        hidden = _hidden(begin, end, first, last, causal, window, query.device)
-        if hidden is not None:
-            scores.view(heads, rows, last - first).masked_fill_(hidden, float("-inf"))
+        blocked = scores.view(heads, rows, last - first)
+        if causal and window is None:  # only the block's own keys can lie ahead of its rows
+            blocked[:, :, -rows:].masked_fill_(ahead[:rows, :rows], float("-inf"))
+        elif window is not None:
+            hidden = _hidden(begin, end, first, last, window, causal=causal, device=query.device)
+            blocked.masked_fill_(hidden, float("-inf"))
         weights = torch.softmax(scores, dim=-1, dtype=torch.float32).to(query.dtype)
         mixed = torch.bmm(weights, value[:, first:last])  # (kv_heads, shared * rows, head_dim)
         out[begin:end] = mixed.view(heads, rows, -1).transpose(0, 1)
@@ -127,19 +131,16 @@ def _hidden(
     end: int,
     first: int,
     last: int,
+    window: int,
+    *,
     causal: bool,
-    window: int | None,
     device: torch.device,
-) -> torch.Tensor | None:
-    """Return which keys (first … last) the rows (begin … end) must not see; None for all seen."""
-    if not causal and window is None:
-        return None
+) -> torch.Tensor:
+    """Return which keys (first … last) are outside the window of the rows (begin … end)."""
     distance = (
         torch.arange(begin, end, device=device)[:, None]
         - torch.arange(first, last, device=device)[None, :]
     )
-    if window is None:
-        return distance < 0
     too_far = distance.abs() >= window
     return (distance < 0) | too_far if causal else too_far
 
