@@ -48,8 +48,8 @@ def _run(folder: Path, arguments: argparse.Namespace) -> None:
         if arguments.dtype == "float32" and not difference <= FLOAT32_TOLERANCE:
             raise SystemExit(f"the servers disagree: {difference:.3g} > {FLOAT32_TOLERANCE}")
         for repetition in range(arguments.repetitions):
-            for place, name in enumerate(workload.NAMES):
-                number = 1 + repetition * len(workload.NAMES) + place
+            for place, name in enumerate(arguments.workload):
+                number = 1 + repetition * len(arguments.workload) + place
                 pairs = texts.take(number, arguments.items)
                 ours, theirs = (
                     _measure(one, name, pairs, arguments.timeout_s) for one in (assay, plain)
@@ -105,6 +105,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--checkpoint", type=Path, help="default: a random one, 13m")
     parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16", "float16"))
     parser.add_argument("--threads", type=int, default=os.cpu_count(), help="of each server")
+    parser.add_argument("--workload", nargs="+", default=workload.NAMES, choices=workload.NAMES)
     parser.add_argument("--repetitions", type=int, default=5)
     parser.add_argument("--items", type=int, default=256, help="pairs of a workload")
     parser.add_argument("--pairs", type=Path, help="JSONL of real text; default: generated")

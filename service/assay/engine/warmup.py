@@ -1,7 +1,7 @@
 """How many tokens a batch should have on this device: found by real forward passes.
 
-A batch is large enough when larger ones aren't faster per token, and small enough that a newcomer
-needn't wait long behind it.
+A batch is large enough when larger ones aren't faster per token and the hops between batches don't
+show, and small enough that a newcomer needn't wait long behind it.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 SIZES = (256, 512, 1024, 2048, 4096, 8192, 16384, 32768, 65536)
 LONGEST_BATCH_S = 0.5
+SHORTEST_BATCH_S = 0.1  # a wait nobody notices; below it the hops between batches show
 _AS_FAST = 0.95  # of the fastest rate
 _ITEM_TOKENS = 256
 
@@ -34,6 +35,11 @@ class Budget:
     tokens: int
     tokens_per_s: float
 
+    @property
+    def seconds(self) -> float:
+        """How long a batch of that size takes."""
+        return self.tokens / self.tokens_per_s
+
 
 def find_budget(
     trunk: Trunk,
@@ -41,7 +47,7 @@ def find_budget(
     sizes: Sequence[int] = SIZES,
     clock: Callable[[], float] = time.perf_counter,
 ) -> Budget:
-    """Return the smallest batch that is about as fast per token as any that was tried.
+    """Return the smallest batch that is about as fast per token as any and takes long enough.
 
     Sizes grow until a batch takes longer than `LONGEST_BATCH_S` or exceeds the memory.
 
@@ -62,7 +68,8 @@ def find_budget(
     if not tried:
         raise CheckpointError(f"a batch of {sizes[0]} tokens exceeds the device's memory")
     fastest = max(budget.tokens_per_s for budget in tried)
-    return next(budget for budget in tried if budget.tokens_per_s >= fastest * _AS_FAST)
+    fast = [budget for budget in tried if budget.tokens_per_s >= fastest * _AS_FAST]
+    return next((budget for budget in fast if budget.seconds >= SHORTEST_BATCH_S), fast[-1])
 
 
 def _time(trunk: Trunk, size: int, clock: Callable[[], float]) -> float:
