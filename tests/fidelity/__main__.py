@@ -32,8 +32,8 @@ def main() -> None:
             folders[name] = checkpoints.make(
                 Path(folder) / name, name, vocabulary=texts.vocabulary()
             )
-        for name, path in folders.items():
-            for dtype in (torch.float32, torch.bfloat16):
+        for dtype in (torch.float32, torch.bfloat16):
+            for name, path in folders.items():
                 report = reference.compare(path, items, dtype)
                 print(
                     f"| {name} | {str(dtype).removeprefix('torch.')} | {report.forward} "

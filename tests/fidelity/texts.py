@@ -35,33 +35,33 @@ def vocabulary() -> int:
 def generated(count: int, *, longest_words: int = 120, seed: int = 0) -> list[np.ndarray]:
     """Return the ids of conversations of random words and very different lengths."""
     random = np.random.default_rng(seed)
-    pairs = []
+    talks = []
     for _ in range(count):
         sizes = (longest_words ** random.random(2)).astype(int)
         prompt, response = (" ".join(random.choice(WORDS, size)) for size in sizes)
-        pairs.append((prompt, response))
-    return _render(pairs)
+        turns = ({"role": "user", "content": prompt}, {"role": "assistant", "content": response})
+        talks.append(Conversation(turns))
+    return _render(talks)
 
 
 def read(file: Path, count: int) -> list[np.ndarray]:
     """Return the ids of the first items of a JSONL file."""
-    pairs = []
+    talks: list[Conversation] = []
     with file.open(encoding="utf-8") as lines:
         for line in map(json.loads, lines):
-            for name in ("response", "chosen", "rejected"):
-                if name in line and isinstance(line["prompt"], str):
-                    pairs.append((line["prompt"], line[name]))
-            if len(pairs) >= count:
+            asked = line["prompt"]
+            if isinstance(asked, str):
+                asked = [{"role": "user", "content": asked}]
+            talks += [
+                Conversation((*asked, {"role": "assistant", "content": line[name]}))
+                for name in ("response", "chosen", "rejected")
+                if name in line
+            ]
+            if len(talks) >= count:
                 break
-    return _render(pairs[:count])
+    return _render(talks[:count])
 
 
-def _render(pairs: list[tuple[str, str]]) -> list[np.ndarray]:
-    conversations = [
-        Conversation(
-            ({"role": "user", "content": prompt}, {"role": "assistant", "content": response})
-        )
-        for prompt, response in pairs
-    ]
-    rendered = template().render_all(conversations, "response_end")
+def _render(talks: list[Conversation]) -> list[np.ndarray]:
+    rendered = template().render_all(talks, "response_end")
     return [one.ids for one in rendered if isinstance(one, Rendered)]
