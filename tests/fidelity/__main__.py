@@ -18,6 +18,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--items", type=Path, required=True, help="JSONL of real items")
     parser.add_argument("--count", type=int, default=200)
+    parser.add_argument("--dtype", nargs="+", default=["float32", "bfloat16"])
     arguments = parser.parse_args()
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
@@ -32,7 +33,7 @@ def main() -> None:
             folders[name] = checkpoints.make(
                 Path(folder) / name, name, vocabulary=texts.vocabulary()
             )
-        for dtype in (torch.float32, torch.bfloat16):
+        for dtype in (getattr(torch, name) for name in arguments.dtype):
             for name, path in folders.items():
                 report = reference.compare(path, items, dtype)
                 print(

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 import transformers
+from safetensors.torch import load_file
 
 from assay.engine import trunk as trunks
 from assay.engine.messages import Run
@@ -39,15 +40,15 @@ def eager(
 ) -> np.ndarray:
     """Return transformers' own scores: eager attention, items alone or padded in batches.
 
-    A decoder's head is float32 in either dtype, as published reward models ask for; alone, an item
-    is read at its last token, since with a pad id transformers would search for the last token
-    that differs from it.
+    A decoder's head is float32 in either dtype, as published reward models ask for, with the
+    file's own weights and not their roundings to the trunk's dtype. Alone, an item is read at its
+    last token; with a pad id transformers would search for the last token that differs from it.
     """
     model = transformers.AutoModelForSequenceClassification.from_pretrained(
         folder, dtype=dtype, attn_implementation="eager"
     ).eval()
     if hasattr(model, "score"):
-        model.score.float()
+        model.score.weight.data = load_file(folder / "model.safetensors")["score.weight"].float()
         model.score.register_forward_pre_hook(lambda _, hidden: (hidden[0].float(),))
     model.config.pad_token_id = None if batch == 1 else PAD
     scores = []

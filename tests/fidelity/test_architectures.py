@@ -44,12 +44,16 @@ def test_bfloat16_scores_keep_their_bits_in_any_batch(folder, name):
     assert report.changed == 0
 
 
-@pytest.mark.parametrize("name", ["qwen3", "llama"])
+@pytest.mark.parametrize("name", ["qwen3", "llama", "gemma2", "gpt-neox"])
 def test_bfloat16_scores_are_as_near_as_the_reference_to_itself(folder, name):
-    """The gap to eager alone is within what eager shows between its own batch sizes."""
+    """The gap to eager alone is within what eager shows between its own batch sizes.
+
+    Where eager shows next to nothing, it is within float32's tolerance: a thousandth of a unit in
+    bfloat16's last place.
+    """
     report = reference.compare(folder(name), ITEMS, torch.bfloat16)
 
-    assert report.gap <= report.reference_gap
+    assert report.gap <= max(report.reference_gap, reference.FLOAT32_TOLERANCE)
 
 
 def test_only_trunks_without_the_attention_interface_run_padded(folder):
