@@ -40,16 +40,14 @@ def eager(
 ) -> np.ndarray:
     """Return transformers' own scores: eager attention, items alone or padded in batches.
 
-    A decoder's head is float32 in either dtype, as published reward models ask for, with the
+    The head is float32 in either dtype, as published reward models ask for, with the
     file's own weights and not their roundings to the trunk's dtype. Alone, an item is read at its
     last token; with a pad id transformers would search for the last token that differs from it.
     """
     model = transformers.AutoModelForSequenceClassification.from_pretrained(
         folder, dtype=dtype, attn_implementation="eager"
     ).eval()
-    if hasattr(model, "score"):
-        model.score.weight.data = load_file(folder / "model.safetensors")["score.weight"].float()
-        model.score.register_forward_pre_hook(lambda _, hidden: (hidden[0].float(),))
+    _lift_head(model, folder)
     model.config.pad_token_id = None if batch == 1 else PAD
     scores = []
     for start in range(0, len(items), batch):
@@ -61,6 +59,20 @@ def eager(
             mask[row, : len(one)] = 1
         scores.append(model(input_ids=ids, attention_mask=mask).logits[:, 0].double().numpy())
     return np.concatenate(scores)
+
+
+def _lift_head(model: transformers.PreTrainedModel, folder: Path) -> None:
+    """Give a model's head the file's own float32 weights, and float32 inputs."""
+    stored = load_file(folder / "model.safetensors")
+    prefix = model.base_model_prefix
+    heads = {name: module for name, module in model.named_children() if name != prefix}
+    if getattr(model.base_model, "pooler", None) is not None:
+        heads[f"{prefix}.pooler"] = model.base_model.pooler
+    for path, module in heads.items():
+        module.float()
+        module.register_forward_pre_hook(lambda _, inputs: tuple(one.float() for one in inputs))
+        for name, parameter in module.named_parameters():
+            parameter.data = stored[f"{path}.{name}"].float()
 
 
 def alone(trunk: trunks.Trunk, items: Sequence[np.ndarray]) -> np.ndarray:
