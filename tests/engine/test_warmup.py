@@ -19,8 +19,8 @@ class Machine:
         self.seconds = seconds
         self.now = 0.0
 
-    def score(self, runs):
-        self.now += self.seconds(sum(len(run.ids) for run in runs))
+    def score(self, forest):
+        self.now += self.seconds(forest.tokens)
 
 
 def budget(seconds):

@@ -11,7 +11,7 @@ import transformers
 from safetensors.torch import load_file
 
 from assay.engine import trunk as trunks
-from assay.engine.messages import Run
+from assay.engine.messages import Forest
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -77,7 +77,7 @@ def _lift_head(model: transformers.PreTrainedModel, folder: Path) -> None:
 
 def alone(trunk: trunks.Trunk, items: Sequence[np.ndarray]) -> np.ndarray:
     """Return Assay's score of each item in a batch of its own."""
-    return np.concatenate([trunk.score([Run(ids)]) for ids in items])
+    return np.concatenate([trunk.score(Forest.unshared([ids])) for ids in items])
 
 
 def together(trunk: trunks.Trunk, items: Sequence[np.ndarray], size: int, seed: int) -> np.ndarray:
@@ -86,7 +86,7 @@ def together(trunk: trunks.Trunk, items: Sequence[np.ndarray], size: int, seed: 
     scores = np.empty(len(items))
     for start in range(0, len(items), size):
         places = order[start : start + size]
-        scores[places] = trunk.score([Run(items[place]) for place in places])
+        scores[places] = trunk.score(Forest.unshared([items[place] for place in places]))
     return scores
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from assay.engine.messages import Run
+from assay.engine.messages import Forest
 from tests.fidelity import checkpoints, reference, texts
 
 ITEMS = texts.generated(24, longest_words=60)
@@ -73,7 +73,7 @@ def test_the_pad_id_never_moves_the_reading_position(folder, pad):
     items = [np.append(ITEMS[0], [2]), np.append(ITEMS[1], [2, 2]), ITEMS[2]]
     expected = reference.eager(folder("qwen2", pad_token_id=None), items)
 
-    scores = reference.load(folder("qwen2", pad_token_id=pad)).score([Run(ids) for ids in items])
+    scores = reference.load(folder("qwen2", pad_token_id=pad)).score(Forest.unshared(items))
 
     assert np.abs(scores - expected).max() <= reference.FLOAT32_TOLERANCE
 
@@ -118,10 +118,10 @@ def test_an_item_has_the_same_bits_twice_and_among_five_hundred_others():
     path = texts.embedded() / "starter" / "member-1"
     for dtype in (torch.float32, torch.bfloat16):
         trunk = reference.load(path, dtype)
-        single = trunk.score([Run(items[0])])[0]
+        single = trunk.score(Forest.unshared([items[0]]))[0]
 
-        twice = trunk.score([Run(items[0]), Run(items[0])])
-        among = trunk.score([Run(ids) for ids in [*items[1:], items[0]]])
+        twice = trunk.score(Forest.unshared([items[0], items[0]]))
+        among = trunk.score(Forest.unshared([*items[1:], items[0]]))
 
         assert twice.tolist() == [single, single]
         assert among[-1] == single

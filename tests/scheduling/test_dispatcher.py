@@ -38,6 +38,7 @@ LOADED = Loaded(
     device="cpu",
     dtype="float32",
     forward="packed",
+    shares_prefixes=True,
     reads="last",
     parameters=1,
     budget_tokens=BUDGET,
@@ -99,7 +100,7 @@ class Device:
         return self._run(batch)
 
     def _run(self, batch):
-        items = [int(run.ids[0]) for run in batch.runs]
+        items = [int(ids[0]) for ids in batch.forest.runs()]
         self._site.batches.append(items)
         if DEADLY in items:
             self._die()

@@ -24,7 +24,7 @@ def test_a_plan_is_the_front_of_the_line(lengths, budget):
 def test_a_plan_keeps_the_budget_except_for_a_long_first_item(lengths, budget):
     """Tokens stay within the budget; an item longer than the budget goes alone."""
     drafted = plan(works(lengths), budget)
-    assert drafted.tokens <= budget or len(drafted.order) == 1
+    assert drafted.forest.tokens <= budget or len(drafted.order) == 1
 
 
 @given(LENGTHS, BUDGETS)
@@ -32,7 +32,7 @@ def test_a_plan_stops_only_where_the_next_item_does_not_fit(lengths, budget):
     """No room is left that the next item could have used."""
     drafted = plan(works(lengths), budget)
     left = lengths[len(drafted.order) :]
-    assert not left or drafted.tokens + left[0] > budget
+    assert not left or drafted.forest.tokens + left[0] > budget
 
 
 @given(LENGTHS.filter(bool), BUDGETS)
@@ -45,8 +45,9 @@ def test_the_first_item_always_goes(lengths, budget):
 def test_each_items_tokens_are_its_run(lengths, budget):
     """The i-th scored run carries the ids of the i-th item, whole."""
     drafted = plan(works(lengths), budget)
-    assert [run.ids.tolist() for run in drafted.runs] == [[i] * lengths[i] for i in drafted.order]
-    assert all(run.is_scored and run.parent == -1 for run in drafted.runs)
+    runs = drafted.forest.runs()
+    read = [runs[run].tolist() for run in drafted.forest.reads]
+    assert read == [[i] * lengths[i] for i in drafted.order]
 
 
 def test_a_long_item_is_not_overtaken():
@@ -62,7 +63,7 @@ def test_an_item_as_long_as_the_room_left_goes():
 def test_nothing_waiting_is_an_empty_plan():
     """An empty line gives a batch of no tokens."""
     drafted = plan([], 100)
-    assert (drafted.order, drafted.runs, drafted.tokens) == ((), (), 0)
+    assert (drafted.order, drafted.forest.runs(), drafted.forest.tokens) == ((), [], 0)
 
 
 def test_work_is_ordered_by_turn_then_arrival():

@@ -13,6 +13,7 @@ LOADED = Loaded(
     device="cpu",
     dtype="float32",
     forward="packed",
+    shares_prefixes=True,
     reads="last",
     parameters=12_300_000,
     budget_tokens=4096,

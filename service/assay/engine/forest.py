@@ -15,9 +15,7 @@ import numpy as np
 from assay.engine.attention import Segment
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from assay.engine.messages import Run
+    from assay.engine.messages import Forest
 
 ROWS = 16
 
@@ -26,7 +24,7 @@ ROWS = 16
 class Packed:
     """One row of tokens: ids and positions are (rows,), rows a multiple of `ROWS`.
 
-    `items` are the segments that carry an item, in the order of its runs.
+    `items` are the segments that the items read, in the order of the items.
     """
 
     ids: np.ndarray
@@ -35,25 +33,23 @@ class Packed:
     items: list[Segment]
 
 
-def pack(runs: Sequence[Run]) -> Packed:
+def pack(forest: Forest) -> Packed:
     """Lay the runs of a batch end to end.
 
     Raises:
         ValueError: A run continues another: packed attention computes each item alone.
     """
-    if any(run.parent >= 0 for run in runs):
+    if (forest.parents >= 0).any():
         raise ValueError("packed attention can't continue another run's tokens")
-    lengths = [len(run.ids) for run in runs]
-    total = sum(lengths)
+    total = forest.tokens
     rows = -(-total // ROWS) * ROWS
     ids = np.zeros(rows, dtype=np.int64)
+    ids[:total] = forest.ids
+    starts = np.cumsum(forest.lengths) - forest.lengths
     positions = np.zeros(rows, dtype=np.int64)
-    segments = []
-    start = 0
-    for run, length in zip(runs, lengths, strict=True):
-        ids[start : start + length] = run.ids
-        positions[start : start + length] = np.arange(length)
-        segments.append(Segment(start, length))
-        start += length
-    items = [segment for run, segment in zip(runs, segments, strict=True) if run.is_scored]
-    return Packed(ids, positions, segments, items)
+    positions[:total] = np.arange(total) - np.repeat(starts, forest.lengths)
+    segments = [
+        Segment(start, length)
+        for start, length in zip(starts.tolist(), forest.lengths.tolist(), strict=True)
+    ]
+    return Packed(ids, positions, segments, [segments[run] for run in forest.reads.tolist()])

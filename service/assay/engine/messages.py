@@ -9,13 +9,14 @@ from __future__ import annotations
 import pickle
 import struct
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, Self
+
+import numpy as np
 
 if TYPE_CHECKING:
     import socket
+    from collections.abc import Sequence
     from pathlib import Path
-
-    import numpy as np
 
 Stage = Literal["load", "verify", "warm up"]
 HEADER = struct.Struct("<Q")
@@ -59,6 +60,7 @@ class Loaded:
     device: str
     dtype: str
     forward: Literal["packed", "padded"]
+    shares_prefixes: bool
     reads: Literal["last", "first", "mean"]
     parameters: int
     budget_tokens: int
@@ -73,39 +75,55 @@ class Refused:
     message: str
 
 
-@dataclass(frozen=True, slots=True)
-class Run:
-    """One node of a batch's prefix forest: tokens computed once.
+@dataclass(frozen=True, slots=True, eq=False)
+class Forest:
+    """A batch as a prefix forest: runs of tokens, each computed once, parents before children.
 
-    `parent` is the index of the run these tokens continue (-1 for none). `is_scored` marks runs
-    whose last token is an item's reading position; their order is the order of the scores.
+    A run continues the tokens of its parent, the parent those of its own; the path from a root
+    spells a sequence. Item i is read at the end of run `reads[i]`; several items may read one run,
+    and a run with children may be read too.
     """
 
-    ids: np.ndarray
-    parent: int = -1
-    is_scored: bool = True
+    ids: np.ndarray  # (tokens,) int32, the runs laid end to end
+    lengths: np.ndarray  # (runs,) int32, each at least 1
+    parents: np.ndarray  # (runs,) int32, -1 where a run begins a sequence
+    reads: np.ndarray  # (items,) int32
+
+    @classmethod
+    def unshared(cls, sequences: Sequence[np.ndarray]) -> Self:
+        """Return a forest of one run a sequence, each read at its end."""
+        return cls(
+            ids=np.concatenate([np.empty(0, np.int32), *sequences]).astype(np.int32, copy=False),
+            lengths=np.fromiter(map(len, sequences), np.int32, len(sequences)),
+            parents=np.full(len(sequences), -1, np.int32),
+            reads=np.arange(len(sequences), dtype=np.int32),
+        )
+
+    @property
+    def tokens(self) -> int:
+        """Tokens the device computes."""
+        return len(self.ids)
+
+    def runs(self) -> list[np.ndarray]:
+        """Return the ids of each run."""
+        return np.split(self.ids, np.cumsum(self.lengths)[:-1]) if len(self.lengths) else []
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Batch:
     """A planned forward pass of one model."""
 
     number: int
     model: str
-    runs: tuple[Run, ...]
-
-    @property
-    def tokens(self) -> int:
-        """Tokens the device computes."""
-        return sum(len(run.ids) for run in self.runs)
+    forest: Forest
 
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """The scores of a batch, one for each scored run, NaN where the model answered none."""
+    """The scores of a batch, one for each of its items."""
 
     number: int
-    scores: np.ndarray  # (scored runs,) float64
+    scores: np.ndarray  # (items,) float64
     compute_s: float
     padded_tokens: int
 

@@ -16,7 +16,7 @@ import torch
 
 from assay.engine import checkpoint, forest, readout
 from assay.engine.attention import PackedAttention, Segment, UnsupportedAttention
-from assay.engine.messages import Run
+from assay.engine.messages import Forest
 from assay.errors import CheckpointError
 
 if TYPE_CHECKING:
@@ -53,26 +53,33 @@ class Trunk:
         return sum(parameter.numel() for parameter in self.model.parameters())
 
     @property
+    def shares_prefixes(self) -> bool:
+        """Whether a run may continue another one's tokens."""
+        return False
+
+    @property
     def max_tokens(self) -> int | None:
         """Longest sequence the trunk has positions for; None where it has no such table."""
         table = _position_table(self.model)
         return None if table is None else table.num_embeddings - self._first_position
 
     @torch.inference_mode()
-    def score(self, runs: Sequence[Run]) -> np.ndarray:
-        """Return the raw scores, (scored runs,) float64, in the order of the runs."""
-        if self.forward == "packed":
-            scores = self._score_packed(runs)
-        else:
-            scores = self._score_padded([run.ids for run in runs if run.is_scored])
+    def score(self, batch: Forest) -> np.ndarray:
+        """Return the raw scores, (items,) float64.
+
+        Raises:
+            ValueError: A run continues another, and `shares_prefixes` is false.
+        """
+        scores = (
+            self._score_packed(batch) if self.forward == "packed" else self._score_padded(batch)
+        )
         return scores.double().cpu().numpy()
 
-    def padded_tokens(self, runs: Sequence[Run]) -> int:
+    def padded_tokens(self, batch: Forest) -> int:
         """Return how many tokens of padding a batch computes."""
-        lengths = [len(run.ids) for run in runs]
         if self.forward == "packed":
-            return -sum(lengths) % forest.ROWS
-        return sum(-length % BUCKET for length in lengths)
+            return -batch.tokens % forest.ROWS
+        return int((-batch.lengths % BUCKET).sum())
 
     @torch.inference_mode()
     def verify(self) -> None:
@@ -102,11 +109,8 @@ class Trunk:
         """Return the largest difference to the reference; infinity where the path can't run."""
         try:
             self._use_attention(path)
-            scores = (
-                self._score_packed([Run(ids) for ids in sample])
-                if path == "packed"
-                else self._score_padded(sample)
-            )
+            run = self._score_packed if path == "packed" else self._score_padded
+            scores = run(Forest.unshared(sample))
         except (UnsupportedAttention, ValueError, TypeError, RuntimeError, KeyError):
             return float("inf")
         gap = float((scores - expected).abs().max())
@@ -154,8 +158,8 @@ class Trunk:
             self.model.base_model.pooler = None
         return torch.stack(scores)
 
-    def _score_packed(self, runs: Sequence[Run]) -> torch.Tensor:
-        packed = forest.pack(runs)
+    def _score_packed(self, batch: Forest) -> torch.Tensor:
+        packed = forest.pack(batch)
         self._attention.segments = packed.segments
         hidden = self.model.base_model(
             input_ids=torch.from_numpy(packed.ids)[None].to(self.device),
@@ -165,8 +169,11 @@ class Trunk:
         ).last_hidden_state[0]  # (rows, hidden)
         return self.readout.score(self.readout.gather(hidden, packed.items))
 
-    def _score_padded(self, sequences: Sequence[np.ndarray]) -> torch.Tensor:
+    def _score_padded(self, batch: Forest) -> torch.Tensor:
         """Run sequences of one bucket together, filled up on the right behind a mask."""
+        if (batch.parents >= 0).any():
+            raise ValueError("a padded forward pass can't continue another run's tokens")
+        sequences = batch.runs()
         buckets: dict[int, list[int]] = defaultdict(list)
         for index, ids in enumerate(sequences):
             buckets[-(-len(ids) // BUCKET) * BUCKET].append(index)
@@ -187,7 +194,7 @@ class Trunk:
             ]
             read = self.readout.gather(hidden.flatten(0, 1), items)
             scores[torch.tensor(members)] = self.readout.score(read).cpu()
-        return scores
+        return scores[torch.from_numpy(batch.reads).long()]
 
 
 def load(folder: Path, name: str, *, device: torch.device, dtype: torch.dtype | None) -> Trunk:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from assay.engine.messages import Run
+from assay.engine.messages import Forest
 from assay.errors import CheckpointError
 
 if TYPE_CHECKING:
@@ -74,17 +74,18 @@ def find_budget(
 
 def _time(trunk: Trunk, size: int, clock: Callable[[], float]) -> float:
     """Return the shorter of two runs' seconds; the scores' copy to the host ends a run."""
-    runs = _batch(trunk, size)
+    forest = _batch(trunk, size)
     times = []
     for _ in range(2):
         begin = clock()
-        trunk.score(runs)
+        trunk.score(forest)
         times.append(clock() - begin)
     return min(times)
 
 
-def _batch(trunk: Trunk, size: int) -> list[Run]:
+def _batch(trunk: Trunk, size: int) -> Forest:
     item = min(_ITEM_TOKENS, size, trunk.max_tokens or size)
     vocabulary = trunk.model.config.get_text_config().vocab_size
     random = np.random.default_rng(size)
-    return [Run(random.integers(0, vocabulary, item)) for _ in range(max(1, size // item))]
+    items = [random.integers(0, vocabulary, item) for _ in range(max(1, size // item))]
+    return Forest.unshared(items)

@@ -78,13 +78,14 @@ def score(trunk: trunks.Trunk, batch: Batch) -> Done | Failed:
     """Run one batch; an exception fails the batch, not the process."""
     begin = time.perf_counter()
     try:
-        scores = trunk.score(batch.runs)
+        scores = trunk.score(batch.forest)
     except Exception as error:  # noqa: BLE001  whatever a forward pass raises
         logger.warning("batch %d of %s failed: %s", batch.number, batch.model, type(error).__name__)
         if isinstance(error, torch.OutOfMemoryError):
             torch.cuda.empty_cache()
         return Failed(batch.number, type(error).__name__)
-    return Done(batch.number, scores, time.perf_counter() - begin, trunk.padded_tokens(batch.runs))
+    padding = trunk.padded_tokens(batch.forest)
+    return Done(batch.number, scores, time.perf_counter() - begin, padding)
 
 
 def _load(spec: ModelSpec, device_name: str, send: Callable[[FromWorker], None]) -> trunks.Trunk:
@@ -107,6 +108,7 @@ def _load(spec: ModelSpec, device_name: str, send: Callable[[FromWorker], None])
             device=str(device),
             dtype=str(trunk.dtype).removeprefix("torch."),
             forward=trunk.forward,
+            shares_prefixes=trunk.shares_prefixes,
             reads=trunk.readout.position,
             parameters=trunk.parameters,
             budget_tokens=spec.batch_tokens or budget.tokens,

@@ -159,7 +159,7 @@ class Dispatcher:
                 await self._queue.wait()
             number = next(self._numbers)
             self._in_flight[number] = taken
-            await worker.send(Batch(number, taken.model, taken.plan.runs))
+            await worker.send(Batch(number, taken.model, taken.plan.forest))
 
     async def _drain(self, worker: Device, room: asyncio.Semaphore) -> None:
         """Resolve what the worker answers."""
@@ -174,7 +174,7 @@ class Dispatcher:
                     room.release()
 
     def _resolve(self, taken: Taken, done: Done) -> None:
-        tokens = taken.plan.tokens
+        tokens = taken.plan.forest.tokens
         rate = tokens / max(done.compute_s, 1e-9)
         self.tokens_per_s = _RATE_MEMORY * self.tokens_per_s + (1 - _RATE_MEMORY) * rate
         self._observer.batch(taken.model, done, items=len(taken.plan.order), tokens=tokens)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from assay.engine.messages import Run
+from assay.engine.messages import Forest
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -27,17 +27,12 @@ class Work:
         return len(self.ids)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Plan:
-    """A batch as a prefix forest; `order[i]` is the sequence number of the i-th scored run."""
+    """A batch as a prefix forest; `order[i]` is the sequence number of its item i."""
 
-    runs: tuple[Run, ...]
+    forest: Forest
     order: tuple[int, ...]
-
-    @property
-    def tokens(self) -> int:
-        """Tokens the device computes."""
-        return sum(len(run.ids) for run in self.runs)
 
 
 def plan(waiting: Iterable[Work], budget_tokens: int) -> Plan:
@@ -54,6 +49,6 @@ def plan(waiting: Iterable[Work], budget_tokens: int) -> Plan:
         taken.append(work)
         used += work.tokens
     return Plan(
-        runs=tuple(Run(work.ids) for work in taken),
+        forest=Forest.unshared([work.ids for work in taken]),
         order=tuple(work.sequence for work in taken),
     )
