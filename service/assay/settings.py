@@ -57,6 +57,11 @@ class Settings(BaseSettings):
     threads: int | None = Field(
         default=None, ge=1, description="CPU threads of a worker; default all cores."
     )
+    compile: Literal["auto", "on", "off"] = Field(
+        default="auto",
+        description="Compile the CPU attention kernel and, from 20M parameters (on: always), the "
+        "model's blocks; auto does without where there is no C++ compiler.",
+    )
     max_tokens: int | None = Field(
         default=None, ge=1, description="Limit of an item; default the card's or the model's."
     )

@@ -1,93 +1,185 @@
-"""Packed attention against dense attention written out."""
+"""Attention over a packed forest against dense attention written out."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 
-from assay.engine.attention import BLOCK, PackedAttention, Segment, UnsupportedAttention
+from assay.engine.attention import blocks, interface, native, varlen
+from assay.engine.attention.blocks import BLOCK
+from assay.engine.attention.interface import PackedAttention, UnsupportedAttention
+from assay.engine.attention.pattern import Pattern
+from assay.engine.forest import pack
+from assay.engine.messages import Forest
 
 HEADS, KV_HEADS, WIDTH = 4, 2, 16
+SCALE = WIDTH**-0.5
 LENGTHS = (1, 2, BLOCK - 1, BLOCK, BLOCK + 1, 2 * BLOCK + 37, 5)
+CPU = torch.device("cpu")
+BACKENDS = {"blocks": blocks, "native": native}
 
 
-def inputs(total):
-    """Return random query, key and value of one packed row."""
+@pytest.fixture(params=BACKENDS)
+def attend(request):
+    """Each way to compute attention on CPU; the native one is compiled here."""
+    if request.param == "native":
+        assert native.is_at_hand(CPU, torch.float32)
+    return BACKENDS[request.param].attend
+
+
+def inputs(rows, dtype=torch.float32):
+    """Return random query, key and value, (heads, rows, width) each."""
     generator = torch.Generator().manual_seed(0)
     return [
-        torch.randn(1, heads, total, WIDTH, generator=generator)
+        torch.randn(rows, heads, WIDTH, generator=generator).to(dtype).transpose(0, 1)
         for heads in (HEADS, KV_HEADS, KV_HEADS)
     ]
 
 
-def dense(query, key, value, *, causal, window, softcap):
+def forest(lengths, parents=None):
+    """Return a packed forest of such runs."""
+    runs = Forest.unshared([np.zeros(length, np.int32) for length in lengths])
+    return pack(runs if parents is None else replace(runs, parents=np.array(parents, np.int32)))
+
+
+def dense(query, key, value, pattern):
     """Attend within one sequence with a full mask: (heads, length, width) each."""
     key, value = (x.repeat_interleave(HEADS // KV_HEADS, dim=0) for x in (key, value))
-    scores = query.double() @ key.double().transpose(1, 2) * WIDTH**-0.5
-    if softcap:
-        scores = softcap * torch.tanh(scores / softcap)
+    scores = query.double() @ key.double().transpose(1, 2) * pattern.scale
+    if pattern.softcap:
+        scores = pattern.softcap * torch.tanh(scores / pattern.softcap)
     length = query.shape[1]
     distance = torch.arange(length)[:, None] - torch.arange(length)[None]
     seen = torch.ones(length, length, dtype=torch.bool)
-    if causal:
+    if pattern.causal:
         seen &= distance >= 0
-    if window:
-        seen &= distance.abs() < window
+    if pattern.window:
+        seen &= distance.abs() < pattern.window
     return scores.masked_fill(~seen, float("-inf")).softmax(-1) @ value.double()
 
 
 @pytest.mark.parametrize("causal", [True, False])
 @pytest.mark.parametrize("window", [None, 1, 50, BLOCK, 300])
 @pytest.mark.parametrize("softcap", [None, 2.0])
-def test_packed_attention_equals_dense_attention_within_each_sequence(causal, window, softcap):
+def test_attention_equals_dense_attention_within_each_sequence(attend, causal, window, softcap):
     """Causal and bidirectional, with windows and soft caps, at lengths around the block size."""
-    segments, start = [], 0
-    for length in LENGTHS:
-        segments.append(Segment(start, length))
-        start += length
-    query, key, value = inputs(start + 3)  # three rows nobody reads
-    attention = PackedAttention("test-dense")
-    attention.segments = segments
+    packed = forest(LENGTHS)
+    pattern = Pattern(SCALE, causal, window, softcap)
+    query, key, value = inputs(len(packed.ids))
 
-    out, _ = attention(
-        SimpleNamespace(is_causal=causal),
-        query,
-        key,
-        value,
-        None,
-        sliding_window=window,
-        softcap=softcap,
-    )
+    out = attend(query, key, value, packed, pattern)
 
-    for segment in segments:
-        rows = slice(segment.start, segment.start + segment.length)
-        expected = dense(
-            query[0, :, rows],
-            key[0, :, rows],
-            value[0, :, rows],
-            causal=causal,
-            window=window,
-            softcap=softcap,
-        )
-        assert (out[0, rows].transpose(0, 1) - expected).abs().max() < 2e-6
+    for run in range(len(LENGTHS)):
+        rows = torch.from_numpy(packed.path(run))
+        expected = dense(query[:, rows], key[:, rows], value[:, rows], pattern)
+        assert (out[rows].transpose(0, 1) - expected).abs().max() < 2e-6
 
 
-def test_rows_outside_every_segment_are_zero():
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("window", [None, 50, 600])
+@pytest.mark.parametrize("prefix", [1, 16, 37, BLOCK, 200, 333, 600])
+def test_a_shared_prefix_changes_no_bit(attend, dtype, window, prefix):
+    """A sequence of 700 tokens alone, and as a run that shares its first ones with another."""
+    length, other = 700, 77
+    pattern = Pattern(SCALE, causal=True, window=window)
+    inputs_alone = inputs(length, dtype)
+    strangers = inputs(other, dtype)
+    shared = [
+        torch.cat([x[:, :prefix], stranger, x[:, prefix:]], dim=1)
+        for x, stranger in zip(inputs_alone, strangers, strict=True)
+    ]
+
+    alone = attend(*inputs_alone, forest([length]), pattern)
+    out = attend(*shared, forest([prefix, other, length - prefix], [-1, 0, 0]), pattern)
+
+    assert torch.equal(torch.cat([out[:prefix], out[prefix + other :]]), alone)
+
+
+def test_a_chain_of_runs_changes_no_bit(attend):
+    """A sequence cut into runs of 1 to 300 tokens, each continuing the one before."""
+    lengths = (1, 5, 130, 64, 300, 20)
+    pattern = Pattern(SCALE, causal=True)
+    query, key, value = inputs(sum(lengths))
+
+    alone = attend(query, key, value, forest([sum(lengths)]), pattern)
+    chain = attend(query, key, value, forest(lengths, [-1, 0, 1, 2, 3, 4]), pattern)
+
+    assert torch.equal(chain, alone)
+
+
+def test_rows_outside_every_run_are_zero(attend):
     """Rows that fill the batch up carry nothing into later layers."""
-    attention = PackedAttention("test-zero")
-    attention.segments = [Segment(0, 5)]
+    out = attend(*inputs(16), forest([5]), Pattern(SCALE, causal=True))
 
-    out, _ = attention(SimpleNamespace(is_causal=True), *inputs(16), None)
+    assert out[5:].abs().max() == 0
 
-    assert out[0, 5:].abs().max() == 0
+
+def flash(query, key, value, cu_seq_q, cu_seq_k, *_, scale, window_size, enable_gqa, num_splits):
+    """Attend as flash attention does: sequences aligned at their ends, (tokens, heads, width)."""
+    assert enable_gqa
+    assert num_splits == 1
+    left, right = window_size
+    out = torch.empty_like(query)
+    for i in range(len(cu_seq_q) - 1):
+        own, seen = slice(cu_seq_q[i], cu_seq_q[i + 1]), slice(cu_seq_k[i], cu_seq_k[i + 1])
+        keys, values = (x[seen].repeat_interleave(HEADS // KV_HEADS, dim=1) for x in (key, value))
+        scores = torch.einsum("qhd,khd->hqk", query[own], keys) * scale
+        last = len(keys) - len(scores[0])
+        distance = torch.arange(len(scores[0]))[:, None] + last - torch.arange(len(keys))[None]
+        hidden = (distance > left) & (left >= 0) | (-distance > right) & (right >= 0)
+        weights = scores.masked_fill(hidden, float("-inf")).softmax(-1)
+        out[own] = torch.einsum("hqk,khd->qhd", weights, values)
+    return out
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    [
+        Pattern(SCALE, True),
+        Pattern(SCALE, True, 50),
+        Pattern(SCALE, False),
+        Pattern(SCALE, False, 50),
+    ],
+)
+@pytest.mark.parametrize("parents", [[-1, -1, -1], [-1, 0, 0]])
+def test_flash_attention_is_told_each_runs_own_path(monkeypatch, pattern, parents):
+    """What the GPU's kernel is asked for is what blocks compute; the kernel itself is stood in."""
+    monkeypatch.setattr(varlen, "varlen_attn", flash)
+    packed = forest([200, 77, 33], parents if pattern.causal else None)
+    arguments = inputs(len(packed.ids))
+
+    out = varlen.attend(*arguments, packed, pattern)
+
+    assert (out - blocks.attend(*arguments, packed, pattern)).abs().max() < 2e-6
+
+
+def test_flash_attention_does_not_cap():
+    """A model with capped products must take another way."""
+    with pytest.raises(ValueError, match="cap"):
+        varlen.attend(*inputs(16), forest([5]), Pattern(SCALE, causal=True, softcap=2.0))
 
 
 @pytest.mark.parametrize("foreign", ["attention_mask", "s_aux", "position_bias"])
 def test_what_packed_attention_does_not_know_is_refused(foreign):
     """A mask, a sink or a bias that it would ignore makes the trunk run padded instead."""
-    attention = PackedAttention("test-foreign")
-    attention.segments = [Segment(0, 16)]
     options = {"attention_mask": None, foreign: torch.zeros(1)}
+    arguments = [one[None] for one in inputs(16)]
 
-    with pytest.raises(UnsupportedAttention):
-        attention(SimpleNamespace(is_causal=True), *inputs(16), **options)
+    with interface.over(forest([16])), pytest.raises(UnsupportedAttention):
+        PackedAttention("blocks")(SimpleNamespace(is_causal=True), *arguments, **options)
+
+
+def test_a_bidirectional_layer_never_shares():
+    """A token that sees what follows it has another state in each sequence."""
+    arguments = [one[None] for one in inputs(16)]
+
+    with interface.over(forest([8, 8], [-1, 0])), pytest.raises(ValueError, match="shared"):
+        PackedAttention("blocks")(SimpleNamespace(is_causal=False), *arguments, None)
+
+
+def test_without_a_compiler_only_torchs_own_products_are_used():
+    """`compiled=False` names nothing that must be compiled first."""
+    assert interface.names(CPU, torch.float32, compiled=False) == ["assay-blocks"]
+    assert interface.names(CPU, torch.float32, compiled=True) == ["assay-native", "assay-blocks"]

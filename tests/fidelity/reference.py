@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -23,10 +23,12 @@ REFERENCE_BATCHES = (4, 16, 32)
 BATCH_SIZES = (1, 2, 3, 7, 16, 50, 500)
 
 
-def load(folder: Path, dtype: torch.dtype = torch.float32) -> trunks.Trunk:
-    """Return a verified trunk on CPU."""
-    trunk = trunks.load(folder, folder.name, device=torch.device("cpu"), dtype=dtype)
-    trunk.verify()
+def load(
+    folder: Path, dtype: torch.dtype = torch.float32, *, compiled: bool = True
+) -> trunks.Trunk:
+    """Return a verified trunk on CPU, with the compiled attention or without."""
+    trunk = trunks.load(folder, device=torch.device("cpu"), dtype=dtype)
+    trunk.verify(compiled=compiled)
     return trunk
 
 
@@ -88,6 +90,13 @@ def together(trunk: trunks.Trunk, items: Sequence[np.ndarray], size: int, seed: 
         places = order[start : start + size]
         scores[places] = trunk.score(Forest.unshared([items[place] for place in places]))
     return scores
+
+
+def shared(trunk: trunks.Trunk, prefix: np.ndarray, items: Sequence[np.ndarray]) -> np.ndarray:
+    """Return Assay's scores of items behind a prefix that is computed once."""
+    runs = Forest.unshared([prefix, *items])
+    parents = np.where(np.arange(len(items) + 1) == 0, -1, 0).astype(np.int32)
+    return trunk.score(replace(runs, parents=parents, reads=runs.reads[1:]))
 
 
 @dataclass(frozen=True, slots=True)

@@ -56,6 +56,63 @@ def test_bfloat16_scores_are_as_near_as_the_reference_to_itself(folder, name):
     assert report.gap <= max(report.reference_gap, reference.FLOAT32_TOLERANCE)
 
 
+CAUSAL = ("qwen2", "qwen3", "llama", "mistral", "mixtral", "gemma", "gemma2", "phi3", "gpt-neox")
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("name", CAUSAL)
+def test_scores_keep_their_bits_when_a_prefix_is_shared(folder, name, dtype):
+    """A prompt computed once for all its responses, windows and soft caps included."""
+    trunk = reference.load(folder(name), dtype)
+    prefix = ITEMS[0][:40]
+    sequences = [np.concatenate([prefix, item]) for item in ITEMS[1:9]]
+
+    assert trunk.shares_prefixes
+    scores = reference.shared(trunk, prefix, ITEMS[1:9])
+
+    gap = np.abs(scores - reference.alone(trunk, sequences)).max()
+    assert gap <= (NOT_BIT_EQUAL.get(name, 0.0) if dtype == torch.float32 else 0.0)
+
+
+@pytest.mark.parametrize("name", ["bert", "modernbert", "deberta-v3"])
+def test_encoders_never_share_a_prefix(folder, name):
+    """Their tokens see what follows."""
+    assert not reference.load(folder(name)).shares_prefixes
+
+
+@pytest.mark.parametrize("name", ["qwen3", "gemma2", "modernbert"])
+def test_without_a_compiler_scores_equal_eager_and_keep_their_bits(folder, name):
+    """Torch's own products, block by block: the same promises."""
+    trunk = reference.load(folder(name), compiled=False)
+    single = reference.alone(trunk, ITEMS)
+
+    assert trunk.attention == "assay-blocks"
+    assert np.abs(single - reference.eager(folder(name), ITEMS)).max() <= 1e-5
+    assert single.tolist() == reference.together(trunk, ITEMS, 7, seed=0).tolist()
+
+
+@pytest.mark.parametrize(
+    ("name", "dtype"),
+    [
+        ("qwen3", torch.float32),
+        ("qwen3", torch.bfloat16),
+        ("gemma2", torch.float32),
+        ("modernbert", torch.float32),
+    ],
+)
+def test_a_compiled_trunk_keeps_its_scores(folder, name, dtype):
+    """Within 1e-5 of the uncompiled trunk in float32, its bits in bfloat16; in any batch."""
+    trunk = reference.load(folder(name), dtype)
+    before = reference.alone(trunk, ITEMS)
+
+    trunk.compile()
+
+    assert trunk.is_compiled
+    after = reference.alone(trunk, ITEMS)
+    assert np.abs(after - before).max() <= (1e-5 if dtype == torch.float32 else 0)
+    assert after.tolist() == reference.together(trunk, ITEMS, 7, seed=0).tolist()
+
+
 def test_only_trunks_without_the_attention_interface_run_padded(folder):
     """DeBERTa is the one architecture here that can't be packed."""
     padded = {

@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-Stage = Literal["load", "verify", "warm up"]
+Compile = Literal["auto", "on", "off"]
+Stage = Literal["load", "verify", "compile", "warm up"]
 HEADER = struct.Struct("<Q")
 
 
@@ -39,6 +40,7 @@ class Start:
 
     device: str
     threads: int | None
+    compile: Compile
     models: tuple[ModelSpec, ...]
 
 
@@ -60,6 +62,8 @@ class Loaded:
     device: str
     dtype: str
     forward: Literal["packed", "padded"]
+    attention: str
+    is_compiled: bool
     shares_prefixes: bool
     reads: Literal["last", "first", "mean"]
     parameters: int

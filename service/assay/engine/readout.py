@@ -15,11 +15,8 @@ from assay.engine.forest import ROWS
 from assay.errors import CheckpointError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
+    import numpy as np
     import transformers
-
-    from assay.engine.attention import Segment
 
 Position = Literal["last", "first", "mean"]
 
@@ -36,15 +33,16 @@ class Readout:
     modules: tuple[torch.nn.Module, ...]
     takes_sequence: tuple[bool, ...]
 
-    def gather(self, hidden: torch.Tensor, items: Sequence[Segment]) -> torch.Tensor:
-        """Return what the head reads, (items, hidden) float32, from packed (rows, hidden)."""
+    def gather(self, hidden: torch.Tensor, first: np.ndarray, last: np.ndarray) -> torch.Tensor:
+        """Return what the head reads, (items, hidden) float32, from packed (rows, hidden).
+
+        `first` and `last` are the rows of each item's first and last token, (items,).
+        """
         if self.position == "mean":
-            return torch.stack(
-                [hidden[item.start : item.start + item.length].float().mean(0) for item in items]
-            )
-        last = self.position == "last"
-        rows = [item.start + item.length - 1 if last else item.start for item in items]
-        return hidden[torch.tensor(rows, device=hidden.device)].float()
+            spans = zip(first.tolist(), last.tolist(), strict=True)
+            return torch.stack([hidden[begin : end + 1].float().mean(0) for begin, end in spans])
+        rows = last if self.position == "last" else first
+        return hidden[torch.from_numpy(rows).to(hidden.device).long()].float()
 
     def score(self, read: torch.Tensor) -> torch.Tensor:
         """Return the raw scores, (items,) float32, of (items, hidden).

@@ -33,6 +33,8 @@ Message = dict[str, str]
 _UNLIMITED = 1 << 20  # transformers writes 1e30 where a tokenizer states no limit
 _VOCABULARIES = ("tokenizer.json", "*.model", "vocab*")  # transformers makes do with none
 _COUNT_FROM_PADDING = {"roberta", "xlm-roberta", "xlm-roberta-xl", "camembert"}
+_SAMPLES = ["Seven — is 7 a prime?\n\n", "  <s>x</s>\u00a0[CLS] e\u0301 🌞", ""]
+_REFUSALS = (jinja2.TemplateError, TypeError, ValueError, KeyError, AttributeError)
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +102,7 @@ class Template:
             and "token_type_ids" in self._tokenizer.model_input_names
         )
 
-    @property
+    @cached_property
     def bos(self) -> int | None:
         """The BOS that the tokenizer puts in front of plain text; None where it puts none.
 
@@ -124,7 +126,22 @@ class Template:
         """The characters that one token can stand for at most."""
         return max(map(len, self._tokenizer.get_vocab()))
 
-    @property
+    @cached_property
+    def _core(self) -> Any | None:
+        """The tokenizer's Rust core, where it gives by itself the ids that transformers gives.
+
+        It does without an offset for each token and a dictionary for each text. None where there
+        is no such core, or where transformers does more than call it.
+        """
+        core = getattr(self._tokenizer, "backend_tokenizer", None)
+        if core is None:
+            return None
+        # This call also leaves the core without padding and truncation.
+        expected = self._tokenizer(_SAMPLES, add_special_tokens=False)["input_ids"]
+        encoded = core.encode_batch_fast(_SAMPLES, add_special_tokens=False)
+        return core if [one.ids for one in encoded] == expected else None
+
+    @cached_property
     def _is_encoder(self) -> bool:
         """Whether sequences stand between a classification and a separator token."""
         before, after = self._frame
@@ -145,7 +162,7 @@ class Template:
         EmptyItem (no tokens), InvalidField (not Unicode, or an id outside the vocabulary) and
         ItemTooLong (what must be kept exceeds `max_tokens`).
         """
-        written = [self._write(source, truncation) for source in sources]
+        written = self._write(sources, truncation)
         encoded = iter(self._encode([text for text in written if isinstance(text, str)]))
         rendered: list[Rendered | AssayError] = []
         for source, text in zip(sources, written, strict=True):
@@ -168,8 +185,21 @@ class Template:
         """Return the vocabulary's own strings for ids."""
         return [str(token) for token in self._tokenizer.convert_ids_to_tokens(list(ids))]
 
-    def _write(self, source: Source, truncation: Truncation) -> str | _Pair | Ids | AssayError:
-        """Return the text to tokenize, or what needs none."""
+    def _write(
+        self, sources: Sequence[Source], truncation: Truncation
+    ) -> list[str | _Pair | Ids | AssayError]:
+        """Return each item's text to tokenize, or what needs none."""
+        written = [self._to_apply(source, truncation) for source in sources]
+        talks = [one.messages for one in written if isinstance(one, Conversation)]
+        applied = iter(self._apply(talks))
+        return [next(applied) if isinstance(one, Conversation) else one for one in written]
+
+    def _to_apply(
+        self, source: Source, truncation: Truncation
+    ) -> Conversation | str | Ids | AssayError:
+        """Return a conversation that is to go through the chat template, or what isn't."""
+        if isinstance(source, Text):
+            return source.text
         if isinstance(source, Conversation) and truncation != "response_end":
             # Known before a million characters hold up everybody's tokenization.
             characters = len(source.messages[-1]["content"].strip())
@@ -178,31 +208,33 @@ class Template:
                     f"the response alone has {characters} characters, more than {self.max_tokens} "
                     'tokens can hold; shorten it, or send "truncation": "response_end"'
                 )
-        match source:
-            case Ids():
-                return source
-            case Text():
-                return source.text
-            case Conversation():
-                try:
-                    return self._apply(source.messages)
-                except AssayError as error:
-                    return error
+        return source
 
-    def _apply(self, messages: Sequence[Message]) -> str | _Pair:
-        if not self._tokenizer.chat_template:
-            return self._pair(messages)
+    def _apply(self, talks: Sequence[Sequence[Message]]) -> Sequence[str | _Pair | AssayError]:
+        """Put conversations through the chat template, all in one call unless one is refused."""
+        if not talks:
+            return []
         try:
-            text: str = self._tokenizer.apply_chat_template(list(messages), tokenize=False)
-        except jinja2.TemplateError as error:
-            raise TemplateRefused(
-                f"the model's chat template refuses the conversation: {error}"
-            ) from error
-        except (TypeError, ValueError, KeyError, AttributeError) as error:
-            raise TemplateRefused(
+            if not self._tokenizer.chat_template:
+                return [self._pair(messages) for messages in talks]
+            texts: list[str] = self._tokenizer.apply_chat_template(
+                [list(messages) for messages in talks], tokenize=False
+            )
+        except (AssayError, *_REFUSALS) as error:
+            if len(talks) > 1:
+                return [one for messages in talks for one in self._apply([messages])]
+            return [error if isinstance(error, AssayError) else self._refusal(error)]
+        return texts
+
+    def _refusal(self, error: Exception) -> TemplateRefused:
+        """Repeat the template's words only where they stand in it: others may quote the prompt."""
+        if not isinstance(error, jinja2.TemplateError):
+            return TemplateRefused(
                 f"the model's chat template fails on the conversation ({type(error).__name__})"
-            ) from error
-        return text
+            )
+        words = str(error)
+        said = words if words in self._tokenizer.get_chat_template() else type(error).__name__
+        return TemplateRefused(f"the model's chat template refuses the conversation: {said}")
 
     def _pair(self, messages: Sequence[Message]) -> _Pair:
         """Return prompt and response for an encoder, which takes them as two segments."""
@@ -227,13 +259,22 @@ class Template:
         if not texts:
             return
         try:
-            yield from self._tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]
+            yield from self._ids(texts)
         except (UnicodeEncodeError, TypeError):
             if len(texts) == 1:
                 yield None
                 return
             for text in texts:
                 yield from self._encode([text])
+
+    def _ids(self, texts: list[str]) -> list[list[int]]:
+        if self._core is not None:
+            encoded = self._core.encode_batch_fast(texts, add_special_tokens=False)
+            return [one.ids for one in encoded]
+        ids: list[list[int]] = self._tokenizer(texts, add_special_tokens=False, verbose=False)[
+            "input_ids"
+        ]
+        return ids
 
     def _finish(
         self, ids: list[int] | None, source: Source, text: str, truncation: Truncation

@@ -1,21 +1,24 @@
 """One model's forward pass: a batch of runs in, scores out.
 
 Packed wherever the trunk uses transformers' attention interface; otherwise padded to buckets of
-`BUCKET` tokens. Which of the two is decided once, by comparing each with the model's own eager
-forward pass on a sample: a path that disagrees is never used, and a model that neither path can
-compute is refused.
+`BUCKET` tokens. Which of the two, through which attention, whether runs may share a prefix and
+whether its blocks are compiled is decided once, by comparing each with the model's own eager
+forward pass on a sample: a path that disagrees is never used, and a model that none can compute is
+refused.
 """
 
 from __future__ import annotations
 
+import logging
 from collections import defaultdict
+from dataclasses import replace
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import torch
 
-from assay.engine import checkpoint, forest, readout
-from assay.engine.attention import PackedAttention, Segment, UnsupportedAttention
+from assay.engine import checkpoint, compilation, forest, readout
+from assay.engine.attention import interface
 from assay.engine.messages import Forest
 from assay.errors import CheckpointError
 
@@ -25,37 +28,42 @@ if TYPE_CHECKING:
 
     import transformers
 
+logger = logging.getLogger("assay.trunk")
 Forward = Literal["packed", "padded"]
 BUCKET = 64
 SAMPLE_TOKENS = (5, 33, 150)
+_SHARED_TOKENS = 37  # of the sample's last sequence, by one more that leaves it there
 _LARGEST_SAMPLED_WINDOW = 1024
 # The sample's scores may differ by rounding only: a few units in the last place of the dtype,
 # through every layer. A wrong mask, position or head is off by orders of magnitude more.
 _TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 1e-1, torch.float16: 2e-2}
+_FEWEST_COMPILED = 20_000_000  # parameters
+_COMPILED_TOLERANCE = 1e-5  # in float32, between a compiled trunk and itself
 
 
 class Trunk:
     """A loaded model with the path that computes it."""
 
-    def __init__(self, model: transformers.PreTrainedModel, name: str) -> None:
+    def __init__(self, model: transformers.PreTrainedModel) -> None:
         self.model = model
         self.device = model.device
         self.dtype = model.base_model.dtype
         self.readout = readout.of(model)
         self.forward: Forward = "packed"
-        # A name with a slash would be taken for a kernel on the hub.
-        self._attention = PackedAttention(f"assay-{name}".replace("/", "-"))
+        self.attention = "eager"
+        self.shares_prefixes = False  # whether a run may continue another one's tokens
+        self.is_compiled = False
+        self.parameters = sum(parameter.numel() for parameter in model.parameters())
         self._first_position = _first_position(model)
 
     @property
-    def parameters(self) -> int:
-        """Number of weights."""
-        return sum(parameter.numel() for parameter in self.model.parameters())
-
-    @property
-    def shares_prefixes(self) -> bool:
-        """Whether a run may continue another one's tokens."""
-        return False
+    def is_worth_compiling(self) -> bool:
+        """Whether a longer start pays: on CPU, and large enough. Elsewhere it wasn't measured."""
+        return (
+            self.device.type == "cpu"
+            and self.forward == "packed"
+            and self.parameters >= _FEWEST_COMPILED
+        )
 
     @property
     def max_tokens(self) -> int | None:
@@ -82,60 +90,95 @@ class Trunk:
         return int((-batch.lengths % BUCKET).sum())
 
     @torch.inference_mode()
-    def verify(self) -> None:
+    def verify(self, *, compiled: bool = False) -> None:
         """Choose the path that equals the model's own eager forward pass on a sample.
 
+        With `compiled` what a C++ compiler must make first may be used.
+
         Raises:
-            CheckpointError: Neither path does.
+            CheckpointError: No path does.
         """
         sample = self._sample()
         expected = self._expected(sample)
+        if self.device.type == "cpu":
+            compilation.prepack(self.model.base_model)
         gaps: dict[str, float] = {}
-        for path in ("packed", "padded"):
-            gap = self._gap(path, sample, expected)
-            scale = max(1.0, float(expected.abs().max()))
-            if gap <= _TOLERANCE.get(self.dtype, 1e-1) * scale:
-                self.forward = path
-                self._use_attention(path)
-                return
-            gaps[path] = gap
-        raise CheckpointError(
-            f"{type(self.model).__name__}: scores differ from the model's own forward pass "
-            f"(packed by {gaps['packed']:.2g}, padded by {gaps['padded']:.2g}); this architecture "
-            "can't be served correctly yet"
-        )
+        for attention in (*interface.names(self.device, self.dtype, compiled=compiled), "eager"):
+            self.forward = "padded" if attention == "eager" else "packed"
+            self.attention = attention
+            gaps[attention] = self._gap(Forest.unshared(sample), expected)
+            if gaps[attention] <= self._tolerance(expected):
+                break
+        else:
+            tried = ", ".join(f"{name} by {gap:.2g}" for name, gap in gaps.items())
+            raise CheckpointError(
+                f"{type(self.model).__name__}: scores differ from the model's own forward pass "
+                f"({tried}); this architecture can't be served correctly yet"
+            )
+        if self.forward == "packed" and self.readout.position == "last":
+            self.shares_prefixes = self._gap(_shared(sample), expected) <= gaps[self.attention] + (
+                _COMPILED_TOLERANCE if self.dtype == torch.float32 else self._tolerance(expected)
+            )
 
-    def _gap(self, path: Forward, sample: Sequence[np.ndarray], expected: torch.Tensor) -> float:
+    @torch.inference_mode()
+    def compile(self) -> None:
+        """Compile the trunk's blocks, if their scores stay what they are."""
+        sample = Forest.unshared(self._sample())
+        before = torch.from_numpy(self.score(sample)).float()
+        compilation.compile_blocks(self.model.base_model)
+        gap = self._gap(sample, before.to(self.device))
+        bound = _COMPILED_TOLERANCE if self.dtype == torch.float32 else self._tolerance(before)
+        self.is_compiled = gap <= bound
+        if not self.is_compiled:
+            compilation.restore_blocks(self.model.base_model)
+            logger.warning(
+                "%s runs uncompiled: its scores would move by %.2g", type(self.model).__name__, gap
+            )
+
+    def _tolerance(self, expected: torch.Tensor) -> float:
+        return _TOLERANCE.get(self.dtype, 1e-1) * max(1.0, float(expected.abs().max()))
+
+    def _gap(self, batch: Forest, expected: torch.Tensor) -> float:
         """Return the largest difference to the reference; infinity where the path can't run."""
         try:
-            self._use_attention(path)
-            run = self._score_packed if path == "packed" else self._score_padded
-            scores = run(Forest.unshared(sample))
-        except (UnsupportedAttention, ValueError, TypeError, RuntimeError, KeyError):
+            self._use_attention()
+            run = self._score_packed if self.forward == "packed" else self._score_padded
+            scores = run(batch)
+        except (
+            interface.UnsupportedAttention,
+            *(ValueError, TypeError, RuntimeError, KeyError),
+        ) as error:
+            logger.info("%s can't run: %s", self.attention, type(error).__name__)
             return float("inf")
-        gap = float((scores - expected).abs().max())
+        gap = float((scores - expected.to(scores.device)).abs().max())
         return gap if np.isfinite(gap) else float("inf")
 
-    def _use_attention(self, path: Forward) -> None:
-        wanted = self._attention.name if path == "packed" else "eager"
+    def _use_attention(self) -> None:
+        wanted = self.attention
         if self.model.config._attn_implementation != wanted:  # noqa: SLF001  has no public name
             self.model.set_attn_implementation(wanted)
         if self.model.config._attn_implementation != wanted:  # noqa: SLF001
-            raise UnsupportedAttention
+            raise interface.UnsupportedAttention
 
     def _sample(self) -> list[np.ndarray]:
-        """Return sequences of random ids, one longer than any small sliding window."""
+        """Return sequences of random ids, one longer than any small sliding window.
+
+        The last one begins as the one before it does.
+        """
         config = self.model.config.get_text_config()
         window = getattr(config, "sliding_window", None) or 0
         longest = window + 20 if window <= _LARGEST_SAMPLED_WINDOW else 0
         limit = min(self.max_tokens or 1 << 30, getattr(config, "max_position_embeddings", 1 << 30))
         random = np.random.default_rng(0)
         usable = np.setdiff1d(np.arange(min(config.vocab_size, 50_000)), [config.pad_token_id or 0])
-        return [
-            random.choice(usable, size=min(length, limit)).astype(np.int64)
+        sequences = [
+            random.choice(usable, size=min(length, limit)).astype(np.int32)
             for length in (*SAMPLE_TOKENS, longest)
             if length
         ]
+        own = random.choice(usable, size=min(SAMPLE_TOKENS[0], limit)).astype(np.int32)
+        branch = np.concatenate([sequences[-1][:_SHARED_TOKENS], own])[:limit]
+        return [*sequences, branch]
 
     def _expected(self, sample: Sequence[np.ndarray]) -> torch.Tensor:
         """Return the model's own scores: eager, each sequence alone, no padding."""
@@ -145,7 +188,7 @@ class Trunk:
             for module in checkpoint.head_modules(self.model)
         ]
         try:
-            rows = [torch.from_numpy(ids)[None].to(self.device) for ids in sample]
+            rows = [torch.from_numpy(ids)[None].long().to(self.device) for ids in sample]
             scores = [
                 self.model(input_ids=row, attention_mask=torch.ones_like(row)).logits[0, 0]
                 for row in rows
@@ -160,14 +203,19 @@ class Trunk:
 
     def _score_packed(self, batch: Forest) -> torch.Tensor:
         packed = forest.pack(batch)
-        self._attention.segments = packed.segments
-        hidden = self.model.base_model(
-            input_ids=torch.from_numpy(packed.ids)[None].to(self.device),
-            position_ids=torch.from_numpy(packed.positions + self._first_position)[None].to(
-                self.device
-            ),
-        ).last_hidden_state[0]  # (rows, hidden)
-        return self.readout.score(self.readout.gather(hidden, packed.items))
+        with interface.over(packed):
+            hidden = self.model.base_model(
+                input_ids=self._row(packed.ids),
+                position_ids=self._row(packed.positions + self._first_position),
+            ).last_hidden_state[0]  # (rows, hidden)
+        return self.readout.score(self.readout.gather(hidden, packed.first_rows, packed.last_rows))
+
+    def _row(self, numbers: np.ndarray) -> torch.Tensor:
+        """Return (1, rows) on the device."""
+        row = torch.from_numpy(numbers)[None]
+        if self.device.type == "cuda":
+            return row.pin_memory().to(self.device, non_blocking=True)
+        return row
 
     def _score_padded(self, batch: Forest) -> torch.Tensor:
         """Run sequences of one bucket together, filled up on the right behind a mask."""
@@ -189,17 +237,27 @@ class Trunk:
                 input_ids=torch.from_numpy(ids).to(self.device),
                 attention_mask=torch.from_numpy(mask).to(self.device),
             ).last_hidden_state  # (members, limit, hidden)
-            items = [
-                Segment(row * limit, len(sequences[index])) for row, index in enumerate(members)
-            ]
-            read = self.readout.gather(hidden.flatten(0, 1), items)
+            first = np.arange(len(members)) * limit
+            last = first + mask.sum(1) - 1
+            read = self.readout.gather(hidden.flatten(0, 1), first, last)
             scores[torch.tensor(members)] = self.readout.score(read).cpu()
         return scores[torch.from_numpy(batch.reads).long()]
 
 
-def load(folder: Path, name: str, *, device: torch.device, dtype: torch.dtype | None) -> Trunk:
+def load(folder: Path, *, device: torch.device, dtype: torch.dtype | None) -> Trunk:
     """Return a checkpoint's trunk, not yet verified."""
-    return Trunk(checkpoint.load(folder, device=device, dtype=dtype), name)
+    return Trunk(checkpoint.load(folder, device=device, dtype=dtype))
+
+
+def _shared(sample: Sequence[np.ndarray]) -> Forest:
+    """Return the sample as a forest whose last two sequences share what they have in common."""
+    *alone, trunk, branch = sample
+    common = min(_SHARED_TOKENS, len(trunk) - 1, len(branch) - 1)
+    runs = [*alone, trunk[:common], trunk[common:], branch[common:]]
+    whole = Forest.unshared(runs)
+    parents, stem = whole.parents, len(alone)
+    parents[[stem + 1, stem + 2]] = stem
+    return replace(whole, reads=np.delete(whole.reads, stem))
 
 
 def _in_float32(_: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:

@@ -15,10 +15,11 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from assay.engine import compilation, warmup
 from assay.engine import trunk as trunks
-from assay.engine import warmup
 from assay.engine.messages import (
     Batch,
+    Compile,
     Done,
     Failed,
     FromWorker,
@@ -56,11 +57,12 @@ def run(start: Start, stream: socket.socket) -> None:
 
     if start.threads is not None:
         torch.set_num_threads(start.threads)
+    compilation.use_cache()
     models: dict[str, trunks.Trunk] = {}
     try:
         for spec in start.models:
             try:
-                models[spec.name] = _load(spec, start.device, send)
+                models[spec.name] = _load(spec, start, send)
             except CheckpointError as error:
                 send(Refused(spec.name, error.message))
                 return
@@ -88,17 +90,21 @@ def score(trunk: trunks.Trunk, batch: Batch) -> Done | Failed:
     return Done(batch.number, scores, time.perf_counter() - begin, padding)
 
 
-def _load(spec: ModelSpec, device_name: str, send: Callable[[FromWorker], None]) -> trunks.Trunk:
-    device = _device(device_name)
+def _load(spec: ModelSpec, start: Start, send: Callable[[FromWorker], None]) -> trunks.Trunk:
+    device = _device(start.device)
+    has_compiler = _has_compiler(start.compile)
     send(Progress(spec.name, "load", 0.0))
-    trunk = trunks.load(spec.folder, spec.name, device=device, dtype=_dtype(spec.dtype, device))
+    trunk = trunks.load(spec.folder, device=device, dtype=_dtype(spec.dtype, device))
     send(Progress(spec.name, "verify", 0.0))
     if trunk.max_tokens is not None and spec.max_tokens > trunk.max_tokens:
         raise CheckpointError(
             f"{spec.name}: the limit of {spec.max_tokens} tokens exceeds the {trunk.max_tokens} "
             "positions that the model has; lower max_tokens"
         )
-    trunk.verify()
+    trunk.verify(compiled=has_compiler)
+    if has_compiler and (start.compile == "on" or trunk.is_worth_compiling):
+        send(Progress(spec.name, "compile", 0.0))
+        trunk.compile()
     send(Progress(spec.name, "warm up", 0.0))
     budget = warmup.find_budget(trunk)
     send(
@@ -108,6 +114,8 @@ def _load(spec: ModelSpec, device_name: str, send: Callable[[FromWorker], None])
             device=str(device),
             dtype=str(trunk.dtype).removeprefix("torch."),
             forward=trunk.forward,
+            attention=trunk.attention.removeprefix("assay-"),
+            is_compiled=trunk.is_compiled,
             shares_prefixes=trunk.shares_prefixes,
             reads=trunk.readout.position,
             parameters=trunk.parameters,
@@ -116,6 +124,15 @@ def _load(spec: ModelSpec, device_name: str, send: Callable[[FromWorker], None])
         )
     )
     return trunk
+
+
+def _has_compiler(wanted: Compile) -> bool:
+    """Return whether to compile; a compiler that was asked for must be there."""
+    if wanted == "off":
+        return False
+    if wanted == "on" and not compilation.is_at_hand():
+        raise CheckpointError("compile is on, but there is no C++ compiler; install g++")
+    return compilation.is_at_hand()
 
 
 def _device(name: str) -> torch.device:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
 logger = logging.getLogger("assay.start")
-_STEPS = {"load": 0, "verify": 1, "warm up": 2}
+_STEPS = {"load": 0, "verify": 1, "compile": 2, "warm up": 3}
 
 
 class StartupDisplay:

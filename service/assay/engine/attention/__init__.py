@@ -1,0 +1,1 @@
+"""Attention over a packed forest: one interface to transformers, three ways to compute it."""

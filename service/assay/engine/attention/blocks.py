@@ -1,0 +1,93 @@
+"""Attention as plain products over blocks of queries: any device, no compiler.
+
+Blocks of `BLOCK` rows stand at absolute positions (block p // BLOCK) and see keys up to the
+block's end, so a row's arithmetic is the same whether its prefix is shared or not. The products are
+those of transformers' eager attention: scores in the model's dtype, softmax in float32.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+if TYPE_CHECKING:
+    from assay.engine.attention.pattern import Pattern
+    from assay.engine.forest import Packed
+
+BLOCK = 128
+
+
+def attend(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    packed: Packed,
+    pattern: Pattern,
+) -> torch.Tensor:
+    """Attend run by run; see `pattern.Backend`."""
+    out = query.new_zeros(query.shape[1], query.shape[0], value.shape[-1])
+    for run in range(len(packed.lengths)):
+        path = packed.path(run)
+        offset, length = int(packed.offsets[run]), len(path)
+        if pattern.causal:  # whole blocks of keys; what fills the last one up is masked
+            path = np.pad(path, (0, -length % BLOCK), mode="edge")
+        rows = torch.from_numpy(path).to(query.device)
+        start = int(packed.starts[run])
+        own = slice(start, start + length - offset)
+        _attend(query[:, own], key[:, rows], value[:, rows], out[own], offset, length, pattern)
+    return out
+
+
+def _attend(
+    query: torch.Tensor,  # (heads, length - offset, width)
+    key: torch.Tensor,  # (kv_heads, keys, width), keys >= length
+    value: torch.Tensor,  # (kv_heads, keys, value width)
+    out: torch.Tensor,  # (length - offset, heads, value width), written
+    offset: int,
+    length: int,
+    pattern: Pattern,
+) -> None:
+    """Attend within one sequence from position `offset` on, a block of rows at a time."""
+    heads, _, width = query.shape
+    kv_heads = key.shape[0]
+    keys = key.transpose(1, 2)
+    for block in range(offset // BLOCK * BLOCK, length, BLOCK):
+        begin, end = max(block, offset), min(block + BLOCK, length)
+        first, last = _seen(block, length, pattern)
+        own = slice(begin - offset, end - offset)
+        queries = query[:, own].reshape(kv_heads, -1, width)  # heads that share keys side by side
+        scores = torch.bmm(queries, keys[:, :, first:last]).mul_(pattern.scale)
+        if pattern.softcap is not None:
+            scores = torch.tanh(scores.div_(pattern.softcap)).mul_(pattern.softcap)
+        hidden = _hidden((begin, end), (first, last), pattern, query.device)
+        if hidden is not None:
+            scores.view(heads, end - begin, -1).masked_fill_(hidden, float("-inf"))
+        weights = torch.softmax(scores, dim=-1, dtype=torch.float32).to(query.dtype)
+        mixed = torch.bmm(weights, value[:, first:last])
+        out[own] = mixed.view(heads, end - begin, -1).transpose(0, 1)
+
+
+def _seen(block: int, length: int, pattern: Pattern) -> tuple[int, int]:
+    """Return the keys that some row of a block can see: first, and one past the last."""
+    window = pattern.window
+    first = 0 if window is None else max(0, block - window + 1) // BLOCK * BLOCK
+    if pattern.causal:
+        return first, block + BLOCK
+    if window is None:
+        return first, length
+    return first, min(length, (block + BLOCK + window - 1 + BLOCK - 1) // BLOCK * BLOCK)
+
+
+def _hidden(
+    rows: tuple[int, int], keys: tuple[int, int], pattern: Pattern, device: torch.device
+) -> torch.Tensor | None:
+    """Return which keys each row doesn't see, (rows, keys); None where it sees all of them."""
+    if not pattern.causal and pattern.window is None:
+        return None
+    distance = (
+        torch.arange(*rows, device=device)[:, None] - torch.arange(*keys, device=device)[None, :]
+    )
+    hidden = distance < 0 if pattern.causal else torch.zeros_like(distance, dtype=torch.bool)
+    return hidden if pattern.window is None else hidden | (distance.abs() >= pattern.window)

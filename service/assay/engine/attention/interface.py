@@ -1,0 +1,135 @@
+"""Behind transformers' attention interface: layers call, the batch at hand says who sees whom.
+
+A batch is one row of tokens with no padding. Each backend is registered under a name of its own;
+the packed batch travels beside the model's arguments, in a context, since not every architecture
+passes unknown ones on. To torch.compile a layer's attention is one opaque operator.
+"""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Any
+
+import torch
+from transformers import AttentionInterface
+from transformers.masking_utils import AttentionMaskInterface
+
+from assay.engine.attention import blocks, native, varlen
+from assay.engine.attention.pattern import Pattern
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from assay.engine.attention.pattern import Backend
+    from assay.engine.forest import Packed
+
+_BACKENDS: dict[str, Backend] = {
+    "native": native.attend,
+    "varlen": varlen.attend,
+    "blocks": blocks.attend,
+}
+_packed: ContextVar[Packed] = ContextVar("packed")
+
+
+class UnsupportedAttention(Exception):
+    """The trunk asks for something packed attention doesn't know; it must run padded."""
+
+
+def names(device: torch.device, dtype: torch.dtype, *, compiled: bool) -> list[str]:
+    """Return the attention implementations that run here, the fastest first.
+
+    Without `compiled` nothing that a compiler must make first is among them.
+    """
+    found = []
+    if compiled and native.is_at_hand(device, dtype):
+        found.append("native")
+    if varlen.is_at_hand(device, dtype):
+        found.append("varlen")
+    return [f"assay-{backend}" for backend in (*found, "blocks")]
+
+
+@contextmanager
+def over(packed: Packed) -> Iterator[None]:
+    """Let the layers called inside attend over this batch."""
+    token = _packed.set(packed)
+    try:
+        yield
+    finally:
+        _packed.reset(token)
+
+
+@torch.library.custom_op("assay::attend", mutates_args=())
+def _attend(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    backend: str,
+    scale: float,
+    causal: bool,
+    window: int | None,
+    softcap: float | None,
+) -> torch.Tensor:
+    packed = _packed.get()
+    if packed.is_shared and not causal:
+        raise ValueError("a token that sees what follows it can't be shared")
+    pattern = Pattern(scale, causal, window, softcap)
+    return _BACKENDS[backend](query, key, value, packed, pattern)
+
+
+@_attend.register_fake
+def _(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, *_: Any) -> torch.Tensor:
+    del key
+    return query.new_empty(query.shape[1], query.shape[0], value.shape[-1])
+
+
+class PackedAttention:
+    """One backend, as transformers calls it."""
+
+    def __init__(self, backend: str) -> None:
+        self.backend = backend
+        AttentionInterface.register(f"assay-{backend}", self)
+        AttentionMaskInterface.register(f"assay-{backend}", _no_mask)
+
+    def __call__(
+        self,
+        module: torch.nn.Module,
+        query: torch.Tensor,  # (1, heads, tokens, head_dim)
+        key: torch.Tensor,  # (1, kv_heads, tokens, head_dim)
+        value: torch.Tensor,  # (1, kv_heads, tokens, head_dim)
+        attention_mask: torch.Tensor | None,
+        *,
+        scaling: float | None = None,
+        sliding_window: int | None = None,
+        softcap: float | None = None,
+        is_causal: bool | None = None,
+        s_aux: torch.Tensor | None = None,
+        position_bias: torch.Tensor | None = None,
+        **_: Any,
+    ) -> tuple[torch.Tensor, None]:
+        """Return the attention's output, (1, tokens, heads, head_dim), and no weights."""
+        if attention_mask is not None or s_aux is not None or position_bias is not None:
+            raise UnsupportedAttention
+        if query.shape[0] != 1 or key.shape[2] != query.shape[2]:
+            raise UnsupportedAttention
+        causal = getattr(module, "is_causal", True) if is_causal is None else is_causal
+        scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+        mixed = _attend(
+            query[0],
+            key[0],
+            value[0],
+            self.backend,
+            float(scale),
+            bool(causal),
+            sliding_window,
+            softcap,
+        )
+        return mixed[None], None
+
+
+def _no_mask(*_: Any, **__: Any) -> None:
+    """Tell transformers to build no mask: the packed batch says who sees whom."""
+
+
+for _backend in _BACKENDS:
+    PackedAttention(_backend)

@@ -1,0 +1,360 @@
+// Attention over a prefix forest on CPU: each token attends along its own path, and a run that
+// continues another copies at most one chunk of its keys and values.
+//
+// Keys and values are packed once a layer into chunks at absolute positions. A chunk that lies
+// wholly before a run's first token is its parent's; only the one that straddles the border is packed
+// anew. A row's arithmetic depends on its absolute position and the tokens before it alone: masked
+// keys weigh exactly 0 and come last, products accumulate in one order. So a score has the same bits
+// alone, in any batch, shared or not.
+//
+// Roundings and orders are those of transformers' eager attention on the same machine: scores in the
+// model's dtype, softmax in float32 as torch's, weights in the model's dtype.
+
+#include <ATen/ATen.h>
+#include <ATen/Parallel.h>
+#include <ATen/cpu/vec/functional.h>
+#include <ATen/cpu/vec/vec.h>
+#include <ATen/native/CPUBlas.h>
+#include <torch/library.h>
+
+#include <algorithm>
+#include <atomic>
+#include <cmath>
+#include <cstdint>
+#include <limits>
+#include <vector>
+
+namespace {
+
+constexpr int64_t KEYS = 128;    // positions whose keys are packed together
+constexpr int64_t VALUES = 512;  // the same of values: oneDNN's products sum as many at a time
+constexpr int64_t TILE = 64;     // query rows of a product
+constexpr int64_t STEP = 32;     // keys of a product are a multiple of this
+
+using Vec = at::vec::Vectorized<float>;
+using at::native::cpublas::brgemm;
+
+int64_t round_up(int64_t value, int64_t multiple) {
+  return (value + multiple - 1) / multiple * multiple;
+}
+
+struct Run {
+  int64_t start;     // its first row in the packed row of tokens
+  int64_t length;
+  int64_t position;  // absolute position of its first token
+  int64_t parent;    // -1 for a root
+
+  int64_t end() const { return position + length; }
+};
+
+struct Tile {
+  int64_t run;
+  int64_t first;  // first position of the tile
+  int64_t last;   // one past its last position
+};
+
+struct Chunk {
+  int64_t run;
+  int64_t first;  // absolute position
+  int64_t last;   // one past the last position it holds
+};
+
+using Runs = std::vector<Run>;
+
+// Which positions are packed together: each run packs the chunks that hold its own tokens.
+struct Chunks {
+  Chunks(const Runs& runs, int64_t size) : runs(runs), size(size) {
+    for (int64_t i = 0; i < static_cast<int64_t>(runs.size()); ++i) {
+      base.push_back(static_cast<int64_t>(all.size()));
+      for (int64_t first = runs[i].position / size * size; first < runs[i].end(); first += size)
+        all.push_back({i, first, std::min(first + size, runs[i].end())});
+    }
+  }
+
+  // The place among all chunks of the one at an absolute position of a run's path.
+  int64_t find(int64_t run, int64_t position) const {
+    while (position / size < runs[run].position / size) run = runs[run].parent;
+    return base[run] + position / size - runs[run].position / size;
+  }
+
+  const Runs& runs;
+  const int64_t size;
+  std::vector<int64_t> base;
+  std::vector<Chunk> all;
+};
+
+Runs lay_out(const at::Tensor& lengths, const at::Tensor& parents) {
+  Runs runs;
+  const auto* length = lengths.const_data_ptr<int32_t>();
+  const auto* parent = parents.const_data_ptr<int32_t>();
+  int64_t start = 0;
+  for (int64_t i = 0; i < lengths.numel(); ++i) {
+    TORCH_CHECK(parent[i] < i && length[i] > 0, "runs come after their parents and aren't empty");
+    runs.push_back({start, length[i], parent[i] < 0 ? 0 : runs[parent[i]].end(), parent[i]});
+    start += length[i];
+  }
+  return runs;
+}
+
+std::vector<Tile> cut(const Runs& runs, int64_t positions) {
+  std::vector<Tile> tiles;
+  for (int64_t i = 0; i < static_cast<int64_t>(runs.size()); ++i)
+    for (int64_t first = runs[i].position; first < runs[i].end(); first += positions)
+      tiles.push_back({i, first, std::min(runs[i].end(), first + positions)});
+  return tiles;
+}
+
+// Matrix B of a product is packed in pairs of its rows where elements have two bytes.
+template <typename T>
+constexpr int64_t PAIR = sizeof(T) == 2 ? 2 : 1;
+
+// keys^T, (width, KEYS): width in pairs.
+template <typename T>
+void pack_key(const T* source, int64_t key, int64_t width, T* packed) {
+  for (int64_t d = 0; d < width; d += PAIR<T>)
+    for (int64_t i = 0; i < PAIR<T>; ++i) packed[d * KEYS + key * PAIR<T> + i] = source[d + i];
+}
+
+// values, (VALUES, width): keys in pairs.
+template <typename T>
+void pack_value(const T* source, int64_t key, int64_t width, T* packed) {
+  T* target = packed + key / PAIR<T> * PAIR<T> * width + key % PAIR<T>;
+  for (int64_t d = 0; d < width; ++d) target[d * PAIR<T>] = source[d];
+}
+
+struct Options {
+  float scale;
+  int64_t window;  // keys a row sees at most, itself included; 0 for all
+  float softcap;   // 0 for none
+  bool causal;
+  bool scale_is_exact;  // a power of two: scaling rounds nothing
+};
+
+// To the nearest bfloat16, ties to even: a number with the lower half of its bits clear.
+template <typename T>
+Vec rounded(const Vec& value) {
+  if constexpr (sizeof(T) == 2) {
+    using Bits = at::vec::Vectorized<int32_t>;
+    const Bits bits = at::vec::cast<int32_t>(value);
+    const Bits odd = (bits >> Bits(16)) & Bits(1);
+    return at::vec::cast<float>((bits + Bits(0x7fff) + odd) & Bits(~0xffff));
+  } else {
+    return value;
+  }
+}
+
+// One row: products in, weights out. Keys outside [low, high) weigh exactly 0, up to `width`.
+template <typename T>
+void soften(float* scores, T* weights, int64_t low, int64_t high, int64_t width,
+            const Options& options) {
+  constexpr int64_t lanes = Vec::size();
+  const Vec infinity(-std::numeric_limits<float>::infinity());
+  const Vec scale(options.scale);
+  const int64_t begin = low / lanes * lanes;
+  const int64_t end = round_up(high, lanes);
+  Vec most = infinity;
+  for (int64_t k = begin; k < end; k += lanes) {
+    Vec score = rounded<T>(Vec::loadu(scores + k)) * scale;
+    if (!options.scale_is_exact) score = rounded<T>(score);
+    if (options.softcap != 0) {
+      score = rounded<T>(score / Vec(options.softcap));
+      score = rounded<T>(rounded<T>(score.tanh()) * Vec(options.softcap));
+    }
+    if (k < low || k + lanes > high) {
+      const Vec at = Vec::arange(static_cast<float>(k), 1.f);
+      const Vec seen = (at >= Vec(static_cast<float>(low))) & (at < Vec(static_cast<float>(high)));
+      score = Vec::blendv(infinity, score, seen);
+    }
+    score.store(scores + k);
+    most = at::vec::maximum(most, score);
+  }
+  const Vec top(at::vec::vec_reduce_all<float>(
+      [](Vec& a, Vec& b) { return at::vec::maximum(a, b); }, most));
+  Vec sum(0.f);
+  for (int64_t k = begin; k < end; k += lanes) {
+    const Vec weight = (Vec::loadu(scores + k) - top).exp();
+    weight.store(scores + k);
+    sum = sum + weight;
+  }
+  // The reciprocal, as torch's softmax has it.
+  const Vec share(
+      1.f / at::vec::vec_reduce_all<float>([](Vec& a, Vec& b) { return a + b; }, sum));
+  std::fill(weights, weights + begin, T(0));
+  for (int64_t k = begin; k < end; k += lanes) {
+    const Vec weight = Vec::loadu(scores + k) * share;
+    if constexpr (sizeof(T) == 2)
+      at::vec::convert_from_float<T>(weight, weight).store(weights + k, lanes);
+    else
+      weight.store(weights + k);
+  }
+  std::fill(weights + end, weights + width, T(0));
+}
+
+template <typename T>
+struct Scratch {
+  std::vector<T> queries, weights;
+  std::vector<float> scores, mixed;
+};
+
+template <typename T>
+struct Attention {
+  const at::Tensor &query, &key, &value;
+  at::Tensor& out;
+  const Runs& runs;
+  const Options options;
+  const int64_t heads = query.size(0), kv_heads = key.size(0);
+  const int64_t group = heads / kv_heads;
+  const int64_t key_width = query.size(2), value_width = value.size(2);
+  const Chunks key_chunks{runs, KEYS}, value_chunks{runs, VALUES};
+  std::vector<T> keys, values;
+
+  void run() {
+    keys.resize(key_chunks.all.size() * kv_heads * KEYS * key_width);
+    values.resize(value_chunks.all.size() * kv_heads * VALUES * value_width);
+    spread(key_chunks.all.size() * kv_heads,
+           [&](int64_t job, Scratch<T>&) { pack_keys(job / kv_heads, job % kv_heads); });
+    spread(value_chunks.all.size() * kv_heads,
+           [&](int64_t job, Scratch<T>&) { pack_values(job / kv_heads, job % kv_heads); });
+    const auto tiles = cut(runs, std::max<int64_t>(1, TILE / group));
+    spread(tiles.size() * kv_heads, [&](int64_t job, Scratch<T>& scratch) {
+      attend(tiles[job / kv_heads], job % kv_heads, scratch);
+    });
+  }
+
+  // Jobs differ in size: threads take the next one as they come free.
+  template <typename Job>
+  void spread(int64_t jobs, const Job& job) {
+    std::atomic<int64_t> next{0};
+    at::parallel_for(0, std::min<int64_t>(at::get_num_threads(), jobs), 1, [&](int64_t, int64_t) {
+      Scratch<T> scratch;
+      for (int64_t i; (i = next.fetch_add(1, std::memory_order_relaxed)) < jobs;) job(i, scratch);
+      if constexpr (sizeof(T) == 2) at::native::cpublas::brgemm_release();
+    });
+  }
+
+  T* packed_keys(int64_t chunk, int64_t head) {
+    return keys.data() + (chunk * kv_heads + head) * KEYS * key_width;
+  }
+
+  T* packed_values(int64_t chunk, int64_t head) {
+    return values.data() + (chunk * kv_heads + head) * VALUES * value_width;
+  }
+
+  void pack_keys(int64_t index, int64_t head) {
+    const Chunk& chunk = key_chunks.all[index];
+    T* packed = packed_keys(index, head);
+    const T* data = key.const_data_ptr<T>() + head * key.stride(0);
+    for_each_row(chunk, [&](int64_t at, int64_t row) {
+      pack_key(data + row * key.stride(1), at, key_width, packed);
+    });
+  }
+
+  void pack_values(int64_t index, int64_t head) {
+    const Chunk& chunk = value_chunks.all[index];
+    T* packed = packed_values(index, head);
+    const T* data = value.const_data_ptr<T>() + head * value.stride(0);
+    for_each_row(chunk, [&](int64_t at, int64_t row) {
+      pack_value(data + row * value.stride(1), at, value_width, packed);
+    });
+  }
+
+  // Call with each position's place in the chunk and its row in the packed row of tokens.
+  template <typename Visit>
+  void for_each_row(const Chunk& chunk, const Visit& visit) {
+    for (int64_t last = chunk.last, run = chunk.run; last > chunk.first; run = runs[run].parent) {
+      const int64_t first = std::max(chunk.first, runs[run].position);
+      for (int64_t position = first; position < last; ++position)
+        visit(position - chunk.first, runs[run].start + position - runs[run].position);
+      last = first;
+    }
+  }
+
+  void attend(const Tile& tile, int64_t head, Scratch<T>& scratch) {
+    const Run& run = runs[tile.run];
+    const int64_t positions = tile.last - tile.first;
+    const int64_t rows = round_up(positions * group, 16);
+    const int64_t end = options.causal ? tile.last : run.end();
+    // Chunks before the first row's window are skipped; where sums begin depends on positions alone.
+    const int64_t seen_from =
+        options.window ? std::max<int64_t>(0, tile.first - options.window + 1) : 0;
+    const int64_t base = seen_from / VALUES * VALUES;
+    const int64_t width = round_up(end - base, STEP);
+    load_queries(run, tile, head, rows, scratch);
+    scratch.scores.resize(rows * width);
+    scratch.weights.resize(rows * width);
+    scratch.mixed.resize(rows * value_width);
+    for (int64_t first = seen_from / KEYS * KEYS; first < base + width; first += KEYS) {
+      const int64_t n = std::min(KEYS, base + width - first);
+      brgemm(rows, n, key_width, key_width, KEYS, width, false, scratch.queries.data(),
+             packed_keys(key_chunks.find(tile.run, first), head),
+             scratch.scores.data() + first - base, sizeof(T) == 2);
+    }
+    for (int64_t i = 0; i < positions * group; ++i) {
+      const int64_t position = tile.first + i / group;
+      const int64_t low = options.window ? std::max(base, position - options.window + 1) : base;
+      int64_t high = options.causal ? position + 1 : end;
+      if (options.window && !options.causal) high = std::min(high, position + options.window);
+      soften<T>(scratch.scores.data() + i * width, scratch.weights.data() + i * width, low - base,
+                high - base, width, options);
+    }
+    for (int64_t first = base; first < base + width; first += VALUES) {
+      const int64_t k = std::min(VALUES, base + width - first);
+      brgemm(rows, value_width, k, width, value_width, value_width, first > base,
+             scratch.weights.data() + first - base,
+             packed_values(value_chunks.find(tile.run, first), head), scratch.mixed.data(),
+             sizeof(T) == 2);
+    }
+    store(run, tile, head, scratch);
+  }
+
+  // Rows are (position, query head of this key head); those that fill up the tile are zero.
+  void load_queries(const Run& run, const Tile& tile, int64_t head, int64_t rows,
+                    Scratch<T>& scratch) {
+    scratch.queries.assign(rows * key_width, T(0));
+    T* target = scratch.queries.data();
+    for (int64_t position = tile.first; position < tile.last; ++position) {
+      const T* source =
+          query.const_data_ptr<T>() + (run.start + position - run.position) * query.stride(1);
+      for (int64_t g = 0; g < group; ++g, target += key_width)
+        std::copy_n(source + (head * group + g) * query.stride(0), key_width, target);
+    }
+  }
+
+  void store(const Run& run, const Tile& tile, int64_t head, const Scratch<T>& scratch) {
+    const float* source = scratch.mixed.data();
+    for (int64_t position = tile.first; position < tile.last; ++position) {
+      T* target = out.mutable_data_ptr<T>() +
+          ((run.start + position - run.position) * heads + head * group) * value_width;
+      for (int64_t i = 0; i < group * value_width; ++i) target[i] = static_cast<T>(*source++);
+    }
+  }
+};
+
+// query (heads, rows, width), key and value (kv_heads, rows, width), lengths and parents (runs,)
+// int32 -> (rows, heads, width). Rows outside every run are zero.
+at::Tensor forest_attention(const at::Tensor& query, const at::Tensor& key,
+                            const at::Tensor& value, const at::Tensor& lengths,
+                            const at::Tensor& parents, double scale, int64_t window,
+                            double softcap, bool causal) {
+  TORCH_CHECK(query.stride(2) == 1 && key.stride(2) == 1 && value.stride(2) == 1,
+              "a token's numbers lie side by side");
+  TORCH_CHECK(query.size(2) % 2 == 0 && query.size(0) % key.size(0) == 0);
+  at::Tensor out = at::zeros({query.size(1), query.size(0), value.size(2)}, query.options());
+  const Runs runs = lay_out(lengths, parents);
+  const Options options{static_cast<float>(scale), window, static_cast<float>(softcap), causal,
+                        std::exp2(std::round(std::log2(scale))) == scale};
+  if (query.scalar_type() == at::kBFloat16)
+    Attention<at::BFloat16>{query, key, value, out, runs, options}.run();
+  else
+    Attention<float>{query, key, value, out, runs, options}.run();
+  return out;
+}
+
+}  // namespace
+
+TORCH_LIBRARY_FRAGMENT(assay, library) {
+  library.def(
+      "forest_attention(Tensor query, Tensor key, Tensor value, Tensor lengths, Tensor parents, "
+      "float scale, int window, float softcap, bool causal) -> Tensor");
+  library.impl("forest_attention", c10::DispatchKey::CPU, &forest_attention);
+}

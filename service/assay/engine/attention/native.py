@@ -1,0 +1,76 @@
+"""Attention on CPU by `native.cpp`, compiled for this machine on first use and kept on disk."""
+
+from __future__ import annotations
+
+import logging
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+if TYPE_CHECKING:
+    from assay.engine.attention.pattern import Pattern
+    from assay.engine.forest import Packed
+
+logger = logging.getLogger("assay.attention")
+_SOURCE = Path(__file__).with_name("native.cpp")
+_DTYPES = {torch.float32, torch.bfloat16}
+
+
+def is_at_hand(device: torch.device, dtype: torch.dtype) -> bool:
+    """Return whether the kernel runs here; the first call compiles it, for ten seconds or so."""
+    return device.type == "cpu" and dtype in _DTYPES and _build()
+
+
+def attend(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    packed: Packed,
+    pattern: Pattern,
+) -> torch.Tensor:
+    """Attend all runs in one call; see `pattern.Backend`."""
+    mixed: torch.Tensor = torch.ops.assay.forest_attention(
+        query,
+        key,
+        value,
+        torch.from_numpy(packed.lengths),
+        torch.from_numpy(packed.parents),
+        pattern.scale,
+        pattern.window or 0,
+        pattern.softcap or 0.0,
+        pattern.causal,
+    )
+    return mixed
+
+
+@cache
+def _build() -> bool:
+    """Compile and load the kernel; return whether that worked."""
+    from torch.utils import cpp_extension  # noqa: PLC0415  slow, and needed by CPU workers only
+
+    capability = torch.backends.cpu.get_cpu_capability()
+    if capability not in {"AVX2", "AVX512"}:
+        return False
+    version = torch.__version__.replace(".", "_").replace("+", "_")
+    try:
+        cpp_extension.load(
+            f"assay_forest_attention_{version}_{capability.lower()}",
+            [str(_SOURCE)],
+            # No contraction: a fused multiply-add rounds once, torch's own kernels round twice.
+            extra_cflags=[
+                *("-O3", "-std=c++20", "-march=native", "-ffp-contract=off", "-fno-math-errno"),
+                f"-DCPU_CAPABILITY={capability}",
+                f"-DCPU_CAPABILITY_{capability}",
+            ],
+            is_python_module=False,
+        )
+    except (RuntimeError, OSError, ImportError) as error:
+        logger.warning(
+            "the CPU attention kernel can't be compiled (%s); using torch's products, which are "
+            "slower",
+            str(error).splitlines()[0],
+        )
+        return False
+    return True

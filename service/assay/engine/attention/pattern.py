@@ -1,0 +1,35 @@
+"""Who sees whom, and what becomes of a product: what a layer asks of its attention."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    import torch
+
+    from assay.engine.forest import Packed
+
+
+@dataclass(frozen=True, slots=True)
+class Pattern:
+    """One layer's attention within a sequence."""
+
+    scale: float
+    causal: bool
+    window: int | None = None  # tokens a row sees on each side it may see, itself included
+    softcap: float | None = None  # products go through cap * tanh(x / cap)
+
+
+class Backend(Protocol):
+    """A way to compute attention over a packed forest."""
+
+    def __call__(
+        self,
+        query: torch.Tensor,  # (heads, rows, width)
+        key: torch.Tensor,  # (kv_heads, rows, width)
+        value: torch.Tensor,  # (kv_heads, rows, value width)
+        packed: Packed,
+        pattern: Pattern,
+    ) -> torch.Tensor:
+        """Return (rows, heads, value width), zero in rows outside every run."""

@@ -1,0 +1,119 @@
+"""The trunk's repeated blocks through torch.compile, and its linear layers prepacked.
+
+Each block runs the same code over other weights, so one compiled program serves them all and the
+start costs seconds, not minutes. What inductor would sum in another order than torch's own kernels
+is left to those, and intermediate numbers are rounded where eager rounds them: a compiled trunk's
+scores stay eager's.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+import torch
+
+CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "assay"
+
+_mkldnn = torch.ops.mkldnn  # oneDNN's own layout of weights has no public name
+_MOST_PROGRAMS = 64  # of all served models: kinds of blocks, dtypes
+_SUMMED_BY_TORCH = (
+    torch.ops.aten.mean.dim,
+    torch.ops.aten.native_layer_norm.default,
+    torch.ops.aten.gelu.default,
+)
+
+
+def use_cache() -> None:
+    """Keep what is compiled in the user's cache, unless the operator names another place."""
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(CACHE / "inductor"))
+    os.environ.setdefault("TORCH_EXTENSIONS_DIR", str(CACHE / "extensions"))
+
+
+def is_at_hand() -> bool:
+    """Return whether there is a C++ compiler."""
+    return shutil.which(os.environ.get("CXX", "c++")) is not None
+
+
+def compile_blocks(trunk: torch.nn.Module) -> None:
+    """Compile the repeated blocks of a trunk, in place; they are traced on their next call."""
+    _configure()
+    for blocks in _repeated_blocks(trunk):
+        for block in blocks:
+            block.forward = torch.compile(block.forward, dynamic=True)
+
+
+def restore_blocks(trunk: torch.nn.Module) -> None:
+    """Undo `compile_blocks`."""
+    for blocks in _repeated_blocks(trunk):
+        for block in blocks:
+            del block.forward
+
+
+def _repeated_blocks(trunk: torch.nn.Module) -> list[torch.nn.ModuleList]:
+    """Return the outermost lists of like modules."""
+    found: list[torch.nn.ModuleList] = []
+    for module in trunk.children():
+        if isinstance(module, torch.nn.ModuleList) and len(set(map(type, module))) == 1:
+            found.append(module)
+        else:
+            found.extend(_repeated_blocks(module))
+    return found
+
+
+def _configure() -> None:
+    from torch._dynamo import config as dynamo  # noqa: PLC0415  seconds to import
+    from torch._inductor import config as inductor  # noqa: PLC0415
+    from torch._inductor import lowering  # noqa: PLC0415
+
+    inductor.emulate_precision_casts = True
+    for operator in _SUMMED_BY_TORCH:
+        lowering.make_fallback(operator, warn=False, override_decomp=True)  # type: ignore[no-untyped-call]
+    dynamo.recompile_limit = _MOST_PROGRAMS
+    dynamo.fail_on_recompile_limit_hit = True  # or blocks would run uncompiled, unnoticed
+
+
+def prepack(trunk: torch.nn.Module) -> None:
+    """Replace a CPU trunk's linear layers by ones whose weights are laid out once, in place."""
+    for module in list(trunk.modules()):
+        for name, child in list(module.named_children()):
+            if type(child) is torch.nn.Linear and _can_prepack(child.weight.dtype):
+                setattr(module, name, PrepackedLinear(child))
+
+
+def _can_prepack(dtype: torch.dtype) -> bool:
+    if not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
+        return False
+    return dtype == torch.float32 or (
+        dtype == torch.bfloat16 and _mkldnn._is_mkldnn_bf16_supported()  # noqa: SLF001
+    )
+
+
+class PrepackedLinear(torch.nn.Module):
+    """A linear layer whose weights oneDNN laid out once, instead of on every call."""
+
+    def __init__(self, linear: torch.nn.Linear) -> None:
+        super().__init__()
+        self.in_features = linear.in_features
+        self.out_features = linear.out_features
+        self.weight = _mkldnn._reorder_linear_weight(linear.weight.detach())  # noqa: SLF001
+        self.bias = linear.bias
+
+    def forward(self, state: torch.Tensor) -> torch.Tensor:
+        """Return state (…, in) @ weight.T + bias, (…, out)."""
+        product: torch.Tensor = _linear(state, self.weight, self.bias)
+        return product
+
+
+@torch.library.custom_op("assay::linear", mutates_args=())
+def _linear(state: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+    """Multiply by a prepacked weight: one opaque operator, since inductor would unpack it."""
+    product: torch.Tensor = _mkldnn._linear_pointwise(state, weight, bias, "none", [], "")  # noqa: SLF001
+    return product
+
+
+@_linear.register_fake
+def _(state: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+    del bias
+    return state.new_empty(*state.shape[:-1], weight.shape[0])
