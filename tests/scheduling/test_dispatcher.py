@@ -1,6 +1,7 @@
 """The dispatcher against a device in this process that scores, fails and dies on command."""
 
 import asyncio
+import time
 from collections import Counter
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
@@ -9,16 +10,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from assay.engine.messages import Done, Failed, Loaded, ModelSpec, Progress, Refused, Start
+from assay.engine.messages import Done, Failed, ModelSpec, Progress, Refused, Start
 from assay.errors import (
     AssayError,
     CheckpointError,
+    DeadlineExceeded,
     ForwardFailed,
     NonFiniteScore,
     WorkerError,
 )
 from assay.scheduling.dispatcher import BATCHES_AT_WORKER, Dispatcher, rate
 from assay.scheduling.queue import Queue, Ticket
+from tests.scheduling.models import loaded
 
 MODEL = "judge"
 BUDGET = 100
@@ -31,19 +34,8 @@ PATIENCE_S = 10.0
 POISON, UNDEFINED, INFINITE, DEADLY, DEADLY_ONCE = 9001, 9002, 9003, 9004, 9005
 
 SPEC = ModelSpec(MODEL, Path("nowhere"), "float32", 64, None)
-START = Start("cpu", None, (SPEC,))
-LOADED = Loaded(
-    model=MODEL,
-    architecture="Judge",
-    device="cpu",
-    dtype="float32",
-    forward="packed",
-    shares_prefixes=True,
-    reads="last",
-    parameters=1,
-    budget_tokens=BUDGET,
-    tokens_per_s=TOKENS_PER_S,
-)
+START = Start(device="cpu", threads=None, compile="off", models=(SPEC,))
+LOADED = loaded(MODEL, BUDGET, shares=True, tokens_per_s=TOKENS_PER_S)
 
 
 @dataclass
@@ -100,7 +92,8 @@ class Device:
         return self._run(batch)
 
     def _run(self, batch):
-        items = [int(ids[0]) for ids in batch.forest.runs()]
+        runs = batch.forest.runs()
+        items = [int(runs[run][0]) for run in batch.forest.reads]
         self._site.batches.append(items)
         if DEADLY in items:
             self._die()
@@ -121,10 +114,10 @@ class Device:
 class Request:
     """Items of one caller, their answers, and the moment all are answered."""
 
-    def __init__(self, queue, items, *, tokens=ITEM_TOKENS):
+    def __init__(self, queue, items, *, tokens=ITEM_TOKENS, deadline=None):
         self.answers = {}
         self.times_answered = Counter()
-        self.ticket = Ticket(self._settle)
+        self.ticket = Ticket(self._settle, deadline)
         self._all_answered = asyncio.Event()
         self._count = len(items)
         for place, item in enumerate(items):
@@ -152,8 +145,8 @@ class Observer:
         self.batches = []
         self.restarts = Counter()
 
-    def batch(self, model, done, *, items, tokens):
-        self.batches.append((model, items, tokens, done.compute_s))
+    def batch(self, model, done, *, items, tokens, shared_tokens):
+        self.batches.append((model, items, tokens, shared_tokens, done.compute_s))
 
     def worker_restarted(self, device):
         self.restarts[device] += 1
@@ -197,6 +190,22 @@ async def until(claim):
     async with asyncio.timeout(PATIENCE_S):
         while not claim():  # noqa: ASYNC110  the claims are about plain attributes
             await asyncio.sleep(0)
+
+
+async def settled():
+    """Let the loop turn until whatever could happen has."""
+    for _ in range(20):
+        await asyncio.sleep(0)
+
+
+class CountingQueue(Queue):
+    """Counts how often it is looked at."""
+
+    looks = 0
+
+    def take(self, *arguments, **options):
+        self.looks += 1
+        return super().take(*arguments, **options)
 
 
 async def test_each_item_gets_its_own_score():
@@ -286,8 +295,7 @@ async def test_two_batches_at_most_are_at_the_worker():
     request = Request(queue, range(50))
     async with serving(dispatcher(site, queue)):
         await until(lambda: queue.depth(MODEL) == (30, 300))
-        for _ in range(20):
-            await asyncio.sleep(0)
+        await settled()
         assert queue.depth(MODEL) == (30, 300)
         site.is_open.set()
         await request.outcome()
@@ -310,9 +318,9 @@ async def test_a_dispatcher_is_idle_when_no_batch_is_at_the_worker():
 
 
 async def test_the_observer_hears_of_each_batch():
-    """Model, items, computed tokens and the worker's seconds are told for each batch."""
-    _, _, observer = await scores(range(12))
-    assert observer.batches == [(MODEL, 10, 100, COMPUTE_S), (MODEL, 2, 20, COMPUTE_S)]
+    """Model, items, computed and shared tokens, and the worker's seconds are told for each."""
+    _, _, observer = await scores([*range(11), 10])
+    assert observer.batches == [(MODEL, 10, 100, 0, COMPUTE_S), (MODEL, 2, 10, 10, COMPUTE_S)]
 
 
 async def test_a_ticket_adds_up_the_batches_that_carried_it():
@@ -323,6 +331,82 @@ async def test_a_ticket_adds_up_the_batches_that_carried_it():
     async with serving(dispatcher(site, queue)):
         await request.outcome()
     assert request.ticket.compute_s == 3 * COMPUTE_S
+
+
+async def test_a_ticket_adds_up_its_part_of_what_was_computed():
+    """A run that two requests read is half of each; over all, what was computed."""
+    site, queue, observer = Site(), Queue(), Observer()
+    one, other = Request(queue, [1, 2]), Request(queue, [1])
+    site.is_open.set()
+    async with serving(dispatcher(site, queue, observer)):
+        await one.outcome()
+        await other.outcome()
+    assert (one.ticket.computed_tokens, other.ticket.computed_tokens) == (15, 5)
+    assert [tokens for _, _, tokens, _, _ in observer.batches] == [20]
+
+
+async def test_an_idle_device_gets_whatever_waits():
+    """Nothing waits for a batch to fill while the device has nothing to do."""
+    outcome, site, _ = await scores([1])
+    assert (outcome, site.batches) == ([1.0], [[1]])
+
+
+async def test_what_would_not_fill_a_batch_waits_for_the_device():
+    """While a batch runs, a few items stay in the queue, and those who come join them."""
+    site, queue = Site(), Queue()
+    async with serving(dispatcher(site, queue)):
+        first = Request(queue, [1])
+        await until(lambda: site.most_at_once == 1)
+        second = Request(queue, [2, 3])
+        await settled()
+        third = Request(queue, [4])
+        await settled()
+        assert queue.depth(MODEL) == (3, 30)
+        site.is_open.set()
+        for request in (first, second, third):
+            await request.outcome()
+    assert site.batches == [[1], [2, 4, 3]]
+
+
+async def test_a_batch_that_became_full_is_sent_ahead():
+    """As soon as a busy device's next batch is full, it goes to the socket."""
+    site, queue = Site(), Queue()
+    async with serving(dispatcher(site, queue)):
+        first = Request(queue, [1])
+        await until(lambda: site.most_at_once == 1)
+        second = Request(queue, range(10, 15))
+        await settled()
+        assert site.most_at_once == 1
+        third = Request(queue, range(20, 25))
+        await until(lambda: site.most_at_once == 2)
+        site.is_open.set()
+        for request in (first, second, third):
+            await request.outcome()
+    assert [len(batch) for batch in site.batches] == [1, 10]
+
+
+async def test_work_for_a_model_that_is_served_elsewhere_does_not_turn_the_loop():
+    """A dispatcher looks at the queue when something changed, not all the time."""
+    site, queue = Site(), CountingQueue()
+    async with serving(dispatcher(site, queue)):
+        await settled()
+        queue.put("another", np.zeros(5, np.int32), Ticket(lambda *_: None), 0)
+        await settled()
+        looks = queue.looks
+        await settled()
+        assert queue.looks == looks
+
+
+async def test_a_deadline_is_answered_while_a_batch_runs():
+    """An item behind a long batch is told at its deadline, not when the batch ends."""
+    site, queue = Site(), Queue()
+    async with serving(dispatcher(site, queue)):
+        first = Request(queue, [1])
+        await until(lambda: site.most_at_once == 1)
+        late = Request(queue, [2], deadline=time.monotonic())
+        assert await late.outcome() == [DeadlineExceeded]
+        site.is_open.set()
+        assert await first.outcome() == [1.0]
 
 
 async def test_the_rate_starts_from_warm_up_and_follows_what_is_measured():

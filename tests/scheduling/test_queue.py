@@ -1,4 +1,3 @@
-import asyncio
 from collections import Counter
 from itertools import count
 
@@ -8,21 +7,49 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from assay.errors import AssayError, DeadlineExceeded, InternalError
-from assay.scheduling.queue import BATCH_HEAD_START_TOKENS, Queue, Ticket
+from assay.scheduling.queue import BATCH_HEAD_START_TOKENS, FULL, Queue, Ticket
+from tests.scheduling.models import loaded
 
 MODEL = "judge"
 BUDGET = 1000
 ITEM_TOKENS = 100
+LOADED = loaded(MODEL, BUDGET, shares=False)
+SHARING = loaded(MODEL, BUDGET, shares=True)
 
 
 class Clock:
-    """Time that moves when told."""
+    """Time that moves when told, and the calls that are to come."""
 
     def __init__(self):
         self.now = 0.0
+        self.calls = []
 
     def __call__(self):
         return self.now
+
+    def call_later(self, delay_s, call):
+        timer = Timer(self, self.now + delay_s, call)
+        self.calls.append(timer)
+        return timer
+
+    def ring(self, seconds):
+        """Let time pass and make the calls that are due."""
+        self.now += seconds
+        for timer in [one for one in self.calls if one.at <= self.now]:
+            timer.cancel()
+            timer.call()
+
+
+class Timer:
+    """A call that is to come."""
+
+    def __init__(self, clock, at, call):
+        self.at, self.call = at, call
+        self._clock = clock
+
+    def cancel(self):
+        if self in self._clock.calls:
+            self._clock.calls.remove(self)
 
 
 class Caller:
@@ -38,18 +65,15 @@ class Caller:
         return self
 
 
-def take(queue, budget=BUDGET, model=MODEL):
+def take(queue, budget=BUDGET, model=MODEL, **options):
     """Take the next batch; return whose items and which places it has, in order."""
-    taken = queue.take({model: budget})
-    if taken is None:
-        return []
-    claims = [taken.work[sequence][1] for sequence in taken.plan.order]
-    return [(claim.ticket, claim.place) for claim in claims]
+    taken = queue.take({model: loaded(model, budget, shares=False)}, **options)
+    return [(claim.ticket, claim.place) for claim in taken.claims] if taken else []
 
 
 def test_an_empty_queue_has_no_batch():
     """There is nothing to take where nothing waits."""
-    assert Queue().take({MODEL: BUDGET}) is None
+    assert Queue().take({MODEL: LOADED}) is None
 
 
 def test_the_items_of_one_request_keep_their_order():
@@ -129,12 +153,33 @@ def test_fat_requests_go_on_beside_a_stream_of_newcomers():
     assert served == list(range(20))
 
 
+def test_nobody_is_owed_what_was_served_to_kin_before_they_came():
+    """A request that was served a group at once shares with a newcomer from then on."""
+    queue = Queue()
+    one = Caller().put(queue, items=BUDGET)  # all equal: a batch of 1,000 items, ten are left
+    one.put(queue, items=10, first=BUDGET, tokens=ITEM_TOKENS + 1)
+    assert len(queue.take({MODEL: SHARING}).claims) == BUDGET
+    other = Caller().put(queue, items=10, tokens=ITEM_TOKENS + 1)
+    shares = Counter(id(ticket) for ticket, _ in take(queue))
+    assert shares[id(one.ticket)] in (4, 5)
+    assert shares[id(other.ticket)] in (4, 5)
+
+
 def test_interactive_goes_before_batch():
     """An interactive item is taken before batch items that came earlier."""
     queue = Queue()
     Caller(is_batch=True).put(queue, items=50)
     interactive = Caller().put(queue)
     assert take(queue)[0] == (interactive.ticket, 0)
+
+
+def test_interactive_goes_before_batch_that_was_served_alone():
+    """Batch work that had the device to itself gives way like any other."""
+    queue = Queue()
+    Caller(is_batch=True).put(queue, items=50)
+    take(queue)
+    interactive = Caller().put(queue, items=20)
+    assert [ticket for ticket, _ in take(queue)] == [interactive.ticket] * 10
 
 
 def test_batch_work_ages():
@@ -186,10 +231,57 @@ def test_cancelled_items_leave_the_depth():
     assert queue.depth(MODEL) == (0, 0)
 
 
+def test_a_deadline_is_answered_when_it_comes():
+    """Nobody needs to look at the queue for it, and what waited is gone."""
+    clock = Clock()
+    queue = Queue(clock, clock.call_later)
+    late, patient = Caller(deadline=5.0).put(queue, items=2), Caller().put(queue)
+    clock.ring(4.0)
+    assert late.answers == []
+    clock.ring(1.0)
+    assert [type(answer) for _, answer in late.answers] == [DeadlineExceeded] * 2
+    assert queue.depth(MODEL) == (1, ITEM_TOKENS)
+    assert take(queue) == [(patient.ticket, 0)]
+
+
+def test_a_cancelled_request_is_not_answered_at_its_deadline():
+    """Who has left is only forgotten."""
+    clock = Clock()
+    queue = Queue(clock, clock.call_later)
+    gone = Caller(deadline=5.0).put(queue)
+    gone.ticket.is_cancelled = True
+    clock.ring(5.0)
+    assert (gone.answers, queue.depth(MODEL)) == ([], (0, 0))
+
+
+def test_a_request_that_waits_no_more_has_no_timer():
+    """A request's only call to come is cancelled with its last item."""
+    clock = Clock()
+    queue = Queue(clock, clock.call_later)
+    Caller(deadline=5.0).put(queue, items=15)
+    take(queue)
+    assert len(clock.calls) == 1
+    take(queue)
+    assert clock.calls == []
+
+
+def test_an_item_put_back_has_a_timer_again():
+    """While an item is at the device its deadline isn't watched; afterwards it is."""
+    clock = Clock()
+    queue = Queue(clock, clock.call_later)
+    late = Caller(deadline=5.0).put(queue)
+    taken = queue.take({MODEL: LOADED})
+    clock.ring(6.0)
+    assert late.answers == []
+    queue.put_back(MODEL, taken.entries)
+    clock.ring(0.0)
+    assert [type(answer) for _, answer in late.answers] == [DeadlineExceeded]
+
+
 def test_a_passed_deadline_is_answered_and_not_run():
     """An item that waited too long is answered with DeadlineExceeded instead of computed."""
     clock = Clock()
-    queue = Queue(clock)
+    queue = Queue(clock, clock.call_later)
     late = Caller(deadline=5.0).put(queue, items=2)
     clock.now = 5.0
     assert take(queue) == []
@@ -202,7 +294,7 @@ def test_a_passed_deadline_is_answered_and_not_run():
 def test_a_deadline_ahead_is_no_hindrance():
     """Before its deadline an item runs."""
     clock = Clock()
-    queue = Queue(clock)
+    queue = Queue(clock, clock.call_later)
     punctual = Caller(deadline=5.0).put(queue)
     clock.now = 4.999
     assert take(queue) == [(punctual.ticket, 0)]
@@ -213,35 +305,34 @@ def test_an_item_put_back_runs_alone():
     """What failed in a batch is tried by itself, first in line, its attempts counted."""
     queue = Queue()
     caller = Caller().put(queue, items=12)
-    taken = queue.take({MODEL: BUDGET})
-    for work, claim in taken.work.values():
-        queue.put_back(MODEL, work, claim)
+    taken = queue.take({MODEL: LOADED})
+    queue.put_back(MODEL, taken.entries)
     for place in range(10):
-        again = queue.take({MODEL: BUDGET})
-        ((_, claim),) = again.work.values()
+        (claim,) = queue.take({MODEL: LOADED}).claims
         assert (claim.ticket, claim.place, claim.attempts) == (caller.ticket, place, 1)
     assert [place for _, place in take(queue)] == [10, 11]
 
 
 def test_an_item_that_never_failed_does_not_share_a_batch_with_one_that_did():
-    """A batch that began with a fresh item stops before a second try."""
+    """A second try takes nobody along, however much room there is."""
     queue = Queue()
-    failing = Caller().put(queue, items=10)
-    taken = queue.take({MODEL: BUDGET})
-    fresh = Caller().put(queue)
-    for work, claim in taken.work.values():
-        queue.put_back(MODEL, work, claim)
-    batches = [take(queue) for _ in range(11)]
-    assert batches[9:] == [[(fresh.ticket, 0)], [(failing.ticket, 9)]]
+    failing, fresh = Caller().put(queue, items=3), Caller()
+    taken = queue.take({MODEL: LOADED})
+    fresh.put(queue, items=2)  # its turn is that of the failing request's end
+    queue.put_back(MODEL, taken.entries[:1])
+    failing.put(queue, first=3)
+    assert [take(queue) for _ in range(2)] == [
+        [(failing.ticket, 0)],
+        [(fresh.ticket, 0), (failing.ticket, 3), (fresh.ticket, 1)],
+    ]
 
 
 def test_an_item_that_was_not_tried_keeps_its_place_in_batches():
     """What only waited at a worker that died is put back without an attempt."""
     queue = Queue()
     caller = Caller().put(queue, items=3)
-    taken = queue.take({MODEL: BUDGET})
-    for work, claim in taken.work.values():
-        queue.put_back(MODEL, work, claim, was_tried=False)
+    taken = queue.take({MODEL: LOADED})
+    queue.put_back(MODEL, taken.entries, was_tried=False)
     assert take(queue) == [(caller.ticket, place) for place in range(3)]
 
 
@@ -250,9 +341,9 @@ def test_models_wait_in_lines_of_their_own():
     queue = Queue()
     Caller().put(queue, model="one")
     other = Caller().put(queue, model="other")
-    taken = queue.take({"other": BUDGET})
+    taken = queue.take({"other": LOADED})
     assert taken.model == "other"
-    assert [claim.ticket for _, claim in taken.work.values()] == [other.ticket]
+    assert [claim.ticket for claim in taken.claims] == [other.ticket]
 
 
 def test_the_model_whose_head_waits_longest_goes_first():
@@ -260,8 +351,8 @@ def test_the_model_whose_head_waits_longest_goes_first():
     queue = Queue()
     Caller().put(queue, model="one")
     Caller().put(queue, model="other")
-    budgets = {"other": BUDGET, "one": BUDGET}
-    assert [queue.take(budgets).model for _ in range(2)] == ["one", "other"]
+    both = {"other": LOADED, "one": LOADED}
+    assert [queue.take(both).model for _ in range(2)] == ["one", "other"]
 
 
 def test_the_depth_counts_items_and_tokens():
@@ -288,27 +379,48 @@ def test_failing_a_model_answers_all_that_waits_for_it():
     assert queue.depth(MODEL) == (0, 0)
 
 
-async def test_waiting_ends_when_something_is_put():
-    """Whoever waits for work is woken by it."""
-    queue = Queue()
-    woken = asyncio.create_task(queue.wait())
-    await asyncio.sleep(0)
-    assert not woken.done()
+def test_a_listener_is_called_for_whatever_is_put():
+    """Whoever subscribed hears of items that come and of those that come back."""
+    queue, heard = Queue(), []
+    queue.subscribe(lambda: heard.append(queue.depth(MODEL)))
     Caller().put(queue)
-    async with asyncio.timeout(5):
-        await woken
+    queue.put_back(MODEL, queue.take({MODEL: LOADED}).entries)
+    assert heard == [(1, ITEM_TOKENS)] * 2
 
 
-async def test_waiting_begins_again_when_everything_is_taken():
-    """An emptied queue is waited for anew."""
+def test_only_a_full_batch_is_taken_where_that_is_asked():
+    """Less than most of a budget stays; the same work goes when anything will do."""
     queue = Queue()
+    items = int(FULL * BUDGET / ITEM_TOKENS)
+    Caller().put(queue, items=items)
+    assert take(queue, only_full=True) == []
     Caller().put(queue)
-    take(queue)
-    woken = asyncio.create_task(queue.wait())
-    for _ in range(3):
-        await asyncio.sleep(0)
-    assert not woken.done()
-    woken.cancel()
+    assert len(take(queue, only_full=True)) == items + 1
+
+
+def test_what_fills_a_batch_is_counted_as_it_will_be_computed():
+    """Equal items fill a batch of a model that doesn't share, and not of one that does."""
+    queue = Queue()
+    Caller().put(queue, items=10)
+    assert queue.take({MODEL: SHARING}, only_full=True) is None
+    assert len(queue.take({MODEL: LOADED}, only_full=True).claims) == 10
+
+
+def test_a_queue_that_was_emptied_holds_nothing():
+    """Taken, cancelled and late: no node of the tree is left, and no claim."""
+    clock = Clock()
+    queue = Queue(clock, clock.call_later)
+    Caller(deadline=5.0).put(queue, items=3)
+    gone = Caller().put(queue, items=3, tokens=50)
+    Caller(is_batch=True).put(queue, items=3, tokens=70)
+    gone.ticket.is_cancelled = True
+    clock.ring(5.0)
+    while take(queue):
+        pass
+    (line,) = queue._lines.values()
+    for prefixes in line._prefixes.values():
+        assert (len(prefixes), prefixes.tokens, prefixes.root.children) == (0, 0, {})
+    assert (queue._claims, line._turns, clock.calls) == ({}, [], [])
 
 
 class World:
@@ -316,7 +428,7 @@ class World:
 
     def __init__(self):
         self.clock = Clock()
-        self.queue = Queue(self.clock)
+        self.queue = Queue(self.clock, self.clock.call_later)
         stakes = [{}, {"is_batch": True}, {"deadline": 4.0}, {"is_batch": True, "deadline": 8.0}]
         self.callers = [Caller(**stake) for stake in stakes]
         self.asked = [[] for _ in stakes]  # the places that each caller put
@@ -328,21 +440,26 @@ class World:
         self.asked[index].append(place)
         self.callers[index].put(self.queue, first=place, tokens=tokens)
 
-    def take(self, budget, fails):
-        taken = self.queue.take({MODEL: budget})
-        for work, claim in taken.work.values() if taken else ():
-            assert not claim.ticket.is_cancelled
-            if fails and claim.attempts == 0:
-                self.queue.put_back(MODEL, work, claim)
-            else:
-                self.finished.append((claim.ticket, claim.place))
+    def take(self, budget, fails, shares=True):
+        taken = self.queue.take({MODEL: loaded(MODEL, budget, shares=shares)})
+        if taken is None:
+            return None
+        assert not any(claim.ticket.is_cancelled for claim in taken.claims)
+        assert len(taken.claims) == 1 or not any(claim.attempts for claim in taken.claims)
+        if fails and taken.claims[0].attempts == 0:
+            self.queue.put_back(MODEL, taken.entries)
+        else:
+            self.finished += [(claim.ticket, claim.place) for claim in taken.claims]
         return taken
 
     def cancel(self, index, _):
         self.callers[index].ticket.is_cancelled = True
 
-    def wait(self, seconds, _):
-        self.clock.now += seconds
+    def wait(self, seconds, is_on_time):
+        if is_on_time:
+            self.clock.ring(seconds)
+        else:  # the loop is busy: timers are late
+            self.clock.now += seconds
 
     def outcomes(self, index):
         """Count, for each place of a caller, how often it was finished or answered."""
@@ -355,9 +472,9 @@ class World:
 STEPS = st.lists(
     st.one_of(
         st.tuples(st.just(World.put), st.integers(0, 3), st.integers(1, 1500)),
-        st.tuples(st.just(World.take), st.integers(1, 2000), st.booleans()),
+        st.tuples(st.just(World.take), st.integers(1, 2000), st.booleans(), st.booleans()),
         st.tuples(st.just(World.cancel), st.integers(0, 3), st.none()),
-        st.tuples(st.just(World.wait), st.floats(0, 3), st.none()),
+        st.tuples(st.just(World.wait), st.floats(0, 3), st.booleans()),
     ),
     max_size=60,
 )
@@ -379,3 +496,4 @@ def test_every_item_is_taken_or_answered_exactly_once(steps):
         else:
             assert outcomes == expected
     assert world.queue.depth(MODEL) == (0, 0)
+    assert (world.queue._claims, world.clock.calls) == ({}, [])

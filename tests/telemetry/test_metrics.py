@@ -1,8 +1,12 @@
+import asyncio
+import time
+
 import numpy as np
 import pytest
 from prometheus_client import REGISTRY, CollectorRegistry
 
 from assay.engine.messages import Done
+from assay.telemetry import lag
 from assay.telemetry.metrics import Metrics
 
 CALL = {"model": "judge", "route": "score"}
@@ -102,12 +106,14 @@ def test_a_single_model_has_no_spread():
 
 
 def test_batches_are_noted_in_items_tokens_and_padding():
-    """What a batch computed, and how much of it was padding."""
+    """What a batch computed, how much of it was padding, and what sharing saved."""
     metrics = Metrics()
-    metrics.batch("judge", Done(0, np.zeros(2), 0.5, padded_tokens=6), items=2, tokens=30)
+    done = Done(0, np.zeros(2), 0.5, padded_tokens=6)
+    metrics.batch("judge", done, items=2, tokens=30, shared_tokens=12)
     assert value(metrics, "assay_batch_items_sum", **MODEL) == 2
     assert value(metrics, "assay_batch_tokens_sum", **MODEL) == 30
     assert value(metrics, "assay_computed_tokens_total", **MODEL) == 30
+    assert value(metrics, "assay_shared_tokens_total", **MODEL) == 12
     assert value(metrics, "assay_padded_tokens_total", **MODEL) == 6
 
 
@@ -143,3 +149,21 @@ def test_the_text_is_prometheus():
     lines = metrics.render().decode().splitlines()
     assert 'assay_requests_total{model="judge",outcome="ok",route="score"} 1.0' in lines
     assert "# TYPE assay_requests_total counter" in lines
+
+
+def test_time_beside_scoring_is_kept_apart():
+    """HTTP and parsing have a histogram of their own."""
+    metrics = Metrics()
+    metrics.http("judge", "score", 0.25)
+    assert value(metrics, "assay_http_seconds_sum", **CALL) == 0.25
+
+
+async def test_the_loops_lag_is_what_it_overslept():
+    """A loop that is held up is seen to be late by as much."""
+    metrics = Metrics()
+    watch = asyncio.create_task(lag.watch(metrics))
+    await asyncio.sleep(0)
+    time.sleep(3 * lag.INTERVAL_S)  # noqa: ASYNC251  this is what holds it up
+    await asyncio.sleep(lag.INTERVAL_S)  # due after the one that was held up
+    watch.cancel()
+    assert value(metrics, "assay_loop_lag_seconds_sum") >= 2 * lag.INTERVAL_S

@@ -1,25 +1,61 @@
-"""Pure: waiting work and a budget in, a batch out. No clock, no torch, no await."""
+"""Pure: who is next, who goes along, and their batch as a forest. No clock, no torch, no await.
+
+Requests take turns by the tokens they were given so far; an item's turn is its request's. A batch
+begins with the item whose turn is earliest, however long it is. Its kin go with it ahead of their
+turn: those that begin with at least an eighth of its tokens, nearest first. Then the next in turn
+and its kin, until one doesn't fit the budget. A request is charged for its kin as for the rest.
+
+Two rules bound what kin may overtake:
+
+- Kin go before the next in turn only if that one shares less. Where all that waits begins with the
+  same system prompt, the prompts' own groups are pulled together and the rest goes by turn.
+- Batch priority is never pulled ahead while interactive work waits.
+
+Each batch takes the head of the line and moves the turn on by half of it at least, and newcomers
+start at that turn. So whoever is pulled ahead, an item waits for at most as many batches as there
+are items with an earlier turn.
+"""
 
 from __future__ import annotations
 
+import heapq
+from collections import OrderedDict
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from assay.engine.messages import Forest
+from assay.scheduling.prefixes import Node, Prefixes, shared
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterator, Sequence
 
-    import numpy as np
+_KIN_PART = 8  # kin share at least this part of the head: what they save is worth the overtaking
 
 
-@dataclass(frozen=True, slots=True, order=True)
+@dataclass(eq=False, slots=True)
+class Flow:
+    """What waits of one request for one model, in order; `turn` is that of its first item."""
+
+    lag: float = 0.0  # how much later than others its turns are: batch priority has one
+    turn: float = 0.0
+    number: int = 0  # of its valid entry in the line
+    works: OrderedDict[Work, None] = field(default_factory=OrderedDict)
+
+    @property
+    def is_batch(self) -> bool:
+        """Whether interactive work goes before it."""
+        return self.lag > 0
+
+
+@dataclass(eq=False, slots=True)
 class Work:
-    """One item for one model, waiting. Ordered by turn, then by arrival."""
+    """One item for one model, waiting; a second try goes alone."""
 
-    turn: float
-    sequence: int
-    ids: np.ndarray = field(compare=False)  # (tokens,) int32
+    ids: np.ndarray  # (tokens,) int32
+    flow: Flow
+    goes_alone: bool = False
 
     @property
     def tokens(self) -> int:
@@ -29,26 +65,219 @@ class Work:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Plan:
-    """A batch as a prefix forest; `order[i]` is the sequence number of its item i."""
+    """A batch: item i of the forest is `works[i]`."""
 
+    works: tuple[Work, ...]
     forest: Forest
-    order: tuple[int, ...]
+
+    @property
+    def shared_tokens(self) -> int:
+        """Tokens of its items that needn't be computed."""
+        return sum(work.tokens for work in self.works) - self.forest.tokens
+
+    def computed_tokens(self) -> list[float]:
+        """Return each item's part of the computed tokens: a run is split among its readers."""
+        runs = list(zip(self.forest.lengths.tolist(), self.forest.parents.tolist(), strict=True))
+        readers = np.bincount(self.forest.reads, minlength=len(runs)).tolist()
+        for run in range(len(runs) - 1, -1, -1):
+            if (parent := runs[run][1]) >= 0:
+                readers[parent] += readers[run]
+        parts: list[float] = []
+        for (length, parent), count in zip(runs, readers, strict=True):
+            parts.append(length / count + (parts[parent] if parent >= 0 else 0.0))
+        return [parts[run] for run in self.forest.reads.tolist()]
 
 
-def plan(waiting: Iterable[Work], budget_tokens: int) -> Plan:
-    """Take work in the given order until the budget is full.
+class Line:
+    """The work that waits for one model, by turn and by prefix.
 
-    The first item always goes, however long. Filling stops at the first item that doesn't fit, so a
-    long item is never overtaken for ever. Each item is a tree of its own for now.
+    `is_gone` says whether a work's caller has left; such works aren't planned but set aside.
     """
-    taken: list[Work] = []
-    used = 0
-    for work in waiting:
-        if taken and used + work.tokens > budget_tokens:
+
+    def __init__(self, is_gone: Callable[[Work], bool], numbers: Iterator[int]) -> None:
+        self.items = 0
+        self.tokens = 0
+        self._is_gone = is_gone
+        self._numbers = numbers
+        self._turns: list[tuple[float, int, Flow]] = []
+        self._prefixes: dict[bool, Prefixes[Work]] = {False: Prefixes(), True: Prefixes()}
+        self._gone: list[Work] = []
+        self._left: list[Work] = []  # what `purge` has yet to forget
+
+    def add(self, work: Work, now: float) -> None:
+        """Let a work wait behind its request's others; a request alone starts at the turn `now`."""
+        if not work.flow.works:
+            work.flow.turn = max(work.flow.turn, now + work.flow.lag)
+            self._enter(work.flow)
+        self._hold(work)
+
+    def put_back(self, work: Work) -> None:
+        """Let a work wait before its request's others, and not charge the request for it."""
+        self._hold(work)
+        work.flow.works.move_to_end(work, last=False)
+        work.flow.turn -= work.tokens
+        self._enter(work.flow)
+
+    def head(self) -> Work | None:
+        """Return the work whose turn is earliest; who came first among equals."""
+        while self._turns:
+            turn, number, flow = self._turns[0]
+            if number != flow.number or not flow.works:
+                heapq.heappop(self._turns)
+            elif turn != flow.turn:
+                heapq.heappop(self._turns)
+                self._enter(flow)
+            elif self._is_gone(first := next(iter(flow.works))):
+                self.drop(first.flow)
+            else:
+                return first
+        return None
+
+    def kin(self, head: Work) -> Iterator[Work]:
+        """Yield those to go along with a work that was taken, nearest first.
+
+        Each is to be taken before the next is asked for.
+        """
+        prefixes = self._prefixes[head.flow.is_batch]
+        if head.flow.is_batch and self._prefixes[False]:
+            return
+        inner: Node[Work] | None = None
+        for node in prefixes.above(head):
+            following = self.head()
+            if following is None or node.end * _KIN_PART < head.tokens:
+                return
+            if prefixes.is_below(following, node):
+                return
+            yield from filter(self._waits, node.below(besides=inner))
+            inner = node
+
+    def take(self, work: Work) -> None:
+        """Remove a work, charging its request."""
+        self._leave(work)
+        work.flow.turn += work.tokens
+
+    def drop(self, flow: Flow) -> None:
+        """Remove all works of a request and set them aside."""
+        for work in list(flow.works):
+            self._leave(work)
+            self._gone.append(work)
+
+    def drop_all(self) -> None:
+        """Remove all works and set them aside."""
+        for _, _, flow in list(self._turns):
+            self.drop(flow)
+
+    def pop_gone(self) -> list[Work]:
+        """Return the works that were set aside since the last call."""
+        self.purge()
+        gone, self._gone = self._gone, []
+        return gone
+
+    def purge(self) -> None:
+        """Forget the prefixes of those that were removed; not while `kin` is being asked."""
+        for work in self._left:
+            if not work.goes_alone:
+                self._prefixes[work.flow.is_batch].remove(work)
+        self._left.clear()
+
+    def to_compute(self, *, shares: bool) -> int:
+        """Return about how many tokens all that waits would cost in one batch."""
+        if not shares:
+            return self.tokens
+        return sum(prefixes.tokens for prefixes in self._prefixes.values())
+
+    def _hold(self, work: Work) -> None:
+        work.flow.works[work] = None
+        self.items += 1
+        self.tokens += work.tokens
+        if not work.goes_alone:
+            self._prefixes[work.flow.is_batch].add(work, work.ids)
+
+    def _leave(self, work: Work) -> None:
+        del work.flow.works[work]
+        self.items -= 1
+        self.tokens -= work.tokens
+        self._left.append(work)
+        if not self.items:
+            self._turns.clear()
+
+    def _enter(self, flow: Flow) -> None:
+        flow.number = next(self._numbers)
+        heapq.heappush(self._turns, (flow.turn, flow.number, flow))
+
+    def _waits(self, work: Work) -> bool:
+        if work in work.flow.works and self._is_gone(work):
+            self.drop(work.flow)
+        return work in work.flow.works
+
+
+def plan(line: Line, budget_tokens: int, *, shares: bool) -> Plan:
+    """Take the next batch out of a line; without `shares` each item is a run of its own.
+
+    Only a head that is longer by itself exceeds the budget of computed tokens. Reading an item
+    counts as a token at least, which bounds a batch of equal items.
+    """
+    works: list[Work] = []
+    draft: Prefixes[Work] = Prefixes()
+    tokens = 0
+    for work in _candidates(line, shares=shares):
+        if shares:
+            draft.add(work, work.ids)
+        tokens = draft.tokens if shares else tokens + work.tokens
+        if works and max(tokens, len(works) + 1) > budget_tokens:
+            if shares:
+                draft.remove(work)
             break
-        taken.append(work)
-        used += work.tokens
-    return Plan(
-        forest=Forest.unshared([work.ids for work in taken]),
-        order=tuple(work.sequence for work in taken),
+        line.take(work)
+        works.append(work)
+    line.purge()
+    forest = _forest(draft, works) if shares else Forest.unshared([work.ids for work in works])
+    return Plan(tuple(works), forest)
+
+
+def _candidates(line: Line, *, shares: bool) -> Iterator[Work]:
+    """Yield the head of the line, its kin, the next head, its kin; each is taken or the last."""
+    head = line.head()
+    while head is not None:
+        yield head
+        if shares and not head.goes_alone:
+            yield from line.kin(head)
+        line.purge()
+        following = line.head()
+        head = following if following and not (head.goes_alone or following.goes_alone) else None
+
+
+def _forest(prefixes: Prefixes[Work], works: Sequence[Work]) -> Forest:
+    """Lay out a batch's runs, parents first, and find the run at whose end each work is read.
+
+    The few tokens with which all children of a run begin are computed once, too: at its end.
+    """
+    runs: list[np.ndarray] = []
+    parents: list[int] = []
+    reads: dict[Work, int] = {}
+    waiting = [(node, -1, 0) for node in reversed(prefixes.root.children.values())]
+    while waiting:
+        node, parent, begin = waiting.pop()
+        end, run = node.end + _in_common(node), len(runs)
+        runs.append(next(iter(node.children.values()), node).ids[begin:end])
+        parents.append(parent)
+        reads.update(dict.fromkeys(node.items, run))
+        for child in reversed(node.children.values()):
+            if child.end == end:
+                reads.update(dict.fromkeys(child.items, run))
+            else:
+                waiting.append((child, run, end))
+    return Forest(
+        ids=np.concatenate([np.empty(0, np.int32), *runs]),
+        lengths=np.fromiter(map(len, runs), np.int32, len(runs)),
+        parents=np.array(parents, np.int32),
+        reads=np.array([reads[work] for work in works], np.int32),
     )
+
+
+def _in_common(node: Node[Work]) -> int:
+    """Return how many tokens all children of a node begin with, where no item ends before them."""
+    if node.items or not node.children:
+        return 0
+    first, last = min(node.children), max(node.children)
+    return shared(np.frombuffer(first, np.int32), np.frombuffer(last, np.int32))

@@ -1,30 +1,44 @@
-"""Who waits, in which order, and who has left.
+"""Who waits, whose turn it is, and who has left.
 
-Order is start-time fair queueing over requests: each request is a flow whose items get turns spaced
-by their tokens, starting at the turn now being served. A request of one item waits behind at most
-what is already on the device, however many items another request brought. Each batch moves the turn
-on by half its first item at least: newcomers still go before the next item of that flow, but a
-stream of them can't hold the others back for ever. Batch priority starts `BATCH_HEAD_START_TOKENS`
-later, which is also how it ages: once the turn has moved on that far, it is even with newcomers.
+Order is start-time fair queueing over requests: each request is a flow whose turn moves on by the
+tokens it is given, starting at the turn now being served. A request of one item waits behind at
+most what is already on the device, however many items another request brought. Each batch moves the
+turn on by half its first item at least: newcomers still go before the next item of that flow, but a
+stream of them can't hold the others back for ever. Batch priority has its turns
+`BATCH_HEAD_START_TOKENS` later, which is also how it ages: once the turn has moved on that far, it
+is even with newcomers. The planner's kin may overtake; see there for the bounds.
 """
 
 from __future__ import annotations
 
 import asyncio
-import heapq
 import time
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from functools import partial
+from itertools import count
+from typing import TYPE_CHECKING, Protocol
 
 from assay.errors import AssayError, DeadlineExceeded
-from assay.scheduling.planner import Plan, Work, plan
+from assay.scheduling.planner import Flow, Line, Plan, Work, plan
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
     import numpy as np
 
+    from assay.engine.messages import Loaded
+
 BATCH_HEAD_START_TOKENS = 65_536
+# A batch counts as full from here: the next item often doesn't fit the rest, and warm-up's budget
+# lies where the rate per token is flat, so that three quarters of it run about as fast.
+FULL = 0.75
+
+
+class Timer(Protocol):
+    """What `asyncio` returns of a call that is to come."""
+
+    def cancel(self) -> None:
+        """Don't call."""
 
 
 @dataclass(eq=False, slots=True)
@@ -32,7 +46,7 @@ class Ticket:
     """One request's stake in the queue.
 
     `settle` is called once for each item, with its place in the request and its score or error.
-    `compute_s` adds up the batches that carried its items.
+    `compute_s` adds up the batches that carried its items, `computed_tokens` its part of them.
     """
 
     settle: Callable[[int, float | AssayError], None]
@@ -40,7 +54,10 @@ class Ticket:
     is_batch: bool = False
     is_cancelled: bool = False
     compute_s: float = 0.0
-    next_turn: dict[str, float] = field(default_factory=dict)
+    computed_tokens: float = 0.0
+    flows: dict[str, Flow] = field(default_factory=dict)  # by model
+    waiting: int = 0
+    alarm: Timer | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,137 +71,154 @@ class Claim:
 
 @dataclass(frozen=True, slots=True)
 class Taken:
-    """A batch on its way to a device; `work` maps sequence numbers to what waited and for whom."""
+    """A batch on its way to a device; `claims[i]` is the claim of the plan's item i."""
 
     model: str
     plan: Plan
-    work: dict[int, tuple[Work, Claim]]
+    claims: tuple[Claim, ...]
 
-
-@dataclass(slots=True)
-class _Line:
-    """The work that waits for one model."""
-
-    heap: list[Work] = field(default_factory=list)
-    tokens: int = 0
+    @property
+    def entries(self) -> list[tuple[Work, Claim]]:
+        """What waited, and for whom."""
+        return list(zip(self.plan.works, self.claims, strict=True))
 
 
 class Queue:
     """The waiting work of all models, shared by all devices."""
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        clock: Callable[[], float] = time.monotonic,
+        call_later: Callable[[float, Callable[[], None]], Timer] | None = None,
+    ) -> None:
         self._clock = clock
-        self._lines: dict[str, _Line] = {}
-        self._claims: dict[int, Claim] = {}
-        self._sequence = 0
-        self._now: float = 0.0  # the turn now being served
-        self._arrived = asyncio.Event()
+        self._call_later = call_later or _call_later
+        self._lines: dict[str, Line] = {}
+        self._claims: dict[Work, Claim] = {}
+        self._numbers = count()
+        self._now: float = 0.0  # the turn now being served, without lag
+        self._listeners: list[Callable[[], None]] = []
+
+    def subscribe(self, listener: Callable[[], None]) -> None:
+        """Call a function, from now on, whenever something was put."""
+        self._listeners.append(listener)
 
     def put(self, model: str, ids: np.ndarray, ticket: Ticket, place: int) -> None:
-        """Let one item wait for one model."""
-        self._push(model, ids, Claim(ticket, place), self._turn(model, ticket, len(ids)))
+        """Let one item wait for one model; `ids` is (tokens,) int32."""
+        lag = BATCH_HEAD_START_TOKENS if ticket.is_batch else 0.0
+        work = Work(ids, ticket.flows.setdefault(model, Flow(lag)))
+        self._hold(work, Claim(ticket, place))
+        self._line(model).add(work, self._now)
+        self._tell()
 
-    def put_back(self, model: str, work: Work, claim: Claim, *, was_tried: bool = True) -> None:
-        """Let an item wait again, first in line; an attempt is counted if it was tried."""
-        again = Claim(claim.ticket, claim.place, claim.attempts + was_tried)
-        self._push(model, work.ids, again, work.turn)
+    def put_back(
+        self, model: str, entries: Iterable[tuple[Work, Claim]], *, was_tried: bool = True
+    ) -> None:
+        """Let items wait again, first of their request; those that were tried go alone."""
+        for tried, claim in reversed(list(entries)):
+            again = Claim(claim.ticket, claim.place, claim.attempts + was_tried)
+            work = Work(tried.ids, tried.flow, goes_alone=again.attempts > 0)
+            self._hold(work, again)
+            self._line(model).put_back(work)
+        self._tell()
 
-    async def wait(self) -> None:
-        """Return as soon as something waits."""
-        await self._arrived.wait()
+    def take(self, loaded: Mapping[str, Loaded], *, only_full: bool = False) -> Taken | None:
+        """Remove the next batch: of the model whose head is due, filled up to its budget.
 
-    def take(self, budgets: Mapping[str, int]) -> Taken | None:
-        """Remove the next batch: the model whose head waits longest, filled up to its budget.
-
-        An item that already failed once in a batch goes alone. Those whose caller has left are
-        dropped, those whose deadline passed are answered; neither costs compute.
+        With `only_full`, None unless enough waits to fill it. An item that already failed once in a
+        batch goes alone. Those whose caller has left are dropped, those whose deadline passed are
+        answered; neither costs compute.
         """
-        waiting = [model for model in self._lines if model in budgets and self._has_head(model)]
-        if not waiting:
-            self._note_emptiness()
+        heads = self._heads(loaded)
+        if not heads:
             return None
-        model = min(waiting, key=lambda name: self._lines[name].heap[0])
-        popped: list[Work] = []
-        drafted = plan(self._candidates(model, popped), budgets[model])
-        chosen = set(drafted.order)
-        self._now = max(self._now, popped[0].turn + popped[0].tokens / 2)
-        taken: dict[int, tuple[Work, Claim]] = {}
-        for work in popped:
-            if work.sequence in chosen:
-                self._lines[model].tokens -= work.tokens
-                taken[work.sequence] = (work, self._claims.pop(work.sequence))
-                self._now = max(self._now, work.turn)
-            else:
-                heapq.heappush(self._lines[model].heap, work)
-        self._note_emptiness()
-        return Taken(model, drafted, taken)
+        model = min(heads, key=lambda name: (heads[name].flow.turn, heads[name].flow.number))
+        line, spec = self._lines[model], loaded[model]
+        waiting = line.to_compute(shares=spec.shares_prefixes)
+        if only_full and waiting < FULL * spec.budget_tokens:
+            return None
+        first = heads[model].flow.turn - heads[model].flow.lag + heads[model].tokens / 2
+        drafted = plan(line, spec.budget_tokens, shares=spec.shares_prefixes)
+        self._see_off(line)
+        self._advance(drafted, first)
+        return Taken(model, drafted, tuple(map(self._release, drafted.works)))
 
     def depth(self, model: str) -> tuple[int, int]:
         """Return how many items and tokens wait for a model."""
         line = self._lines.get(model)
-        return (len(line.heap), line.tokens) if line else (0, 0)
+        return (line.items, line.tokens) if line else (0, 0)
 
     def fail_all(self, model: str, error: AssayError) -> None:
         """Answer everything that waits for a model with an error."""
-        line = self._lines.pop(model, None)
-        for work in line.heap if line else ():
-            claim = self._claims.pop(work.sequence)
-            claim.ticket.settle(claim.place, error)
-        self._note_emptiness()
+        line = self._line(model)
+        line.drop_all()
+        self._see_off(line, error)
 
-    def _push(self, model: str, ids: np.ndarray, claim: Claim, turn: float) -> None:
-        work = Work(turn, self._sequence, ids)
-        self._sequence += 1
-        line = self._lines.setdefault(model, _Line())
-        heapq.heappush(line.heap, work)
-        line.tokens += work.tokens
-        self._claims[work.sequence] = claim
-        self._arrived.set()
+    def _line(self, model: str) -> Line:
+        if model not in self._lines:
+            self._lines[model] = Line(self._has_left, self._numbers)
+        return self._lines[model]
 
-    def _turn(self, model: str, ticket: Ticket, tokens: int) -> float:
-        start = ticket.next_turn.get(model)
-        if start is None:
-            start = self._now + (BATCH_HEAD_START_TOKENS if ticket.is_batch else 0)
-        start = max(start, self._now)
-        ticket.next_turn[model] = start + tokens
-        return start
+    def _heads(self, models: Iterable[str]) -> dict[str, Work]:
+        """Return the heads of the lines that have one; see off those who have left before it."""
+        heads: dict[str, Work] = {}
+        for model in models:
+            if line := self._lines.get(model):
+                if head := line.head():
+                    heads[model] = head
+                self._see_off(line)
+        return heads
 
-    def _candidates(self, model: str, popped: list[Work]) -> Iterator[Work]:
-        """Pop live work in order, noting it; an item that failed in a batch before goes alone."""
-        heap = self._lines[model].heap
-        while self._has_head(model):
-            is_second_try = self._claims[heap[0].sequence].attempts > 0
-            if is_second_try and popped:
-                return
-            popped.append(heapq.heappop(heap))
-            yield popped[-1]
-            if is_second_try:
-                return
+    def _advance(self, drafted: Plan, first: float) -> None:
+        """Move the turn on: newcomers go before the next in line, by half an item.
 
-    def _has_head(self, model: str) -> bool:
-        """Drop the departed from a line's head; return whether anyone is left."""
-        line = self._lines[model]
-        while line.heap:
-            work = line.heap[0]
-            claim = self._claims[work.sequence]
-            if not self._has_left(claim):
-                return True
-            heapq.heappop(line.heap)
-            line.tokens -= work.tokens
-            del self._claims[work.sequence]
-            if not claim.ticket.is_cancelled:
-                claim.ticket.settle(
-                    claim.place,
-                    DeadlineExceeded("the deadline passed before the item ran; allow more time"),
-                )
-        return False
+        Where nobody is left, the past is forgotten: all start even.
+        """
+        heads = self._heads(self._lines).values()
+        turns = [head.flow.turn - head.flow.lag - head.tokens / 2 for head in heads]
+        served = (work.flow.turn - work.flow.lag for work in drafted.works)
+        self._now = max(self._now, first, min(turns) if turns else max(served))
 
-    def _has_left(self, claim: Claim) -> bool:
+    def _hold(self, work: Work, claim: Claim) -> None:
         ticket = claim.ticket
+        self._claims[work] = claim
+        ticket.waiting += 1
+        if ticket.deadline is not None and ticket.alarm is None:
+            left_s = max(0.0, ticket.deadline - self._clock())
+            ticket.alarm = self._call_later(left_s, partial(self._expire, ticket))
+
+    def _release(self, work: Work) -> Claim:
+        claim = self._claims.pop(work)
+        ticket = claim.ticket
+        ticket.waiting -= 1
+        if ticket.alarm and not ticket.waiting:
+            ticket.alarm.cancel()
+            ticket.alarm = None
+        return claim
+
+    def _expire(self, ticket: Ticket) -> None:
+        """Answer what waits of a request whose deadline has come."""
+        for model, flow in ticket.flows.items():
+            self._lines[model].drop(flow)
+            self._see_off(self._lines[model])
+
+    def _see_off(self, line: Line, error: AssayError | None = None) -> None:
+        """Answer those who are gone, by default because they are late; who cancelled wants none."""
+        late = DeadlineExceeded("the deadline passed before the item ran; allow more time")
+        for claim in map(self._release, line.pop_gone()):
+            if not claim.ticket.is_cancelled:
+                claim.ticket.settle(claim.place, error or late)
+
+    def _has_left(self, work: Work) -> bool:
+        ticket = self._claims[work].ticket
         return ticket.is_cancelled or (
             ticket.deadline is not None and self._clock() >= ticket.deadline
         )
 
-    def _note_emptiness(self) -> None:
-        if not any(line.heap for line in self._lines.values()):
-            self._arrived.clear()
+    def _tell(self) -> None:
+        for listener in self._listeners:
+            listener()
+
+
+def _call_later(delay_s: float, call: Callable[[], None]) -> Timer:
+    return asyncio.get_running_loop().call_later(delay_s, call)

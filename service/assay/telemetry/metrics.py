@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
 from prometheus_client.exposition import generate_latest
 
 if TYPE_CHECKING:
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 _SECONDS = tuple(round(1e-3 * 1.6**step, 5) for step in range(24))  # 1 ms to 50 s
+_LAGS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 _SIZES = tuple(2**power for power in range(17))
 _SCORES = (-32, -16, -8, -4, -2, -1, -0.5, 0, 0.5, 1, 2, 4, 8, 16, 32)
 _STDS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5)
@@ -42,9 +43,24 @@ class Metrics:
         self._tokenize = self._histogram("tokenize", "Rendering and tokenizing a request.", by_call)
         self._queue = self._histogram("queue", "A request's time waiting.", by_call)
         self._compute = self._histogram("compute", "A request's batches on the device.", by_call)
+        self._http = self._histogram(
+            "http", "A request's time outside scoring: its body, parsing, the answer.", by_call
+        )
+        self._lag = Histogram(
+            "loop_lag",
+            "How late the front's event loop runs what is due.",
+            namespace="assay",
+            unit="seconds",
+            buckets=_LAGS,
+            registry=self.registry,
+        )
+        ProcessCollector("assay", registry=self.registry)  # the front's CPU seconds, memory, files
         self._batch_items = self._sizes("batch_items", "Items of a batch.")
         self._batch_tokens = self._sizes("batch_tokens", "Tokens computed by a batch.")
         self._computed = self._counter("computed_tokens", "Tokens the device computed.", ("model",))
+        self._shared = self._counter(
+            "shared_tokens", "Tokens that needn't be computed.", ("model",)
+        )
         self._padded = self._counter("padded_tokens", "Padding the device computed.", ("model",))
         self._score = Histogram(
             "score",
@@ -103,6 +119,14 @@ class Metrics:
         self._queue.labels(model, route).observe(queue_s)
         self._compute.labels(model, route).observe(compute_s)
 
+    def http(self, model: str, route: str, seconds: float) -> None:
+        """Note what an answered request took beside its scoring."""
+        self._http.labels(model, route).observe(seconds)
+
+    def loop_lag(self, seconds: float) -> None:
+        """Note how late the loop was."""
+        self._lag.observe(seconds)
+
     def scores(self, model: str, scores: Sequence[float], stds: Sequence[float]) -> None:
         """Note the raw scores of a target and, for an ensemble, their spread."""
         score, std = self._score.labels(model), self._std.labels(model)
@@ -111,11 +135,12 @@ class Metrics:
         for value in stds:
             std.observe(value)
 
-    def batch(self, model: str, done: Done, *, items: int, tokens: int) -> None:
-        """Note a finished batch."""
+    def batch(self, model: str, done: Done, *, items: int, tokens: int, shared_tokens: int) -> None:
+        """Note a finished batch: `tokens` were computed, `shared_tokens` more were read."""
         self._batch_items.labels(model).observe(items)
         self._batch_tokens.labels(model).observe(tokens)
         self._computed.labels(model).inc(tokens)
+        self._shared.labels(model).inc(shared_tokens)
         self._padded.labels(model).inc(done.padded_tokens)
 
     def worker_restarted(self, device: str) -> None:

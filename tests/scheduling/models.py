@@ -1,0 +1,21 @@
+"""What a device says of a model."""
+
+from assay.engine.messages import Loaded
+
+
+def loaded(model, budget, *, shares, tokens_per_s=1.0):
+    """Return a model that takes batches of this many tokens."""
+    return Loaded(
+        model=model,
+        architecture="Judge",
+        device="cpu",
+        dtype="float32",
+        forward="packed",
+        attention="blocks",
+        is_compiled=False,
+        shares_prefixes=shares,
+        reads="last",
+        parameters=1,
+        budget_tokens=budget,
+        tokens_per_s=tokens_per_s,
+    )
