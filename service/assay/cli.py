@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import httpx
 import typer
@@ -30,6 +30,9 @@ from assay.settings import Settings, load
 from assay.telemetry import logging as logs
 from assay.telemetry.metrics import Metrics
 from assay.telemetry.startup import StartupDisplay
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 EXIT_STARTUP = 3
 _LONGEST_VALUE = 60
@@ -110,7 +113,9 @@ def serve(
     }
     settings = _settings(flags, config)
     logs.configure(settings.log_level)
-    failure = _run(_serve(settings))
+    from assay.api import server as servers  # noqa: PLC0415  only `serve` needs HTTP
+
+    failure = _run(_serve(settings), servers.loop_factory())
     if failure is not None:
         _stop(failure)
 
@@ -306,10 +311,11 @@ def _loaded(flags: dict[str, Any], config: Path | None) -> tuple[Settings, dict[
         _stop(error)
 
 
-def _run(work: Any) -> Any:
+def _run(work: Any, loop_factory: Callable[[], asyncio.AbstractEventLoop] | None = None) -> Any:
     """Run a coroutine; a foreseen error becomes one line and an exit code."""
     try:
-        return asyncio.run(work)
+        with asyncio.Runner(loop_factory=loop_factory) as runner:
+            return runner.run(work)
     except AssayError as error:
         _stop(error)
     except httpx.TransportError as error:

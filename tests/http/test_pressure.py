@@ -5,6 +5,7 @@ The device process is frozen while a test arranges what waits, so nothing depend
 
 from __future__ import annotations
 
+import asyncio
 import json
 import socket
 from concurrent.futures import ThreadPoolExecutor
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
 # 30 items of 50 tokens, one a batch, and more than half of what may wait
 FAT: list[dict[str, Any]] = [{"input_ids": [10 + number] * 49 + [7]} for number in range(30)]
+BURST = 400
 FAT_TOKENS = sum(len(item["input_ids"]) for item in FAT)
 
 
@@ -93,11 +95,8 @@ def test_an_item_whose_deadline_passes_is_answered_without_running(
 
     with narrow.held():
         fat = send_fat(narrow, pool)
-        before = waiting(narrow)
-        late = pool.submit(narrow.score, inputs=FAT[:2], deadline_ms=1, on_error=on_error)
-        until("the late ones wait", lambda: waiting(narrow) == before + 2)
+        answer = narrow.score(inputs=FAT[:2], deadline_ms=1, on_error=on_error)
 
-    answer = late.result()
     assert scores(fat.result()) == expected
     assert narrow.metric("assay_computed_tokens_total") == computed + FAT_TOKENS
     if on_error == "item":
@@ -116,16 +115,11 @@ def test_a_caller_who_leaves_takes_the_items_along(
     gone = {"route": "score", "outcome": "client_gone", "model": "tiny"}
     before = narrow.metric("assay_requests_total", **gone)
     computed = narrow.metric("assay_computed_tokens_total")
-    body = json.dumps({"inputs": FAT}).encode()
-    head = (
-        f"POST /score HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {KEYS[0]}\r\n"
-        f"Content-Length: {len(body)}\r\n\r\n"
-    )
     address = httpx.URL(narrow.url)
 
     with narrow.held():
         with socket.create_connection((address.host, address.port)) as caller:
-            caller.sendall(head.encode() + body)
+            caller.sendall(request(FAT))
             until("it waits", lambda: waiting(narrow) == len(FAT) - BATCHES_AT_WORKER)
         until(
             "the server notices",
@@ -163,6 +157,39 @@ def test_a_killed_worker_is_replaced_and_its_work_done_again(
     assert narrow.metric("assay_worker_restarts_total") == restarts + 1
     assert narrow.worker.pid != worker.pid
     assert scores(narrow.score(inputs=FAT)) == expected
+
+
+def test_hundreds_of_new_connections_at_once_are_all_answered(narrow: Server) -> None:
+    """Trainers open one a request: none is refused or reset, each gets its own item's score."""
+    items = [{"input_ids": [10 + number % 90, 7]} for number in range(BURST)]
+    expected = scores(narrow.score(inputs=items))
+
+    async def ask(item: dict[str, Any], begin: asyncio.Event) -> float:
+        await begin.wait()
+        reader, writer = await asyncio.open_connection(address.host, address.port)
+        writer.write(request(item, "Connection: close\r\n"))
+        answer = await reader.read()
+        writer.close()
+        return float(json.loads(answer.partition(b"\r\n\r\n")[2])["data"][0]["score"])
+
+    async def ask_all() -> list[float]:
+        begin = asyncio.Event()
+        asking = [asyncio.create_task(ask(item, begin)) for item in items]
+        begin.set()
+        return await asyncio.gather(*asking)
+
+    address = httpx.URL(narrow.url)
+
+    assert asyncio.run(ask_all()) == expected
+
+
+def request(inputs: Any, headers: str = "") -> bytes:
+    content = json.dumps({"inputs": inputs}).encode()
+    head = (
+        f"POST /score HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {KEYS[0]}\r\n{headers}"
+        f"Content-Length: {len(content)}\r\n\r\n"
+    )
+    return head.encode() + content
 
 
 def test_a_server_that_is_told_to_stop_answers_what_it_has(

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from tests.http.processes import until
 from tests.http.texts import CONVERSATION, IDS, PAIR, PROMPT, RESPONSE, TEXT
 
 if TYPE_CHECKING:
@@ -94,6 +95,25 @@ def test_health_says_that_the_loop_answers_and_every_model_is_ready(http: httpx.
     assert len(ready.json()["models"]) == 4
 
 
+@pytest.mark.parametrize("path", ["/health", "/health/live", "/health/ready"])
+def test_health_can_be_asked_without_a_body(http: httpx.Client, path: str) -> None:
+    """Probes that send HEAD get the status of GET."""
+    answer = http.head(path)
+
+    assert (answer.status_code, answer.content) == (200, b"")
+
+
+def test_the_loops_lag_and_the_fronts_cpu_time_are_measured(starter: Server) -> None:
+    """The lag is sampled while nothing is asked; CPU seconds are the front's own."""
+    count = starter.metric("assay_loop_lag_seconds_count")
+    until(
+        "the lag is noted again",
+        lambda: starter.metric("assay_loop_lag_seconds_count") > count,
+    )
+
+    assert starter.metric("assay_process_cpu_seconds_total") > 0
+
+
 def test_the_metrics_parse_and_name_what_is_served(http: httpx.Client) -> None:
     """`/metrics` is Prometheus text in which every family is Assay's and has a help line."""
     answer = http.get("/metrics")
@@ -121,6 +141,7 @@ def test_an_answer_and_the_metrics_state_the_same_numbers(starter: Server, route
     }
     names = [f"assay_{name}_seconds_sum" for name in times.values()]
     names += ["assay_items_total", "assay_tokens_total", "assay_compute_seconds_count"]
+    names += ["assay_http_seconds_count"]
     before = {name: starter.metric(name, **labels) for name in names}
     ok = starter.metric("assay_requests_total", outcome="ok", **labels)
 
@@ -131,6 +152,7 @@ def test_an_answer_and_the_metrics_state_the_same_numbers(starter: Server, route
     assert rise["assay_items_total"] == 3
     assert rise["assay_tokens_total"] == answer["usage"]["tokens"]
     assert rise["assay_compute_seconds_count"] == 1
+    assert rise["assay_http_seconds_count"] == 1
     for key, name in times.items():
         assert rise[f"assay_{name}_seconds_sum"] == (
             pytest.approx(answer["timing_ms"][key] / 1e3, abs=HALF_A_MICROSECOND)

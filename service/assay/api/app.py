@@ -11,15 +11,18 @@ from pydantic.json_schema import models_json_schema
 from assay import __version__
 from assay.api import health, native, problems
 from assay.api.frame import Frame
+from assay.api.shortcut import Shortcut, posted
 
 if TYPE_CHECKING:
+    from starlette.types import ASGIApp
+
     from assay.scoring.scorer import Scorer
     from assay.settings import Settings
 
 _REFERENCES = "#/components/schemas/{model}"
 
 
-def create_app(settings: Settings, scorer: Scorer) -> FastAPI:
+def create_app(settings: Settings, scorer: Scorer) -> ASGIApp:
     """Return the application; the caller starts and stops the scorer."""
     app = FastAPI(title="Assay", version=__version__, summary="Reward models over HTTP.")
     app.state.scorer = scorer
@@ -27,9 +30,12 @@ def create_app(settings: Settings, scorer: Scorer) -> FastAPI:
     app.include_router(native.router, prefix="/v1", include_in_schema=False)
     app.include_router(health.router, tags=["operations"])
     problems.install(app)
-    app.add_middleware(Frame, keys=settings.api_key, max_body_bytes=settings.max_body_bytes)
     app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]
-    return app
+    return Frame(
+        Shortcut(app, posted(native.router, "", "/v1")),
+        keys=settings.api_key,
+        max_body_bytes=settings.max_body_bytes,
+    )
 
 
 def _openapi(app: FastAPI) -> dict[str, Any]:

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import hmac
 import logging
+import random
 import re
 import time
-import uuid
 from typing import TYPE_CHECKING
 
 from fastapi.responses import JSONResponse
@@ -42,7 +42,7 @@ class Frame:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        headers = {name.lower(): value for name, value in scope["headers"]}
+        headers = dict(scope["headers"])  # ASGI has their names in lower case
         request_id = _request_id(headers.get(b"x-request-id"))
         state = scope.setdefault("state", {})
         state["request_id"] = request_id
@@ -61,7 +61,10 @@ class Frame:
 
         try:
             self._check(scope, headers)
-            await self._app(scope, self._limited(receive), send_framed)
+            states_length = b"content-length" in headers
+            await self._app(
+                scope, receive if states_length else self._limited(receive), send_framed
+            )
         except Exception as error:
             if status:
                 raise
@@ -91,7 +94,7 @@ class Frame:
         return any([hmac.compare_digest(given, known) for known in self._keys])  # noqa: C419
 
     def _limited(self, receive: Receive) -> Receive:
-        """Count the body while it is read: a chunked one states no length."""
+        """Count the body while it is read: this one states no length."""
         taken = 0
 
         async def receive_limited() -> Message:
@@ -126,4 +129,6 @@ def _problem(error: Exception, request_id: str) -> JSONResponse:
 def _request_id(given: bytes | None) -> str:
     """Take the caller's id where it is printable, else make one."""
     text = (given or b"").decode("latin-1")
-    return text if _SAFE_ID.fullmatch(text) else uuid.uuid4().hex
+    if _SAFE_ID.fullmatch(text):
+        return text
+    return f"{random.getrandbits(128):032x}"  # a name, no secret: no call to the kernel

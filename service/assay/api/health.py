@@ -10,12 +10,15 @@ from assay.telemetry.metrics import CONTENT_TYPE
 router = APIRouter()
 
 
+@router.head("/health/live", include_in_schema=False)
 @router.get("/health/live")
 async def live() -> dict[str, bool]:
     """Answer as long as the event loop does."""
     return {"live": True}
 
 
+@router.head("/health/ready", include_in_schema=False)
+@router.head("/health", include_in_schema=False)
 @router.get(
     "/health/ready", response_model=wire.ReadyAnswer, responses={503: {"model": wire.ReadyAnswer}}
 )

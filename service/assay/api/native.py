@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from typing import TYPE_CHECKING, TypeVar
 
 from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel, ValidationError
+from starlette.requests import ClientDisconnect
 
 from assay import wire
 from assay.api import problems
 from assay.errors import AssayError
 from assay.scoring import answers, inspection
+from assay.scoring.aside import aside
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -20,6 +23,7 @@ if TYPE_CHECKING:
 
 OptionsT = TypeVar("OptionsT", bound=wire.Options)
 RequestT = TypeVar("RequestT", bound=wire.Request)
+AnswerT = TypeVar("AnswerT", wire.ScoreAnswer, wire.CompareAnswer, wire.BestOfNAnswer)
 _PARSED_ON_THE_LOOP_BYTES = 16_384
 _CLIENT_CLOSED_REQUEST = 499
 
@@ -99,11 +103,12 @@ def _scorer(request: Request) -> Scorer:
 async def _answer(
     request: Request,
     kind: type[OptionsT],
-    answer: Callable[[Scorer, OptionsT, str], Awaitable[BaseModel]],
+    answer: Callable[[Scorer, OptionsT, str], Awaitable[AnswerT]],
 ) -> Response:
     """Parse, answer unless the caller leaves first, and count how it ended."""
     scorer = _scorer(request)
     route = request.url.path.rsplit("/", 1)[-1]
+    begin = time.perf_counter()
     name, outcome = "", "ok"
     try:
         parsed = await _parse(request, kind)
@@ -111,18 +116,22 @@ async def _answer(
         result = await _unless_gone(
             request, answer(scorer, parsed, f"{route}-{request.state.request_id}")
         )
-        if result is None:
-            outcome = "client_gone"
-            return Response(status_code=_CLIENT_CLOSED_REQUEST)
-        if any(entry.error for entry in getattr(result, "data", ())):
+        if any(entry.error for entry in result.data):
             outcome = "partial"
-        return _json(result)
+        response = await aside(len(result.data), lambda: _json(result))
+        http_s = time.perf_counter() - begin - result.timing_ms.total / 1e3
+        scorer.metrics.http(name, route, max(0.0, http_s))
+    except ClientDisconnect:
+        outcome = "client_gone"
+        return Response(status_code=_CLIENT_CLOSED_REQUEST)
     except AssayError as error:
         outcome = error.code
         raise
     except Exception:
         outcome = "internal_error"
         raise
+    else:
+        return response
     finally:
         scorer.metrics.request(name, route, outcome)
 
@@ -140,28 +149,35 @@ async def _parse(request: Request, kind: type[RequestT]) -> RequestT:
             return kind.model_validate_json(body)
         return await asyncio.to_thread(kind.model_validate_json, body)
     except ValidationError as error:
-        raise problems.from_validation(error) from None
+        raise problems.from_validation(error, kind) from None
 
 
-async def _unless_gone(request: Request, answer: Awaitable[BaseModel]) -> BaseModel | None:
-    """Await the answer; cancel it and return None when the caller hangs up."""
-    work = asyncio.ensure_future(answer)
-    gone = asyncio.create_task(_hung_up(request))
+async def _unless_gone(request: Request, answer: Awaitable[AnswerT]) -> AnswerT:
+    """Await the answer, or give it up when the caller hangs up.
+
+    Raises:
+        ClientDisconnect: The caller did.
+    """
+    work = asyncio.current_task()
+    assert work is not None
+    is_gone = False
+
+    async def watch() -> None:
+        nonlocal is_gone
+        while (await request.receive())["type"] != "http.disconnect":
+            pass
+        is_gone = True
+        work.cancel()
+
+    watcher = asyncio.create_task(watch())
     try:
-        await asyncio.wait({work, gone}, return_when=asyncio.FIRST_COMPLETED)
-        if not work.done():
-            return None
-        return work.result()
+        return await answer
+    except asyncio.CancelledError:
+        if is_gone and not work.uncancel():
+            raise ClientDisconnect from None
+        raise
     finally:
-        gone.cancel()
-        if not work.done():
-            work.cancel()
-            await asyncio.gather(work, return_exceptions=True)
-
-
-async def _hung_up(request: Request) -> None:
-    while (await request.receive())["type"] != "http.disconnect":
-        pass
+        watcher.cancel()
 
 
 def _json(answer: BaseModel) -> Response:

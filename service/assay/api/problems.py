@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any
 
 from fastapi.responses import JSONResponse
@@ -23,6 +24,13 @@ if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
 
 _FORMS = {"as-text", "as-messages"}
+_INSIDE: dict[int | str, type[wire.Request]] = {
+    "comparisons": wire.Comparison,
+    "groups": wire.Group,
+    "inputs": wire.Item,
+    "messages": wire.Message,
+    "prompt": wire.Message,
+}
 _HTTP: dict[int, type[AssayError]] = {404: UnknownRoute, 405: MethodNotAllowed}
 
 
@@ -50,8 +58,8 @@ def headers(error: AssayError) -> dict[str, str]:
     return {"Retry-After": str(max(1, math.ceil(error.retry_after_s)))}
 
 
-def from_validation(error: ValidationError) -> AssayError:
-    """Return what is wrong with a request: where, and what would be right."""
+def from_validation(error: ValidationError, kind: type[wire.Request]) -> AssayError:
+    """Return what is wrong with a request of that kind: where, and what would be right."""
     details = error.errors(include_url=False, include_input=False)
     first = max(details, key=_telling)
     if first["type"] == "json_invalid":
@@ -59,7 +67,9 @@ def from_validation(error: ValidationError) -> AssayError:
         return MalformedBody(f"the body is not valid JSON: {reason}")
     path = _path(first["loc"])
     if first["type"] == "extra_forbidden":
-        return InvalidField(f"unknown field '{path}'; remove it or check its spelling", param=path)
+        near = _nearest(first["loc"], kind)
+        hint = f"did you mean '{near}'?" if near else "remove it or check its spelling"
+        return InvalidField(f"unknown field '{path}'; {hint}", param=path)
     message = first["msg"].removeprefix("Value error, ")
     if path:
         return InvalidField(f"field '{path}': {message}", param=path)
@@ -69,6 +79,13 @@ def from_validation(error: ValidationError) -> AssayError:
 def _telling(detail: ErrorDetails) -> tuple[bool, int]:
     """Prefer a misspelt field over what is missing in its place, and the innermost location."""
     return detail["type"] == "extra_forbidden", len(detail["loc"])
+
+
+def _nearest(location: tuple[int | str, ...], kind: type[wire.Request]) -> str | None:
+    """Return the field of that place whose name is most like the one that was given."""
+    names = [part for part in location[:-1] if part in _INSIDE]
+    fields = (_INSIDE[names[-1]] if names else kind).model_fields
+    return next(iter(get_close_matches(str(location[-1]), fields, n=1)), None)
 
 
 def _path(location: tuple[int | str, ...]) -> str:

@@ -9,6 +9,7 @@ from assay import wire
 from assay.errors import AssayError, InvalidField
 from assay.reward import ensemble, preference, selection, transform
 from assay.scoring import items as given
+from assay.scoring.aside import aside
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -25,11 +26,15 @@ async def score(scorer: Scorer, request: wire.ScoreRequest, request_id: str) -> 
     target = scorer.target(request.model)
     items = request.items()
     call = _Call(scorer, target, request, "score")
-    outcome = await call.run([given.source(item) for item in items], lambda i: f"inputs[{i}]")
-    data = [
-        call.entry(index, item, scored)
-        for index, (item, scored) in enumerate(zip(items, outcome.items, strict=True))
-    ]
+    sources = await aside(len(items), lambda: [given.source(item) for item in items])
+    outcome = await call.run(sources, lambda i: f"inputs[{i}]")
+    data = await aside(
+        len(items),
+        lambda: [
+            call.entry(index, item, scored)
+            for index, (item, scored) in enumerate(zip(items, outcome.items, strict=True))
+        ],
+    )
     return wire.ScoreAnswer(data=data, **call.envelope(outcome, request_id))
 
 
@@ -41,12 +46,17 @@ async def compare(
     comparisons = request.all()
     call = _Call(scorer, target, request, "compare")
     groups = [(one.prompt, one.candidates()) for one in comparisons]
-    outcome = await call.run(given.sources(groups), given.paths("comparisons", groups))
+    size = sum(len(responses) for _, responses in groups)
+    sources = await aside(size, lambda: given.sources(groups))
+    outcome = await call.run(sources, given.paths("comparisons", groups))
     parts = _split(outcome.items, [len(responses) for _, responses in groups])
-    data = [
-        _comparison(call, request, index, one.id, part)
-        for index, (one, part) in enumerate(zip(comparisons, parts, strict=True))
-    ]
+    data = await aside(
+        size,
+        lambda: [
+            _comparison(call, request, index, one.id, part)
+            for index, (one, part) in enumerate(zip(comparisons, parts, strict=True))
+        ],
+    )
     return wire.CompareAnswer(data=data, **call.envelope(outcome, request_id))
 
 
@@ -64,12 +74,17 @@ async def best_of_n(
     groups = request.all()
     call = _Call(scorer, target, request, "best-of-n")
     pairs = [(group.prompt, group.responses) for group in groups]
-    outcome = await call.run(given.sources(pairs), given.paths("groups", pairs))
+    size = sum(len(responses) for _, responses in pairs)
+    sources = await aside(size, lambda: given.sources(pairs))
+    outcome = await call.run(sources, given.paths("groups", pairs))
     parts = _split(outcome.items, [len(responses) for _, responses in pairs])
-    data = [
-        _best(call, request, index, group, part)
-        for index, (group, part) in enumerate(zip(groups, parts, strict=True))
-    ]
+    data = await aside(
+        size,
+        lambda: [
+            _best(call, request, index, group, part)
+            for index, (group, part) in enumerate(zip(groups, parts, strict=True))
+        ],
+    )
     return wire.BestOfNAnswer(data=data, **call.envelope(outcome, request_id))
 
 
@@ -103,7 +118,7 @@ class _Call:
         for index, item in enumerate(outcome.items):
             if fails and item.error is not None:
                 raise _located(item.error, path(index))
-        self._count(outcome)
+        await aside(len(sources), lambda: self._count(outcome))
         return outcome
 
     def rewards(self, scored: Scored) -> tuple[float, ...]:

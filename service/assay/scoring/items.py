@@ -49,9 +49,12 @@ def sources(groups: Groups) -> list[Source]:
 
 def paths(field: str, groups: Groups) -> Callable[[int], str]:
     """Return the function from a source's place to its path in the request."""
-    paths = [
-        f"{field}[{group}].responses[{place}]"
-        for group, (_, responses) in enumerate(groups)
-        for place in range(len(responses))
-    ]
-    return paths.__getitem__
+
+    def path(place: int) -> str:
+        for group, (_, responses) in enumerate(groups):
+            if place < len(responses):
+                return f"{field}[{group}].responses[{place}]"
+            place -= len(responses)
+        raise IndexError(place)
+
+    return path

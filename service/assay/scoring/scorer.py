@@ -9,21 +9,23 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
-from functools import partial
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
 
 import numpy as np
 
 from assay.engine.messages import ModelSpec, Start
-from assay.engine.template import Conversation, Ids, Rendered, Text
+from assay.engine.template import Rendered
 from assay.errors import AssayError, NotReady, WorkerError
 from assay.scheduling import dispatcher as dispatchers
 from assay.scheduling.admission import Admission
 from assay.scheduling.dispatcher import Dispatcher
 from assay.scheduling.queue import Queue, Ticket
+from assay.scoring import rendering
 from assay.scoring import targets as served
+from assay.scoring.aside import aside
+from assay.scoring.pacing import Pace
+from assay.scoring.rendering import RenderThread
 from assay.scoring.targets import Target, Targets
 
 if TYPE_CHECKING:
@@ -36,8 +38,6 @@ if TYPE_CHECKING:
     from assay.telemetry.metrics import Metrics
 
 logger = logging.getLogger("assay.scorer")
-CHUNK_ITEMS = 128  # rendered at a time, so that the device starts before a fat request is rendered
-_CHARACTERS_PER_TOKEN = 4  # for admission, before anything is tokenized
 _RETRY_S = 2.0
 _NO_IDS = np.empty(0, dtype=np.int32)
 
@@ -67,11 +67,12 @@ class Outcome:
 
 @dataclass(slots=True)
 class _Collector:
-    """Gathers the scores of one request; `finished` is set when none is out any more."""
+    """Gathers the scores of one request; `finished` is done when none is out any more."""
 
     members: int
     rewards: list[list[float | AssayError | None]]
-    finished: asyncio.Event = field(default_factory=asyncio.Event)
+    pace: Pace
+    finished: asyncio.Future[None]
     waiting: int = 0
     is_sealed: bool = False
 
@@ -88,7 +89,7 @@ class _Collector:
 
     def _check(self) -> None:
         if self.is_sealed and not self.waiting:
-            self.finished.set()
+            self.pace.set_result(self.finished, None)
 
 
 class Scorer:
@@ -114,12 +115,14 @@ class Scorer:
         self._settings = settings
         self._on_progress = on_progress
         self._on_failure = on_failure
-        self._renderer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="render")
+        self._pace = Pace()
+        self._render_thread = RenderThread(self._pace)
         self._ready = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Self:
         """Begin loading; scoring is refused until `ready`."""
+        self._render_thread.start()
         self._task = asyncio.create_task(self._run(), name="scorer")
         return self
 
@@ -128,7 +131,7 @@ class Scorer:
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
-        self._renderer.shutdown(wait=False, cancel_futures=True)
+        self._render_thread.stop()
 
     async def ready(self) -> None:
         """Wait until every model is loaded, verified and warm.
@@ -198,8 +201,8 @@ class Scorer:
         """
         if (state := self.state(target)) != "ready":
             raise NotReady(f"'{target.name}' is {state}; retry shortly", retry_after_s=_RETRY_S)
-        estimate = len(target.members) * sum(map(_estimate, sources))
-        with self.admission.admit(estimate):
+        tokens = await aside(len(sources), lambda: sum(map(rendering.estimate, sources)))
+        with self.admission.admit(len(target.members) * tokens):
             return await self._score(
                 target, sources, truncation, is_batch, deadline_s, stop_at_error
             )
@@ -208,9 +211,12 @@ class Scorer:
         self, target: Target, sources: Sequence[Source], truncation: Truncation | None = None
     ) -> list[Rendered | AssayError]:
         """Return what the target's first member reads of each item."""
-        return await self._render(
-            target.members[0], sources, truncation or target.card.limits.truncation
-        )
+        rendered: list[Rendered | AssayError] = []
+        for chunk in rendering.chunks(sources):
+            rendered += await self._render_thread.render(
+                target.members[0].template, chunk, truncation or target.card.limits.truncation
+            )
+        return rendered
 
     async def _score(
         self,
@@ -223,39 +229,39 @@ class Scorer:
     ) -> Outcome:
         begin = time.monotonic()
         members = target.members
-        collector = _Collector(len(members), [[None] * len(members) for _ in sources])
+        collector = _Collector(
+            len(members),
+            [[None] * len(members) for _ in sources],
+            self._pace,
+            asyncio.get_running_loop().create_future(),
+        )
         ticket = Ticket(
             collector.settle, None if deadline_s is None else begin + deadline_s, is_batch
         )
         rendered: list[Rendered | AssayError] = []
         tokens, tokenize_s = 0, 0.0
         try:
-            for start in range(0, len(sources), CHUNK_ITEMS):
+            for chunk in rendering.chunks(sources):
                 chunk_begin = time.monotonic()
-                chunk = await self._render_for_members(
-                    target, sources[start : start + CHUNK_ITEMS], truncation
-                )
+                rows = await self._render_for_members(target, chunk, truncation)
                 tokenize_s += time.monotonic() - chunk_begin
-                for place, per_member in enumerate(chunk, start):
+                for place, per_member in enumerate(rows, len(rendered)):
                     tokens += self._put(members, per_member, ticket, collector, place)
-                    rendered.append(per_member[0])
-                if stop_at_error and any(isinstance(one, AssayError) for one in rendered):
+                rendered += [per_member[0] for per_member in rows]
+                if stop_at_error and any(isinstance(row[0], AssayError) for row in rows):
                     ticket.is_cancelled = True
                     break
             else:
                 collector.seal()
-                await collector.finished.wait()
+                await collector.finished
         except asyncio.CancelledError:
             ticket.is_cancelled = True
             raise
         total_s = time.monotonic() - begin
-        items = [
-            _scored(one, rewards) for one, rewards in zip(rendered, collector.rewards, strict=False)
-        ]
         return Outcome(
-            items=items,
+            items=await aside(len(rendered), lambda: _outcomes(rendered, collector.rewards)),
             tokens=tokens,
-            computed_tokens=tokens,
+            computed_tokens=round(ticket.computed_tokens),
             tokenize_s=tokenize_s,
             queue_s=max(0.0, total_s - tokenize_s - ticket.compute_s),
             compute_s=ticket.compute_s,
@@ -269,18 +275,11 @@ class Scorer:
         rendered: dict[str, list[Rendered | AssayError]] = {}
         for model in target.members:
             if model.template_key not in rendered:
-                rendered[model.template_key] = await self._render(
-                    model, sources, truncation or target.card.limits.truncation
+                rendered[model.template_key] = await self._render_thread.render(
+                    model.template, sources, truncation or target.card.limits.truncation
                 )
         columns = [rendered[model.template_key] for model in target.members]
         return [list(row) for row in zip(*columns, strict=True)]
-
-    async def _render(
-        self, model: Model, sources: Sequence[Source], truncation: Truncation
-    ) -> list[Rendered | AssayError]:
-        return await asyncio.get_running_loop().run_in_executor(
-            self._renderer, partial(model.template.render_all, sources, truncation)
-        )
 
     def _put(
         self,
@@ -330,13 +329,15 @@ class Scorer:
             )
             for model in self.targets.models
         ]
-        return Start(device, self._settings.threads, tuple(specs))
+        return Start(device, self._settings.threads, self._settings.compile, tuple(specs))
 
     def _progress(self, device: str, message: Progress | Loaded) -> None:
         if self._on_progress:
             self._on_progress(device, message)
         if all(len(one.loaded) == len(self.targets.models) for one in self.dispatchers):
             self._announce()
+            if all(one.device == "cpu" for one in self.dispatchers[0].loaded.values()):
+                rendering.keep_to_one_core()
             self._ready.set()
 
     def _announce(self) -> None:
@@ -365,16 +366,12 @@ def _first(errors: BaseExceptionGroup[AssayError]) -> AssayError:
     raise AssertionError("an exception group is never empty")
 
 
-def _estimate(source: Source) -> int:
-    """Guess an item's tokens before it is tokenized."""
-    match source:
-        case Ids():
-            return len(source.ids)
-        case Text():
-            return len(source.text) // _CHARACTERS_PER_TOKEN + 1
-        case Conversation():
-            characters = sum(len(message["content"]) for message in source.messages)
-            return characters // _CHARACTERS_PER_TOKEN + 1
+def _outcomes(
+    rendered: Sequence[Rendered | AssayError],
+    rewards: Sequence[Sequence[float | AssayError | None]],
+) -> list[Scored]:
+    """Return what came of each item that was rendered: the first ones of a request that failed."""
+    return [_scored(one, row) for one, row in zip(rendered, rewards, strict=False)]
 
 
 def _scored(

@@ -1,0 +1,49 @@
+"""The way past the framework for routes that are posted to.
+
+They take the bare request and answer in their own words, so nothing of what FastAPI does around an
+endpoint is for them; it cost more than all of Assay's own work on a request of one item. FastAPI
+still has these routes: for the OpenAPI document, and for what is asked of them by another method.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from fastapi import Request
+from fastapi.routing import APIRoute
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Mapping
+
+    from fastapi import APIRouter, FastAPI, Response
+    from starlette.types import Receive, Scope, Send
+
+    Endpoint = Callable[[Request], Awaitable[Response]]
+
+
+class Shortcut:
+    """The application, with some paths answered before it. Errors pass through to `Frame`."""
+
+    def __init__(self, app: FastAPI, endpoints: Mapping[str, Endpoint]) -> None:
+        self._app = app
+        self._endpoints = endpoints
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle one request."""
+        endpoint = self._endpoints.get(scope["path"]) if scope.get("method") == "POST" else None
+        if endpoint is None:
+            await self._app(scope, receive, send)
+            return
+        scope["app"] = self._app
+        response = await endpoint(Request(scope, receive))
+        await response(scope, receive, send)
+
+
+def posted(router: APIRouter, *prefixes: str) -> dict[str, Endpoint]:
+    """Return the router's endpoints for POST, by path under each prefix."""
+    return {
+        prefix + route.path: route.endpoint
+        for prefix in prefixes
+        for route in router.routes
+        if isinstance(route, APIRoute) and "POST" in (route.methods or ())
+    }
