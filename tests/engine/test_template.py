@@ -157,6 +157,42 @@ def test_a_role_that_the_template_refuses_is_an_error_with_its_words(tmp_path):
         one(template, source)
 
 
+@pytest.mark.parametrize("said", ["'no: ' ~ m.content", "m.content[:4]"])
+def test_a_refusal_that_quotes_the_conversation_is_not_repeated(tmp_path, said):
+    """Messages never contain prompt text, whatever a template says."""
+    chat = "{% for m in messages %}{{ raise_exception(" + said + ") }}{% endfor %}"
+    template = Template(tokenizers.make(tmp_path, chat=chat))
+
+    with pytest.raises(TemplateRefused, match="refuses the conversation: TemplateError"):
+        one(template, talk("zzz-secret", "ho"))
+
+
+def test_one_refused_conversation_among_many_is_found(tmp_path):
+    """Conversations go through the template together; a refused one costs the others nothing."""
+    template = Template(tokenizers.make(tmp_path))
+    wizard = Conversation(({"role": "wizard", "content": "x"},))
+    sources = [talk("hi", "h" * place) for place in range(1, 5)]
+
+    rendered = template.render_all([*sources[:2], wizard, *sources[2:]])
+
+    assert isinstance(rendered.pop(2), TemplateRefused)
+    assert [entry.ids.tolist() for entry in rendered] == [
+        one(template, source).ids.tolist() for source in sources
+    ]
+
+
+@pytest.mark.parametrize("options", [{}, {"adds_bos": True}, {"is_encoder": True, "chat": None}])
+def test_the_ids_are_those_that_transformers_gives(tmp_path, options):
+    """The tokenizer's core is called without transformers around it: the ids are the same."""
+    template = Template(tokenizers.make(tmp_path, **options))
+    texts = ["a b  c\n", "<s>é🌞</s>", "\u00a0x"]
+
+    direct = list(template._encode(texts))
+
+    assert template._core is not None
+    assert direct == template._tokenizer(texts, add_special_tokens=False)["input_ids"]
+
+
 def test_a_bad_item_leaves_its_neighbours_alone(tmp_path):
     """A lone surrogate, an empty text and a refused role each fail in their own place."""
     template = Template(tokenizers.make(tmp_path))
