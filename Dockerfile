@@ -29,12 +29,13 @@ RUN --mount=type=cache,target=/root/.cache/pip \
     pip wheel --no-deps --wheel-dir wheels .
 
 FROM ${CUDA_IMAGE}
+# g++ is for the CPU's attention kernel and compiled blocks.
 RUN apt-get update \
-    && apt-get install --yes --no-install-recommends python3 \
+    && apt-get install --yes --no-install-recommends g++ python3 \
     && rm -rf /var/lib/apt/lists/* \
     && useradd --uid 10001 --create-home --shell /usr/sbin/nologin assay \
     && install --directory --owner=assay --group=assay \
-        /home/assay/.cache /home/assay/.cache/huggingface /models
+        /home/assay/.cache /home/assay/.cache/assay /home/assay/.cache/huggingface /models
 # Two layers: gigabytes of dependencies, and the few megabytes that change with every version.
 COPY --from=build /opt/assay /opt/assay
 RUN --mount=from=build,source=/build/wheels,target=/wheels \
