@@ -22,7 +22,7 @@ fmt: .venv/dev
 	$(BIN)/ruff check --fix .
 
 loadtest: .venv/dev
-	$(BIN)/python -m loadtest.run
+	$(BIN)/python -m loadtest $(or $(ARGS),pair)
 
 .venv/serve: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv

@@ -1,6 +1,6 @@
 """A reward model of random weights, to measure with where nothing can be fetched.
 
-    python -m loadtest.checkpoint --out DIR [--size 107m|13m|tiny]
+    python -m loadtest.checkpoint --out DIR [--size 8b|0.6b|107m|13m|tiny]
 
 Qwen3, bfloat16 safetensors, a byte-level BPE tokenizer trained on the generated texts, a ChatML
 template. Speed doesn't depend on what weights hold; scores do, so these mean nothing.
@@ -16,14 +16,34 @@ from typing import TYPE_CHECKING
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForSequenceClassification
+from transformers import AutoModelForSequenceClassification, PreTrainedTokenizerFast, Qwen3Config
 
 from loadtest.texts import Generated
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from transformers import PreTrainedModel
+
 SIZES = {
+    "8b": {  # Qwen3-8B's shapes
+        "hidden_size": 4096,
+        "num_hidden_layers": 36,
+        "num_attention_heads": 32,
+        "num_key_value_heads": 8,
+        "head_dim": 128,
+        "intermediate_size": 12_288,
+        "vocab_size": 151_936,
+    },
+    "0.6b": {  # Qwen3-0.6B's shapes
+        "hidden_size": 1024,
+        "num_hidden_layers": 28,
+        "num_attention_heads": 16,
+        "num_key_value_heads": 8,
+        "head_dim": 128,
+        "intermediate_size": 3072,
+        "vocab_size": 151_936,
+    },
     "107m": {
         "hidden_size": 768,
         "num_hidden_layers": 12,
@@ -52,7 +72,7 @@ SIZES = {
         "vocab_size": 2048,
     },
 }
-MAX_TOKENS = 4096
+MAX_TOKENS = 16_384
 TRAINING_PAIRS = 2000
 PAD, START, END = "<|pad|>", "<|im_start|>", "<|im_end|>"
 TEMPLATE = """\
@@ -88,8 +108,8 @@ def tokenizer(vocabulary: int) -> PreTrainedTokenizerFast:
     return fast
 
 
-def model(size: str, words: PreTrainedTokenizerFast) -> Qwen3ForSequenceClassification:
-    """Return the reward model: random weights, the same in every run."""
+def model(size: str, words: PreTrainedTokenizerFast) -> PreTrainedModel:
+    """Return the reward model: random weights, the same in every run, made in bfloat16."""
     torch.manual_seed(0)
     config = Qwen3Config(
         **SIZES[size],
@@ -99,7 +119,7 @@ def model(size: str, words: PreTrainedTokenizerFast) -> Qwen3ForSequenceClassifi
         eos_token_id=words.eos_token_id,
         bos_token_id=None,
     )
-    return Qwen3ForSequenceClassification(config).to(torch.bfloat16)
+    return AutoModelForSequenceClassification.from_config(config, dtype=torch.bfloat16)
 
 
 def write(folder: Path, size: str) -> str:

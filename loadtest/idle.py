@@ -15,7 +15,7 @@ import http.client
 import json
 import os
 import time
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -110,7 +110,7 @@ def _bare(
         folder, dtype=dtype, attn_implementation="eager"
     )
     model.eval().to(device)
-    own = trunk.load(folder, "bare", device=device, dtype=dtype)
+    own = trunk.load(folder, device=device, dtype=dtype)
     own.verify()
 
     @torch.inference_mode()
@@ -165,14 +165,14 @@ def _prepare(connection: Connection, count: int) -> list[Series]:
     all_series = []
     for name, words in (("short", SHORT_WORDS), ("long", (prompt, response))):
         pairs = [texts.pair(random, *words) for _ in range(count)]
-        bodies = [json.dumps({"inputs": [pair.item()]}).encode() for pair in pairs]
+        bodies = [json.dumps({"inputs": [asdict(pair)]}).encode() for pair in pairs]
         all_series.append(Series(name, bodies, _ids(connection, pairs)))
     return all_series
 
 
 def _ids(connection: Connection, pairs: Sequence[Pair]) -> list[np.ndarray]:
     """Return what the model reads of each pair."""
-    body = json.dumps({"inputs": [pair.item() for pair in pairs]}).encode()
+    body = json.dumps({"inputs": [asdict(pair) for pair in pairs]}).encode()
     data = json.loads(connection.post("/tokenize", body))["data"]
     return [np.array(entry["input_ids"], dtype=np.int64) for entry in data]
 

@@ -1,20 +1,22 @@
-"""A server under test: its own process on a free port, its output in a file."""
+"""A server under test: its own process group on a free port, its output in a file."""
 
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import subprocess
 import sys
 import tempfile
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Self
 
 import httpx
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from types import TracebackType
 
 ROOT = Path(__file__).parents[1]
@@ -26,15 +28,31 @@ _MOMENT_S = 1.0
 
 
 class Server:
-    """A process that answers HTTP. Use as a context manager; it is ready inside."""
+    """A process that answers HTTP. Use as a context manager; it is ready inside.
 
-    def __init__(self, name: str, module: Sequence[str], *, ready_path: str) -> None:
+    `{port}` in the command stands for the port. All its descendants end with it.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        command: Sequence[str],
+        *,
+        ready_path: str,
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
         self.name = name
         self.url = ""
-        self._module = module
+        self._command = command
         self._ready_path = ready_path
+        self._environment = environment or {}
         self._process: subprocess.Popen[bytes] | None = None
         self._output: IO[bytes] | None = None
+
+    @property
+    def pid(self) -> int | None:
+        """The process, while there is one."""
+        return self._process.pid if self._process is not None else None
 
     def __enter__(self) -> Self:
         """Start it and wait until it is ready."""
@@ -60,11 +78,12 @@ class Server:
         self.url = f"http://127.0.0.1:{port}"
         self._output = tempfile.TemporaryFile()  # noqa: SIM115  lives as long as the process
         self._process = subprocess.Popen(
-            [sys.executable, "-m", *self._module, "--port", str(port)],
+            [part.replace("{port}", str(port)) for part in self._command],
             cwd=ROOT,
-            env={**os.environ, "HF_HUB_OFFLINE": "1"},
+            env={**os.environ, "HF_HUB_OFFLINE": "1", **self._environment},
             stdout=self._output,
             stderr=subprocess.STDOUT,
+            start_new_session=True,
         )
         deadline = time.monotonic() + START_TIMEOUT_S
         while not self._is_ready():
@@ -74,7 +93,7 @@ class Server:
             time.sleep(_POLL_S)
 
     def stop(self) -> None:
-        """End the process, gently first."""
+        """End the process and all that it started, gently first."""
         if self._process is None:
             return
         self._process.terminate()
@@ -83,6 +102,8 @@ class Server:
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
+        with suppress(ProcessLookupError):  # none is left, as it should be
+            os.killpg(self._process.pid, signal.SIGKILL)
 
     def restart(self) -> None:
         """Start anew: what a caller gave up on may still be computed."""
@@ -120,17 +141,29 @@ class Server:
             return False
 
 
-def assay(checkpoint: Path, dtype: str, threads: int) -> Server:
-    """Return Assay serving one checkpoint."""
-    module = ["assay", "serve", str(checkpoint), "--dtype", dtype, "--threads", str(threads)]
-    return Server("assay", module, ready_path="/health/ready")
+def assay(
+    checkpoint: Path, dtype: str, threads: int, *, name: str = "assay", source: Path | None = None
+) -> Server:
+    """Return Assay serving one checkpoint; with `source`, the package in that folder."""
+    command = [sys.executable, "-m", "assay", "serve", str(checkpoint), "--port", "{port}"]
+    command += ["--dtype", dtype, "--threads", str(threads)]
+    environment = {"PYTHONPATH": str(source.resolve())} if source else {}
+    return Server(name, command, ready_path="/health/ready", environment=environment)
 
 
-def plain(checkpoint: Path, dtype: str, threads: int) -> Server:
+def plain(checkpoint: Path, dtype: str, threads: int, *, name: str = "plain") -> Server:
     """Return the plain server of `peers/plain.py`."""
-    module = ["loadtest.peers.plain", "--checkpoint", str(checkpoint)]
-    module += ["--dtype", dtype, "--threads", str(threads)]
-    return Server("plain", module, ready_path="/openapi.json")
+    command = [sys.executable, "-m", "loadtest.peers.plain", "--checkpoint", str(checkpoint)]
+    command += ["--dtype", dtype, "--threads", str(threads), "--port", "{port}"]
+    return Server(name, command, ready_path="/openapi.json")
+
+
+def vllm(checkpoint: Path, dtype: str, threads: int, *, name: str = "vllm") -> Server:
+    """Return vLLM's CPU build, started by `peers/vllm.sh`."""
+    script = str(Path(__file__).parent / "peers" / "vllm.sh")
+    command = ["bash", script, str(checkpoint), "{port}", "--dtype", dtype]
+    bind = {"VLLM_CPU_OMP_THREADS_BIND": f"0-{threads - 1}"}
+    return Server(name, command, ready_path="/health", environment=bind)
 
 
 def _free_port() -> int:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
@@ -48,9 +48,25 @@ class Pair:
     prompt: str
     response: str
 
-    def item(self) -> dict[str, str]:
-        """Return the pair as both servers take it."""
-        return {"prompt": self.prompt, "response": self.response}
+
+class Texts(Protocol):
+    """Where a workload's text comes from. Sets of different numbers share no text."""
+
+    def random(self, number: int) -> np.random.Generator:
+        """Return the source of chance of the `number`-th set."""
+        ...
+
+    def take(self, number: int, count: int) -> list[Pair]:
+        """Return `count` pairs of arena-bench's lengths, no two with one prompt."""
+        ...
+
+    def groups(self, number: int, prompts: int, responses: int) -> list[list[Pair]]:
+        """Return `prompts` groups of `responses` pairs with one prompt, arena-bench's lengths."""
+        ...
+
+    def text(self, random: np.random.Generator, words: int) -> str:
+        """Return so many words."""
+        ...
 
 
 class Generated:
@@ -59,27 +75,36 @@ class Generated:
     def __init__(self, seed: int) -> None:
         self._seed = seed
         self._lexicon = _lexicon()
-        self._weights = 1 / np.arange(10, 10 + len(self._lexicon))
-        self._weights /= self._weights.sum()
+        self._shares = np.cumsum(1 / np.arange(10, 10 + len(self._lexicon)))
+        self._shares /= self._shares[-1]
+
+    def random(self, number: int) -> np.random.Generator:
+        """Return the same source whenever the same number is asked for."""
+        return np.random.default_rng((self._seed, number))
 
     def take(self, number: int, count: int) -> list[Pair]:
         """Return the `number`-th set of `count` pairs; the same set whenever it is asked for."""
-        random = np.random.default_rng((self._seed, number))
-        prompts, responses = (
-            random.permutation(_lengths(random, words, count))
-            for words in (PROMPT_WORDS, RESPONSE_WORDS)
-        )
-        return [
-            self.pair(random, int(prompt), int(response))
-            for prompt, response in zip(prompts, responses, strict=True)
-        ]
+        return [pair for (pair,) in self.groups(number, count, 1)]
+
+    def groups(self, number: int, prompts: int, responses: int) -> list[list[Pair]]:
+        """Return the `number`-th set of groups; the same set whenever it is asked for."""
+        random = self.random(number)
+        prompt_words = random.permutation(_lengths(random, PROMPT_WORDS, prompts))
+        lengths = random.permutation(_lengths(random, RESPONSE_WORDS, prompts * responses))
+        drawn = []
+        for words, own in zip(prompt_words, lengths.reshape(prompts, responses), strict=True):
+            prompt = self.text(random, int(words))
+            drawn.append([Pair(prompt, self.text(random, int(length))) for length in own])
+        return drawn
 
     def pair(self, random: np.random.Generator, prompt_words: int, response_words: int) -> Pair:
         """Return one pair of these lengths."""
-        return Pair(self._text(random, prompt_words), self._text(random, response_words))
+        return Pair(self.text(random, prompt_words), self.text(random, response_words))
 
-    def _text(self, random: np.random.Generator, words: int) -> str:
-        drawn = random.choice(self._lexicon, size=words, p=self._weights)
+    def text(self, random: np.random.Generator, words: int) -> str:
+        """Return sentences of so many words in all."""
+        places = np.searchsorted(self._shares, random.random(words), side="right")
+        drawn = [self._lexicon[place] for place in places]
         sentences = [
             " ".join(drawn[start : start + _SENTENCE_WORDS]).capitalize() + "."
             for start in range(0, words, _SENTENCE_WORDS)
@@ -88,13 +113,14 @@ class Generated:
 
 
 class Recorded:
-    """Pairs of a JSONL file; within a set no two share a prompt, and no pair is sent twice.
+    """Pairs of a JSONL file; within a set no two groups share a prompt, and no pair is sent twice.
 
     A line is {"prompt", "response"}, or {"prompt", "chosen", "rejected"}, which gives two pairs.
     """
 
-    def __init__(self, file: Path) -> None:
+    def __init__(self, file: Path, seed: int) -> None:
         self._file = file
+        self._seed = seed
         by_prompt: dict[str, list[Pair]] = {}
         for line in file.read_text(encoding="utf-8").splitlines():
             row = json.loads(line)
@@ -102,7 +128,15 @@ class Recorded:
                 if side in row:
                     pairs = by_prompt.setdefault(row["prompt"], [])
                     pairs.append(Pair(row["prompt"], row[side]))
-        self._pairs = list(by_prompt.values())
+        self._by_prompt = by_prompt
+        self._unused = list(by_prompt)
+        np.random.default_rng(seed).shuffle(self._unused)
+        self._sets: dict[tuple[int, int, int], list[list[Pair]]] = {}
+        self._words = " ".join(pair.response for one in by_prompt.values() for pair in one).split()
+
+    def random(self, number: int) -> np.random.Generator:
+        """Return the same source whenever the same number is asked for."""
+        return np.random.default_rng((self._seed, number))
 
     def take(self, number: int, count: int) -> list[Pair]:
         """Return the `number`-th set of `count` pairs.
@@ -110,14 +144,35 @@ class Recorded:
         Raises:
             SystemExit: The file has too few.
         """
-        prompts = len(self._pairs)
-        places = [divmod(place, prompts) for place in range(number * count, (number + 1) * count)]
-        if count > prompts or any(turn >= len(self._pairs[one]) for turn, one in places):
+        return [pair for (pair,) in self.groups(number, count, 1)]
+
+    def groups(self, number: int, prompts: int, responses: int) -> list[list[Pair]]:
+        """Return the `number`-th set of groups.
+
+        Raises:
+            SystemExit: The file has too few prompts with as many responses.
+        """
+        key = (number, prompts, responses)
+        if key not in self._sets:
+            self._sets[key] = self._draw(prompts, responses)
+        return self._sets[key]
+
+    def text(self, random: np.random.Generator, words: int) -> str:
+        """Return consecutive words of the responses, from anywhere."""
+        start = int(random.integers(max(1, len(self._words) - words)))
+        return " ".join(self._words[start : start + words])
+
+    def _draw(self, prompts: int, responses: int) -> list[list[Pair]]:
+        """Take responses that no set had, of the prompts that were used longest ago."""
+        able = [one for one in self._unused if len(self._by_prompt[one]) >= responses][:prompts]
+        if len(able) < prompts:
             raise SystemExit(
-                f"{self._file} has {prompts} distinct prompts and too few responses for set "
-                f"{number} of {count} pairs: lower --items or --repetitions"
+                f"{self._file} has no {prompts} more prompts with {responses} unsent responses: "
+                "lower --repetitions or --scale"
             )
-        return [self._pairs[one][turn] for turn, one in places]
+        taken = set(able)
+        self._unused = [one for one in self._unused if one not in taken] + able
+        return [[self._by_prompt[one].pop() for _ in range(responses)] for one in able]
 
 
 def _lengths(random: np.random.Generator, words: tuple[int, ...], count: int) -> np.ndarray:
