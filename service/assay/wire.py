@@ -283,7 +283,7 @@ class Uncertainty(Answer):
 
 
 class Usage(Answer):
-    """Tokens over all members of the target.
+    """Tokens of the items that ran, over all members of the target.
 
     `computed_tokens` is what the device ran; the difference to `tokens` was shared.
     """

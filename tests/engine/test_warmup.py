@@ -3,14 +3,16 @@
 from types import SimpleNamespace
 
 import pytest
+import torch
 
-from assay.engine.warmup import LONGEST_BATCH_S, SHORTEST_BATCH_S, SIZES, find_budget
+from assay.engine.warmup import GROUP_S, LONGEST_BATCH_S, SHORTEST_BATCH_S, SIZES, find_budget
 
 
 class Machine:
     """A trunk whose forward pass takes as long as `seconds(tokens)` says."""
 
     max_tokens = None
+    device = torch.device("cpu")
     model = SimpleNamespace(
         config=SimpleNamespace(get_text_config=lambda: SimpleNamespace(vocab_size=100))
     )
@@ -38,12 +40,12 @@ def test_batches_grow_while_that_pays():
 
 
 def test_the_smallest_batch_that_is_about_as_fast_is_taken():
-    """At 1 ms a token 256 tokens are as fast as any and take long enough: more would only wait."""
-    assert budget(lambda tokens: 1e-3 * tokens).tokens == SIZES[0]
+    """At 1 ms a token 512 tokens are as fast as any and take long enough: more would only wait."""
+    assert budget(lambda tokens: 1e-3 * tokens).tokens == 512
 
 
 def test_a_batch_takes_long_enough_for_the_hops_between_batches_not_to_show():
-    """Where size buys nothing on a fast device, batches still take a tenth of a second."""
+    """Where size buys nothing on a fast device, batches still take a while."""
     found = budget(lambda tokens: 1e-5 * tokens)
 
     assert SHORTEST_BATCH_S <= 1e-5 * found.tokens < 2 * SHORTEST_BATCH_S
@@ -54,6 +56,25 @@ def test_a_batch_never_takes_longer_than_the_bound():
     found = budget(lambda tokens: 0.3 + 1e-4 * tokens)
 
     assert 0.3 + 1e-4 * found.tokens <= LONGEST_BATCH_S
+
+
+def test_a_group_may_take_longer_than_other_batches():
+    """On CPU a group that shares a prefix may grow a batch to some seconds, by the rate found."""
+    found = budget(lambda tokens: 1e-3 * tokens)
+
+    assert found.group_tokens == pytest.approx(GROUP_S * 1000, abs=1)
+    assert found.tokens < found.group_tokens
+
+
+def test_a_group_keeps_to_the_memory_that_was_seen_to_suffice():
+    """On GPU the largest batch that was tried bounds it."""
+    machine = Machine(lambda tokens: 1e-4 * tokens)
+    machine.device = torch.device("cuda")
+
+    found = find_budget(machine, clock=lambda: machine.now)
+
+    assert found.group_tokens == 8192
+    assert found.group_tokens * 1e-4 <= LONGEST_BATCH_S < 2 * found.group_tokens * 1e-4
 
 
 def test_even_the_slowest_device_gets_a_budget():

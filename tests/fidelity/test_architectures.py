@@ -91,6 +91,7 @@ def test_without_a_compiler_scores_equal_eager_and_keep_their_bits(folder, name)
     assert single.tolist() == reference.together(trunk, ITEMS, 7, seed=0).tolist()
 
 
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")  # inductor's own imports
 @pytest.mark.parametrize(
     ("name", "dtype"),
     [

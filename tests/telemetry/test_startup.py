@@ -19,6 +19,7 @@ LOADED = Loaded(
     reads="last",
     parameters=12_300_000,
     budget_tokens=4096,
+    group_tokens=4096,
     tokens_per_s=12345.6,
 )
 SUMMARY = "packed on cpu, float32, 12.3M parameters, batches of 4096 tokens, 12,346 tokens/s"

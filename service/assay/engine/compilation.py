@@ -14,6 +14,8 @@ from pathlib import Path
 
 import torch
 
+from assay.engine import operator
+
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "assay"
 
 _mkldnn = torch.ops.mkldnn  # oneDNN's own layout of weights has no public name
@@ -68,8 +70,8 @@ def _configure() -> None:
     from torch._inductor import lowering  # noqa: PLC0415
 
     inductor.emulate_precision_casts = True
-    for operator in _SUMMED_BY_TORCH:
-        lowering.make_fallback(operator, warn=False, override_decomp=True)  # type: ignore[no-untyped-call]
+    for summed in _SUMMED_BY_TORCH:
+        lowering.make_fallback(summed, warn=False, override_decomp=True)  # type: ignore[no-untyped-call]
     dynamo.recompile_limit = _MOST_PROGRAMS
     dynamo.fail_on_recompile_limit_hit = True  # or blocks would run uncompiled, unnoticed
 
@@ -102,18 +104,19 @@ class PrepackedLinear(torch.nn.Module):
 
     def forward(self, state: torch.Tensor) -> torch.Tensor:
         """Return state (…, in) @ weight.T + bias, (…, out)."""
-        product: torch.Tensor = _linear(state, self.weight, self.bias)
+        product: torch.Tensor = torch.ops.assay.linear(state, self.weight, self.bias)
         return product
 
 
-@torch.library.custom_op("assay::linear", mutates_args=())
-def _linear(state: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+def _multiply(state: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
     """Multiply by a prepacked weight: one opaque operator, since inductor would unpack it."""
     product: torch.Tensor = _mkldnn._linear_pointwise(state, weight, bias, "none", [], "")  # noqa: SLF001
     return product
 
 
-@_linear.register_fake
-def _(state: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+def _shape(state: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
     del bias
     return state.new_empty(*state.shape[:-1], weight.shape[0])
+
+
+operator.define("linear(Tensor state, Tensor weight, Tensor? bias) -> Tensor", _multiply, _shape)

@@ -68,6 +68,7 @@ class Loaded:
     reads: Literal["last", "first", "mean"]
     parameters: int
     budget_tokens: int
+    group_tokens: int  # what a batch may grow to rather than split a group that shares a prefix
     tokens_per_s: float
 
 

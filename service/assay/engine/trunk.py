@@ -146,7 +146,7 @@ class Trunk:
             scores = run(batch)
         except (
             interface.UnsupportedAttention,
-            *(ValueError, TypeError, RuntimeError, KeyError),
+            *(ValueError, TypeError, RuntimeError, KeyError, OSError),
         ) as error:
             logger.info("%s can't run: %s", self.attention, type(error).__name__)
             return float("inf")

@@ -7,7 +7,7 @@ show, and small enough that a newcomer needn't wait long behind it.
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -22,18 +22,23 @@ if TYPE_CHECKING:
     from assay.engine.trunk import Trunk
 
 SIZES = (256, 512, 1024, 2048, 4096, 8192, 16384, 32768, 65536)
-LONGEST_BATCH_S = 0.5
-SHORTEST_BATCH_S = 0.1  # a wait nobody notices; below it the hops between batches show
-_AS_FAST = 0.95  # of the fastest rate
+LONGEST_BATCH_S = 1.5
+SHORTEST_BATCH_S = 0.4  # below, what a batch costs besides its tokens shows
+GROUP_S = 4.0  # a group of this length is computed in one batch, so that its prefix is, once
+_AS_FAST = 0.92  # of the fastest rate
 _ITEM_TOKENS = 256
 
 
 @dataclass(frozen=True, slots=True)
 class Budget:
-    """Tokens of a batch, and the rate measured at that size."""
+    """Tokens of a batch, and the rate measured at that size.
+
+    `group_tokens` is what a batch may grow to rather than split a group that shares a prefix.
+    """
 
     tokens: int
     tokens_per_s: float
+    group_tokens: int = 0
 
     @property
     def seconds(self) -> float:
@@ -69,14 +74,23 @@ def find_budget(
         raise CheckpointError(f"a batch of {sizes[0]} tokens exceeds the device's memory")
     fastest = max(budget.tokens_per_s for budget in tried)
     fast = [budget for budget in tried if budget.tokens_per_s >= fastest * _AS_FAST]
-    return next((budget for budget in fast if budget.seconds >= SHORTEST_BATCH_S), fast[-1])
+    chosen = next((budget for budget in fast if budget.seconds >= SHORTEST_BATCH_S), fast[-1])
+    return replace(chosen, group_tokens=max(chosen.tokens, _group_tokens(trunk, tried)))
+
+
+def _group_tokens(trunk: Trunk, tried: Sequence[Budget]) -> int:
+    """Return the size of `GROUP_S`; where memory bounds it, what was seen to fit."""
+    if trunk.device.type != "cpu":
+        return tried[-1].tokens
+    rate = max(budget.tokens_per_s for budget in tried)
+    return min(int(GROUP_S * rate), SIZES[-1])
 
 
 def _time(trunk: Trunk, size: int, clock: Callable[[], float]) -> float:
-    """Return the shorter of two runs' seconds; the scores' copy to the host ends a run."""
+    """Return the shortest of three runs' seconds; the scores' copy to the host ends a run."""
     forest = _batch(trunk, size)
     times = []
-    for _ in range(2):
+    for _ in range(3):
         begin = clock()
         trunk.score(forest)
         times.append(clock() - begin)

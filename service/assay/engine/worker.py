@@ -120,6 +120,7 @@ def _load(spec: ModelSpec, start: Start, send: Callable[[FromWorker], None]) -> 
             reads=trunk.readout.position,
             parameters=trunk.parameters,
             budget_tokens=spec.batch_tokens or budget.tokens,
+            group_tokens=spec.batch_tokens or budget.group_tokens,
             tokens_per_s=budget.tokens_per_s,
         )
     )

@@ -194,7 +194,8 @@ class Dispatcher:
         )
         for ticket in {id(claim.ticket): claim.ticket for claim in taken.claims}.values():
             ticket.compute_s += done.compute_s
-        for claim, computed in zip(taken.claims, plan.computed_tokens(), strict=True):
+        for (work, claim), computed in zip(taken.entries, plan.computed_tokens(), strict=True):
+            claim.ticket.tokens += work.tokens
             claim.ticket.computed_tokens += computed
         for claim, score in zip(taken.claims, done.scores.tolist(), strict=True):
             _settle(claim, score)

@@ -4,6 +4,8 @@ Requests take turns by the tokens they were given so far; an item's turn is its 
 begins with the item whose turn is earliest, however long it is. Its kin go with it ahead of their
 turn: those that begin with at least an eighth of its tokens, nearest first. Then the next in turn
 and its kin, until one doesn't fit the budget. A request is charged for its kin as for the rest.
+The kin of the first head may exceed the budget, up to a bound of their own, until what they share is
+a twentieth of the batch: each batch that a group is split over computes the group's prefix again.
 
 Two rules bound what kin may overtake:
 
@@ -31,6 +33,7 @@ from assay.scheduling.prefixes import Node, Prefixes, shared
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
+_GROUP_PREFIXES = 20  # of a batch this long the shared prefix is no more than that part
 _KIN_PART = 8  # kin share at least this part of the head: what they save is worth the overtaking
 
 
@@ -211,20 +214,24 @@ class Line:
         return work in work.flow.works
 
 
-def plan(line: Line, budget_tokens: int, *, shares: bool) -> Plan:
+def plan(line: Line, budget_tokens: int, *, shares: bool, group_tokens: int | None = None) -> Plan:
     """Take the next batch out of a line; without `shares` each item is a run of its own.
 
-    Only a head that is longer by itself exceeds the budget of computed tokens. Reading an item
-    counts as a token at least, which bounds a batch of equal items.
+    Only the first head's kin, up to `group_tokens`, and a head that is longer by itself exceed the
+    budget of computed tokens. Reading an item counts as a token at least, which bounds a batch of
+    equal items.
     """
     works: list[Work] = []
     draft: Prefixes[Work] = Prefixes()
     tokens = 0
     for work in _candidates(line, shares=shares):
+        bound = budget_tokens
+        if shares and works and group_tokens:
+            bound = max(bound, min(group_tokens, _worth_growing_to(works[0], work)))
         if shares:
             draft.add(work, work.ids)
         tokens = draft.tokens if shares else tokens + work.tokens
-        if works and max(tokens, len(works) + 1) > budget_tokens:
+        if works and max(tokens, len(works) + 1) > bound:
             if shares:
                 draft.remove(work)
             break
@@ -233,6 +240,12 @@ def plan(line: Line, budget_tokens: int, *, shares: bool) -> Plan:
     line.purge()
     forest = _forest(draft, works) if shares else Forest.unshared([work.ids for work in works])
     return Plan(tuple(works), forest)
+
+
+def _worth_growing_to(head: Work, work: Work) -> int:
+    """Return the tokens beyond which splitting a head from a work costs next to nothing."""
+    common = shared(head.ids, work.ids)
+    return common * _GROUP_PREFIXES if common * _KIN_PART >= head.tokens else 0
 
 
 def _candidates(line: Line, *, shares: bool) -> Iterator[Work]:

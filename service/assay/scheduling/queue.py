@@ -46,7 +46,8 @@ class Ticket:
     """One request's stake in the queue.
 
     `settle` is called once for each item, with its place in the request and its score or error.
-    `compute_s` adds up the batches that carried its items, `computed_tokens` its part of them.
+    `compute_s` adds up the batches that carried its items, `tokens` those of its items that ran,
+    `computed_tokens` its part of what these batches computed.
     """
 
     settle: Callable[[int, float | AssayError], None]
@@ -54,6 +55,7 @@ class Ticket:
     is_batch: bool = False
     is_cancelled: bool = False
     compute_s: float = 0.0
+    tokens: int = 0
     computed_tokens: float = 0.0
     flows: dict[str, Flow] = field(default_factory=dict)  # by model
     waiting: int = 0
@@ -138,7 +140,12 @@ class Queue:
         if only_full and waiting < FULL * spec.budget_tokens:
             return None
         first = heads[model].flow.turn - heads[model].flow.lag + heads[model].tokens / 2
-        drafted = plan(line, spec.budget_tokens, shares=spec.shares_prefixes)
+        drafted = plan(
+            line,
+            spec.budget_tokens,
+            shares=spec.shares_prefixes,
+            group_tokens=spec.group_tokens,
+        )
         self._see_off(line)
         self._advance(drafted, first)
         return Taken(model, drafted, tuple(map(self._release, drafted.works)))

@@ -239,14 +239,14 @@ class Scorer:
             collector.settle, None if deadline_s is None else begin + deadline_s, is_batch
         )
         rendered: list[Rendered | AssayError] = []
-        tokens, tokenize_s = 0, 0.0
+        tokenize_s = 0.0
         try:
             for chunk in rendering.chunks(sources):
                 chunk_begin = time.monotonic()
                 rows = await self._render_for_members(target, chunk, truncation)
                 tokenize_s += time.monotonic() - chunk_begin
                 for place, per_member in enumerate(rows, len(rendered)):
-                    tokens += self._put(members, per_member, ticket, collector, place)
+                    self._put(members, per_member, ticket, collector, place)
                 rendered += [per_member[0] for per_member in rows]
                 if stop_at_error and any(isinstance(row[0], AssayError) for row in rows):
                     ticket.is_cancelled = True
@@ -260,7 +260,7 @@ class Scorer:
         total_s = time.monotonic() - begin
         return Outcome(
             items=await aside(len(rendered), lambda: _outcomes(rendered, collector.rewards)),
-            tokens=tokens,
+            tokens=ticket.tokens,
             computed_tokens=round(ticket.computed_tokens),
             tokenize_s=tokenize_s,
             queue_s=max(0.0, total_s - tokenize_s - ticket.compute_s),
@@ -288,15 +288,14 @@ class Scorer:
         ticket: Ticket,
         collector: _Collector,
         place: int,
-    ) -> int:
-        """Queue one item for each member; return its tokens. A bad item is not queued at all."""
+    ) -> None:
+        """Queue one item for each member. A bad item is not queued at all."""
         good = [one for one in rendered if isinstance(one, Rendered)]
         if len(good) < len(rendered):
-            return 0
+            return
         for index, (model, one) in enumerate(zip(members, good, strict=True)):
             collector.waiting += 1
             self.queue.put(model.name, one.ids, ticket, place * len(members) + index)
-        return sum(len(one.ids) for one in good)
 
     async def _run(self) -> None:
         """Load the targets and keep one dispatcher a device running."""

@@ -15,6 +15,7 @@ import torch
 from transformers import AttentionInterface
 from transformers.masking_utils import AttentionMaskInterface
 
+from assay.engine import operator
 from assay.engine.attention import blocks, native, varlen
 from assay.engine.attention.pattern import Pattern
 
@@ -59,7 +60,6 @@ def over(packed: Packed) -> Iterator[None]:
         _packed.reset(token)
 
 
-@torch.library.custom_op("assay::attend", mutates_args=())
 def _attend(
     query: torch.Tensor,
     key: torch.Tensor,
@@ -77,10 +77,17 @@ def _attend(
     return _BACKENDS[backend](query, key, value, packed, pattern)
 
 
-@_attend.register_fake
-def _(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, *_: Any) -> torch.Tensor:
+def _shape(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, *_: Any) -> torch.Tensor:
     del key
     return query.new_empty(query.shape[1], query.shape[0], value.shape[-1])
+
+
+operator.define(
+    "attend(Tensor query, Tensor key, Tensor value, str backend, float scale, bool causal, "
+    "int? window, float? softcap) -> Tensor",
+    _attend,
+    _shape,
+)
 
 
 class PackedAttention:
@@ -114,7 +121,7 @@ class PackedAttention:
             raise UnsupportedAttention
         causal = getattr(module, "is_causal", True) if is_causal is None else is_causal
         scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-        mixed = _attend(
+        mixed: torch.Tensor = torch.ops.assay.attend(
             query[0],
             key[0],
             value[0],

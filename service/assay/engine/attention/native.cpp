@@ -143,6 +143,28 @@ Vec rounded(const Vec& value) {
   }
 }
 
+// exp of a number that isn't positive: Sleef's expf with 1 ULP, which torch's softmax calls, bit by bit,
+// but inlined.
+Vec exponential(const Vec& value) {
+  const Vec q = (value * Vec(1.442695040888963407359924681001892137426645954152985934135449406931f)).round();
+  Vec s = at::vec::fmadd(q, Vec(-0.693145751953125f), value);
+  s = at::vec::fmadd(q, Vec(-1.428606765330187045e-06f), s);
+  Vec u(0.000198527617612853646278381f);
+  u = at::vec::fmadd(u, s, Vec(0.00139304355252534151077271f));
+  u = at::vec::fmadd(u, s, Vec(0.00833336077630519866943359f));
+  u = at::vec::fmadd(u, s, Vec(0.0416664853692054748535156f));
+  u = at::vec::fmadd(u, s, Vec(0.166666671633720397949219f));
+  u = at::vec::fmadd(u, s, Vec(0.5f));
+  u = Vec(1.f) + at::vec::fmadd(s * s, u, s);
+  // Times 2^q in two steps, so that neither factor leaves the range of floats.
+  using Bits = at::vec::Vectorized<int32_t>;
+  const Bits whole = at::vec::convert_to_int_of_same_size(q);
+  const Bits half = whole >> Bits(1);
+  const auto power = [](const Bits& n) { return at::vec::cast<float>((n + Bits(127)) << Bits(23)); };
+  u = u * power(half) * power(whole - half);
+  return Vec::blendv(u, Vec(0.f), value < Vec(-104.f));
+}
+
 // One row: products in, weights out. Keys outside [low, high) weigh exactly 0, up to `width`.
 template <typename T>
 void soften(float* scores, T* weights, int64_t low, int64_t high, int64_t width,
@@ -172,7 +194,7 @@ void soften(float* scores, T* weights, int64_t low, int64_t high, int64_t width,
       [](Vec& a, Vec& b) { return at::vec::maximum(a, b); }, most));
   Vec sum(0.f);
   for (int64_t k = begin; k < end; k += lanes) {
-    const Vec weight = (Vec::loadu(scores + k) - top).exp();
+    const Vec weight = exponential(Vec::loadu(scores + k) - top);
     weight.store(scores + k);
     sum = sum + weight;
   }
@@ -206,11 +228,11 @@ struct Attention {
   const int64_t group = heads / kv_heads;
   const int64_t key_width = query.size(2), value_width = value.size(2);
   const Chunks key_chunks{runs, KEYS}, value_chunks{runs, VALUES};
-  std::vector<T> keys, values;
+  at::Tensor keys, values;
 
   void run() {
-    keys.resize(key_chunks.all.size() * kv_heads * KEYS * key_width);
-    values.resize(value_chunks.all.size() * kv_heads * VALUES * value_width);
+    keys = at::empty(key_chunks.all.size() * kv_heads * KEYS * key_width, key.options());
+    values = at::empty(value_chunks.all.size() * kv_heads * VALUES * value_width, value.options());
     spread(key_chunks.all.size() * kv_heads,
            [&](int64_t job, Scratch<T>&) { pack_keys(job / kv_heads, job % kv_heads); });
     spread(value_chunks.all.size() * kv_heads,
@@ -233,11 +255,11 @@ struct Attention {
   }
 
   T* packed_keys(int64_t chunk, int64_t head) {
-    return keys.data() + (chunk * kv_heads + head) * KEYS * key_width;
+    return keys.mutable_data_ptr<T>() + (chunk * kv_heads + head) * KEYS * key_width;
   }
 
   T* packed_values(int64_t chunk, int64_t head) {
-    return values.data() + (chunk * kv_heads + head) * VALUES * value_width;
+    return values.mutable_data_ptr<T>() + (chunk * kv_heads + head) * VALUES * value_width;
   }
 
   void pack_keys(int64_t index, int64_t head) {
@@ -258,7 +280,8 @@ struct Attention {
     });
   }
 
-  // Call with each position's place in the chunk and its row in the packed row of tokens.
+  // Call with each position's place in the chunk and its row in the packed row of tokens. What fills
+  // the chunk up to a multiple of STEP repeats a row: it is masked, and must be finite.
   template <typename Visit>
   void for_each_row(const Chunk& chunk, const Visit& visit) {
     for (int64_t last = chunk.last, run = chunk.run; last > chunk.first; run = runs[run].parent) {
@@ -267,6 +290,9 @@ struct Attention {
         visit(position - chunk.first, runs[run].start + position - runs[run].position);
       last = first;
     }
+    const Run& run = runs[chunk.run];
+    for (int64_t at = chunk.last - chunk.first; at % STEP != 0; ++at)
+      visit(at, run.start + run.length - 1);
   }
 
   void attend(const Tile& tile, int64_t head, Scratch<T>& scratch) {
@@ -339,8 +365,10 @@ at::Tensor forest_attention(const at::Tensor& query, const at::Tensor& key,
   TORCH_CHECK(query.stride(2) == 1 && key.stride(2) == 1 && value.stride(2) == 1,
               "a token's numbers lie side by side");
   TORCH_CHECK(query.size(2) % 2 == 0 && query.size(0) % key.size(0) == 0);
-  at::Tensor out = at::zeros({query.size(1), query.size(0), value.size(2)}, query.options());
+  at::Tensor out = at::empty({query.size(1), query.size(0), value.size(2)}, query.options());
   const Runs runs = lay_out(lengths, parents);
+  const int64_t held = runs.empty() ? 0 : runs.back().start + runs.back().length;
+  out.narrow(0, held, out.size(0) - held).zero_();
   const Options options{static_cast<float>(scale), window, static_cast<float>(softcap), causal,
                         std::exp2(std::round(std::log2(scale))) == scale};
   if (query.scalar_type() == at::kBFloat16)

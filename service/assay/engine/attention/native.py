@@ -61,9 +61,11 @@ def _build() -> bool:
             # No contraction: a fused multiply-add rounds once, torch's own kernels round twice.
             extra_cflags=[
                 *("-O3", "-std=c++20", "-march=native", "-ffp-contract=off", "-fno-math-errno"),
+                "-fopenmp",  # without it, torch's parallel_for runs on one thread
                 f"-DCPU_CAPABILITY={capability}",
                 f"-DCPU_CAPABILITY_{capability}",
             ],
+            extra_ldflags=["-fopenmp"],
             is_python_module=False,
         )
     except (RuntimeError, OSError, ImportError) as error:
