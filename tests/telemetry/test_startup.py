@@ -14,7 +14,7 @@ LOADED = Loaded(
     dtype="float32",
     forward="packed",
     attention="native",
-    is_compiled=False,
+    is_compiled=True,
     shares_prefixes=True,
     reads="last",
     parameters=12_300_000,
@@ -22,7 +22,10 @@ LOADED = Loaded(
     group_tokens=4096,
     tokens_per_s=12345.6,
 )
-SUMMARY = "packed on cpu, float32, 12.3M parameters, batches of 4096 tokens, 12,346 tokens/s"
+SUMMARY = (
+    "packed (native, compiled) on cpu, float32, 12.3M parameters, batches of 4096 tokens, "
+    "12,346 tokens/s"
+)
 
 ERASE_LINE = "\x1b[2K"  # begins each redraw of a terminal's bars
 

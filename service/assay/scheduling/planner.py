@@ -4,8 +4,8 @@ Requests take turns by the tokens they were given so far; an item's turn is its 
 begins with the item whose turn is earliest, however long it is. Its kin go with it ahead of their
 turn: those that begin with at least an eighth of its tokens, nearest first. Then the next in turn
 and its kin, until one doesn't fit the budget. A request is charged for its kin as for the rest.
-The kin of the first head may exceed the budget, up to a bound of their own, until what they share is
-a twentieth of the batch: each batch that a group is split over computes the group's prefix again.
+The first head's kin may exceed the budget, up to a bound of their own, until what they share is a
+twentieth of the batch: each batch that a group is split over computes the group's prefix again.
 
 Two rules bound what kin may overtake:
 

@@ -53,8 +53,10 @@ class StartupDisplay:
         if key not in self._tasks:
             self._tasks[key] = self._bars.add_task(message.model, total=len(_STEPS), stage="")
         if isinstance(message, messages.Loaded):
+            compiled = ", compiled" if message.is_compiled else ""
             summary = (
-                f"{message.forward} on {message.device}, {message.dtype}, "
+                f"{message.forward} ({message.attention}{compiled}) on {message.device}, "
+                f"{message.dtype}, "
                 f"{message.parameters / 1e6:.1f}M parameters, batches of {message.budget_tokens} "
                 f"tokens, {message.tokens_per_s:,.0f} tokens/s"
             )
