@@ -73,7 +73,7 @@ def test_a_group_keeps_to_the_memory_that_was_seen_to_suffice():
 
     found = find_budget(machine, clock=lambda: machine.now)
 
-    assert found.group_tokens == 8192
+    assert found.group_tokens == 4096
     assert found.group_tokens * 1e-4 <= LONGEST_BATCH_S < 2 * found.group_tokens * 1e-4
 
 
