@@ -68,6 +68,12 @@ class Settings(BaseSettings):
     batch_tokens: int | None = Field(
         default=None, ge=16, description="Token budget of a batch; default found at warm-up."
     )
+    prefix_cache_mb: int | None = Field(
+        default=None,
+        ge=0,
+        description="Memory for the keys and values of prefixes that a model keeps between "
+        "batches; default 512 on CPU, a tenth of a GPU's memory; 0 keeps none.",
+    )
     max_queued_tokens: int = Field(
         default=16_000_000, ge=1, description="Tokens that may wait before requests are refused."
     )

@@ -12,7 +12,8 @@ from assay.engine.attention.blocks import BLOCK
 from assay.engine.attention.interface import PackedAttention, UnsupportedAttention
 from assay.engine.attention.pattern import Pattern
 from assay.engine.forest import pack
-from assay.engine.messages import Forest
+from assay.engine.messages import PAGE_TOKENS, Forest
+from assay.engine.pages import Pages
 
 HEADS, KV_HEADS, WIDTH = 4, 2, 16
 SCALE = WIDTH**-0.5
@@ -95,6 +96,37 @@ def test_a_shared_prefix_changes_no_bit(attend, dtype, window, prefix):
     out = attend(*shared, forest([prefix, other, length - prefix], [-1, 0, 0]), pattern)
 
     assert torch.equal(torch.cat([out[:prefix], out[prefix + other :]]), alone)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("window", [None, 50, 600])
+@pytest.mark.parametrize("pages", [1, 8, 20, 35])
+def test_a_held_prefix_changes_no_bit(attend, dtype, window, pages):
+    """A sequence of 700 tokens alone, and its end behind pages that lie in no order."""
+    length, held = 700, pages * PAGE_TOKENS
+    pattern = Pattern(SCALE, causal=True, window=window)
+    query, key, value = inputs(length, dtype)
+    numbers = np.random.default_rng(0).permutation(pages + 3)[:pages].astype(np.int32)
+    memory = Pages(pages + 3)
+    whole = Forest.unshared([np.zeros(length, np.int32)])
+    keeping = replace(whole, kept_pages=numbers, kept_rows=np.arange(held, dtype=np.int32))
+    memory.layer(0, key, value).keep(key, value, pack(keeping))
+    continued = replace(
+        Forest.unshared([np.zeros(length - held, np.int32)] * 2),
+        lengths=np.array([held, length - held - 5, 5], np.int32),
+        parents=np.array([-1, 0, 1], np.int32),
+        ids=np.zeros(length - held, np.int32),
+        held=1,
+        held_pages=numbers,
+    )
+
+    alone = attend(query, key, value, forest([length]), pattern)
+    packed = pack(continued)
+    fill = len(packed.ids) - (length - held)
+    own = [torch.nn.functional.pad(one[:, held:], (0, 0, 0, fill)) for one in (query, key, value)]
+    out = attend(*own, packed, pattern, memory.layer(0, key, value))
+
+    assert torch.equal(out[: length - held], alone[held:])
 
 
 def test_a_chain_of_runs_changes_no_bit(attend):

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from assay.engine.warmup import GROUP_S, LONGEST_BATCH_S, SHORTEST_BATCH_S, SIZES, find_budget
+from assay.engine.warmup import LONGEST_BATCH_S, SHORTEST_BATCH_S, SIZES, find_budget
 
 
 class Machine:
@@ -56,25 +56,6 @@ def test_a_batch_never_takes_longer_than_the_bound():
     found = budget(lambda tokens: 0.3 + 1e-4 * tokens)
 
     assert 0.3 + 1e-4 * found.tokens <= LONGEST_BATCH_S
-
-
-def test_a_group_may_take_longer_than_other_batches():
-    """On CPU a group that shares a prefix may grow a batch to some seconds, by the rate found."""
-    found = budget(lambda tokens: 1e-3 * tokens)
-
-    assert found.group_tokens == pytest.approx(GROUP_S * 1000, abs=1)
-    assert found.tokens < found.group_tokens
-
-
-def test_a_group_keeps_to_the_memory_that_was_seen_to_suffice():
-    """On GPU the largest batch that was tried bounds it."""
-    machine = Machine(lambda tokens: 1e-4 * tokens)
-    machine.device = torch.device("cuda")
-
-    found = find_budget(machine, clock=lambda: machine.now)
-
-    assert found.group_tokens == 4096
-    assert found.group_tokens * 1e-4 <= LONGEST_BATCH_S < 2 * found.group_tokens * 1e-4
 
 
 def test_even_the_slowest_device_gets_a_budget():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from itertools import count
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -12,6 +13,8 @@ from safetensors.torch import load_file
 
 from assay.engine import trunk as trunks
 from assay.engine.messages import Forest
+from assay.scheduling.pages import PrefixCache
+from assay.scheduling.planner import Flow, Line, Work, plan
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -97,6 +100,26 @@ def shared(trunk: trunks.Trunk, prefix: np.ndarray, items: Sequence[np.ndarray])
     runs = Forest.unshared([prefix, *items])
     parents = np.where(np.arange(len(items) + 1) == 0, -1, 0).astype(np.int32)
     return trunk.score(replace(runs, parents=parents, reads=runs.reads[1:]))
+
+
+def kept(trunk: trunks.Trunk, rounds: Sequence[Sequence[np.ndarray]]) -> tuple[np.ndarray, int]:
+    """Return Assay's scores of rounds of items, each behind what the rounds before it left.
+
+    The second number is how many tokens were computed for them.
+    """
+    assert trunk.pages is not None
+    cache = PrefixCache(trunk.pages.count)
+    scores, computed = [], 0
+    for items in rounds:
+        line, flow = Line(lambda _: False, count()), Flow()
+        works = [Work(ids, flow) for ids in items]
+        for work in works:
+            line.add(work, 0.0)
+        batch = plan(line, 1 << 20, shares=True, cache=cache)
+        found = dict(zip(batch.works, trunk.score(batch.forest), strict=True))
+        scores += [found[work] for work in works]
+        computed += batch.forest.tokens
+    return np.array(scores), computed
 
 
 @dataclass(frozen=True, slots=True)

@@ -74,6 +74,27 @@ def test_scores_keep_their_bits_when_a_prefix_is_shared(folder, name, dtype):
     assert gap <= (NOT_BIT_EQUAL.get(name, 0.0) if dtype == torch.float32 else 0.0)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("name", CAUSAL)
+def test_scores_keep_their_bits_when_a_prefix_was_kept(folder, name, dtype):
+    """Prompts and growing responses whose beginnings earlier batches left on the device."""
+    trunk = reference.load(folder(name), dtype)
+    trunk.keep_prefixes(2**22)
+    prompts = [np.concatenate([item, item[::-1]])[:40] for item in ITEMS[:3]]
+    rounds = [
+        [np.concatenate([prompt, item, later])[:length] for prompt in prompts]
+        for item, later in zip(ITEMS[1:9], ITEMS[9:17], strict=True)
+        for length in (50, 64, 90)
+    ]
+
+    scores, computed = reference.kept(trunk, rounds)
+
+    sequences = [sequence for one in rounds for sequence in one]
+    assert computed < 0.7 * sum(map(len, sequences))
+    gap = np.abs(scores - reference.alone(trunk, sequences)).max()
+    assert gap <= (NOT_BIT_EQUAL.get(name, 0.0) if dtype == torch.float32 else 0.0)
+
+
 @pytest.mark.parametrize("name", ["bert", "modernbert", "deberta-v3"])
 def test_encoders_never_share_a_prefix(folder, name):
     """Their tokens see what follows."""

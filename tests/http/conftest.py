@@ -69,5 +69,6 @@ def narrow(tmp_path_factory: pytest.TempPathFactory, tiny: Path, bare: Path) -> 
         max_body_bytes=MAX_BODY_BYTES,
         max_queued_tokens=MAX_QUEUED_TOKENS,
         batch_tokens=BATCH_TOKENS,
+        prefix_cache_mb=0,  # an item costs its tokens each time
     ) as server:
         yield server

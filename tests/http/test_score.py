@@ -328,3 +328,13 @@ def test_text_is_tokenized_as_it_is(starter: Server) -> None:
     assert shown[0]["text"] == TEXT["text"]
     assert shown[0]["tokens"][0] == "<|im_start|>"
     assert shown[1]["input_ids"] == IDS["input_ids"]
+
+
+def test_what_was_read_before_is_not_computed_again(starter: Server) -> None:
+    """The same request once more gives the same bits and computes next to nothing."""
+    once, again = (starter.score(inputs=FORMS, model="starter/member-1").json() for _ in range(2))
+
+    assert [one["score"] for one in again["data"]] == [one["score"] for one in once["data"]]
+    assert again["usage"]["computed_tokens"] <= 16 * len(FORMS)
+    assert again["usage"]["tokens"] == once["usage"]["tokens"]
+    assert starter.metric("assay_held_tokens_total", model="starter/member-1") > 0

@@ -17,6 +17,6 @@ def loaded(model, budget, *, shares, tokens_per_s=1.0):
         reads="last",
         parameters=1,
         budget_tokens=budget,
-        group_tokens=budget,
+        prefix_pages=0,
         tokens_per_s=tokens_per_s,
     )

@@ -4,7 +4,7 @@ import asyncio
 import time
 from collections import Counter
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -33,7 +33,7 @@ PATIENCE_S = 10.0
 # The first token of an item says what the device does with it; any other number is its score.
 POISON, UNDEFINED, INFINITE, DEADLY, DEADLY_ONCE = 9001, 9002, 9003, 9004, 9005
 
-SPEC = ModelSpec(MODEL, Path("nowhere"), "float32", 64, None)
+SPEC = ModelSpec(MODEL, Path("nowhere"), "float32", 64, None, None)
 START = Start(device="cpu", threads=None, compile="off", models=(SPEC,))
 LOADED = loaded(MODEL, BUDGET, shares=True, tokens_per_s=TOKENS_PER_S)
 
@@ -45,6 +45,7 @@ class Site:
     greetings: list[list[object]] = field(default_factory=list)  # of each start; default LOADED
     is_open: asyncio.Event = field(default_factory=asyncio.Event)  # batches run while it is set
     batches: list[list[int]] = field(default_factory=list)  # the items of each batch that ran
+    held: list[int] = field(default_factory=list)  # the pages that each of them read
     starts: int = 0
     stops: int = 0
     most_at_once: int = 0
@@ -93,7 +94,8 @@ class Device:
 
     def _run(self, batch):
         runs = batch.forest.runs()
-        items = [int(runs[run][0]) for run in batch.forest.reads]
+        items = [int(runs[run - batch.forest.held][0]) for run in batch.forest.reads]
+        self._site.held.append(len(batch.forest.held_pages))
         self._site.batches.append(items)
         if DEADLY in items:
             self._die()
@@ -145,7 +147,7 @@ class Observer:
         self.batches = []
         self.restarts = Counter()
 
-    def batch(self, model, done, *, items, tokens, shared_tokens):
+    def batch(self, model, done, *, items, tokens, shared_tokens, held_tokens):
         self.batches.append((model, items, tokens, shared_tokens, done.compute_s))
 
     def worker_restarted(self, device):
@@ -241,6 +243,37 @@ async def test_a_failure_names_the_class_and_not_the_text():
     async with serving(dispatcher(site, queue)):
         await request.outcome()
     assert str(request.answers[0]) == "the model failed on this item even alone (RuntimeError)"
+
+
+async def test_an_item_that_read_pages_of_a_failed_batch_is_run_again_without():
+    """It fails with the batch before it, through no fault of its own."""
+    site = Site(greetings=[[replace(LOADED, prefix_pages=100)]])
+    queue = Queue()
+    culprit = Request(queue, [POISON], tokens=BUDGET)
+    async with serving(dispatcher(site, queue)):
+        await until(lambda: site.most_at_once == 1)
+        follower = Request(queue, [POISON], tokens=BUDGET)
+        await until(lambda: site.most_at_once == 2)
+        site.is_open.set()
+        assert await culprit.outcome() == [ForwardFailed]
+        assert await follower.outcome() == [ForwardFailed]
+        healthy = Request(queue, [1], tokens=BUDGET)
+        assert await healthy.outcome() == [1.0]
+    assert site.held == [0, 6, 0, 0]
+
+
+async def test_a_restarted_device_keeps_nothing():
+    """What the last process held is gone with it."""
+    greeting = [replace(LOADED, prefix_pages=100)]
+    site = Site(greetings=[greeting, greeting])
+    queue = Queue()
+    site.is_open.set()
+    async with serving(dispatcher(site, queue)):
+        await Request(queue, [1], tokens=50).outcome()
+        await Request(queue, [1], tokens=50).outcome()
+        await Request(queue, [DEADLY_ONCE]).outcome()
+        await Request(queue, [1], tokens=50).outcome()
+    assert site.held == [0, 3, 0, 0, 0]
 
 
 async def test_other_requests_never_feel_a_bad_item():

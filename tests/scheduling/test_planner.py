@@ -239,39 +239,6 @@ def test_a_group_larger_than_the_budget_fills_batches_of_its_own():
     assert [size for size in groups if size] == [7, 7, 7]
 
 
-def test_a_group_is_not_split_while_it_fits_its_own_bound():
-    """Kin of the first head may exceed the budget; whoever isn't kin may not."""
-    waiting = line()
-    for token in range(10, 15):
-        put(waiting, response(PROMPT, token))
-        put(waiting, unrelated(token))
-    first = plan(waiting, 100, shares=True, group_tokens=64 + 4 * 20)
-
-    assert [in_common(work.ids, PROMPT) for work in first.works] == [64] * 4
-    assert first.forest.tokens == 64 + 4 * 20
-    assert all(batch.forest.tokens <= 100 for batch in batches(waiting, budget=100))
-
-
-def test_a_group_of_one_request_is_not_split_either():
-    """Kin whose turn it is anyhow have the group's bound, too."""
-    waiting = line()
-    put(waiting, *[response(PROMPT, token) for token in range(10, 15)])
-
-    batch = plan(waiting, 100, shares=True, group_tokens=64 + 5 * 20)
-
-    assert len(batch.works) == 5
-
-
-def test_a_group_is_split_where_its_prefix_is_a_small_part_of_the_batch():
-    """Beyond twenty times what is shared, computing that again costs next to nothing."""
-    waiting = line()
-    put(waiting, *[response(PROMPT, token, 256) for token in range(10, 30)])
-
-    batch = plan(waiting, 100, shares=True, group_tokens=100_000)
-
-    assert len(batch.works) == (20 * 64 - 64) // 256
-
-
 def test_kin_of_a_shorter_beginning_go_when_the_nearer_have_gone():
     """From the head outwards: its own question first, then the conversation it began with."""
     waiting = line()

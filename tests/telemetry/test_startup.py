@@ -19,7 +19,7 @@ LOADED = Loaded(
     reads="last",
     parameters=12_300_000,
     budget_tokens=4096,
-    group_tokens=4096,
+    prefix_pages=64,
     tokens_per_s=12345.6,
 )
 SUMMARY = (

@@ -1,6 +1,7 @@
 """A planned batch as packed arrays: ids, positions, and where each run stands.
 
-Runs are laid end to end; positions go on where a run's parent ends. The row is filled up to a
+Runs are laid end to end; positions go on where a run's parent ends. Runs that are held from an
+earlier batch have no place in the row: they are counted on behind it. The row is filled up to a
 multiple of `ROWS` with tokens nobody reads: matrix kernels treat ragged last rows differently, and
 a score must not depend on how many tokens share its batch.
 """
@@ -11,6 +12,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
+
+from assay.engine.messages import PAGE_TOKENS
 
 if TYPE_CHECKING:
     from assay.engine.messages import Forest
@@ -26,9 +29,13 @@ class Packed:
     positions: np.ndarray  # (rows,) int64, absolute within each token's own sequence
     lengths: np.ndarray  # (runs,) int32
     parents: np.ndarray  # (runs,) int32, -1 for a root
-    starts: np.ndarray  # (runs,) int32, the row of a run's first token
+    starts: np.ndarray  # (runs,) int32, the row of a run's first token; a held one's follow `rows`
     offsets: np.ndarray  # (runs,) int32, the position of a run's first token
     reads: np.ndarray  # (items,) int32, the run at whose end an item is read
+    held: int  # the first runs, which aren't computed
+    held_slots: np.ndarray  # (held tokens,) int32, where the device keeps them
+    kept_slots: np.ndarray  # (kept tokens,) int32, where it is to keep others
+    kept_rows: np.ndarray  # (kept tokens,) int32, which
 
     @property
     def first_rows(self) -> np.ndarray:
@@ -64,11 +71,37 @@ def pack(forest: Forest) -> Packed:
     for run in np.flatnonzero(forest.parents >= 0):
         parent = forest.parents[run]
         offsets[run] = offsets[parent] + lengths[parent]
-    starts = np.cumsum(lengths, dtype=np.int32) - lengths
     total = forest.tokens
     rows = -(-total // ROWS) * ROWS
+    held, computed = lengths[: forest.held], lengths[forest.held :]
+    starts = np.concatenate([rows + _begins(held), _begins(computed)])
     ids = np.zeros(rows, dtype=np.int64)
     ids[:total] = forest.ids
     positions = np.zeros(rows, dtype=np.int64)
-    positions[:total] = np.arange(total) + np.repeat(offsets - starts, lengths)
-    return Packed(ids, positions, lengths, forest.parents, starts, offsets, forest.reads)
+    positions[:total] = np.arange(total) + np.repeat((offsets - starts)[forest.held :], computed)
+    return Packed(
+        ids=ids,
+        positions=positions,
+        lengths=lengths,
+        parents=forest.parents,
+        starts=starts,
+        offsets=offsets,
+        reads=forest.reads,
+        held=forest.held,
+        held_slots=_slots(forest.held_pages),
+        kept_slots=_slots(forest.kept_pages),
+        kept_rows=forest.kept_rows,
+    )
+
+
+def _begins(lengths: np.ndarray) -> np.ndarray:
+    begins: np.ndarray = np.cumsum(lengths, dtype=np.int32) - lengths
+    return begins
+
+
+def _slots(pages: np.ndarray) -> np.ndarray:
+    """Return the place of each token of some pages."""
+    slots: np.ndarray = pages[:, None] * np.int32(PAGE_TOKENS) + np.arange(
+        PAGE_TOKENS, dtype=np.int32
+    )
+    return slots.ravel()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import pickle
 import struct
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, Self
 
 import numpy as np
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 Compile = Literal["auto", "on", "off"]
 Stage = Literal["load", "verify", "compile", "warm up"]
 HEADER = struct.Struct("<Q")
+PAGE_TOKENS = 16  # whose keys and values are kept together between batches
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +33,7 @@ class ModelSpec:
     dtype: str
     max_tokens: int
     batch_tokens: int | None
+    prefix_cache_mb: int | None  # None: as the device's memory allows
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +70,7 @@ class Loaded:
     reads: Literal["last", "first", "mean"]
     parameters: int
     budget_tokens: int
-    group_tokens: int  # what a batch may grow to rather than split a group that shares a prefix
+    prefix_pages: int  # of `PAGE_TOKENS` tokens, that the device keeps between batches
     tokens_per_s: float
 
 
@@ -80,6 +82,10 @@ class Refused:
     message: str
 
 
+def _none() -> np.ndarray:
+    return np.empty(0, np.int32)
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Forest:
     """A batch as a prefix forest: runs of tokens, each computed once, parents before children.
@@ -87,12 +93,24 @@ class Forest:
     A run continues the tokens of its parent, the parent those of its own; the path from a root
     spells a sequence. Item i is read at the end of run `reads[i]`; several items may read one run,
     and a run with children may be read too.
+
+    The first `held` runs aren't computed: an earlier batch left their keys and values on the
+    device, in `held_pages`. They come without ids and nobody reads them. In turn the device keeps
+    `kept_rows` of this batch's keys and values in `kept_pages`.
     """
 
-    ids: np.ndarray  # (tokens,) int32, the runs laid end to end
+    ids: np.ndarray  # (tokens,) int32, the computed runs laid end to end
     lengths: np.ndarray  # (runs,) int32, each at least 1
     parents: np.ndarray  # (runs,) int32, -1 where a run begins a sequence
     reads: np.ndarray  # (items,) int32
+    held: int = 0
+    held_pages: np.ndarray = field(
+        default_factory=_none
+    )  # (pages,) int32, the held runs' laid end to end
+    kept_pages: np.ndarray = field(default_factory=_none)  # (pages,) int32
+    kept_rows: np.ndarray = field(
+        default_factory=_none
+    )  # (pages * PAGE_TOKENS,) int32, places in `ids`
 
     @classmethod
     def unshared(cls, sequences: Sequence[np.ndarray]) -> Self:
@@ -110,8 +128,9 @@ class Forest:
         return len(self.ids)
 
     def runs(self) -> list[np.ndarray]:
-        """Return the ids of each run."""
-        return np.split(self.ids, np.cumsum(self.lengths)[:-1]) if len(self.lengths) else []
+        """Return the ids of each computed run."""
+        lengths = self.lengths[self.held :]
+        return np.split(self.ids, np.cumsum(lengths)[:-1]) if len(lengths) else []
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -19,7 +19,8 @@ import torch
 
 from assay.engine import checkpoint, compilation, forest, readout
 from assay.engine.attention import interface
-from assay.engine.messages import Forest
+from assay.engine.messages import PAGE_TOKENS, Forest
+from assay.engine.pages import Pages
 from assay.errors import CheckpointError
 
 if TYPE_CHECKING:
@@ -37,6 +38,7 @@ _LARGEST_SAMPLED_WINDOW = 1024
 # The sample's scores may differ by rounding only: a few units in the last place of the dtype,
 # through every layer. A wrong mask, position or head is off by orders of magnitude more.
 _TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 1e-1, torch.float16: 2e-2}
+_MOST_PAGES = 16_384  # each costs the front some memory, too
 _FEWEST_COMPILED = 20_000_000  # parameters
 _COMPILED_TOLERANCE = 1e-5  # in float32, between a compiled trunk and itself
 
@@ -52,6 +54,7 @@ class Trunk:
         self.forward: Forward = "packed"
         self.attention = "eager"
         self.shares_prefixes = False  # whether a run may continue another one's tokens
+        self.pages: Pages | None = None  # what stays on the device between batches
         self.is_compiled = False
         self.parameters = sum(parameter.numel() for parameter in model.parameters())
         self._first_position = _first_position(model)
@@ -135,6 +138,25 @@ class Trunk:
                 "%s runs uncompiled: its scores would move by %.2g", type(self.model).__name__, gap
             )
 
+    @torch.inference_mode()
+    def keep_prefixes(self, memory: int) -> None:
+        """Keep what batches begin with in at most so many bytes, if scores stay what they are."""
+        *_, sequence, branch = self._sample()
+        count = min(_SHARED_TOKENS, len(sequence) - 1, len(branch) - 1) // PAGE_TOKENS
+        if not self.shares_prefixes or not count:
+            return
+        before = torch.from_numpy(self.score(Forest.unshared([sequence, branch]))).float()
+        first, then = _continued(sequence, branch, count)
+        tried = self.pages = Pages(count)
+        self.score(first)
+        gap = self._gap(then, before.to(self.device))
+        self.pages = None
+        if gap > (_COMPILED_TOLERANCE if self.dtype == torch.float32 else self._tolerance(before)):
+            name = type(self.model).__name__
+            logger.warning("%s keeps no prefixes: its scores would move by %.2g", name, gap)
+        elif pages := min(memory // tried.page_bytes, _MOST_PAGES):
+            self.pages = Pages(pages)
+
     def _tolerance(self, expected: torch.Tensor) -> float:
         return _TOLERANCE.get(self.dtype, 1e-1) * max(1.0, float(expected.abs().max()))
 
@@ -203,7 +225,7 @@ class Trunk:
 
     def _score_packed(self, batch: Forest) -> torch.Tensor:
         packed = forest.pack(batch)
-        with interface.over(packed):
+        with interface.over(packed, self.pages):
             hidden = self.model.base_model(
                 input_ids=self._row(packed.ids),
                 position_ids=self._row(packed.positions + self._first_position),
@@ -258,6 +280,24 @@ def _shared(sample: Sequence[np.ndarray]) -> Forest:
     parents, stem = whole.parents, len(alone)
     parents[[stem + 1, stem + 2]] = stem
     return replace(whole, reads=np.delete(whole.reads, stem))
+
+
+def _continued(sequence: np.ndarray, branch: np.ndarray, pages: int) -> tuple[Forest, Forest]:
+    """Return a batch that leaves so many pages of a sequence, and both sequences without them."""
+    held = pages * PAGE_TOKENS
+    numbers = np.arange(pages, dtype=np.int32)
+    first = replace(
+        Forest.unshared([sequence]), kept_pages=numbers, kept_rows=np.arange(held, dtype=np.int32)
+    )
+    then = Forest(
+        ids=np.concatenate([sequence[held:], branch[held:]]),
+        lengths=np.array([held, len(sequence) - held, len(branch) - held], np.int32),
+        parents=np.array([-1, 0, 0], np.int32),
+        reads=np.array([1, 2], np.int32),
+        held=1,
+        held_pages=numbers,
+    )
+    return first, then
 
 
 def _in_float32(_: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:

@@ -7,7 +7,7 @@ show, and small enough that a newcomer needn't wait long behind it.
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 SIZES = (256, 512, 1024, 2048, 4096, 8192, 16384, 32768, 65536)
 LONGEST_BATCH_S = 0.8
 SHORTEST_BATCH_S = 0.4  # below, what a batch costs besides its tokens shows
-GROUP_S = 4.0  # a group of this length is computed in one batch, so that its prefix is, once
 _AS_FAST = 0.92  # of the fastest rate
 _TIMED_S = 0.2  # a size is run again until it took this long in all
 _MOST_RUNS = 3
@@ -33,14 +32,10 @@ _ITEM_TOKENS = 256
 
 @dataclass(frozen=True, slots=True)
 class Budget:
-    """Tokens of a batch, and the rate measured at that size.
-
-    `group_tokens` is what a batch may grow to rather than split a group that shares a prefix.
-    """
+    """Tokens of a batch, and the rate measured at that size."""
 
     tokens: int
     tokens_per_s: float
-    group_tokens: int = 0
 
     @property
     def seconds(self) -> float:
@@ -76,16 +71,7 @@ def find_budget(
         raise CheckpointError(f"a batch of {sizes[0]} tokens exceeds the device's memory")
     fastest = max(budget.tokens_per_s for budget in tried)
     fast = [budget for budget in tried if budget.tokens_per_s >= fastest * _AS_FAST]
-    chosen = next((budget for budget in fast if budget.seconds >= SHORTEST_BATCH_S), fast[-1])
-    return replace(chosen, group_tokens=max(chosen.tokens, _group_tokens(trunk, tried)))
-
-
-def _group_tokens(trunk: Trunk, tried: Sequence[Budget]) -> int:
-    """Return the size of `GROUP_S`; where memory bounds it, what was seen to fit."""
-    if trunk.device.type != "cpu":
-        return tried[-1].tokens
-    rate = max(budget.tokens_per_s for budget in tried)
-    return min(int(GROUP_S * rate), SIZES[-1])
+    return next((budget for budget in fast if budget.seconds >= SHORTEST_BATCH_S), fast[-1])
 
 
 def _time(trunk: Trunk, size: int, clock: Callable[[], float]) -> float:

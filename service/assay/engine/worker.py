@@ -37,6 +37,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 logger = logging.getLogger("assay.worker")
+_PREFIX_BYTES = 512 * 2**20  # for the keys and values that a model keeps in a computer's memory
+_PREFIX_PART = 0.1  # of a GPU's memory
 
 
 def main() -> None:
@@ -107,6 +109,7 @@ def _load(spec: ModelSpec, start: Start, send: Callable[[FromWorker], None]) -> 
         trunk.compile()
     send(Progress(spec.name, "warm up", 0.0))
     budget = warmup.find_budget(trunk)
+    trunk.keep_prefixes(_prefix_bytes(spec, device))
     send(
         Loaded(
             model=spec.name,
@@ -120,11 +123,20 @@ def _load(spec: ModelSpec, start: Start, send: Callable[[FromWorker], None]) -> 
             reads=trunk.readout.position,
             parameters=trunk.parameters,
             budget_tokens=spec.batch_tokens or budget.tokens,
-            group_tokens=spec.batch_tokens or budget.group_tokens,
+            prefix_pages=trunk.pages.count if trunk.pages else 0,
             tokens_per_s=budget.tokens_per_s,
         )
     )
     return trunk
+
+
+def _prefix_bytes(spec: ModelSpec, device: torch.device) -> int:
+    """Return how much memory a model's kept prefixes may take."""
+    if spec.prefix_cache_mb is not None:
+        return spec.prefix_cache_mb * 2**20
+    if device.type == "cuda":
+        return int(torch.cuda.get_device_properties(device).total_memory * _PREFIX_PART)
+    return _PREFIX_BYTES
 
 
 def _has_compiler(wanted: Compile) -> bool:

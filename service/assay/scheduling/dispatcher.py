@@ -14,8 +14,18 @@ import math
 from itertools import count
 from typing import TYPE_CHECKING, Literal, Protocol, Self
 
-from assay.engine.messages import Batch, Done, Failed, Loaded, Progress, Refused, Start
+from assay.engine.messages import (
+    PAGE_TOKENS,
+    Batch,
+    Done,
+    Failed,
+    Loaded,
+    Progress,
+    Refused,
+    Start,
+)
 from assay.errors import CheckpointError, ForwardFailed, NonFiniteScore, WorkerError
+from assay.scheduling.pages import PrefixCache
 from assay.scheduling.workers import Worker
 
 if TYPE_CHECKING:
@@ -36,8 +46,21 @@ State = Literal["loading", "ready", "restarting", "stopped"]
 class Observer(Protocol):
     """What the dispatcher tells whoever counts."""
 
-    def batch(self, model: str, done: Done, *, items: int, tokens: int, shared_tokens: int) -> None:
-        """Note a finished batch: `tokens` were computed, `shared_tokens` more were read."""
+    def batch(
+        self,
+        model: str,
+        done: Done,
+        *,
+        items: int,
+        tokens: int,
+        shared_tokens: int,
+        held_tokens: int,
+    ) -> None:
+        """Note a finished batch.
+
+        `tokens` were computed, its items have `shared_tokens` more; `held_tokens`, each counted
+        once, were there from earlier batches.
+        """
 
     def worker_restarted(self, device: str) -> None:
         """Note a restart."""
@@ -85,6 +108,7 @@ class Dispatcher:
         self._observer = observer
         self._on_progress = on_progress
         self._first_backoff_s = first_backoff_s
+        self._caches: dict[str, PrefixCache] = {}
         self._numbers = count()
         self._in_flight: dict[int, Taken] = {}
         self._worker_factory = worker_factory
@@ -138,6 +162,8 @@ class Dispatcher:
                     raise CheckpointError(f"{message.model}: {message.message}")
                 case Loaded():
                     self.loaded[message.model] = message
+                    if message.prefix_pages:
+                        self._caches[message.model] = PrefixCache(message.prefix_pages)
                     self.tokens_per_s = self.tokens_per_s or message.tokens_per_s
                     waiting.discard(message.model)
             if self._on_progress and isinstance(message, Progress | Loaded):
@@ -167,7 +193,7 @@ class Dispatcher:
         """Take what waits for an idle worker, a full batch for a busy one."""
         if len(self._in_flight) >= BATCHES_AT_WORKER:
             return None
-        return self._queue.take(self.loaded, only_full=bool(self._in_flight))
+        return self._queue.take(self.loaded, self._caches, only_full=bool(self._in_flight))
 
     async def _drain(self, worker: Device) -> None:
         """Resolve what the worker answers."""
@@ -191,6 +217,7 @@ class Dispatcher:
             items=len(plan.works),
             tokens=tokens,
             shared_tokens=plan.shared_tokens,
+            held_tokens=PAGE_TOKENS * len(plan.forest.held_pages),
         )
         for ticket in {id(claim.ticket): claim.ticket for claim in taken.claims}.values():
             ticket.compute_s += done.compute_s
@@ -201,8 +228,13 @@ class Dispatcher:
             _settle(claim, score)
 
     def _retry(self, taken: Taken, reason: str) -> None:
-        """Run each item of a failed batch again, alone; an item that failed alone is answered."""
-        if len(taken.claims) > 1:
+        """Run each item of a failed batch again, alone; an item that failed alone is answered.
+
+        What the batch was to leave on the device, and what rests on that, isn't there.
+        """
+        if taken.model in self._caches:
+            self._caches[taken.model].clear()
+        if len(taken.claims) > 1 or taken.plan.forest.held:
             self._queue.put_back(taken.model, taken.entries)
             return
         (claim,) = taken.claims
@@ -226,6 +258,7 @@ class Dispatcher:
             else:
                 self._queue.put_back(taken.model, taken.entries, was_tried=was_running)
         self._in_flight.clear()
+        self._caches.clear()
 
 
 def _settle(claim: Claim, score: float) -> None:

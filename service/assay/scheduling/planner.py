@@ -4,8 +4,7 @@ Requests take turns by the tokens they were given so far; an item's turn is its 
 begins with the item whose turn is earliest, however long it is. Its kin go with it ahead of their
 turn: those that begin with at least an eighth of its tokens, nearest first. Then the next in turn
 and its kin, until one doesn't fit the budget. A request is charged for its kin as for the rest.
-The first head's kin may exceed the budget, up to a bound of their own, until what they share is a
-twentieth of the batch: each batch that a group is split over computes the group's prefix again.
+Where the device keeps a prefix from an earlier batch, that costs nothing.
 
 Two rules bound what kin may overtake:
 
@@ -27,13 +26,15 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from assay.engine.messages import Forest
-from assay.scheduling.prefixes import Node, Prefixes, shared
+from assay.scheduling.draft import Apart, Draft
+from assay.scheduling.prefixes import Node, Prefixes
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator
 
-_GROUP_PREFIXES = 20  # of a batch this long the shared prefix is no more than that part
+    from assay.engine.messages import Forest
+    from assay.scheduling.pages import PrefixCache
+
 _KIN_PART = 8  # kin share at least this part of the head: what they save is worth the overtaking
 
 
@@ -80,7 +81,9 @@ class Plan:
 
     def computed_tokens(self) -> list[float]:
         """Return each item's part of the computed tokens: a run is split among its readers."""
-        runs = list(zip(self.forest.lengths.tolist(), self.forest.parents.tolist(), strict=True))
+        lengths = self.forest.lengths.copy()
+        lengths[: self.forest.held] = 0
+        runs = list(zip(lengths.tolist(), self.forest.parents.tolist(), strict=True))
         readers = np.bincount(self.forest.reads, minlength=len(runs)).tolist()
         for run in range(len(runs) - 1, -1, -1):
             if (parent := runs[run][1]) >= 0:
@@ -214,38 +217,26 @@ class Line:
         return work in work.flow.works
 
 
-def plan(line: Line, budget_tokens: int, *, shares: bool, group_tokens: int | None = None) -> Plan:
+def plan(line: Line, budget_tokens: int, *, shares: bool, cache: PrefixCache | None = None) -> Plan:
     """Take the next batch out of a line; without `shares` each item is a run of its own.
 
-    Only the first head's kin, up to `group_tokens`, and a head that is longer by itself exceed the
-    budget of computed tokens. Reading an item counts as a token at least, which bounds a batch of
-    equal items.
+    What the device keeps of earlier batches, by `cache`, isn't computed again; a second try does
+    without. Only a head that is longer by itself exceeds the budget of computed tokens. Reading an
+    item counts as a token at least, which bounds a batch of equal items.
     """
+    head = line.head()
+    draft: Apart | Draft[Work] = Apart()
+    if shares:
+        draft = Draft(None if head and head.goes_alone else cache)
     works: list[Work] = []
-    draft: Prefixes[Work] = Prefixes()
-    tokens = 0
     for work in _candidates(line, shares=shares):
-        bound = budget_tokens
-        if shares and works and group_tokens:
-            bound = max(bound, min(group_tokens, _worth_growing_to(works[0], work)))
-        if shares:
-            draft.add(work, work.ids)
-        tokens = draft.tokens if shares else tokens + work.tokens
-        if works and max(tokens, len(works) + 1) > bound:
-            if shares:
-                draft.remove(work)
+        room = budget_tokens if works else None
+        if len(works) == max(1, budget_tokens) or not draft.add(work, work.ids, room):
             break
         line.take(work)
         works.append(work)
     line.purge()
-    forest = _forest(draft, works) if shares else Forest.unshared([work.ids for work in works])
-    return Plan(tuple(works), forest)
-
-
-def _worth_growing_to(head: Work, work: Work) -> int:
-    """Return the tokens beyond which splitting a head from a work costs next to nothing."""
-    common = shared(head.ids, work.ids)
-    return common * _GROUP_PREFIXES if common * _KIN_PART >= head.tokens else 0
+    return Plan(tuple(works), draft.forest(works))
 
 
 def _candidates(line: Line, *, shares: bool) -> Iterator[Work]:
@@ -258,39 +249,3 @@ def _candidates(line: Line, *, shares: bool) -> Iterator[Work]:
         line.purge()
         following = line.head()
         head = following if following and not (head.goes_alone or following.goes_alone) else None
-
-
-def _forest(prefixes: Prefixes[Work], works: Sequence[Work]) -> Forest:
-    """Lay out a batch's runs, parents first, and find the run at whose end each work is read.
-
-    The few tokens with which all children of a run begin are computed once, too: at its end.
-    """
-    runs: list[np.ndarray] = []
-    parents: list[int] = []
-    reads: dict[Work, int] = {}
-    waiting = [(node, -1, 0) for node in reversed(prefixes.root.children.values())]
-    while waiting:
-        node, parent, begin = waiting.pop()
-        end, run = node.end + _in_common(node), len(runs)
-        runs.append(next(iter(node.children.values()), node).ids[begin:end])
-        parents.append(parent)
-        reads.update(dict.fromkeys(node.items, run))
-        for child in reversed(node.children.values()):
-            if child.end == end:
-                reads.update(dict.fromkeys(child.items, run))
-            else:
-                waiting.append((child, run, end))
-    return Forest(
-        ids=np.concatenate([np.empty(0, np.int32), *runs]),
-        lengths=np.fromiter(map(len, runs), np.int32, len(runs)),
-        parents=np.array(parents, np.int32),
-        reads=np.array([reads[work] for work in works], np.int32),
-    )
-
-
-def _in_common(node: Node[Work]) -> int:
-    """Return how many tokens all children of a node begin with, where no item ends before them."""
-    if node.items or not node.children:
-        return 0
-    first, last = min(node.children), max(node.children)
-    return shared(np.frombuffer(first, np.int32), np.frombuffer(last, np.int32))

@@ -13,10 +13,12 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 
 import numpy as np
 
+from assay.engine.messages import PAGE_TOKENS
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-RUN_TOKENS = 16
+RUN_TOKENS = PAGE_TOKENS  # so that a run's pages are whole, but for a leaf's last
 _NO_IDS = np.empty(0, dtype=np.int32)
 
 T = TypeVar("T")

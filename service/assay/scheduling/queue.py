@@ -16,6 +16,7 @@ import time
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import count
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Protocol
 
 from assay.errors import AssayError, DeadlineExceeded
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from assay.engine.messages import Loaded
+    from assay.scheduling.pages import PrefixCache
 
 BATCH_HEAD_START_TOKENS = 65_536
 # A batch counts as full from here: the next item often doesn't fit the rest, and warm-up's budget
@@ -124,8 +126,16 @@ class Queue:
             self._line(model).put_back(work)
         self._tell()
 
-    def take(self, loaded: Mapping[str, Loaded], *, only_full: bool = False) -> Taken | None:
+    def take(
+        self,
+        loaded: Mapping[str, Loaded],
+        caches: Mapping[str, PrefixCache] = MappingProxyType({}),
+        *,
+        only_full: bool = False,
+    ) -> Taken | None:
         """Remove the next batch: of the model whose head is due, filled up to its budget.
+
+        `caches` says what the device that asks keeps of earlier batches, by model.
 
         With `only_full`, None unless enough waits to fill it. An item that already failed once in a
         batch goes alone. Those whose caller has left are dropped, those whose deadline passed are
@@ -144,7 +154,7 @@ class Queue:
             line,
             spec.budget_tokens,
             shares=spec.shares_prefixes,
-            group_tokens=spec.group_tokens,
+            cache=caches.get(model),
         )
         self._see_off(line)
         self._advance(drafted, first)

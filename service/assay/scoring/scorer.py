@@ -325,6 +325,7 @@ class Scorer:
                 dtype=self._settings.dtype,
                 max_tokens=model.template.max_tokens,
                 batch_tokens=self._settings.batch_tokens,
+                prefix_cache_mb=self._settings.prefix_cache_mb,
             )
             for model in self.targets.models
         ]

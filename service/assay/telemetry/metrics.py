@@ -61,6 +61,11 @@ class Metrics:
         self._shared = self._counter(
             "shared_tokens", "Tokens that needn't be computed.", ("model",)
         )
+        self._held = self._counter(
+            "held_tokens",
+            "Tokens that a batch read from what earlier ones left on the device.",
+            ("model",),
+        )
         self._padded = self._counter("padded_tokens", "Padding the device computed.", ("model",))
         self._score = Histogram(
             "score",
@@ -135,12 +140,26 @@ class Metrics:
         for value in stds:
             std.observe(value)
 
-    def batch(self, model: str, done: Done, *, items: int, tokens: int, shared_tokens: int) -> None:
-        """Note a finished batch: `tokens` were computed, `shared_tokens` more were read."""
+    def batch(
+        self,
+        model: str,
+        done: Done,
+        *,
+        items: int,
+        tokens: int,
+        shared_tokens: int,
+        held_tokens: int,
+    ) -> None:
+        """Note a finished batch.
+
+        `tokens` were computed, its items have `shared_tokens` more; `held_tokens`, each counted
+        once, were there from earlier batches.
+        """
         self._batch_items.labels(model).observe(items)
         self._batch_tokens.labels(model).observe(tokens)
         self._computed.labels(model).inc(tokens)
         self._shared.labels(model).inc(shared_tokens)
+        self._held.labels(model).inc(held_tokens)
         self._padded.labels(model).inc(done.padded_tokens)
 
     def worker_restarted(self, device: str) -> None:

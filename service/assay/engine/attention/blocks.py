@@ -15,6 +15,7 @@ import torch
 if TYPE_CHECKING:
     from assay.engine.attention.pattern import Pattern
     from assay.engine.forest import Packed
+    from assay.engine.pages import Layer
 
 BLOCK = 128
 
@@ -25,10 +26,13 @@ def attend(
     value: torch.Tensor,
     packed: Packed,
     pattern: Pattern,
+    layer: Layer | None = None,
 ) -> torch.Tensor:
     """Attend run by run; see `pattern.Backend`."""
     out = query.new_zeros(query.shape[1], query.shape[0], value.shape[-1])
-    for run in range(len(packed.lengths)):
+    if layer is not None and packed.held:
+        key, value = layer.behind(key, value, packed)
+    for run in range(packed.held, len(packed.lengths)):
         path = packed.path(run)
         offset, length = int(packed.offsets[run]), len(path)
         if pattern.causal:  # whole blocks of keys; what fills the last one up is masked

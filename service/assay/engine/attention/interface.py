@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from contextlib import contextmanager
 from contextvars import ContextVar
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -24,13 +25,23 @@ if TYPE_CHECKING:
 
     from assay.engine.attention.pattern import Backend
     from assay.engine.forest import Packed
+    from assay.engine.pages import Pages
 
 _BACKENDS: dict[str, Backend] = {
     "native": native.attend,
     "varlen": varlen.attend,
     "blocks": blocks.attend,
 }
-_packed: ContextVar[Packed] = ContextVar("packed")
+_pass: ContextVar[_Pass] = ContextVar("pass")
+
+
+@dataclass(slots=True)
+class _Pass:
+    """A forward pass under way: its batch, and how many of the trunk's layers it has met."""
+
+    packed: Packed
+    pages: Pages | None
+    layers: int = 0
 
 
 class UnsupportedAttention(Exception):
@@ -51,13 +62,23 @@ def names(device: torch.device, dtype: torch.dtype, *, compiled: bool) -> list[s
 
 
 @contextmanager
-def over(packed: Packed) -> Iterator[None]:
-    """Let the layers called inside attend over this batch."""
-    token = _packed.set(packed)
+def over(packed: Packed, pages: Pages | None = None) -> Iterator[None]:
+    """Let the layers called inside attend over this batch, in a trunk's order, all of them.
+
+    Raises:
+        ValueError: The batch reads pages that there aren't, or that were never written.
+    """
+    if pages is not None:
+        pages.open(packed)
+    elif packed.held or len(packed.kept_slots):
+        raise ValueError("there are no pages to read or write")
+    token = _pass.set(_Pass(packed, pages))
     try:
         yield
     finally:
-        _packed.reset(token)
+        _pass.reset(token)
+    if pages is not None:
+        pages.close(packed)
 
 
 def _attend(
@@ -70,11 +91,18 @@ def _attend(
     window: int | None,
     softcap: float | None,
 ) -> torch.Tensor:
-    packed = _packed.get()
+    at = _pass.get()
+    packed = at.packed
     if packed.is_shared and not causal:
         raise ValueError("a token that sees what follows it can't be shared")
+    layer = None
+    if at.pages is not None:
+        layer = at.pages.layer(at.layers, key, value)
+        at.layers += 1
+        if len(packed.kept_slots):
+            layer.keep(key, value, packed)
     pattern = Pattern(scale, causal, window, softcap)
-    return _BACKENDS[backend](query, key, value, packed, pattern)
+    return _BACKENDS[backend](query, key, value, packed, pattern, layer)
 
 
 def _shape(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, *_: Any) -> torch.Tensor:

@@ -5,7 +5,8 @@
 // wholly before a run's first token is its parent's; only the one that straddles the border is packed
 // anew. A row's arithmetic depends on its absolute position and the tokens before it alone: masked
 // keys weigh exactly 0 and come last, products accumulate in one order. So a score has the same bits
-// alone, in any batch, shared or not.
+// alone, in any batch, shared or not. Runs that an earlier batch computed have their keys and values
+// in slots of their own, and no rows.
 //
 // Roundings and orders are those of transformers' eager attention on the same machine: scores in the
 // model's dtype, softmax in float32 as torch's, weights in the model's dtype.
@@ -22,6 +23,7 @@
 #include <cmath>
 #include <cstdint>
 #include <limits>
+#include <optional>
 #include <vector>
 
 namespace {
@@ -39,10 +41,11 @@ int64_t round_up(int64_t value, int64_t multiple) {
 }
 
 struct Run {
-  int64_t start;     // its first row in the packed row of tokens
+  int64_t start;     // its first row in the packed row of tokens; if held, its first among the slots
   int64_t length;
   int64_t position;  // absolute position of its first token
   int64_t parent;    // -1 for a root
+  bool is_held;
 
   int64_t end() const { return position + length; }
 };
@@ -83,14 +86,16 @@ struct Chunks {
   std::vector<Chunk> all;
 };
 
-Runs lay_out(const at::Tensor& lengths, const at::Tensor& parents) {
+Runs lay_out(const at::Tensor& lengths, const at::Tensor& parents, int64_t held) {
   Runs runs;
   const auto* length = lengths.const_data_ptr<int32_t>();
   const auto* parent = parents.const_data_ptr<int32_t>();
   int64_t start = 0;
   for (int64_t i = 0; i < lengths.numel(); ++i) {
+    if (i == held) start = 0;
     TORCH_CHECK(parent[i] < i && length[i] > 0, "runs come after their parents and aren't empty");
-    runs.push_back({start, length[i], parent[i] < 0 ? 0 : runs[parent[i]].end(), parent[i]});
+    const int64_t position = parent[i] < 0 ? 0 : runs[parent[i]].end();
+    runs.push_back({start, length[i], position, parent[i], i < held});
     start += length[i];
   }
   return runs;
@@ -99,7 +104,7 @@ Runs lay_out(const at::Tensor& lengths, const at::Tensor& parents) {
 std::vector<Tile> cut(const Runs& runs, int64_t positions) {
   std::vector<Tile> tiles;
   for (int64_t i = 0; i < static_cast<int64_t>(runs.size()); ++i)
-    for (int64_t first = runs[i].position; first < runs[i].end(); first += positions)
+    for (int64_t first = runs[i].position; first < runs[i].end() && !runs[i].is_held; first += positions)
       tiles.push_back({i, first, std::min(runs[i].end(), first + positions)});
   return tiles;
 }
@@ -218,9 +223,35 @@ struct Scratch {
   std::vector<float> scores, mixed;
 };
 
+// A token's keys or values lie side by side: those computed in this batch by row, held ones by slot.
+template <typename T>
+struct Source {
+  Source(const at::Tensor& rows, const std::optional<at::Tensor>& kept, const int32_t* slots)
+      : rows(rows.const_data_ptr<T>()), per_head(rows.stride(0)), per_row(rows.stride(1)),
+        slots(slots) {
+    if (!kept) return;
+    held = kept->const_data_ptr<T>();
+    per_slot = kept->stride(0);
+    per_held_head = kept->stride(1);
+  }
+
+  const T* at(const Run& run, int64_t position, int64_t head) const {
+    const int64_t place = run.start + position - run.position;
+    return run.is_held ? held + slots[place] * per_slot + head * per_held_head
+                       : rows + place * per_row + head * per_head;
+  }
+
+  const T* rows;
+  int64_t per_head, per_row;
+  const int32_t* slots;
+  const T* held = nullptr;
+  int64_t per_slot = 0, per_held_head = 0;
+};
+
 template <typename T>
 struct Attention {
   const at::Tensor &query, &key, &value;
+  const Source<T> key_source, value_source;
   at::Tensor& out;
   const Runs& runs;
   const Options options;
@@ -265,34 +296,32 @@ struct Attention {
   void pack_keys(int64_t index, int64_t head) {
     const Chunk& chunk = key_chunks.all[index];
     T* packed = packed_keys(index, head);
-    const T* data = key.const_data_ptr<T>() + head * key.stride(0);
-    for_each_row(chunk, [&](int64_t at, int64_t row) {
-      pack_key(data + row * key.stride(1), at, key_width, packed);
+    for_each_token(chunk, [&](int64_t at, const Run& run, int64_t position) {
+      pack_key(key_source.at(run, position, head), at, key_width, packed);
     });
   }
 
   void pack_values(int64_t index, int64_t head) {
     const Chunk& chunk = value_chunks.all[index];
     T* packed = packed_values(index, head);
-    const T* data = value.const_data_ptr<T>() + head * value.stride(0);
-    for_each_row(chunk, [&](int64_t at, int64_t row) {
-      pack_value(data + row * value.stride(1), at, value_width, packed);
+    for_each_token(chunk, [&](int64_t at, const Run& run, int64_t position) {
+      pack_value(value_source.at(run, position, head), at, value_width, packed);
     });
   }
 
-  // Call with each position's place in the chunk and its row in the packed row of tokens. What fills
-  // the chunk up to a multiple of STEP repeats a row: it is masked, and must be finite.
+  // Call with each position's place in the chunk, its run and itself. What fills the chunk up to a
+  // multiple of STEP repeats a token: it is masked, and must be finite.
   template <typename Visit>
-  void for_each_row(const Chunk& chunk, const Visit& visit) {
+  void for_each_token(const Chunk& chunk, const Visit& visit) {
     for (int64_t last = chunk.last, run = chunk.run; last > chunk.first; run = runs[run].parent) {
       const int64_t first = std::max(chunk.first, runs[run].position);
       for (int64_t position = first; position < last; ++position)
-        visit(position - chunk.first, runs[run].start + position - runs[run].position);
+        visit(position - chunk.first, runs[run], position);
       last = first;
     }
     const Run& run = runs[chunk.run];
     for (int64_t at = chunk.last - chunk.first; at % STEP != 0; ++at)
-      visit(at, run.start + run.length - 1);
+      visit(at, run, run.end() - 1);
   }
 
   void attend(const Tile& tile, int64_t head, Scratch<T>& scratch) {
@@ -356,25 +385,34 @@ struct Attention {
   }
 };
 
-// query (heads, rows, width), key and value (kv_heads, rows, width), lengths and parents (runs,)
-// int32 -> (rows, heads, width). Rows outside every run are zero.
+// query (heads, rows, width), key and value (kv_heads, rows, width), kept ones (slots, kv_heads,
+// width), lengths and parents (runs,) int32 -> (rows, heads, width). The first `held` runs' tokens
+// are in `slots` (held tokens,) int32 of the kept ones. Rows outside every run are zero.
 at::Tensor forest_attention(const at::Tensor& query, const at::Tensor& key,
-                            const at::Tensor& value, const at::Tensor& lengths,
-                            const at::Tensor& parents, double scale, int64_t window,
-                            double softcap, bool causal) {
+                            const at::Tensor& value, const std::optional<at::Tensor>& kept_keys,
+                            const std::optional<at::Tensor>& kept_values, const at::Tensor& slots,
+                            const at::Tensor& lengths, const at::Tensor& parents, int64_t held,
+                            double scale, int64_t window, double softcap, bool causal) {
   TORCH_CHECK(query.stride(2) == 1 && key.stride(2) == 1 && value.stride(2) == 1,
               "a token's numbers lie side by side");
   TORCH_CHECK(query.size(2) % 2 == 0 && query.size(0) % key.size(0) == 0);
   at::Tensor out = at::empty({query.size(1), query.size(0), value.size(2)}, query.options());
-  const Runs runs = lay_out(lengths, parents);
-  const int64_t held = runs.empty() ? 0 : runs.back().start + runs.back().length;
-  out.narrow(0, held, out.size(0) - held).zero_();
+  TORCH_CHECK(held == 0 || (kept_keys && kept_values), "held runs lie in kept keys and values");
+  const Runs runs = lay_out(lengths, parents, held);
+  const int64_t computed =
+      static_cast<int64_t>(runs.size()) > held ? runs.back().start + runs.back().length : 0;
+  out.narrow(0, computed, out.size(0) - computed).zero_();
+  const int32_t* slot = slots.const_data_ptr<int32_t>();
   const Options options{static_cast<float>(scale), window, static_cast<float>(softcap), causal,
                         std::exp2(std::round(std::log2(scale))) == scale};
+  const auto run = [&]<typename T>(T) {
+    const Source<T> keys(key, kept_keys, slot), values(value, kept_values, slot);
+    Attention<T>{query, key, value, keys, values, out, runs, options}.run();
+  };
   if (query.scalar_type() == at::kBFloat16)
-    Attention<at::BFloat16>{query, key, value, out, runs, options}.run();
+    run(at::BFloat16());
   else
-    Attention<float>{query, key, value, out, runs, options}.run();
+    run(0.f);
   return out;
 }
 
@@ -382,7 +420,8 @@ at::Tensor forest_attention(const at::Tensor& query, const at::Tensor& key,
 
 TORCH_LIBRARY_FRAGMENT(assay, library) {
   library.def(
-      "forest_attention(Tensor query, Tensor key, Tensor value, Tensor lengths, Tensor parents, "
-      "float scale, int window, float softcap, bool causal) -> Tensor");
+      "forest_attention(Tensor query, Tensor key, Tensor value, Tensor? kept_keys, "
+      "Tensor? kept_values, Tensor slots, Tensor lengths, Tensor parents, int held, float scale, "
+      "int window, float softcap, bool causal) -> Tensor");
   library.impl("forest_attention", c10::DispatchKey::CPU, &forest_attention);
 }

@@ -12,6 +12,7 @@ import torch
 if TYPE_CHECKING:
     from assay.engine.attention.pattern import Pattern
     from assay.engine.forest import Packed
+    from assay.engine.pages import Layer
 
 logger = logging.getLogger("assay.attention")
 _SOURCE = Path(__file__).with_name("native.cpp")
@@ -29,14 +30,19 @@ def attend(
     value: torch.Tensor,
     packed: Packed,
     pattern: Pattern,
+    layer: Layer | None = None,
 ) -> torch.Tensor:
     """Attend all runs in one call; see `pattern.Backend`."""
     mixed: torch.Tensor = torch.ops.assay.forest_attention(
         query,
         key,
         value,
+        layer.keys if layer else None,
+        layer.values if layer else None,
+        torch.from_numpy(packed.held_slots),
         torch.from_numpy(packed.lengths),
         torch.from_numpy(packed.parents),
+        packed.held,
         pattern.scale,
         pattern.window or 0,
         pattern.softcap or 0.0,

@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     import torch
 
     from assay.engine.forest import Packed
+    from assay.engine.pages import Layer
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,5 +32,9 @@ class Backend(Protocol):
         value: torch.Tensor,  # (kv_heads, rows, value width)
         packed: Packed,
         pattern: Pattern,
+        layer: Layer | None = None,
     ) -> torch.Tensor:
-        """Return (rows, heads, value width), zero in rows outside every run."""
+        """Return (rows, heads, value width), zero in rows outside every run.
+
+        `layer` has the keys and values of the batch's held runs, where there are any.
+        """

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from assay.engine.attention.pattern import Pattern
     from assay.engine.forest import Packed
+    from assay.engine.pages import Layer
 
 
 def is_at_hand(device: torch.device, dtype: torch.dtype) -> bool:
@@ -42,6 +43,7 @@ def attend(
     value: torch.Tensor,
     packed: Packed,
     pattern: Pattern,
+    layer: Layer | None = None,
 ) -> torch.Tensor:
     """Attend all runs in one call; see `pattern.Backend`.
 
@@ -51,11 +53,15 @@ def attend(
     if varlen_attn is None or pattern.softcap is not None:
         raise ValueError("flash attention isn't at hand or can't cap products")
     device = query.device
-    tokens = int(packed.lengths.sum())
+    if layer is not None and packed.held:
+        key, value = layer.behind(key, value, packed)
     key, value = key.transpose(0, 1), value.transpose(0, 1)
-    spans = packed.offsets + packed.lengths  # keys each run sees
+    lengths = packed.lengths[packed.held :]
+    tokens = int(lengths.sum())
+    spans = packed.offsets[packed.held :] + lengths  # keys each run sees
     if packed.is_shared:
-        rows = np.concatenate([packed.path(run) for run in range(len(spans))])
+        runs = range(packed.held, len(packed.lengths))
+        rows = np.concatenate([packed.path(run) for run in runs])
         rows_there = torch.from_numpy(rows).to(device, non_blocking=True)
         key, value = key[rows_there], value[rows_there]
     else:
@@ -65,9 +71,9 @@ def attend(
         query.transpose(0, 1)[:tokens],
         key,
         value,
-        _borders(packed.lengths, device),
+        _borders(lengths, device),
         _borders(spans, device),
-        int(packed.lengths.max()),
+        int(lengths.max()),
         int(spans.max()),
         scale=pattern.scale,
         window_size=(reach, 0 if pattern.causal else reach),

@@ -1,0 +1,87 @@
+"""Keys and values that the device keeps between batches, in pages of `PAGE_TOKENS` tokens.
+
+The front says which page is whose (`scheduling.pages`); here is only their memory. A token's keys
+and values depend on the tokens before it alone, so what an earlier batch computed has the bits that
+this one would compute.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from assay.engine.messages import PAGE_TOKENS
+
+if TYPE_CHECKING:
+    from assay.engine.forest import Packed
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Layer:
+    """One layer's kept keys and values, a slot a token."""
+
+    keys: torch.Tensor  # (slots, kv_heads, width)
+    values: torch.Tensor  # (slots, kv_heads, value width)
+
+    def behind(
+        self, key: torch.Tensor, value: torch.Tensor, packed: Packed
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return a batch's keys and values with those of its held runs behind them.
+
+        Both are (kv_heads, rows + held tokens, width): what `packed.starts` counts in.
+        """
+        slots = torch.from_numpy(packed.held_slots).to(key.device, non_blocking=True)
+        return (
+            torch.cat([key, self.keys[slots].transpose(0, 1)], dim=1),
+            torch.cat([value, self.values[slots].transpose(0, 1)], dim=1),
+        )
+
+    def keep(self, key: torch.Tensor, value: torch.Tensor, packed: Packed) -> None:
+        """Copy what a batch is to leave behind."""
+        rows = torch.from_numpy(packed.kept_rows).to(key.device, non_blocking=True)
+        slots = torch.from_numpy(packed.kept_slots).to(key.device, non_blocking=True).long()
+        self.keys.index_copy_(0, slots, key.transpose(0, 1)[rows])
+        self.values.index_copy_(0, slots, value.transpose(0, 1)[rows])
+
+
+class Pages:
+    """The pages of one trunk, for all of its layers. Memory is taken when a layer is first met."""
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+        self._layers: list[Layer] = []
+        self._is_written = np.zeros(count, dtype=bool)
+
+    @property
+    def page_bytes(self) -> int:
+        """Memory of a page, over all layers met so far."""
+        return sum(layer.keys.nbytes + layer.values.nbytes for layer in self._layers) // self.count
+
+    def layer(self, number: int, key: torch.Tensor, value: torch.Tensor) -> Layer:
+        """Return a layer's pages, made like its keys and values: (kv_heads, rows, width) each."""
+        if number == len(self._layers):
+            slots = self.count * PAGE_TOKENS
+            self._layers.append(
+                Layer(
+                    key.new_empty(slots, key.shape[0], key.shape[2]),
+                    value.new_empty(slots, value.shape[0], value.shape[2]),
+                )
+            )
+        return self._layers[number]
+
+    def open(self, packed: Packed) -> None:
+        """Begin a batch: what it is to write counts as unwritten until `close`.
+
+        Raises:
+            ValueError: The batch reads a page that was never written: the batch before it failed.
+        """
+        if not self._is_written[packed.held_slots // PAGE_TOKENS].all():
+            raise ValueError("a page that the batch reads was never written")
+        self._is_written[packed.kept_slots // PAGE_TOKENS] = False
+
+    def close(self, packed: Packed) -> None:
+        """End a batch that went well."""
+        self._is_written[packed.kept_slots // PAGE_TOKENS] = True

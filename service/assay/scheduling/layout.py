@@ -1,0 +1,191 @@
+"""A batch's items, by prefix -> a forest of runs. Pure.
+
+What several items begin with is one run. Pages that the device keeps of it are held runs, the rest
+is computed, and kept as far as it fills pages. An item's last token is computed in any case: there
+it is read.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Generic, TypeVar
+
+import numpy as np
+
+from assay.engine.messages import PAGE_TOKENS, Forest
+from assay.scheduling.pages import tokens_at
+from assay.scheduling.prefixes import Node, Prefixes, shared
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Sequence
+
+    from assay.scheduling.pages import Page, PrefixCache
+
+T = TypeVar("T")
+_NONE = np.empty(0, np.int32)
+_ROOT = -1
+_HELD = -2  # minus a held run's number
+
+
+@dataclass(slots=True)
+class _Runs:
+    """Runs of one kind, computed or held."""
+
+    lengths: list[int] = field(default_factory=list)
+    parents: list[int] = field(default_factory=list)
+
+    def add(self, length: int, parent: int) -> int:
+        """Return the number of a new run."""
+        self.lengths.append(length)
+        self.parents.append(parent)
+        return len(self.lengths) - 1
+
+
+@dataclass(slots=True)
+class _Branch(Generic[T]):
+    """A node that is to be laid out, and what it follows."""
+
+    node: Node[T]
+    parent: int  # a computed run, `_ROOT`, or `_HELD` minus a held run
+    begin: int  # the first of its tokens that are in no run yet
+    rows: np.ndarray  # of those before it
+    page: Page | None  # the last one before its tokens, where the device has that
+
+
+class Layout(Generic[T]):
+    """Lays out a tree's runs, parents first."""
+
+    def __init__(self, cache: PrefixCache | None) -> None:
+        self.pages: list[Page] = []  # those read and written, parents before what follows them
+        self._cache = cache
+        self._ids: list[np.ndarray] = [_NONE]
+        self._computed, self._held = _Runs(), _Runs()
+        self._tokens = 0
+        self._held_pages: list[int] = []
+        self._kept_pages: list[int] = []
+        self._kept_rows: list[np.ndarray] = [_NONE]
+        self._reads: dict[T, int] = {}
+        self._waiting: list[_Branch[T]] = []
+
+    def forest(self, prefixes: Prefixes[T], items: Sequence[T]) -> Forest:
+        """Return the batch; item i of the forest is `items[i]`."""
+        root = self._cache.root if self._cache is not None else None
+        for child in reversed(prefixes.root.children.values()):
+            self._waiting.append(_Branch(child, _ROOT, 0, _NONE, root))
+        while self._waiting:
+            self._lay_out(self._waiting.pop())
+        held = len(self._held.lengths)
+        parents = np.array(self._held.parents + self._computed.parents, np.int32)
+        parents[parents >= 0] += held
+        parents[parents <= _HELD] = _HELD - parents[parents <= _HELD]
+        return Forest(
+            ids=np.concatenate(self._ids),
+            lengths=np.array(self._held.lengths + self._computed.lengths, np.int32),
+            parents=parents,
+            reads=np.array([self._reads[item] + held for item in items], np.int32),
+            held=held,
+            held_pages=np.array(self._held_pages, np.int32),
+            kept_pages=np.array(self._kept_pages, np.int32),
+            kept_rows=np.concatenate(self._kept_rows),
+        )
+
+    def _lay_out(self, branch: _Branch[T]) -> None:
+        node, parent = branch.node, branch.parent
+        held = self._find(branch)
+        begin = node.begin + len(held) * PAGE_TOKENS
+        if begin < node.end:
+            if held:
+                branch = _Branch(node, self._hold(held, parent), begin, _NONE, held[-1])
+            self._compute(branch, begin)
+            return
+        if node.items:  # they are read at its end: its last page is computed for them
+            parent = self._hold(held[:-1], parent)
+            last = self._run(node.ids[node.end - PAGE_TOKENS : node.end], parent)
+            self._reads.update(dict.fromkeys(node.items, last))
+            held = held[-1:]
+        if node.children:
+            self._branch_off(node, self._hold(held, parent), held[-1])
+
+    def _find(self, branch: _Branch[T]) -> list[Page]:
+        """Return the pages that the device has of a node's tokens."""
+        node, page = branch.node, branch.page
+        found: list[Page] = []
+        if branch.begin > node.begin:
+            return found
+        for begin in range(node.begin, node.end - PAGE_TOKENS + 1, PAGE_TOKENS):
+            page = page.children.get(tokens_at(node.ids, begin)) if page else None
+            if page is None:
+                break
+            found.append(page)
+        return found
+
+    def _compute(self, branch: _Branch[T], begin: int) -> None:
+        """Lay out a node whose tokens from `begin` on, a page's first, the device hasn't.
+
+        The few tokens with which all its children begin are computed once, too: at its end.
+        """
+        node = branch.node
+        end = node.end + (0 if node.items else _in_common(node.children))
+        row = self._tokens
+        source = next(iter(node.children.values()), node)
+        run = self._run(source.ids[branch.begin : end], branch.parent)
+        self._reads.update(dict.fromkeys(node.items, run))
+        rows = np.arange(row, self._tokens, dtype=np.int32)
+        own = node.end - branch.begin
+        page = self._keep(node, begin, np.concatenate([branch.rows, rows[:own]]), branch.page)
+        for child in reversed(node.children.values()):
+            self._follow(_Branch(child, run, end, rows[own:], page))
+
+    def _branch_off(self, node: Node[T], parent: int, page: Page) -> None:
+        """Go on behind a node that is held; what its other children have in common is a run."""
+        fresh = [key for key in node.children if key not in page.children]
+        common = _in_common(fresh) if len(fresh) > 1 else 0
+        rows = np.arange(self._tokens, self._tokens + common, dtype=np.int32)
+        end = node.end + common
+        run = self._run(np.frombuffer(fresh[0], np.int32)[:common], parent) if common else parent
+        for key, child in reversed(node.children.items()):
+            if key in page.children:
+                self._follow(_Branch(child, parent, node.end, _NONE, page))
+            else:
+                self._follow(_Branch(child, run, end, rows, page))
+
+    def _follow(self, branch: _Branch[T]) -> None:
+        """Lay out a node later; one without tokens left is read where it begins."""
+        if branch.node.end == branch.begin:
+            self._reads.update(dict.fromkeys(branch.node.items, branch.parent))
+        else:
+            self._waiting.append(branch)
+
+    def _run(self, ids: np.ndarray, parent: int) -> int:
+        """Add a run that is computed."""
+        self._ids.append(ids)
+        self._tokens += len(ids)
+        return self._computed.add(len(ids), parent)
+
+    def _hold(self, pages: Sequence[Page], parent: int) -> int:
+        """Add a run that is held, unless it is empty."""
+        if not pages:
+            return parent
+        self.pages.extend(pages)
+        self._held_pages.extend(page.number for page in pages)
+        return _HELD - self._held.add(len(pages) * PAGE_TOKENS, parent)
+
+    def _keep(self, node: Node[T], begin: int, rows: np.ndarray, page: Page | None) -> Page | None:
+        """Keep a node's tokens from a page's first on; return its last page, if there was room."""
+        for at in range(begin, node.end - PAGE_TOKENS + 1, PAGE_TOKENS):
+            if self._cache is None or page is None:
+                return None
+            page = self._cache.add(page, tokens_at(node.ids, at))
+            if page is not None:
+                self.pages.append(page)
+                self._kept_pages.append(page.number)
+                self._kept_rows.append(rows[at - begin : at - begin + PAGE_TOKENS])
+        return page
+
+
+def _in_common(begins: Collection[bytes]) -> int:
+    """Return how many tokens several nodes begin with, by what they are known by."""
+    if not begins:
+        return 0
+    first, last = min(begins), max(begins)
+    return shared(np.frombuffer(first, np.int32), np.frombuffer(last, np.int32))

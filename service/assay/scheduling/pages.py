@@ -1,0 +1,94 @@
+"""Which pages of keys and values a device keeps, by the tokens they stand for. Pure.
+
+A trie: a page is known by its `PAGE_TOKENS` tokens and by the pages before it. What was used
+longest ago gives way first, never a page before those that continue it. A device runs its batches
+in order, so a page counts as kept as soon as the batch that writes it is planned; when a batch
+fails, forget all of them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from assay.engine.messages import PAGE_TOKENS
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    import numpy as np
+
+
+@dataclass(eq=False, slots=True)
+class Page:
+    """The tokens after a parent's; `number` is where the device has their keys and values."""
+
+    number: int
+    tokens: bytes
+    parent: Page | None
+    children: dict[bytes, Page] = field(default_factory=dict)
+
+
+class PrefixCache:
+    """The pages of one model on one device."""
+
+    def __init__(self, count: int) -> None:
+        self._count = count
+        self.clear()
+
+    def __len__(self) -> int:
+        return len(self._by_use)
+
+    def clear(self) -> None:
+        """Forget everything."""
+        self.root = Page(-1, b"", None)
+        self._free = list(range(self._count - 1, -1, -1))
+        self._by_use: dict[Page, None] = {}  # used longest ago first
+        self._current: set[Page] = set()
+
+    def path(self, ids: np.ndarray) -> list[Page]:
+        """Return the pages kept of what a sequence begins with, in order."""
+        found: list[Page] = []
+        page: Page | None = self.root
+        for begin in range(0, len(ids) - PAGE_TOKENS + 1, PAGE_TOKENS):
+            page = page.children.get(tokens_at(ids, begin)) if page else None
+            if page is None:
+                break
+            found.append(page)
+        return found
+
+    def open(self, pages: Iterable[Page]) -> None:
+        """Begin a batch that reads pages, parents first: none of them gives way to its own."""
+        self._current = set()
+        self.use(list(pages))
+
+    def add(self, parent: Page, tokens: bytes) -> Page | None:
+        """Return a page for what this batch leaves behind another; None where none gives way."""
+        if not self._free and not self._give_way():
+            return None
+        page = parent.children[tokens] = Page(self._free.pop(), tokens, parent)
+        self._by_use[page] = None
+        self._current.add(page)
+        return page
+
+    def use(self, pages: Sequence[Page]) -> None:
+        """Note that this batch reads or writes pages; parents come first, and outlast the rest."""
+        for page in reversed(pages):
+            self._by_use.pop(page)
+            self._by_use[page] = None
+        self._current.update(pages)
+
+    def _give_way(self) -> bool:
+        """Free the page used longest ago, unless this batch uses it."""
+        page = next(iter(self._by_use), None)
+        if page is None or page.parent is None or page in self._current:
+            return False
+        del self._by_use[page]
+        del page.parent.children[page.tokens]
+        self._free.append(page.number)
+        return True
+
+
+def tokens_at(ids: np.ndarray, begin: int) -> bytes:
+    """Return what a page is known by: the tokens from a place on."""
+    return ids[begin : begin + PAGE_TOKENS].tobytes()
