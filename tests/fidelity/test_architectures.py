@@ -135,6 +135,16 @@ def test_a_compiled_trunk_keeps_its_scores(folder, name, dtype):
     assert after.tolist() == reference.together(trunk, ITEMS, 7, seed=0).tolist()
 
 
+@pytest.mark.parametrize("name", ["qwen3", "modernbert", "deberta-v3"])
+def test_a_pass_says_once_that_it_comes_to_its_end(folder, name):
+    """So that the next batch is sent while this one still runs."""
+    said = []
+
+    reference.load(folder(name)).score(Forest.unshared(ITEMS[:3]), lambda: said.append(name))
+
+    assert said == [name]
+
+
 def test_only_trunks_without_the_attention_interface_run_padded(folder):
     """DeBERTa is the one architecture here that can't be packed."""
     padded = {

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from assay.engine.messages import Done, Failed, ModelSpec, Progress, Refused, Start
+from assay.engine.messages import Done, Ending, Failed, ModelSpec, Progress, Refused, Start
 from assay.errors import (
     AssayError,
     CheckpointError,
@@ -44,12 +44,16 @@ class Site:
 
     greetings: list[list[object]] = field(default_factory=list)  # of each start; default LOADED
     is_open: asyncio.Event = field(default_factory=asyncio.Event)  # batches run while it is set
+    is_ending: asyncio.Event = field(default_factory=asyncio.Event)  # batches say so while it is
     batches: list[list[int]] = field(default_factory=list)  # the items of each batch that ran
     held: list[int] = field(default_factory=list)  # the pages that each of them read
     starts: int = 0
     stops: int = 0
     most_at_once: int = 0
     has_died_once: bool = False
+
+    def __post_init__(self):
+        self.is_ending.set()
 
     def device(self, start):
         """Make one device."""
@@ -67,6 +71,7 @@ class Device:
         self._site = site
         self._greeting = greeting
         self._inbox = asyncio.Queue()
+        self._running = None
         self._unanswered = 0
         self._is_dead = False
 
@@ -87,9 +92,13 @@ class Device:
         if self._greeting:
             said = self._greeting.pop(0)
             return self._die() if said is None else said
-        batch = await self._inbox.get()
+        if self._running is None:
+            self._running = await self._inbox.get()
+            await self._site.is_ending.wait()
+            return Ending(self._running.number)
         await self._site.is_open.wait()
         self._unanswered -= 1
+        batch, self._running = self._running, None
         return self._run(batch)
 
     def _run(self, batch):
@@ -416,6 +425,23 @@ async def test_a_batch_that_became_full_is_sent_ahead():
         for request in (first, second, third):
             await request.outcome()
     assert [len(batch) for batch in site.batches] == [1, 10]
+
+
+async def test_nothing_is_sent_ahead_before_the_running_batch_comes_to_its_end():
+    """Until then a newcomer can still go into the next batch."""
+    site, queue = Site(), Queue()
+    site.is_ending.clear()
+    async with serving(dispatcher(site, queue)):
+        fat = Request(queue, range(30))
+        await settled()
+        assert queue.depth(MODEL) == (20, 200)
+        newcomer = Request(queue, [99])
+        site.is_ending.set()
+        await until(lambda: site.most_at_once == 2)
+        site.is_open.set()
+        for request in (fat, newcomer):
+            await request.outcome()
+    assert 99 in site.batches[1]
 
 
 async def test_work_for_a_model_that_is_served_elsewhere_does_not_turn_the_loop():

@@ -143,6 +143,13 @@ class Batch:
 
 
 @dataclass(frozen=True, slots=True)
+class Ending:
+    """Most of a batch is computed: the next one may be sent."""
+
+    number: int
+
+
+@dataclass(frozen=True, slots=True)
 class Done:
     """The scores of a batch, one for each of its items."""
 
@@ -161,7 +168,7 @@ class Failed:
 
 
 ToWorker = Start | Batch
-FromWorker = Progress | Loaded | Refused | Done | Failed
+FromWorker = Progress | Loaded | Refused | Ending | Done | Failed
 
 
 def encode(message: object) -> bytes:

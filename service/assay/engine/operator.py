@@ -26,6 +26,6 @@ def define(
     `schema` is in torch's own language: `NAME(Tensor a, float b) -> Tensor`.
     """
     name = schema.partition("(")[0]
-    _library.define(schema)  # type: ignore[no-untyped-call]
+    _library.define(schema, tags=(torch.Tag.flexible_layout,))  # type: ignore[no-untyped-call]
     _library.impl(name, function, "CompositeExplicitAutograd")  # type: ignore[no-untyped-call]
     torch.library.register_fake(f"assay::{name}", shape, lib=_library)

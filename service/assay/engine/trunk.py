@@ -24,7 +24,7 @@ from assay.engine.pages import Pages
 from assay.errors import CheckpointError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     import transformers
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger("assay.trunk")
 Forward = Literal["packed", "padded"]
 BUCKET = 64
+_ENDING = 0.8  # of a pass's layers: what is left gives time to plan and send the next batch
 SAMPLE_TOKENS = (5, 33, 150)
 _SHARED_TOKENS = 37  # of the sample's last sequence, by one more that leaves it there
 _LARGEST_SAMPLED_WINDOW = 1024
@@ -75,15 +76,19 @@ class Trunk:
         return None if table is None else table.num_embeddings - self._first_position
 
     @torch.inference_mode()
-    def score(self, batch: Forest) -> np.ndarray:
+    def score(self, batch: Forest, on_ending: Callable[[], None] = lambda: None) -> np.ndarray:
         """Return the raw scores, (items,) float64.
+
+        `on_ending` is called once, when most of the pass is behind; a padded one calls it first.
 
         Raises:
             ValueError: A run continues another, and `shares_prefixes` is false.
         """
-        scores = (
-            self._score_packed(batch) if self.forward == "packed" else self._score_padded(batch)
-        )
+        if self.forward == "packed":
+            scores = self._score_packed(batch, on_ending)
+        else:
+            on_ending()
+            scores = self._score_padded(batch)
         return scores.double().cpu().numpy()
 
     def padded_tokens(self, batch: Forest) -> int:
@@ -223,9 +228,17 @@ class Trunk:
             self.model.base_model.pooler = None
         return torch.stack(scores)
 
-    def _score_packed(self, batch: Forest) -> torch.Tensor:
+    def _score_packed(
+        self, batch: Forest, on_ending: Callable[[], None] = lambda: None
+    ) -> torch.Tensor:
         packed = forest.pack(batch)
-        with interface.over(packed, self.pages):
+        ending = int(_ENDING * self.model.config.get_text_config().num_hidden_layers)
+
+        def on_layer(number: int) -> None:
+            if number == ending:
+                on_ending()
+
+        with interface.over(packed, self.pages, on_layer):
             hidden = self.model.base_model(
                 input_ids=self._row(packed.ids),
                 position_ids=self._row(packed.positions + self._first_position),

@@ -21,6 +21,7 @@ from assay.engine.messages import (
     Batch,
     Compile,
     Done,
+    Ending,
     Failed,
     FromWorker,
     Loaded,
@@ -73,16 +74,16 @@ def run(start: Start, stream: socket.socket) -> None:
                 return
         while (message := receive(stream)) is not None:
             if isinstance(message, Batch):
-                send(score(models[message.model], message))
+                send(score(models[message.model], message, send))
     except BrokenPipeError:
         return
 
 
-def score(trunk: trunks.Trunk, batch: Batch) -> Done | Failed:
-    """Run one batch; an exception fails the batch, not the process."""
+def score(trunk: trunks.Trunk, batch: Batch, send: Callable[[FromWorker], None]) -> Done | Failed:
+    """Run one batch, and say when it comes to an end; an exception fails it, not the process."""
     begin = time.perf_counter()
     try:
-        scores = trunk.score(batch.forest)
+        scores = trunk.score(batch.forest, lambda: send(Ending(batch.number)))
     except Exception as error:  # noqa: BLE001  whatever a forward pass raises
         logger.warning("batch %d of %s failed: %s", batch.number, batch.model, type(error).__name__)
         if isinstance(error, torch.OutOfMemoryError):

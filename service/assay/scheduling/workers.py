@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import socket
 import sys
 from typing import Self
@@ -12,6 +13,12 @@ from assay.engine import messages
 from assay.errors import WorkerError
 
 _STOP_S = 5.0
+# glibc gives large blocks back to the kernel once they are free, and each layer's results came from
+# there again, page by page: six hundredths of the processor time.
+_KEEP_FREED_MEMORY = {
+    "MALLOC_MMAP_THRESHOLD_": str(32 * 2**20),
+    "MALLOC_TRIM_THRESHOLD_": str(2**30),
+}
 
 
 class Worker:
@@ -38,6 +45,7 @@ class Worker:
                 "assay.engine.worker",
                 str(theirs.fileno()),
                 pass_fds=(theirs.fileno(),),
+                env=_KEEP_FREED_MEMORY | os.environ,
                 stdin=asyncio.subprocess.DEVNULL,
             )
         self._reader, self._writer = await asyncio.open_connection(sock=ours)

@@ -21,7 +21,7 @@ from assay.engine.attention import blocks, native, varlen
 from assay.engine.attention.pattern import Pattern
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from assay.engine.attention.pattern import Backend
     from assay.engine.forest import Packed
@@ -41,6 +41,7 @@ class _Pass:
 
     packed: Packed
     pages: Pages | None
+    on_layer: Callable[[int], None]
     layers: int = 0
 
 
@@ -62,8 +63,14 @@ def names(device: torch.device, dtype: torch.dtype, *, compiled: bool) -> list[s
 
 
 @contextmanager
-def over(packed: Packed, pages: Pages | None = None) -> Iterator[None]:
+def over(
+    packed: Packed,
+    pages: Pages | None = None,
+    on_layer: Callable[[int], None] = lambda _: None,
+) -> Iterator[None]:
     """Let the layers called inside attend over this batch, in a trunk's order, all of them.
+
+    `on_layer` is called with each layer's number before it attends.
 
     Raises:
         ValueError: The batch reads pages that there aren't, or that were never written.
@@ -72,7 +79,7 @@ def over(packed: Packed, pages: Pages | None = None) -> Iterator[None]:
         pages.open(packed)
     elif packed.held or len(packed.kept_slots):
         raise ValueError("there are no pages to read or write")
-    token = _pass.set(_Pass(packed, pages))
+    token = _pass.set(_Pass(packed, pages, on_layer))
     try:
         yield
     finally:
@@ -95,12 +102,13 @@ def _attend(
     packed = at.packed
     if packed.is_shared and not causal:
         raise ValueError("a token that sees what follows it can't be shared")
+    at.on_layer(at.layers)
     layer = None
     if at.pages is not None:
         layer = at.pages.layer(at.layers, key, value)
-        at.layers += 1
         if len(packed.kept_slots):
             layer.keep(key, value, packed)
+    at.layers += 1
     pattern = Pattern(scale, causal, window, softcap)
     return _BACKENDS[backend](query, key, value, packed, pattern, layer)
 
