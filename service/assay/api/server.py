@@ -23,7 +23,9 @@ if TYPE_CHECKING:
     from assay.scoring.scorer import Scorer
     from assay.settings import Settings
 
-_COLLECT_AFTER = (20_000, 20, 50)  # a thousand waiting requests shouldn't start collections
+# Few at a time: with hundreds of requests waiting nothing is garbage, and a microsecond an object adds
+# up to 0.2 s where 400,000 are looked at. The oldest are looked at once in five million.
+_COLLECT_AFTER = (2_000, 5, 500)
 logger = logging.getLogger("assay.server")
 _BACKLOG = 4096  # trainers open a connection a request; the kernel caps it at net.core.somaxconn
 _LOOPBACK = {"127.0.0.1", "::1", "localhost"}
