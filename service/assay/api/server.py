@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from assay.scoring.scorer import Scorer
     from assay.settings import Settings
 
-# Few at a time: with hundreds of requests waiting nothing is garbage, and a microsecond an object adds
-# up to 0.2 s where 400,000 are looked at. The oldest are looked at once in five million.
+# Few at a time: where hundreds of requests wait nothing is garbage, and a microsecond an object is
+# 0.2 s for all of them. The oldest are looked at once in five million.
 _COLLECT_AFTER = (2_000, 5, 500)
 logger = logging.getLogger("assay.server")
 _BACKLOG = 4096  # trainers open a connection a request; the kernel caps it at net.core.somaxconn
