@@ -44,6 +44,11 @@ def test_the_smallest_batch_that_is_about_as_fast_is_taken():
     assert budget(lambda tokens: 1e-3 * tokens).tokens == 512
 
 
+def test_a_lucky_reading_of_a_short_batch_does_not_choose_it():
+    """What takes too little time isn't a candidate, however fast it seemed."""
+    assert budget(lambda tokens: (0.8e-3 if tokens == 256 else 1e-3) * tokens).tokens == 512
+
+
 def test_a_batch_takes_long_enough_for_the_hops_between_batches_not_to_show():
     """Where size buys nothing on a fast device, batches still take a while."""
     found = budget(lambda tokens: 1e-5 * tokens)

@@ -140,7 +140,7 @@ def test_a_pass_says_once_that_it_comes_to_its_end(folder, name):
     """So that the next batch is sent while this one still runs."""
     said = []
 
-    reference.load(folder(name)).score(Forest.unshared(ITEMS[:3]), lambda: said.append(name))
+    reference.load(folder(name)).launch(Forest.unshared(ITEMS[:3]), lambda: said.append(name))
 
     assert said == [name]
 
@@ -154,6 +154,32 @@ def test_only_trunks_without_the_attention_interface_run_padded(folder):
     }
 
     assert padded == {"deberta-v3"}
+
+
+LONG = {"long_factor": [8.0] * 8, "short_factor": [1.0] * 8}
+ROPES = {
+    "phi3": {
+        "max_position_embeddings": 512,
+        "original_max_position_embeddings": 64,
+        "rope_parameters": {"rope_type": "longrope", "rope_theta": 10_000.0, **LONG},
+    },
+    "llama": {
+        "max_position_embeddings": 64,
+        "rope_parameters": {"rope_type": "dynamic", "rope_theta": 10_000.0, "factor": 4.0},
+    },
+}
+
+
+@pytest.mark.parametrize("name", ROPES)
+def test_positions_that_depend_on_the_batch_bound_an_item(folder, name):
+    """Up to the first length scores are eager's in any batch; the trunk takes no longer items."""
+    path = folder(name, **ROPES[name])
+    trunk = reference.load(path)
+
+    assert trunk.max_tokens == 64
+    items = [item[:64] for item in ITEMS]
+    scores = trunk.score(Forest.unshared(items))
+    assert np.abs(scores - reference.eager(path, items)).max() <= reference.FLOAT32_TOLERANCE
 
 
 @pytest.mark.parametrize("pad", [None, 2, 0])

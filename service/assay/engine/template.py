@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import jinja2
 import numpy as np
 
+from assay.engine.positions import steady_tokens
 from assay.errors import (
     AssayError,
     CheckpointError,
@@ -378,7 +379,8 @@ class Template:
         positions = int(config.get("max_position_embeddings") or _UNLIMITED)
         if config.get("model_type") in _COUNT_FROM_PADDING:
             positions -= int(config.get("pad_token_id") or 1) + 1
-        return int(min(self._tokenizer.model_max_length, positions, _UNLIMITED))
+        steady = steady_tokens(config) or _UNLIMITED
+        return int(min(self._tokenizer.model_max_length, positions, steady, _UNLIMITED))
 
 
 @dataclass(frozen=True, slots=True)

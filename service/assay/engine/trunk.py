@@ -21,6 +21,7 @@ from assay.engine import checkpoint, compilation, forest, readout
 from assay.engine.attention import interface
 from assay.engine.messages import PAGE_TOKENS, Forest
 from assay.engine.pages import Pages
+from assay.engine.positions import steady_tokens
 from assay.errors import CheckpointError
 
 if TYPE_CHECKING:
@@ -71,13 +72,20 @@ class Trunk:
 
     @property
     def max_tokens(self) -> int | None:
-        """Longest sequence the trunk has positions for; None where it has no such table."""
+        """Longest sequence the trunk has positions for; None where it has no bound."""
         table = _position_table(self.model)
-        return None if table is None else table.num_embeddings - self._first_position
+        if table is not None:
+            return table.num_embeddings - self._first_position
+        return steady_tokens(self.model.config.get_text_config().to_dict())
+
+    @property
+    def runs_behind(self) -> bool:
+        """Whether the device still computes when `launch` returns."""
+        return bool(self.device.type == "cuda")
 
     @torch.inference_mode()
-    def score(self, batch: Forest, on_ending: Callable[[], None] = lambda: None) -> np.ndarray:
-        """Return the raw scores, (items,) float64.
+    def launch(self, batch: Forest, on_ending: Callable[[], None] = lambda: None) -> torch.Tensor:
+        """Return the raw scores, (items,) on the device, which may still compute them.
 
         `on_ending` is called once, when most of the pass is behind; a padded one calls it first.
 
@@ -85,11 +93,13 @@ class Trunk:
             ValueError: A run continues another, and `shares_prefixes` is false.
         """
         if self.forward == "packed":
-            scores = self._score_packed(batch, on_ending)
-        else:
-            on_ending()
-            scores = self._score_padded(batch)
-        return scores.double().cpu().numpy()
+            return self._score_packed(batch, on_ending)
+        on_ending()
+        return self._score_padded(batch)
+
+    def score(self, batch: Forest) -> np.ndarray:
+        """Return the raw scores, (items,) float64; see `launch`."""
+        return self.launch(batch).double().cpu().numpy()
 
     def padded_tokens(self, batch: Forest) -> int:
         """Return how many tokens of padding a batch computes."""

@@ -1,7 +1,7 @@
 """The device process: load, verify, warm up, then score batches until the front hangs up.
 
-Started as `python -m assay.engine.worker FD`, where FD is its end of a socket pair. One thread, one
-batch at a time; the next one waits in the socket, so the device goes from batch to batch.
+Started as `python -m assay.engine.worker FD`, where FD is its end of a socket pair. One thread; the
+next batch waits in the socket, so the device goes from batch to batch.
 """
 
 from __future__ import annotations
@@ -10,19 +10,14 @@ import logging
 import signal
 import socket
 import sys
-import time
 from typing import TYPE_CHECKING
 
 import torch
 
-from assay.engine import compilation, warmup
+from assay.engine import compilation, passes, warmup
 from assay.engine import trunk as trunks
 from assay.engine.messages import (
-    Batch,
     Compile,
-    Done,
-    Ending,
-    Failed,
     FromWorker,
     Loaded,
     ModelSpec,
@@ -72,25 +67,9 @@ def run(start: Start, stream: socket.socket) -> None:
             except torch.OutOfMemoryError:
                 send(Refused(spec.name, f"{start.device} has too little memory for {spec.folder}"))
                 return
-        while (message := receive(stream)) is not None:
-            if isinstance(message, Batch):
-                send(score(models[message.model], message, send))
+        passes.serve(models, stream)
     except BrokenPipeError:
         return
-
-
-def score(trunk: trunks.Trunk, batch: Batch, send: Callable[[FromWorker], None]) -> Done | Failed:
-    """Run one batch, and say when it comes to an end; an exception fails it, not the process."""
-    begin = time.perf_counter()
-    try:
-        scores = trunk.score(batch.forest, lambda: send(Ending(batch.number)))
-    except Exception as error:  # noqa: BLE001  whatever a forward pass raises
-        logger.warning("batch %d of %s failed: %s", batch.number, batch.model, type(error).__name__)
-        if isinstance(error, torch.OutOfMemoryError):
-            torch.cuda.empty_cache()
-        return Failed(batch.number, type(error).__name__)
-    padding = trunk.padded_tokens(batch.forest)
-    return Done(batch.number, scores, time.perf_counter() - begin, padding)
 
 
 def _load(spec: ModelSpec, start: Start, send: Callable[[FromWorker], None]) -> trunks.Trunk:
@@ -102,7 +81,8 @@ def _load(spec: ModelSpec, start: Start, send: Callable[[FromWorker], None]) -> 
     if trunk.max_tokens is not None and spec.max_tokens > trunk.max_tokens:
         raise CheckpointError(
             f"{spec.name}: the limit of {spec.max_tokens} tokens exceeds the {trunk.max_tokens} "
-            "positions that the model has; lower max_tokens"
+            "positions that the model has, or to which they don't depend on the batch; lower "
+            "max_tokens"
         )
     trunk.verify(compiled=has_compiler)
     if has_compiler and (start.compile == "on" or trunk.is_worth_compiling):

@@ -8,6 +8,7 @@ fails, forget all of them.
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -43,7 +44,7 @@ class PrefixCache:
         """Forget everything."""
         self.root = Page(-1, b"", None)
         self._free = list(range(self._count - 1, -1, -1))
-        self._by_use: dict[Page, None] = {}  # used longest ago first
+        self._by_use: OrderedDict[Page, None] = OrderedDict()  # used longest ago first
         self._current: set[Page] = set()
 
     def path(self, ids: np.ndarray) -> list[Page]:
@@ -74,8 +75,7 @@ class PrefixCache:
     def use(self, pages: Sequence[Page]) -> None:
         """Note that this batch reads or writes pages; parents come first, and outlast the rest."""
         for page in reversed(pages):
-            self._by_use.pop(page)
-            self._by_use[page] = None
+            self._by_use.move_to_end(page)
         self._current.update(pages)
 
     def _give_way(self) -> bool:

@@ -1,0 +1,95 @@
+"""Batches one after another: received, launched, read, answered.
+
+A GPU works behind the host's back. Where the next batch has come already, it is launched before the
+last one's scores are waited for, so that the device goes from one to the other without the host.
+"""
+
+from __future__ import annotations
+
+import logging
+import select
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+
+from assay.engine.messages import Batch, Done, Ending, Failed, FromWorker, encode, receive
+
+if TYPE_CHECKING:
+    import socket
+    from collections.abc import Callable, Mapping
+
+    from assay.engine.trunk import Trunk
+
+logger = logging.getLogger("assay.passes")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Launched:
+    """A pass that may still run."""
+
+    trunk: Trunk
+    batch: Batch
+    scores: torch.Tensor  # (items,) on the device
+    begin: float
+
+
+def serve(models: Mapping[str, Trunk], stream: socket.socket) -> None:
+    """Answer batches until the stream ends.
+
+    Raises:
+        BrokenPipeError: It ended while an answer was sent.
+    """
+
+    def send(message: FromWorker) -> None:
+        stream.sendall(encode(message))
+
+    last: Launched | None = None
+    while (message := receive(stream)) is not None:
+        if not isinstance(message, Batch):
+            continue
+        launched = launch(models[message.model], message, send)
+        if last is not None:
+            send(read(last))
+            last = None
+        if isinstance(launched, Failed):
+            send(launched)
+        elif launched.trunk.runs_behind and _has_more(stream):
+            last = launched
+        else:
+            send(read(launched))
+    if last is not None:
+        send(read(last))
+
+
+def launch(trunk: Trunk, batch: Batch, send: Callable[[FromWorker], None]) -> Launched | Failed:
+    """Start a batch, and say when it comes to an end; an exception fails it, not the process."""
+    begin = time.perf_counter()
+    try:
+        scores = trunk.launch(batch.forest, lambda: send(Ending(batch.number)))
+    except Exception as error:  # noqa: BLE001  whatever a forward pass raises
+        return _failed(batch, error)
+    return Launched(trunk, batch, scores, begin)
+
+
+def read(launched: Launched) -> Done | Failed:
+    """Wait for a batch and return its scores."""
+    batch = launched.batch
+    try:
+        scores = launched.scores.double().cpu().numpy()
+    except Exception as error:  # noqa: BLE001  a device reports here what went wrong meanwhile
+        return _failed(batch, error)
+    padding = launched.trunk.padded_tokens(batch.forest)
+    return Done(batch.number, scores, time.perf_counter() - launched.begin, padding)
+
+
+def _failed(batch: Batch, error: Exception) -> Failed:
+    logger.warning("batch %d of %s failed: %s", batch.number, batch.model, type(error).__name__)
+    if isinstance(error, torch.OutOfMemoryError):
+        torch.cuda.empty_cache()
+    return Failed(batch.number, type(error).__name__)
+
+
+def _has_more(stream: socket.socket) -> bool:
+    return bool(select.select([stream], [], [], 0)[0])
