@@ -57,7 +57,7 @@ def answers(trunk, count):
             forest = Forest.unshared([np.array([number], np.int32)])
             ours.sendall(encode(Batch(number, "judge", forest)))
         ours.shutdown(socket.SHUT_WR)
-        passes.serve({"judge": trunk}, theirs)
+        passes.serve({"judge": trunk}, theirs, lambda message: theirs.sendall(encode(message)))
         theirs.shutdown(socket.SHUT_WR)
         said = []
         while (message := receive(ours)) is not None:

@@ -78,9 +78,9 @@ class Pages:
         Raises:
             ValueError: The batch reads a page that was never written: the batch before it failed.
         """
+        self._is_written[packed.kept_slots // PAGE_TOKENS] = False
         if not self._is_written[packed.held_slots // PAGE_TOKENS].all():
             raise ValueError("a page that the batch reads was never written")
-        self._is_written[packed.kept_slots // PAGE_TOKENS] = False
 
     def close(self, packed: Packed) -> None:
         """End a batch that went well."""

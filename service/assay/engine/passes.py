@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from assay.engine.messages import Batch, Done, Ending, Failed, FromWorker, encode, receive
+from assay.engine.messages import Batch, Done, Ending, Failed, FromWorker, receive
 
 if TYPE_CHECKING:
     import socket
@@ -35,16 +35,14 @@ class Launched:
     begin: float
 
 
-def serve(models: Mapping[str, Trunk], stream: socket.socket) -> None:
+def serve(
+    models: Mapping[str, Trunk], stream: socket.socket, send: Callable[[FromWorker], None]
+) -> None:
     """Answer batches until the stream ends.
 
     Raises:
         BrokenPipeError: It ended while an answer was sent.
     """
-
-    def send(message: FromWorker) -> None:
-        stream.sendall(encode(message))
-
     last: Launched | None = None
     while (message := receive(stream)) is not None:
         if not isinstance(message, Batch):

@@ -42,7 +42,7 @@ _LARGEST_SAMPLED_WINDOW = 1024
 _TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 1e-1, torch.float16: 2e-2}
 _MOST_PAGES = 16_384  # each costs the front some memory, too
 _FEWEST_COMPILED = 20_000_000  # parameters
-_COMPILED_TOLERANCE = 1e-5  # in float32, between a compiled trunk and itself
+_TOLERANCE_OF_ITSELF = 1e-5  # in float32, between a trunk and the same one run another way
 
 
 class Trunk:
@@ -134,9 +134,8 @@ class Trunk:
                 f"({tried}); this architecture can't be served correctly yet"
             )
         if self.forward == "packed" and self.readout.position == "last":
-            self.shares_prefixes = self._gap(_shared(sample), expected) <= gaps[self.attention] + (
-                _COMPILED_TOLERANCE if self.dtype == torch.float32 else self._tolerance(expected)
-            )
+            bound = gaps[self.attention] + self._tolerance_of_itself(expected)
+            self.shares_prefixes = self._gap(_shared(sample), expected) <= bound
 
     @torch.inference_mode()
     def compile(self) -> None:
@@ -145,8 +144,7 @@ class Trunk:
         before = torch.from_numpy(self.score(sample)).float()
         compilation.compile_blocks(self.model.base_model)
         gap = self._gap(sample, before.to(self.device))
-        bound = _COMPILED_TOLERANCE if self.dtype == torch.float32 else self._tolerance(before)
-        self.is_compiled = gap <= bound
+        self.is_compiled = gap <= self._tolerance_of_itself(before)
         if not self.is_compiled:
             compilation.restore_blocks(self.model.base_model)
             logger.warning(
@@ -166,7 +164,7 @@ class Trunk:
         self.score(first)
         gap = self._gap(then, before.to(self.device))
         self.pages = None
-        if gap > (_COMPILED_TOLERANCE if self.dtype == torch.float32 else self._tolerance(before)):
+        if gap > self._tolerance_of_itself(before):
             name = type(self.model).__name__
             logger.warning("%s keeps no prefixes: its scores would move by %.2g", name, gap)
         elif pages := min(memory // tried.page_bytes, _MOST_PAGES):
@@ -174,6 +172,10 @@ class Trunk:
 
     def _tolerance(self, expected: torch.Tensor) -> float:
         return _TOLERANCE.get(self.dtype, 1e-1) * max(1.0, float(expected.abs().max()))
+
+    def _tolerance_of_itself(self, before: torch.Tensor) -> float:
+        """Return by how much the trunk's own scores may move when it shares, keeps or compiles."""
+        return _TOLERANCE_OF_ITSELF if self.dtype == torch.float32 else self._tolerance(before)
 
     def _gap(self, batch: Forest, expected: torch.Tensor) -> float:
         """Return the largest difference to the reference; infinity where the path can't run."""

@@ -67,7 +67,7 @@ def run(start: Start, stream: socket.socket) -> None:
             except torch.OutOfMemoryError:
                 send(Refused(spec.name, f"{start.device} has too little memory for {spec.folder}"))
                 return
-        passes.serve(models, stream)
+        passes.serve(models, stream, send)
     except BrokenPipeError:
         return
 

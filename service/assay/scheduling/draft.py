@@ -22,7 +22,6 @@ class Draft(Generic[T]):
     """The items of one batch, by prefix; `cache` is what the device keeps of earlier ones."""
 
     def __init__(self, cache: PrefixCache | None) -> None:
-        self.tokens = 0  # that would be computed
         self._cache = cache
         self._prefixes: Prefixes[T] = Prefixes()
         self._held: dict[Page, None] = {}  # pages not computed, parents before what follows them
@@ -42,7 +41,7 @@ class Draft(Generic[T]):
         if most_tokens is not None and tokens > most_tokens:
             self._prefixes.remove(item)
             return False
-        self.tokens, self._both = tokens, both
+        self._both = both
         self._held.update(dict.fromkeys(held))
         if end is not None:
             self._ends.add(end)
@@ -63,15 +62,15 @@ class Apart:
     """The items of one batch, a run each."""
 
     def __init__(self) -> None:
-        self.tokens = 0
+        self._tokens = 0
         self._ids: list[np.ndarray] = []
 
     def add(self, item: object, ids: np.ndarray, most_tokens: int | None) -> bool:
         """Add an item; see `Draft`."""
         del item
-        if most_tokens is not None and self.tokens + len(ids) > most_tokens:
+        if most_tokens is not None and self._tokens + len(ids) > most_tokens:
             return False
-        self.tokens += len(ids)
+        self._tokens += len(ids)
         self._ids.append(ids)
         return True
 
