@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from fastapi import FastAPI
-from fastapi.openapi.utils import get_openapi
-from pydantic.json_schema import models_json_schema
+from starlette.routing import Route
 
 from assay import __version__
-from assay.api import dialects, health, native, problems
+from assay.api import dialects, health, native, openapi, problems
 from assay.api.dialects import tei, vllm
 from assay.api.frame import Frame
 from assay.api.shortcut import Shortcut, posted
@@ -19,8 +18,6 @@ if TYPE_CHECKING:
 
     from assay.scoring.scorer import Scorer
     from assay.settings import Settings
-
-_REFERENCES = "#/components/schemas/{model}"
 
 
 def create_app(settings: Settings, scorer: Scorer) -> ASGIApp:
@@ -33,23 +30,17 @@ def create_app(settings: Settings, scorer: Scorer) -> ASGIApp:
     app.include_router(tei.router, tags=["operations"])
     app.include_router(vllm.router)
     problems.install(app)
-    app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]
+    app.openapi = lambda: openapi.document(app)  # type: ignore[method-assign]
+    own = posted(native.router, "", "/v1")
+    endpoints = dialects.posted(own)
+    app.routes.extend(
+        Route(path, endpoint, methods=["POST"])
+        for path, endpoint in endpoints.items()
+        if path not in own
+    )
     return Frame(
-        Shortcut(app, dialects.posted(posted(native.router, "", "/v1"))),
+        Shortcut(app, endpoints),
         keys=settings.api_key,
         max_body_bytes=settings.max_body_bytes,
+        shapes=dialects.shapes(own),
     )
-
-
-def _openapi(app: FastAPI) -> dict[str, Any]:
-    """Return the schema with the bodies that routes parse themselves."""
-    if app.openapi_schema is None:
-        schema = get_openapi(
-            title=app.title, version=app.version, summary=app.summary, routes=app.routes
-        )
-        _, bodies = models_json_schema(
-            [(model, "validation") for model in native.BODIES], ref_template=_REFERENCES
-        )
-        schema["components"]["schemas"] |= bodies["$defs"]
-        app.openapi_schema = schema
-    return app.openapi_schema

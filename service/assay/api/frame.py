@@ -1,4 +1,4 @@
-"""Around every route: request id, key, body limit, one log line, the count of outcomes.
+"""Around every route: request id, key, body limit, one log line, the errors that no route answered.
 
 A plain ASGI middleware, so that streams, disconnects and errors pass through untouched.
 """
@@ -12,16 +12,17 @@ import re
 import time
 from typing import TYPE_CHECKING
 
-from fastapi.responses import JSONResponse
-
 from assay.api import problems
 from assay.errors import AssayError, BodyTooLarge, InternalError, Unauthorized
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
+    from fastapi import Response
     from pydantic import SecretStr
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+    from assay.api.problems import Shape
 
 logger = logging.getLogger("assay.access")
 OPEN_ROUTES = frozenset({"/health", "/health/live", "/health/ready"})
@@ -30,10 +31,25 @@ _SAFE_ID = re.compile(r"[\x21-\x7e]{1,128}")
 
 
 class Frame:
-    """The middleware; `keys` empty means that no key is asked for."""
+    """The middleware.
 
-    def __init__(self, app: ASGIApp, *, keys: Sequence[SecretStr], max_body_bytes: int) -> None:
+    Args:
+        app: What is around.
+        keys: The API keys; none means that no key is asked for.
+        max_body_bytes: The largest body that is read.
+        shapes: How errors look at paths where that isn't the native way.
+    """
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        *,
+        keys: Sequence[SecretStr],
+        max_body_bytes: int,
+        shapes: Mapping[str, Shape],
+    ) -> None:
         self._app = app
+        self._shapes = shapes
         self._keys = [key.get_secret_value().encode() for key in keys]
         self._max_body_bytes = max_body_bytes
 
@@ -68,7 +84,8 @@ class Frame:
         except Exception as error:
             if status:
                 raise
-            await _problem(error, request_id)(scope, receive, send_framed)
+            response = self._problem(error, scope["path"], request_id)
+            await response(scope, receive, send_framed)
         finally:
             quiet = scope["path"] in QUIET_ROUTES
             logger.log(
@@ -80,6 +97,13 @@ class Frame:
                 1e3 * (time.perf_counter() - begin),
                 request_id,
             )
+
+    def _problem(self, error: Exception, path: str, request_id: str) -> Response:
+        """Return the answer to an error that no route answered; what isn't ours is a defect."""
+        if not isinstance(error, AssayError):
+            logger.error("request %s failed", request_id, exc_info=error)
+            error = InternalError(f"a defect of Assay; the log has it under request {request_id}")
+        return problems.answer(error, request_id, self._shapes.get(path, problems.native))
 
     def _check(self, scope: Scope, headers: dict[bytes, bytes]) -> None:
         if self._keys and scope["path"] not in OPEN_ROUTES and not self._is_known(headers):
@@ -112,18 +136,6 @@ class Frame:
         return BodyTooLarge(
             f"the body exceeds {self._max_body_bytes} bytes; send fewer items at a time"
         )
-
-
-def _problem(error: Exception, request_id: str) -> JSONResponse:
-    """Return the answer to an error that no route answered; what isn't ours is a defect."""
-    if not isinstance(error, AssayError):
-        logger.error("request %s failed", request_id, exc_info=error)
-        error = InternalError(f"a defect of Assay; the log has it under request {request_id}")
-    return JSONResponse(
-        problems.body(error, request_id),
-        status_code=error.status,
-        headers=problems.headers(error),
-    )
 
 
 def _request_id(given: bytes | None) -> str:

@@ -1,4 +1,7 @@
-"""Every error as an answer: the tree of `assay.errors` to status, native body and headers."""
+"""Every error as an answer: the tree of `assay.errors` to status, body and headers.
+
+The body is the native one, or a foreign contract's, which gives the `Shape` of its errors.
+"""
 
 from __future__ import annotations
 
@@ -19,9 +22,13 @@ from assay.errors import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from fastapi import FastAPI, Request, Response
     from pydantic import ValidationError
     from pydantic_core import ErrorDetails
+
+    Shape = Callable[[AssayError, str], tuple[int, Any]]  # of a request's id, to status and body
 
 _FORMS = {"as-text", "as-messages"}
 _INSIDE: dict[int | str, type[wire.Request]] = {
@@ -49,6 +56,17 @@ def body(error: AssayError, request_id: str) -> dict[str, Any]:
         request_id=request_id,
     )
     return answer.model_dump()
+
+
+def native(error: AssayError, request_id: str) -> tuple[int, dict[str, Any]]:
+    """Return the status and the native body of an error."""
+    return error.status, body(error, request_id)
+
+
+def answer(error: AssayError, request_id: str, shape: Shape = native) -> JSONResponse:
+    """Return an error as an answer in a contract's shape."""
+    status, content = shape(error, request_id)
+    return JSONResponse(content, status_code=status, headers=headers(error))
 
 
 def headers(error: AssayError) -> dict[str, str]:
@@ -98,15 +116,9 @@ def _path(location: tuple[int | str, ...]) -> str:
     return path
 
 
-def _answer(request: Request, error: AssayError) -> Response:
-    return JSONResponse(
-        body(error, request.state.request_id), status_code=error.status, headers=headers(error)
-    )
-
-
 def _on_assay_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, AssayError)
-    return _answer(request, error)
+    return answer(error, request.state.request_id)
 
 
 def _on_http_exception(request: Request, error: Exception) -> Response:
@@ -116,6 +128,6 @@ def _on_http_exception(request: Request, error: Exception) -> Response:
         404: f"there is no {request.url.path}; GET /docs lists the routes",
         405: f"{request.url.path} doesn't take {request.method}; GET /docs lists the routes",
     }.get(error.status_code, "the request can't be read")
-    answer = _answer(request, kind(message))
-    answer.headers.update(error.headers or {})  # a 405's Allow
-    return answer
+    response = answer(kind(message), request.state.request_id)
+    response.headers.update(error.headers or {})  # a 405's Allow
+    return response

@@ -20,9 +20,10 @@ from assay.api.dialects import (
 from assay.api.dialects.contract import Contract, endpoint
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
     from assay.api.dialects.contract import Endpoint
+    from assay.api.problems import Shape
 
 CONTRACTS: tuple[Contract, ...] = (
     *openrlhf.CONTRACTS,
@@ -41,9 +42,18 @@ CONTRACTS: tuple[Contract, ...] = (
 
 def posted(native: Mapping[str, Endpoint]) -> dict[str, Endpoint]:
     """Return what answers each path that is posted to, native paths included."""
-    by_path: dict[str, list[Contract]] = {}
+    foreign = {path: endpoint(some, native.get(path)) for path, some in _by_path().items()}
+    return {**native, **foreign}
+
+
+def shapes(native: Iterable[str]) -> dict[str, Shape]:
+    """Return how errors look at each path that isn't native too, where no body was read."""
+    return {path: some[-1].problem for path, some in _by_path().items() if path not in native}
+
+
+def _by_path() -> dict[str, list[Contract]]:
+    paths: dict[str, list[Contract]] = {}
     for contract in CONTRACTS:
         for path in contract.paths:
-            by_path.setdefault(path, []).append(contract)
-    foreign = {path: endpoint(some, native.get(path)) for path, some in by_path.items()}
-    return {**native, **foreign}
+            paths.setdefault(path, []).append(contract)
+    return paths

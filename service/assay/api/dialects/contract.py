@@ -13,7 +13,6 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from fastapi import Response
-from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic_core import from_json, to_json
 from starlette.requests import ClientDisconnect
@@ -31,12 +30,12 @@ if TYPE_CHECKING:
 
     from fastapi import Request
 
+    from assay.api.problems import Shape
     from assay.engine.template import Source
     from assay.scoring.call import Judged
     from assay.scoring.scorer import Outcome, Scorer
 
     Endpoint = Callable[[Request], Awaitable[Response]]
-    Problem = Callable[[AssayError, str], tuple[int, Any]]
 
 _LAST_ID = 2**31 - 1
 
@@ -94,15 +93,15 @@ class Contract:
     """One foreign contract at its paths.
 
     `tells` are top-level keys of which a body of this contract has one; none for the contract that
-    a path is otherwise meant for. `answer` returns what is sent as JSON. `problem` returns an
-    error's status and body.
+    a path is otherwise meant for. `answer` returns what is sent as JSON. `problem` is how
+    its errors look.
     """
 
     route: str  # its name in metrics
     paths: tuple[str, ...]
     request: type[Body]
     answer: Callable[[Ask, Any], Awaitable[Any]]
-    problem: Problem
+    problem: Shape
     tells: frozenset[str] = frozenset()
 
     async def respond(self, request: Request, content: Mapping[str, Any]) -> Response:
@@ -143,9 +142,9 @@ class Contract:
         return self._refusal(error, Ask(scorer, self.route, request.state.request_id))
 
     def _refusal(self, error: AssayError, ask: Ask) -> Response:
-        status, body = self.problem(error, ask.request_id)
-        headers = ask.headers | problems.headers(error)
-        return JSONResponse(body, status_code=status, headers=headers)
+        response = problems.answer(error, ask.request_id, self.problem)
+        response.headers.update(ask.headers)
+        return response
 
 
 def endpoint(contracts: Sequence[Contract], native: Endpoint | None) -> Endpoint:
