@@ -125,6 +125,12 @@ class Settings(BaseSettings):
     max_queued_tokens: int = Field(
         default=16_000_000, ge=1, description="Tokens that may wait before requests are refused."
     )
+    watchdog_s: float = Field(
+        default=60.0,
+        gt=0,
+        description="A worker that is at one batch for longer, and for 20 times what its tokens "
+        "take, is killed and started again.",
+    )
     max_body_bytes: int = Field(
         default=512 * 1024**2, ge=1024, description="Largest request body taken."
     )

@@ -35,12 +35,15 @@ class Trunk:
     runs_behind: bool
     fails: tuple[int, ...] = ()
     fails_late: tuple[int, ...] = ()
+    breaks: tuple[int, ...] = ()
     events: list[str] = field(default_factory=list)
 
     def launch(self, batch, on_ending):
         number = int(batch.ids[0])
         if number in self.fails:
             raise torch.OutOfMemoryError
+        if number in self.breaks:
+            raise torch.AcceleratorError("CUDA error: device-side assert triggered")
         self.events.append(f"launch {number}")
         on_ending()
         return Scores(self, number)
@@ -103,3 +106,20 @@ def test_a_batch_that_fails_leaves_the_others_as_they_are(runs_behind):
 
     assert [type(one) for one in said] == [Done, Failed, Failed, Done]
     assert [one.reason for one in said[1:3]] == ["OutOfMemoryError", "RuntimeError"]
+    assert [one.out_of_memory for one in said[1:3]] == [True, False]
+
+
+def test_a_cpu_without_memory_is_told_from_other_errors():
+    """torch raises a bare `RuntimeError` there."""
+    with pytest.raises(RuntimeError) as raised:
+        torch.empty(10**15)
+
+    assert passes.is_out_of_memory(raised.value)
+    assert passes.is_out_of_memory(MemoryError())
+    assert not passes.is_out_of_memory(RuntimeError("shapes don't match"))
+
+
+def test_an_error_that_breaks_the_device_ends_the_process():
+    """Each further batch would fail, too; a new process can use the device again."""
+    with pytest.raises(passes.DeviceLost):
+        answers(Trunk(runs_behind=True, breaks=(1,)), 3)

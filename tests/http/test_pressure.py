@@ -159,6 +159,20 @@ def test_a_killed_worker_is_replaced_and_its_work_done_again(
     assert scores(narrow.score(inputs=FAT)) == expected
 
 
+def test_a_hanging_worker_is_killed_and_its_work_done_again(
+    tiny: Path, tmp_path: Path, pool: ThreadPoolExecutor, expected: list[float]
+) -> None:
+    """One that makes no progress is as good as dead: the caller gets the same bits, later."""
+    with serving(tmp_path / "run", tiny, batch_tokens=BATCH_TOKENS, watchdog_s=1) as server:
+        worker = server.worker
+        worker.suspend()
+        fat = send_fat(server, pool)
+        until("it is killed", lambda: not worker.is_running())
+
+        assert scores(fat.result()) == expected
+        assert server.metric("assay_worker_restarts_total", reason="hung") == 1
+
+
 def test_hundreds_of_new_connections_at_once_are_all_answered(narrow: Server) -> None:
     """Trainers open one a request: none is refused or reset, each gets its own item's score."""
     items = [{"input_ids": [10 + number % 90, 7]} for number in range(BURST)]

@@ -5,6 +5,7 @@ import time
 from collections import Counter
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +30,7 @@ from assay.errors import (
     NonFiniteScore,
     WorkerError,
 )
+from assay.scheduling import budget
 from assay.scheduling.dispatcher import BATCHES_AT_WORKER, Dispatcher, rate
 from assay.scheduling.queue import Queue, Ticket
 from tests.scheduling.models import loaded
@@ -42,6 +44,7 @@ PATIENCE_S = 10.0
 
 # The first token of an item says what the device does with it; any other number is its score.
 POISON, UNDEFINED, INFINITE, DEADLY, DEADLY_ONCE = 9001, 9002, 9003, 9004, 9005
+ENDLESS, ENDLESS_ONCE = 9006, 9007
 
 SPEC = ModelSpec(MODEL, Path("nowhere"), Card(), "float32", 64, None, None)
 START = Start(device="cpu", threads=None, compile="off", models=(SPEC,))
@@ -58,9 +61,11 @@ class Site:
     batches: list[list[int]] = field(default_factory=list)  # the items of each batch that ran
     held: list[int] = field(default_factory=list)  # the pages that each of them read
     starts: int = 0
+    started_at: list[float] = field(default_factory=list)
     stops: int = 0
     most_at_once: int = 0
     has_died_once: bool = False
+    memory_tokens: int = 10**9  # a batch of more finds none
 
     def __post_init__(self):
         self.is_ending.set()
@@ -70,6 +75,7 @@ class Site:
         assert start is START
         greeting = self.greetings[self.starts] if self.starts < len(self.greetings) else [LOADED]
         self.starts += 1
+        self.started_at.append(time.monotonic())
         return Device(self, list(greeting))
 
 
@@ -84,12 +90,16 @@ class Device:
         self._running = None
         self._unanswered = 0
         self._is_dead = False
+        self._killed = asyncio.Event()
 
     async def __aenter__(self):
         return self
 
     async def __aexit__(self, *_):
         self._site.stops += 1
+
+    def kill(self):
+        self._killed.set()
 
     async def send(self, message):
         if self._is_dead:
@@ -109,13 +119,19 @@ class Device:
         await self._site.is_open.wait()
         self._unanswered -= 1
         batch, self._running = self._running, None
-        return self._run(batch)
-
-    def _run(self, batch):
         runs = batch.forest.runs()
         items = [int(runs[run - batch.forest.held][0]) for run in batch.forest.reads]
         self._site.held.append(len(batch.forest.held_pages))
         self._site.batches.append(items)
+        if ENDLESS in items or (ENDLESS_ONCE in items and not self._site.has_died_once):
+            self._site.has_died_once = True
+            await self._killed.wait()
+            self._die()
+        return self._run(batch, items)
+
+    def _run(self, batch, items):
+        if batch.forest.tokens > self._site.memory_tokens:
+            return Failed(batch.number, "OutOfMemoryError", out_of_memory=True)
         if DEADLY in items:
             self._die()
         if DEADLY_ONCE in items and not self._site.has_died_once:
@@ -165,12 +181,16 @@ class Observer:
     def __init__(self):
         self.batches = []
         self.restarts = Counter()
+        self.exhausted = 0
 
     def batch(self, model, done, *, items, tokens, shared_tokens, held_tokens):
         self.batches.append((model, items, tokens, shared_tokens, done.compute_s))
 
-    def worker_restarted(self, device):
-        self.restarts[device] += 1
+    def worker_restarted(self, device, reason):
+        self.restarts[device, reason] += 1
+
+    def out_of_memory(self, device, model):
+        self.exhausted += 1
 
 
 def dispatcher(site, queue=None, observer=None, **options):
@@ -197,12 +217,12 @@ async def serving(one):
             await task
 
 
-async def scores(items):
+async def scores(items, site=None, **options):
     """Serve one request from a new site; return its outcome, the site and the observer."""
-    site, queue, observer = Site(), Queue(), Observer()
+    site, queue, observer = site or Site(), Queue(), Observer()
     site.is_open.set()
     request = Request(queue, items)
-    async with serving(dispatcher(site, queue, observer)):
+    async with serving(dispatcher(site, queue, observer, **options)):
         return await request.outcome(), site, observer
 
 
@@ -317,15 +337,93 @@ async def test_a_dying_worker_is_restarted_and_its_items_run_again():
     """What was at a worker that died is answered once, by the next one."""
     outcome, site, observer = await scores([*range(8), DEADLY_ONCE, *range(9, 30)])
     assert outcome == [float(item) for item in [*range(8), DEADLY_ONCE, *range(9, 30)]]
-    assert (site.starts, dict(observer.restarts)) == (2, {"cpu": 1})
+    assert (site.starts, dict(observer.restarts)) == (2, {("cpu", "died"): 1})
 
 
 async def test_an_item_that_kills_every_worker_is_refused_in_the_end():
-    """Attempts are counted: the culprit is answered, everyone else is scored."""
+    """Its second victim is its last: the culprit is answered, everyone else is scored."""
     items = [1, 2, DEADLY, *range(4, 40)]
     outcome, site, _ = await scores(items)
     assert outcome == [ForwardFailed if item == DEADLY else float(item) for item in items]
-    assert [batch for batch in site.batches if DEADLY in batch][1:] == [[DEADLY], [DEADLY]]
+    assert [batch for batch in site.batches if DEADLY in batch][1:] == [[DEADLY]]
+    assert site.starts == 3
+
+
+async def test_a_hanging_worker_is_killed_and_its_items_run_again():
+    """What was at it is answered once, by the next one; the reason is told."""
+    outcome, _, observer = await scores([1, ENDLESS_ONCE, *range(3, 30)], watchdog_s=0.05)
+    assert outcome == [1.0, float(ENDLESS_ONCE), *map(float, range(3, 30))]
+    assert dict(observer.restarts) == {("cpu", "hung"): 1}
+
+
+async def test_an_item_that_hangs_every_worker_is_refused_in_the_end():
+    """As one that kills them is."""
+    outcome, site, _ = await scores([1, ENDLESS, 3], watchdog_s=0.05)
+    assert outcome == [1.0, ForwardFailed, 3.0]
+    assert site.batches == [[1, ENDLESS, 3], [1], [ENDLESS], [3]]
+
+
+async def test_a_batch_is_given_as_long_as_its_tokens_take():
+    """The watchdog looks at the measured rate: a slow device with a fat batch doesn't hang."""
+    site, queue = Site(greetings=[[replace(LOADED, tokens_per_s=BUDGET)]]), Queue()
+    request = Request(queue, range(10))
+    async with serving(dispatcher(site, queue, watchdog_s=0.01)):
+        await asyncio.sleep(0.3)  # 20 s at that rate would be too long
+        site.is_open.set()
+        assert await request.outcome() == [float(item) for item in range(10)]
+    assert site.starts == 1
+
+
+async def test_where_memory_runs_out_batches_get_smaller():
+    """Nobody is refused or sent alone: half the budget, and half of that if need be."""
+    outcome, site, observer = await scores(range(20), Site(memory_tokens=30))
+    assert outcome == [float(item) for item in range(20)]
+    assert [len(batch) for batch in site.batches][:3] == [10, 5, 2]
+    assert {len(batch) for batch in site.batches[3:]} <= {1, 2}
+    assert observer.exhausted == 2
+
+
+async def test_the_budget_comes_back_after_a_while(monkeypatch):
+    """What ran out of memory may have been another's doing."""
+    monkeypatch.setattr(budget, "RECOVERY_S", 0.05)
+    site, queue = Site(memory_tokens=60), Queue()
+    site.is_open.set()
+    async with serving(dispatcher(site, queue)):
+        await Request(queue, range(10)).outcome()
+        site.memory_tokens = 10**9
+        await asyncio.sleep(0.1)
+        await Request(queue, range(10)).outcome()
+    assert [len(batch) for batch in site.batches] == [10, 5, 5, 10]
+
+
+async def test_an_item_that_finds_no_memory_alone_is_refused():
+    """The others are scored."""
+    site, queue = Site(memory_tokens=30), Queue()
+    site.is_open.set()
+    large = Request(queue, [7], tokens=40)
+    small = Request(queue, range(3))
+    async with serving(dispatcher(site, queue)):
+        assert await large.outcome() == [ForwardFailed]
+        assert await small.outcome() == [0.0, 1.0, 2.0]
+
+
+async def test_equal_items_that_find_no_memory_end():
+    """They are one run, which no budget parts: they go alone in the end."""
+    outcome, _, _ = await scores([5] * 3, Site(memory_tokens=5))
+    assert outcome == [ForwardFailed] * 3
+
+
+async def test_a_crash_loop_backs_off():
+    """Each restart waits twice as long as the last."""
+    site, queue = Site(), Queue()
+    site.is_open.set()
+    one = Dispatcher(START, queue, Observer(), first_backoff_s=0.02, worker_factory=site.device)
+    request = Request(queue, [DEADLY, DEADLY])
+    async with serving(one):
+        await request.outcome()
+        await until(lambda: site.starts == 4)
+    gaps = [late - early for early, late in pairwise(site.started_at)]
+    assert all(gap >= wait for gap, wait in zip(gaps, (0.02, 0.04, 0.08), strict=True))
 
 
 async def test_neighbours_of_two_deadly_items_are_scored():
@@ -514,7 +612,7 @@ async def test_a_worker_that_dies_while_it_restarts_is_tried_again():
     request = Request(queue, [DEADLY_ONCE])
     async with serving(dispatcher(site, queue, observer)):
         assert await request.outcome() == [float(DEADLY_ONCE)]
-    assert (site.starts, observer.restarts["cpu"]) == (4, 3)
+    assert (site.starts, observer.restarts["cpu", "died"]) == (4, 3)
 
 
 async def test_the_state_says_whether_the_device_answers():

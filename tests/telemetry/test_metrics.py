@@ -128,11 +128,13 @@ def test_the_depth_is_what_waits_now():
 
 
 def test_restarts_are_counted_by_device():
-    """Each restart of a device process is one."""
+    """Each restart of a device process is one, by what became of the last one."""
     metrics = Metrics()
-    metrics.worker_restarted("cuda:1")
-    metrics.worker_restarted("cuda:1")
-    assert value(metrics, "assay_worker_restarts_total", device="cuda:1") == 2
+    metrics.worker_restarted("cuda:1", "died")
+    metrics.worker_restarted("cuda:1", "died")
+    metrics.worker_restarted("cuda:1", "hung")
+    assert value(metrics, "assay_worker_restarts_total", device="cuda:1", reason="died") == 2
+    assert value(metrics, "assay_worker_restarts_total", device="cuda:1", reason="hung") == 1
 
 
 def test_what_is_served_is_stated():

@@ -173,6 +173,7 @@ class Failed:
 
     number: int
     reason: str
+    out_of_memory: bool = False
 
 
 ToWorker = Start | Batch

@@ -23,6 +23,14 @@ if TYPE_CHECKING:
     from assay.engine.trunk import Trunk
 
 logger = logging.getLogger("assay.passes")
+# After one of these (an index out of range on a GPU, say) each further call fails, too.
+_LOSES_THE_DEVICE: tuple[type[Exception], ...] = (
+    (torch.AcceleratorError,) if hasattr(torch, "AcceleratorError") else ()
+)
+
+
+class DeviceLost(Exception):
+    """The device answers nothing more in this process; a new one may use it."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -42,6 +50,7 @@ def serve(
 
     Raises:
         BrokenPipeError: It ended while an answer was sent.
+        DeviceLost: A batch broke the device.
     """
     last: Launched | None = None
     while (message := receive(stream)) is not None:
@@ -84,9 +93,19 @@ def read(launched: Launched) -> Done | Failed:
 
 def _failed(batch: Batch, error: Exception) -> Failed:
     logger.warning("batch %d of %s failed: %s", batch.number, batch.model, type(error).__name__)
-    if isinstance(error, torch.OutOfMemoryError):
+    if isinstance(error, _LOSES_THE_DEVICE):
+        raise DeviceLost(type(error).__name__) from None
+    out_of_memory = is_out_of_memory(error)
+    if out_of_memory and torch.cuda.is_available():
         torch.cuda.empty_cache()
-    return Failed(batch.number, type(error).__name__)
+    return Failed(batch.number, type(error).__name__, out_of_memory)
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Return whether memory ran out; on a CPU torch raises a bare `RuntimeError` then."""
+    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
+        return True
+    return "can't allocate memory" in str(error) or "bad_alloc" in str(error)
 
 
 def _has_more(stream: socket.socket) -> bool:

@@ -70,7 +70,7 @@ def run(start: Start, stream: socket.socket) -> None:
                 send(Refused(spec.name, f"{start.device} has too little memory for {spec.folder}"))
                 return
         passes.serve(models, stream, send)
-    except BrokenPipeError:
+    except (BrokenPipeError, passes.DeviceLost):
         return
 
 

@@ -1,16 +1,24 @@
-"""Per device: plan, send, receive, resolve; bring the process back when it dies.
+"""Per device: plan, send, receive, resolve; bring the process back when it dies or hangs.
 
 An idle device gets whatever waits, at once. When the batch that runs comes to its end, the next one
 is sent ahead if it is full, and waits in the socket: the device goes from one to the other without
 asking. Sent earlier, it would hold up newcomers for longer. What wouldn't fill a batch stays in the
 queue until the device is idle, so that more may join it; that costs a hop between processes, well
 below a millisecond.
+
+A batch that fails is run again, each of its items alone, and only those that fail alone are
+answered with an error. Where memory ran out the batches are made smaller instead. A worker that
+dies, or is killed because its batch takes far too long, is started again, and what was at it runs
+again: what ran goes alone, and isn't run a third time.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import math
+import time
+from dataclasses import replace
 from itertools import count
 from typing import TYPE_CHECKING, Literal, Protocol, Self
 
@@ -28,11 +36,12 @@ from assay.engine.messages import (
     Start,
 )
 from assay.errors import CheckpointError, ForwardFailed, NonFiniteScore, WorkerError
+from assay.scheduling.budget import Budget
 from assay.scheduling.pages import PrefixCache
 from assay.scheduling.workers import Worker
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from assay.engine.messages import FromWorker, ToWorker
     from assay.scheduling.queue import Claim, Queue, Taken
@@ -40,10 +49,14 @@ if TYPE_CHECKING:
 logger = logging.getLogger("assay.dispatcher")
 BATCHES_AT_WORKER = 2  # one running, one waiting
 MAX_ATTEMPTS = 2  # in a batch, then alone
+WATCHDOG_S = 60.0
+_FAR_SLOWER = 20  # than the measured rate: a batch that takes so long hangs
 _LONGEST_BACKOFF_S = 30.0
+_STEADY_S = 30.0  # a worker that served for so long doesn't loop through crashes
 _RATE_MEMORY = 0.9  # weight of the past in the measured rate
 
 State = Literal["loading", "ready", "restarting", "stopped"]
+Reason = Literal["died", "hung"]
 
 
 class Observer(Protocol):
@@ -65,8 +78,11 @@ class Observer(Protocol):
         once, were there from earlier batches.
         """
 
-    def worker_restarted(self, device: str) -> None:
+    def worker_restarted(self, device: str, reason: Reason) -> None:
         """Note a restart."""
+
+    def out_of_memory(self, device: str, model: str) -> None:
+        """Note a batch that found no memory."""
 
 
 class Device(Protocol):
@@ -81,6 +97,9 @@ class Device(Protocol):
 
     async def __aexit__(self, *_: object) -> None:
         """Stop the process."""
+
+    def kill(self) -> None:
+        """End the process at once."""
 
     async def send(self, message: ToWorker) -> None:
         """Send a message; raises `WorkerError` when the process is gone."""
@@ -99,6 +118,7 @@ class Dispatcher:
         observer: Observer,
         *,
         on_progress: Callable[[str, Progress | Loaded], None] | None = None,
+        watchdog_s: float = WATCHDOG_S,
         first_backoff_s: float = 0.5,
         worker_factory: Callable[[Start], Device] = Worker,
     ) -> None:
@@ -110,11 +130,15 @@ class Dispatcher:
         self._queue = queue
         self._observer = observer
         self._on_progress = on_progress
+        self._watchdog_s = watchdog_s
         self._first_backoff_s = first_backoff_s
+        self._budgets: dict[str, Budget] = {}
         self._caches: dict[str, PrefixCache] = {}
         self._numbers = count()
         self._in_flight: dict[int, Taken] = {}
+        self._oldest_since = 0.0  # since when the worker is at the first of them
         self._ending = -1  # the last batch that said it would be done soon
+        self._hangs = False
         self._worker_factory = worker_factory
         self._worker: Device | None = None
         self._changed = asyncio.Event()  # there may be a batch to send
@@ -139,10 +163,11 @@ class Dispatcher:
         """
         backoff_s = self._first_backoff_s
         while True:
+            ready_at = math.inf
             try:
                 async with self._worker_factory(self._start) as self._worker:
                     await self._load(self._worker)
-                    backoff_s = self._first_backoff_s
+                    ready_at = time.monotonic()
                     await self._serve(self._worker)
             except WorkerError:
                 if self.state == "loading":
@@ -152,7 +177,10 @@ class Dispatcher:
                 self._worker = None
                 self.state = "restarting" if self.loaded else "loading"
                 self._recover()
-            self._observer.worker_restarted(self.device)
+            self._observer.worker_restarted(self.device, "hung" if self._hangs else "died")
+            self._hangs = False
+            if time.monotonic() - ready_at >= _STEADY_S:
+                backoff_s = self._first_backoff_s
             await asyncio.sleep(backoff_s)
             backoff_s = min(2 * backoff_s, _LONGEST_BACKOFF_S)
 
@@ -166,6 +194,7 @@ class Dispatcher:
                     raise CheckpointError(f"{message.model}: {message.message}")
                 case Loaded():
                     self.loaded[message.model] = message
+                    self._budgets[message.model] = Budget(message.budget_tokens)
                     if message.prefix_pages:
                         self._caches[message.model] = PrefixCache(message.prefix_pages)
                     self.tokens_per_s = self.tokens_per_s or message.tokens_per_s
@@ -179,6 +208,7 @@ class Dispatcher:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._feed(worker), name=f"feed {self.device}")
                 group.create_task(self._drain(worker), name=f"drain {self.device}")
+                group.create_task(self._watch(worker), name=f"watch {self.device}")
         except* WorkerError:
             pass
         raise WorkerError("the worker process is gone")
@@ -189,6 +219,8 @@ class Dispatcher:
             self._changed.clear()
             while taken := self._next_batch():
                 number = next(self._numbers)
+                if not self._in_flight:
+                    self._oldest_since = time.monotonic()
                 self._in_flight[number] = taken
                 await worker.send(Batch(number, taken.model, taken.plan.forest))
             await self._changed.wait()
@@ -199,7 +231,31 @@ class Dispatcher:
             return None
         if self._in_flight and self._ending not in self._in_flight:
             return None
-        return self._queue.take(self.loaded, self._caches, only_full=bool(self._in_flight))
+        return self._queue.take(self._specs(), self._caches, only_full=bool(self._in_flight))
+
+    def _specs(self) -> Mapping[str, Loaded]:
+        """Return what is loaded, with the budgets of now."""
+        budgets = {name: budget.tokens for name, budget in self._budgets.items()}
+        if all(one.budget_tokens == budgets[name] for name, one in self.loaded.items()):
+            return self.loaded
+        return {
+            name: replace(one, budget_tokens=budgets[name]) for name, one in self.loaded.items()
+        }
+
+    async def _watch(self, worker: Device) -> None:
+        """Kill a worker that is at one batch for far longer than its tokens take."""
+        while True:
+            await asyncio.sleep(min(1.0, self._watchdog_s / 4))
+            if not self._in_flight:
+                continue
+            oldest = next(iter(self._in_flight.values()))
+            expected_s = oldest.plan.forest.tokens / max(self.tokens_per_s, 1e-9)
+            passed_s = time.monotonic() - self._oldest_since
+            if passed_s > max(self._watchdog_s, _FAR_SLOWER * expected_s):
+                logger.error("worker of %s hangs; killing it", self.device)
+                self._hangs = True
+                worker.kill()
+                return
 
     async def _drain(self, worker: Device) -> None:
         """Resolve what the worker answers."""
@@ -209,10 +265,14 @@ class Dispatcher:
                 case Ending():
                     self._ending = message.number
                 case Done():
-                    self._resolve(self._in_flight.pop(message.number), message)
+                    self._resolve(self._answered(message.number), message)
                 case Failed():
-                    self._retry(self._in_flight.pop(message.number), message.reason)
+                    self._retry(self._answered(message.number), message)
             self._changed.set()
+
+    def _answered(self, number: int) -> Taken:
+        self._oldest_since = time.monotonic()
+        return self._in_flight.pop(number)
 
     def _resolve(self, taken: Taken, done: Done) -> None:
         plan = taken.plan
@@ -235,29 +295,35 @@ class Dispatcher:
         for claim, numbers in zip(taken.claims, plan.numbers(done.numbers), strict=True):
             _settle(claim, numbers)
 
-    def _retry(self, taken: Taken, reason: str) -> None:
+    def _retry(self, taken: Taken, failed: Failed) -> None:
         """Run each item of a failed batch again, alone; an item that failed alone is answered.
 
-        What the batch was to leave on the device, and what rests on that, isn't there.
+        Where memory ran out, they run in smaller batches as long as there are smaller ones. What
+        the batch was to leave on the device, and what rests on that, isn't there.
         """
         if taken.model in self._caches:
             self._caches[taken.model].clear()
+        may_shrink = False
+        if failed.out_of_memory:
+            self._observer.out_of_memory(self.device, taken.model)
+            may_shrink = self._budgets[taken.model].halve() and len(taken.claims) > 1
         if len(taken.claims) > 1 or taken.plan.forest.held:
-            self._queue.put_back(taken.model, taken.entries)
+            self._queue.put_back(taken.model, taken.entries, was_tried=not may_shrink)
             return
         (claim,) = taken.claims
         claim.ticket.settle(
-            claim.place, ForwardFailed(f"the model failed on this item even alone ({reason})")
+            claim.place,
+            ForwardFailed(f"the model failed on this item even alone ({failed.reason})"),
         )
 
     def _recover(self) -> None:
-        """Put what was at a dead worker back in line; an item that was alone twice is answered.
+        """Put what was at a dead worker back in line; an item that killed two is answered.
 
         The worker runs batches in order, so only the oldest can have killed it.
         """
         for place, taken in reversed(list(enumerate(self._in_flight.values()))):
             was_running = place == 0
-            if was_running and taken.claims[0].attempts >= MAX_ATTEMPTS:
+            if was_running and taken.claims[0].attempts + 1 >= MAX_ATTEMPTS:
                 (claim,) = taken.claims
                 claim.ticket.settle(
                     claim.place,

@@ -70,6 +70,12 @@ class Worker:
             self._process.kill()
             await self._process.wait()
 
+    def kill(self) -> None:
+        """End the process at once; whoever waits for a message learns that it is gone."""
+        if self._process is not None:
+            with contextlib.suppress(ProcessLookupError):
+                self._process.kill()
+
     async def send(self, message: messages.ToWorker) -> None:
         """Send a message.
 

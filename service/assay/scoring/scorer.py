@@ -314,7 +314,11 @@ class Scorer:
             self.targets = await loop.run_in_executor(None, served.load, self._settings)
             self.dispatchers = [
                 Dispatcher(
-                    self._start(device), self.queue, self.metrics, on_progress=self._progress
+                    self._start(device),
+                    self.queue,
+                    self.metrics,
+                    on_progress=self._progress,
+                    watchdog_s=self._settings.watchdog_s,
                 )
                 for device in self._settings.device
             ]

@@ -83,7 +83,12 @@ class Metrics:
             buckets=_STDS,
             registry=self.registry,
         )
-        self._restarts = self._counter("worker_restarts", "Worker restarts.", ("device",))
+        self._restarts = self._counter(
+            "worker_restarts", "Worker restarts by reason: died, hung.", ("device", "reason")
+        )
+        self._exhausted = self._counter(
+            "out_of_memory", "Batches that found no memory.", ("device", "model")
+        )
         self._depth = Gauge(
             "queue_items", "Items waiting.", ("model",), namespace="assay", registry=self.registry
         )
@@ -162,9 +167,13 @@ class Metrics:
         self._held.labels(model).inc(held_tokens)
         self._padded.labels(model).inc(done.padded_tokens)
 
-    def worker_restarted(self, device: str) -> None:
+    def worker_restarted(self, device: str, reason: str) -> None:
         """Note a restart."""
-        self._restarts.labels(device).inc()
+        self._restarts.labels(device, reason).inc()
+
+    def out_of_memory(self, device: str, model: str) -> None:
+        """Note a batch that found no memory."""
+        self._exhausted.labels(device, model).inc()
 
     def model(self, name: str, *, revision: str, device: str, dtype: str, forward: str) -> None:
         """State what is served under a name."""
