@@ -4,9 +4,12 @@ AssayError
 ├── RequestError                  the caller's to mend
 │   ├── MalformedBody         400 the body is not JSON
 │   ├── Unauthorized          401 no key, or a wrong one
+│   ├── Forbidden             403 a key without that right
 │   ├── UnknownTarget         404 no such model or ensemble
 │   ├── UnknownRoute          404 no such path
 │   ├── MethodNotAllowed      405 that path, another method
+│   ├── BodyTooSlow           408 the body took longer than its size allows
+│   ├── ChangeRefused         409 what is to be served can't be
 │   ├── BodyTooLarge          413 more bytes than `max_body_bytes`
 │   ├── InvalidField          422 a field is unknown, missing or wrong
 │   ├── TemplateRefused       422 the chat template rejects the conversation
@@ -17,6 +20,7 @@ AssayError
 │   ├── Overloaded            503 too many tokens wait
 │   ├── Draining              503 the server is stopping
 │   ├── DeadlineExceeded      504 the item's deadline passed before it ran
+│   ├── Unanswerable          501 no reward model can answer what is asked
 │   ├── NonFiniteScore        500 the model answered NaN or infinity
 │   ├── ForwardFailed         500 the model failed on this item even alone
 │   └── InternalError         500 a defect of Assay
@@ -70,6 +74,13 @@ class Unauthorized(RequestError):
     status = 401
 
 
+class Forbidden(RequestError):
+    """The API key is known, and not for that."""
+
+    code = "forbidden"
+    status = 403
+
+
 class UnknownTarget(RequestError):
     """No model or ensemble of that name is served."""
 
@@ -89,6 +100,20 @@ class MethodNotAllowed(RequestError):
 
     code = "method_not_allowed"
     status = 405
+
+
+class BodyTooSlow(RequestError):
+    """The body took longer to arrive than its size allows."""
+
+    code = "body_too_slow"
+    status = 408
+
+
+class ChangeRefused(RequestError):
+    """What is to be served from now on can't be; what was served still is."""
+
+    code = "change_refused"
+    status = 409
 
 
 class BodyTooLarge(RequestError):
@@ -162,6 +187,13 @@ class DeadlineExceeded(ServiceError):
     code = "deadline_exceeded"
     status = 504
     retryable = True
+
+
+class Unanswerable(ServiceError):
+    """A foreign contract asks what no reward model can answer."""
+
+    code = "unanswerable"
+    status = 501
 
 
 class NonFiniteScore(ServiceError):

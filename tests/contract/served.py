@@ -16,6 +16,7 @@ from tests.http.texts import PROMPT, RESPONSES
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     import httpx
 
@@ -28,8 +29,18 @@ _FAT = [{"input_ids": [10 + number] * 49 + [7]} for number in range(50)]  # abov
 
 @pytest.fixture(scope="session")
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """A server of a model, an ensemble, and models of attributes, of steps and of comparisons."""
-    root = tmp_path_factory.mktemp("dialects")
+    """A server of every kind of target."""
+    with every_kind(
+        tmp_path_factory.mktemp("dialects"),
+        max_queued_tokens=MAX_QUEUED_TOKENS,
+        batch_tokens=64,
+    ) as server:
+        yield server
+
+
+@contextlib.contextmanager
+def every_kind(root: Path, **settings: Any) -> Iterator[Server]:
+    """Serve a model, an ensemble, and models of attributes, of steps and of comparisons."""
     tiny = checkpoints.build(root / "tiny")
     other = checkpoints.copy(tiny, root / "other")
     checkpoints.edit_weights(
@@ -48,15 +59,8 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
             ("math", "qwen2.5-math-prm"),
         )
     ]
-    with serving(
-        root / "run",
-        tiny,
-        other,
-        *families,
-        ensembles='{"crew": ["tiny", "other"]}',
-        max_queued_tokens=MAX_QUEUED_TOKENS,
-        batch_tokens=64,
-    ) as server:
+    ensembles = '{"crew": ["tiny", "other"]}'
+    with serving(root / "run", tiny, other, *families, ensembles=ensembles, **settings) as server:
         yield server
 
 

@@ -87,7 +87,7 @@ def test_ms_swifts_client_finds_what_it_needs(served: Server) -> None:
         ({"messages": MESSAGES, "stream": True}, 422, "stream"),
         ({"messages": MESSAGES, "model": "nope"}, 404, "model"),
         ({"messages": MESSAGES, "model": "pairrm"}, 422, "model"),
-        ({"messages": [{"role": "assistant", "content": 7}]}, 422, "messages.0.content"),
+        ({"messages": [{"role": "assistant", "content": 7}]}, 422, "messages[0].content"),
     ],
 )
 def test_errors_are_openais(served: Server, body: dict[str, Any], status: int, param: str) -> None:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import time
 from statistics import fmean, pstdev
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+import psutil
 import pytest
 
 from tests.contract.conftest import exchanges, replay
@@ -77,7 +80,7 @@ def test_it_is_the_native_probability(served: Server, model: str) -> None:
 
 
 def test_feedback_on_single_responses_is_their_rewards(served: Server) -> None:
-    """A replay of OAT's reward oracle, in JSON."""
+    """As OAT's reward oracle asks, in JSON."""
     responses = [RESPONSES[0], "Seven."]
 
     answer = post(
@@ -92,6 +95,98 @@ def test_feedback_on_single_responses_is_their_rewards(served: Server) -> None:
         "batch_score": natively(served, items(PROMPTS, responses)),
         "batch_first_win_prob": [],
     }
+
+
+def packed(server: Server, path: str, **body: Any) -> Any:
+    """Ask as OAT's client does: packed, and nothing said of it."""
+    answer = server.http.post(path, content=msgspec.msgpack.encode(body))
+    assert answer.status_code == 200, answer.text
+    assert answer.headers["content-type"] == "application/msgpack"
+    return msgspec.msgpack.decode(answer.content)
+
+
+def test_oats_client_compares(served: Server) -> None:
+    """A replay of RemoteRMOracle.compare, whose candidates are tuples."""
+    completions = [tuple(pair) for pair in CANDIDATES]
+    ones, others = (
+        natively(served, items(PROMPTS, [pair[place] for pair in CANDIDATES])) for place in (0, 1)
+    )
+
+    answer = packed(
+        served,
+        "/get_feedback",
+        batch_prompt=PROMPTS,
+        batch_response=[],
+        batch_candidates=completions,
+    )
+
+    assert answer == {
+        "batch_score": [],
+        "batch_first_win_prob": [sigmoid(a - b) for a, b in zip(ones, others, strict=True)],
+    }
+
+
+def test_oats_client_asks_for_rewards(served: Server) -> None:
+    """A replay of RemoteRMOracle.get_reward."""
+    responses = [RESPONSES[0], "Seven."]
+
+    answer = packed(
+        served,
+        "/get_feedback",
+        batch_prompt=PROMPTS,
+        batch_response=responses,
+        batch_candidates=[],
+    )
+
+    assert answer["batch_score"] == natively(served, items(PROMPTS, responses))
+
+
+def test_a_packed_body_is_known_on_the_path_shared_with_the_native_route(served: Server) -> None:
+    """It is OAT's where it has its key; else the native route can't read it."""
+    body = {"batch_prompt": PROMPTS, "batch_candidates": CANDIDATES}
+    unknown = served.http.post("/compare", content=msgspec.msgpack.encode({"prompt": "a"}))
+
+    assert packed(served, "/compare", **body) == post(served, "/compare", **body)
+    assert (unknown.status_code, unknown.json()["error"]["code"]) == (400, "malformed_body")
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"\xdf\xff\xff\xff\xff",
+        b"\x81\xacbatch_prompt\xdd\xff\xff\xff\xff",
+        b"\x81\xacbatch_prompt\xdb\xff\xff\xff\xffa",
+        b"\x81\xacbatch_prompt" + b"\x91" * 100_000,
+        b"\x81\xacbatch_prompt\xa1\xff",
+        b"\x80\x80",
+        b"\x82",
+    ],
+    ids=["a map", "a list", "a text", "depth", "no UTF-8", "two objects", "an end"],
+)
+def test_a_packed_body_that_promises_more_than_it_has_costs_nothing(
+    served: Server, content: bytes
+) -> None:
+    """Four billion entries in a few bytes, or too deep, or broken: 400 at once."""
+    front = psutil.Process(served.process.pid)
+    before = front.memory_info().rss
+    begin = time.monotonic()
+
+    answer = served.http.post("/get_feedback", content=content)
+
+    assert (answer.status_code, answer.json()["error"]["code"]) == (400, "malformed_body")
+    assert "MessagePack" in answer.json()["error"]["message"]
+    assert time.monotonic() - begin < 5.0
+    assert front.memory_info().rss - before < 2**28
+
+
+@pytest.mark.parametrize(
+    "body", [{}, {1: 2}, {"batch_prompt": b"\xff"}, {"batch_prompt": [7], "batch_candidates": []}]
+)
+def test_a_packed_body_of_wrong_fields_is_refused(served: Server, body: dict[Any, Any]) -> None:
+    """In JSON, which a person can read in OAT's warning."""
+    answer = served.http.post("/get_feedback", content=msgspec.msgpack.encode(body))
+
+    assert (answer.status_code, answer.json()["error"]["code"]) == (422, "invalid_field")
 
 
 def test_empty_batches_are_no_error(served: Server) -> None:

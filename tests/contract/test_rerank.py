@@ -42,9 +42,9 @@ def test_relevance_is_the_sigmoid_of_the_reward(served: Server, path: str, model
 
 
 @pytest.mark.parametrize("path", PATHS)
-@pytest.mark.parametrize("name", ["use_activation", "activation"])
+@pytest.mark.parametrize("name", ["use_activation", "activation", "softmax", "normalize"])
 def test_vllms_switch_gives_raw_rewards(served: Server, path: str, name: str) -> None:
-    """By its name now and before."""
+    """By each of its names."""
     expected = natively(served)
 
     answer = post(served, path, query=PROMPT, documents=RESPONSES, **{name: False})

@@ -9,6 +9,7 @@ import pytest
 from assay.reward.transform import sigmoid
 from tests.contract.conftest import entries, exchanges, replay, scores
 from tests.families.process import HENS, LAID
+from tests.http.texts import CONVERSATION, PAIR, PROMPT, RESPONSE
 
 if TYPE_CHECKING:
     from tests.http.processes import Server
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
 TEXTS = ["<|im_start|>user\nHello<|im_end|>\n", "Basil dies.", "🌞 — ünïcode"]
 IDS = [[5, 17, 300, 42, 7], [42, 7]]
 MODELS = ["tiny", "both"]
+TURNS = CONVERSATION["messages"]
+PAIRED = [{"role": "user", "content": PROMPT}, {"role": "assistant", "content": RESPONSE}]
 UNKNOWN = {
     "rid": "mine",
     "user": "me",
@@ -55,6 +58,44 @@ def test_classify_has_the_native_scores(contracts: Server, model: str) -> None:
         alone = post(contracts, "/classify", model=model, **{field: given[0]})
         assert [one["embedding"] for one in found] == [[one] for one in expected]
         assert alone["embedding"] == expected[:1]
+
+
+@pytest.mark.parametrize("path", ["/classify", "/judge"])
+def test_conversations_have_the_native_scores(contracts: Server, path: str) -> None:
+    """A replay of SGLang's first example, and of one conversation alone, in parts, too."""
+    parts = [
+        {"role": one["role"], "content": [{"type": "text", "text": one["content"]}]}
+        for one in TURNS
+    ]
+    expected = scores(contracts, CONVERSATION, PAIR)
+
+    found = post(contracts, path, conv=[TURNS, PAIRED, parts])
+    alone = post(contracts, path, conv=TURNS)
+
+    assert [one["embedding"] for one in found] == [[expected[place]] for place in (0, 1, 0)]
+    assert alone["embedding"] == expected[:1]
+    assert post(contracts, path, conv=[]) == []
+
+
+def test_a_conversations_steps_are_its_numbers(contracts: Server) -> None:
+    """Where its last turn is spelt as the card spells steps."""
+    (entry,) = entries(contracts, {"prompt": HENS, "steps": LAID}, model="math")
+    marked = [
+        {"role": "user", "content": HENS},
+        {"role": "assistant", "content": "".join(f"{step}<extra_0>" for step in LAID)},
+    ]
+
+    assert post(contracts, "/judge", conv=marked, model="math")["embedding"] == entry["steps"]
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_v1_classify_is_raw_unless_activation_is_asked_for(contracts: Server, model: str) -> None:
+    """vLLM's body; SGLang's own softmax of one number would be 1 for each."""
+    expected = scores(contracts, *({"text": text} for text in TEXTS), model=model)
+
+    for option, shown in [({}, expected), ({"use_activation": True}, [*map(sigmoid, expected)])]:
+        found = post(contracts, "/v1/classify", input=TEXTS, model=model, **option)["data"]
+        assert [one["probs"] for one in found] == [[one] for one in shown]
 
 
 def test_meta_info_names_each_item(contracts: Server) -> None:
@@ -161,11 +202,20 @@ def test_the_native_route_names_an_unknown_model_in_its_message(contracts: Serve
 
 
 REFUSALS: dict[str, tuple[str, dict[str, Any], str]] = {
-    "a number": ("/classify", {"text": 7}, "text: "),
-    "a bad item": ("/classify", {"text": ["Yes.", None]}, "text[1]: "),
-    "an empty item": ("/classify", {"text": ["Yes.", ""]}, "[1]: "),
-    "an id below zero": ("/classify", {"input_ids": [[5], [-1]]}, "input_ids[1]: "),
+    "a number": ("/classify", {"text": 7}, "'text': "),
+    "a bad item": ("/classify", {"text": ["Yes.", None]}, "'text[1]': "),
+    "an empty item": ("/classify", {"text": ["Yes.", ""]}, "text[1]: "),
+    "an id below zero": ("/classify", {"input_ids": [[5], [-1]]}, "'input_ids[1]': "),
     "one that compares": ("/classify", {"text": "x", "model": "gpm"}, "/compare"),
+    "a conversation of text": ("/judge", {"conv": ["a"]}, "conversations"),
+    "a turn without a role": ("/judge", {"conv": [{"content": "a"}]}, "conversations"),
+    "a number for conversations": ("/classify", {"conv": 7}, "conversations"),
+    "a user turn last": ("/judge", {"conv": [PAIRED, PAIRED[:1]]}, "'conv[1]' must end"),
+    "a long response": (
+        "/judge",
+        {"conv": [PAIRED, [PAIRED[0], {"role": "assistant", "content": "word " * 2000}]]},
+        "conv[1]: ",
+    ),
     "no input": ("/v1/embeddings", {"model": "tiny"}, "input"),
     "a bad input": ("/v1/embeddings", {"input": ["Yes.", {}]}, "token ids"),
     "no items": ("/v1/score", {"query": "a"}, "items"),
@@ -183,7 +233,7 @@ def test_a_bad_request_is_a_400(contracts: Server, name: str) -> None:
 
     assert answer.status_code == 400
     error = answer.json()
-    if path == "/classify":
+    if path in ("/classify", "/judge"):
         assert list(error) == ["error"]
         assert says in error["error"]["message"]
     else:

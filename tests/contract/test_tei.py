@@ -120,6 +120,60 @@ def test_headers_state_what_it_took(served: Server) -> None:
     assert all(int(answer.headers[f"x-{name}-time"]) >= 0 for name in names)
     assert int(answer.headers["x-compute-tokens"]) == native["n_tokens"]
     assert int(answer.headers["x-compute-characters"]) == len(PROMPT) + len(RESPONSE)
+    assert answer.headers["x-compute-type"] == "cpu"
+
+
+def test_vertex_answers_each_instance_as_its_own_route_does(served: Server) -> None:
+    """Predictions and rankings, of different models and options, in the order of the request."""
+    text = rendered(served)[0]
+    instances: list[dict[str, Any]] = [
+        {"inputs": PAIRS[0], "raw_scores": True},
+        {"query": PROMPT, "texts": RESPONSES, "return_text": True},
+        {"inputs": PAIRS, "model": "crew"},
+        {"inputs": text, "truncate": True},
+        {"inputs": [[text]], "model": "helpsteer"},
+    ]
+
+    answer = post(served, "/vertex", instances=instances)
+
+    assert answer == {
+        "predictions": [
+            post(served, "/rerank" if "texts" in one else "/predict", **one) for one in instances
+        ]
+    }
+
+
+def test_vertex_names_the_instance_that_is_wrong(served: Server) -> None:
+    """And the input in it."""
+    good = {"inputs": PAIRS[0]}
+    long = {"inputs": [PAIRS[0], ["a", "many words " * 600]]}
+    cut = {"inputs": ["many words " * 600, "a"], "truncate": False}
+    for wrong, status, says in [
+        (long, 422, "instances[1].inputs[1]: "),
+        (cut, 422, "instances[1].inputs: "),
+        ({"query": "a", "texts": []}, 400, "instances[1].texts"),
+        ({"inputs": 7}, 422, "instances[1]"),
+        ({}, 422, "instances[1]"),
+    ]:
+        answer = served.http.post("/vertex", json={"instances": [good, wrong]})
+
+        assert answer.status_code == status, answer.text
+        assert says in answer.json()["error"]
+
+
+def test_no_instances_have_no_predictions(served: Server) -> None:
+    """Nothing in, nothing out."""
+    assert post(served, "/vertex", instances=[]) == {"predictions": []}
+
+
+@pytest.mark.parametrize("path", ["/", "/invocations"])
+def test_the_body_tells_predict_from_rerank(served: Server, path: str) -> None:
+    """Where TEI has the route that its model is for."""
+    predict = {"inputs": PAIRS, "raw_scores": True}
+    rerank = {"query": PROMPT, "texts": RESPONSES}
+
+    assert post(served, path, **predict) == post(served, "/predict", **predict)
+    assert post(served, path, **rerank) == post(served, "/rerank", **rerank)
 
 
 @pytest.mark.parametrize(("truncate", "status"), [(True, 200), (False, 422), (None, 422)])

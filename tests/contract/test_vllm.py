@@ -147,6 +147,22 @@ def test_activation_has_had_four_names(contracts: Server, name: str) -> None:
         assert paired(contracts, queries=PROMPT, documents=RESPONSE, **asked) == [expected]
 
 
+def test_invocations_take_every_body(contracts: Server) -> None:
+    """Told by its fields; as in vLLM, a model of steps pools and any other classifies."""
+    for path, body in [
+        ("/classify", {"input": TEXTS}),
+        ("/classify", {"messages": PAIRED, "use_activation": True}),
+        ("/score", {"queries": PROMPT, "documents": RESPONSES}),
+        ("/rerank", {"query": PROMPT, "documents": RESPONSES}),
+        ("/pooling", {"messages": MARKED, "model": "math"}),
+    ]:
+        field = "results" if path == "/rerank" else "data"
+
+        found = post(contracts, "/invocations", **body)
+
+        assert found[field] == post(contracts, path, **body)[field]
+
+
 def test_an_ensembles_mean_is_squashed_as_the_native_activation_does(contracts: Server) -> None:
     """σ of the mean, not the mean of σ."""
     native = contracts.score(inputs=[PAIR], model="both", activation="sigmoid").json()["data"]
@@ -322,9 +338,9 @@ REFUSALS: dict[str, tuple[str, dict[str, Any], str, str | None]] = {
     "a bad item": ("/classify", {"input": ["Yes.", None]}, "token ids", "input[1]"),
     "an id below zero": ("/pooling", {"input": [[5], [-1]]}, "from 0", "input[1]"),
     "an id that is true": ("/pooling", {"input": [[5], [True]]}, "token ids", "input[1]"),
-    "an id beyond the vocabulary": ("/pooling", {"input": [[5], [2**30]]}, "vocabulary", "[1]"),
-    "an empty item": ("/classify", {"input": ["Yes.", ""]}, "no tokens", "[1]"),
-    "a long item": ("/classify", {"input": [[5], LONG]}, "tokens", "[1]"),
+    "an id of no token": ("/pooling", {"input": [[5], [2**30]]}, "vocabulary", "input[1]"),
+    "an empty item": ("/classify", {"input": ["Yes.", ""]}, "no tokens", "input[1]"),
+    "a long item": ("/classify", {"input": [[5], LONG]}, "tokens", "input[1]"),
     "a user turn last": ("/pooling", {"messages": PAIRED[:1]}, "assistant", "messages"),
     "no turns": ("/pooling", {"messages": []}, "assistant", "messages"),
     "a template": ("/pooling", {"messages": PAIRED, "chat_template": "x"}, "own", "chat_template"),
@@ -344,7 +360,7 @@ REFUSALS: dict[str, tuple[str, dict[str, Any], str, str | None]] = {
         "documents[1]",
     ),
     "a number of documents": ("/score", {"queries": "a", "documents": 7}, "a list", "documents"),
-    "text without markers": ("/pooling", {"input": "x", "model": "math"}, "marker", "[0]"),
+    "text without markers": ("/pooling", {"input": "x", "model": "math"}, "marker", "input"),
     "one that compares": ("/classify", {"input": "x", "model": "gpm"}, "/compare", "model"),
     "messages to one that compares": (
         "/score",

@@ -83,7 +83,7 @@ def from_validation(error: ValidationError, kind: type[wire.Request]) -> AssayEr
     if first["type"] == "json_invalid":
         reason = first.get("ctx", {}).get("error", "it can't be parsed")
         return MalformedBody(f"the body is not valid JSON: {reason}")
-    path = _path(first["loc"])
+    path = path_of(first["loc"])
     if first["type"] == "extra_forbidden":
         near = _nearest(first["loc"], kind)
         hint = f"did you mean '{near}'?" if near else "remove it or check its spelling"
@@ -106,7 +106,8 @@ def _nearest(location: tuple[int | str, ...], kind: type[wire.Request]) -> str |
     return next(iter(get_close_matches(str(location[-1]), fields, n=1)), None)
 
 
-def _path(location: tuple[int | str, ...]) -> str:
+def path_of(location: tuple[int | str, ...]) -> str:
+    """Return where in a request something is, as errors name it."""
     path = ""
     for part in location:
         if isinstance(part, int):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from assay.api.dialects import (
+    decisions,
     infinity,
     llama_factory,
     nemo_gym,
@@ -13,7 +14,9 @@ from assay.api.dialects import (
     openrlhf,
     rerank,
     sglang,
+    sglang_decisions,
     slime,
+    systemone,
     tei,
     vllm,
 )
@@ -31,12 +34,15 @@ CONTRACTS: tuple[Contract, ...] = (
     *slime.CONTRACTS,
     *tei.CONTRACTS,
     *infinity.CONTRACTS,
-    *rerank.CONTRACTS,
     *nvidia.CONTRACTS,
     *oat.CONTRACTS,
     *nemo_gym.CONTRACTS,
     *sglang.CONTRACTS,
+    *rerank.CONTRACTS,
     *vllm.CONTRACTS,
+    *systemone.CONTRACTS,
+    *sglang_decisions.CONTRACTS,
+    *decisions.CONTRACTS,
 )
 
 

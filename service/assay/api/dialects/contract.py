@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Any
 
 from fastapi import Response
 from pydantic import BaseModel, ConfigDict, ValidationError
-from pydantic_core import from_json, to_json
 from starlette.requests import ClientDisconnect
 
 from assay import wire
 from assay.api import problems
+from assay.api.dialects.form import JSON
 from assay.api.exchange import CLIENT_CLOSED_REQUEST, parsed, scorer_of, unless_gone
 from assay.engine.template import Ids, Text
 from assay.errors import AssayError, InvalidField, MalformedBody
@@ -30,12 +30,14 @@ if TYPE_CHECKING:
 
     from fastapi import Request
 
+    from assay.api.dialects.form import Form
     from assay.api.problems import Shape
     from assay.engine.template import Source
     from assay.scoring.call import Judged
     from assay.scoring.scorer import Outcome, Scorer
 
     Endpoint = Callable[[Request], Awaitable[Response]]
+    Path = Callable[[int], str]  # an item's place to its path in the request
 
 _LAST_ID = 2**31 - 1
 
@@ -71,12 +73,21 @@ class Ask:
         """
         call = Call(self.scorer, wire.Options(model=model, **options), self.route)
         self._asked.append(call.target.name)
+        self.headers["x-assay-revision"] = call.target.revision
         return call
 
     async def read(
-        self, sources: Sequence[Source], *, model: str | None = None, **options: Any
+        self,
+        sources: Sequence[Source],
+        path: Path,
+        *,
+        model: str | None = None,
+        **options: Any,
     ) -> tuple[Call, Outcome, list[Judged]]:
-        """Let a target that scores read items; one bad item fails the request."""
+        """Let a target that scores read items; one bad item fails the request.
+
+        How many were cut is in the answer's headers: most contracts have no field for it.
+        """
         call = self.call(model, **options)
         if call.only_compares:
             raise InvalidField(
@@ -84,7 +95,9 @@ class Ask:
                 "/compare or /best-of-n",
                 param="model",
             )
-        outcome, judged = await call.run(list(sources), lambda index, _: f"[{index}]")
+        outcome, judged = await call.run(list(sources), lambda place, _: path(place))
+        if cut := sum(one.truncated for one in judged):
+            self.headers["x-assay-truncated"] = str(cut)
         return call, outcome, judged
 
 
@@ -92,9 +105,10 @@ class Ask:
 class Contract:
     """One foreign contract at its paths.
 
-    `tells` are top-level keys of which a body of this contract has one; none for the contract that
-    a path is otherwise meant for. `answer` returns what is sent as JSON. `problem` is how
-    its errors look.
+    `tells` are top-level keys of which a body of this contract has one, or as "list[].key" a key of
+    the objects in a list, where no native route has the path; none for the contract that a path is
+    otherwise meant for. `answer` returns what is sent, in the form that the
+    body had. `problem` is how its errors look, which are always JSON.
     """
 
     route: str  # its name in metrics
@@ -103,8 +117,11 @@ class Contract:
     answer: Callable[[Ask, Any], Awaitable[Any]]
     problem: Shape
     tells: frozenset[str] = frozenset()
+    forms: tuple[Form, ...] = (JSON,)
 
-    async def respond(self, request: Request, content: Mapping[str, Any]) -> Response:
+    async def respond(
+        self, request: Request, content: Mapping[str, Any], form: Form = JSON
+    ) -> Response:
         """Answer a body that is of this contract, and count how it ended."""
         scorer = scorer_of(request)
         ask = Ask(scorer, self.route, request.state.request_id, request.query_params)
@@ -113,8 +130,8 @@ class Contract:
             size = _size(content)
             wanted = await aside(size, lambda: self.request.model_validate(content))
             answer = await unless_gone(request, self.answer(ask, wanted))
-            body = await aside(size, lambda: to_json(answer, inf_nan_mode="null"))
-            return Response(body, media_type="application/json", headers=ask.headers)
+            body = await aside(size, lambda: form.write(answer))
+            return Response(body, media_type=form.media_type, headers=ask.headers)
         except ClientDisconnect:
             outcome = "client_gone"
             return Response(status_code=CLIENT_CLOSED_REQUEST)
@@ -151,44 +168,55 @@ def endpoint(contracts: Sequence[Contract], native: Endpoint | None) -> Endpoint
     """Return what answers a path that several contracts share, the native one among them."""
     told = sorted({key for one in contracts for key in one.tells})
     sign = re.compile(("|".join(f'"{re.escape(key)}"\\s*:' for key in told)).encode())
+    forms = {form for one in contracts for form in one.forms}
 
     async def answer(request: Request) -> Response:
         try:
             body = await request.body()
         except ClientDisconnect:
             return await native(request) if native else contracts[-1].left(request)
-        if native is not None and not sign.search(body):
+        form = next((one for one in forms if one.has(body)), JSON)
+        if native is not None and form is JSON and not sign.search(body):
             return await native(request)
         try:
-            contract, content = await _chosen(contracts, body, has_native=native is not None)
+            contract, content = await _chosen(contracts, body, form, has_native=native is not None)
         except MalformedBody as error:
             return contracts[-1].refuse(request, error)
         if contract is None and native is not None:
             return await native(request)
-        return await (contract or contracts[-1]).respond(request, content)
+        return await (contract or contracts[-1]).respond(request, content, form)
 
     return answer
 
 
 async def _chosen(
-    contracts: Sequence[Contract], body: bytes, *, has_native: bool
+    contracts: Sequence[Contract], body: bytes, form: Form, *, has_native: bool
 ) -> tuple[Contract | None, dict[str, Any]]:
     """Return the contract that a body is of, and its content."""
     try:
-        content = await parsed(body, from_json)
+        content = await parsed(body, form.read)
     except ValueError as error:
         if has_native:
             return None, {}
-        raise MalformedBody(f"the body is not valid JSON: {error}") from None
+        raise MalformedBody(f"the body is not valid {form.name}: {error}") from None
     if not isinstance(content, dict):
         if has_native:
             return None, {}
         raise MalformedBody("the body: send a JSON object")
-    for one in contracts:
-        if one.tells & content.keys():
+    meant = [one for one in contracts if form in one.forms]
+    keys = _keys(content)
+    for one in meant:
+        if one.tells & keys:
             return one, content
-    default = next((one for one in contracts if not one.tells), None)
+    default = next((one for one in meant if not one.tells), None)
     return default, content
+
+
+def _keys(content: Mapping[str, Any]) -> set[str]:
+    """Return a body's keys, and as "list[].key" those of the first object in each list."""
+    firsts = {name: one[0] for name, one in content.items() if isinstance(one, list) and one}
+    inner = ((name, one) for name, one in firsts.items() if isinstance(one, dict))
+    return {*content, *(f"{name}[].{key}" for name, one in inner for key in one)}
 
 
 def _size(content: Mapping[str, Any]) -> int:
@@ -198,20 +226,49 @@ def _size(content: Mapping[str, Any]) -> int:
 
 def _invalid(error: ValidationError) -> InvalidField:
     first = error.errors(include_url=False, include_input=False)[0]
-    path = ".".join(str(part) for part in first["loc"])
+    path = problems.path_of(first["loc"])
     message = first["msg"].removeprefix("Value error, ")
     return InvalidField(f"field '{path}': {message}" if path else message, param=path or None)
 
 
-def text_or_ids(value: object, field: str) -> tuple[list[Source], bool]:
-    """Return the items of a field, and whether it is one item: a text or token ids, or many.
+def told(error: AssayError) -> str:
+    """Return an error's message with the field it is about, for a shape without one for that."""
+    if error.param is None or error.param in error.message:
+        return error.message
+    return f"{error.param}: {error.message}"
+
+
+def each(field: str) -> Path:
+    """Return the paths of the items of a list."""
+    return lambda place: f"{field}[{place}]"
+
+
+def only(field: str) -> Path:
+    """Return the path of an item that stands alone."""
+    return lambda _: field
+
+
+@dataclass(frozen=True, slots=True)
+class Given:
+    """The items of a field, their paths, and whether the field has but one, not in a list."""
+
+    sources: list[Source]
+    path: Path
+    is_one: bool
+
+
+async def text_or_ids(value: object, field: str) -> Given:
+    """Return the items of a field that has a text or token ids, or many of these.
 
     Raises:
-        InvalidField: It is neither, nor a list of these.
+        InvalidField: It has neither.
     """
-    if isinstance(value, list) and not (value and set(map(type, value)) == {int}):
-        return [_one_of(one, f"{field}[{place}]") for place, one in enumerate(value)], False
-    return [_one_of(value, field)], True
+    if not isinstance(value, list) or (value and set(map(type, value)) == {int}):
+        return Given([_one_of(value, field)], only(field), is_one=True)
+    sources = await aside(
+        len(value), lambda: [_one_of(one, f"{field}[{place}]") for place, one in enumerate(value)]
+    )
+    return Given(sources, each(field), is_one=False)
 
 
 def _one_of(value: object, where: str) -> Source:

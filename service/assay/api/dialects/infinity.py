@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from assay.api.dialects.contract import Ask, Body, Contract, created
+from assay.api.dialects import labels
+from assay.api.dialects.contract import Ask, Body, Contract, created, each
 from assay.api.dialects.rerank import pairs, ranked
-from assay.api.dialects.tei import labels
 from assay.engine.template import Text
 from assay.reward.transform import sigmoid
 from assay.scoring.aside import aside
@@ -52,16 +52,17 @@ class Rerank(_Named):
 
 
 async def _classify(ask: Ask, wanted: Classify) -> dict[str, Any]:
-    call, _, judged = await ask.read([Text(text) for text in wanted.input], model=wanted.target)
+    sources = [Text(text) for text in wanted.input]
+    call, _, judged = await ask.read(sources, each("input"), model=wanted.target)
     data = await aside(
-        len(judged), lambda: [labels(call, one, raw=wanted.raw_scores) for one in judged]
+        len(judged), lambda: [labels.of(call, one, raw=wanted.raw_scores) for one in judged]
     )
     return {"object": "classify", "data": data, **_envelope(ask, call, judged)}
 
 
 async def _rerank(ask: Ask, wanted: Rerank) -> dict[str, Any]:
     sources = await pairs(wanted.query, wanted.documents)
-    call, _, judged = await ask.read(sources, model=wanted.target)
+    call, _, judged = await ask.read(sources, each("documents"), model=wanted.target)
     ranking = await aside(len(judged), lambda: ranked(judged, wanted.top_n))
     results = [
         {

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from assay.api.dialects.contract import Ask, Body, Contract
+from assay.api.dialects.contract import Ask, Body, Contract, each, told
 from assay.engine.template import Text
 from assay.reward import ensemble
 
@@ -26,7 +26,8 @@ class ScoreEvaluation(Body):
 async def _evaluate(ask: Ask, wanted: ScoreEvaluation) -> dict[str, Any]:
     scores: list[float] = []
     if wanted.messages:
-        _, _, judged = await ask.read([Text(text) for text in wanted.messages])
+        sources = [Text(text) for text in wanted.messages]
+        _, _, judged = await ask.read(sources, each("messages"))
         scores = [ensemble.mean(one.rewards) for one in judged]
     return {
         "id": f"scoreeval-{ask.request_id}",
@@ -38,7 +39,7 @@ async def _evaluate(ask: Ask, wanted: ScoreEvaluation) -> dict[str, Any]:
 
 def _problem(error: AssayError, request_id: str) -> tuple[int, dict[str, Any]]:
     del request_id
-    return error.status, {"detail": error.message}
+    return error.status, {"detail": told(error)}
 
 
 CONTRACTS = (

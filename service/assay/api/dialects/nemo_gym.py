@@ -14,7 +14,8 @@ from pydantic import Field
 
 from assay import wire
 from assay.api import problems
-from assay.api.dialects.contract import Ask, Body, Contract
+from assay.api.dialects.contract import Ask, Body, Contract, each
+from assay.api.dialects.turns import Turn
 from assay.reward import ensemble, preference, tournament
 from assay.scoring import items
 from assay.scoring.aside import aside
@@ -22,7 +23,6 @@ from assay.scoring.aside import aside
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from assay.errors import AssayError
     from assay.scoring.call import Call
 
 _NOTHING = "None"  # what Gym writes for a response without text
@@ -61,17 +61,16 @@ class Response(Body):
         return text if text.strip() else _NOTHING
 
 
-class Turn(Body):
+class Said(Turn):
     """One turn of the conversation before the responses."""
 
     role: str = Field(default="user", min_length=1)
-    content: str = ""
 
 
 class Compare(Body):
     """Responses to one conversation."""
 
-    conversation_history: list[Turn] = Field(min_length=1)
+    conversation_history: list[Said] = Field(min_length=1)
     response_objs: list[Response]
     model: str | None = None
 
@@ -108,7 +107,8 @@ async def _met(
             raise matrix
         return tournament.scores(matrix), lambda i, j: matrix[i][j]
     sources = await aside(len(texts), lambda: items.sources([(prompt, texts)]))
-    _, judged = await call.run(sources, lambda place, _: f"response_objs[{place}]")
+    path = each("response_objs")
+    _, judged = await call.run(sources, lambda place, _: path(place))
 
     def wins(i: int, j: int) -> float:
         rows = [list(pair) for pair in zip(judged[i].rewards, judged[j].rewards, strict=True)]
@@ -137,17 +137,13 @@ def _ties(rewards: list[float]) -> float:
     return sum(map(float.__eq__, rewards, following)) / len(rewards)
 
 
-def _problem(error: AssayError, request_id: str) -> tuple[int, dict[str, Any]]:
-    return error.status, problems.body(error, request_id)
-
-
 CONTRACTS = (
     Contract(
         "nemo-gym.compare",
         ("/compare",),
         Compare,
         _compare,
-        _problem,
+        problems.native,
         frozenset({"response_objs"}),
     ),
 )

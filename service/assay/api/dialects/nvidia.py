@@ -8,12 +8,12 @@ client takes strings: one reads the number behind the colon.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
-from pydantic import BeforeValidator, Field
+from pydantic import Field
 
-from assay.api.dialects.contract import Ask, Body, Contract, created
-from assay.engine.template import Conversation
+from assay.api.dialects.contract import Ask, Body, Contract, created, only
+from assay.api.dialects.turns import Turn, conversation
 from assay.errors import InvalidField, Overloaded
 from assay.reward import ensemble
 
@@ -26,27 +26,10 @@ if TYPE_CHECKING:
 _ROLES = {"developer": "system"}  # a newer name
 
 
-def _text(content: object) -> object:
-    """Return the text of a string, of a list of parts, and of none."""
-    if content is None:
-        return ""
-    if isinstance(content, list) and all(isinstance(part, dict) for part in content):
-        texts = [part.get("text") for part in content]
-        return "".join(texts) if all(isinstance(text, str) for text in texts) else content
-    return content
-
-
-class Message(Body):
-    """One turn."""
-
-    role: str = Field(min_length=1)
-    content: Annotated[str, BeforeValidator(_text)] = ""
-
-
 class ChatCompletion(Body):
     """`model` and `messages`; what governs sampling is not needed."""
 
-    messages: list[Message] = Field(min_length=1)
+    messages: list[Turn] = Field(min_length=1)
     model: str | None = None
     stream: bool | None = None
 
@@ -54,12 +37,11 @@ class ChatCompletion(Body):
 async def _complete(ask: Ask, wanted: ChatCompletion) -> dict[str, Any]:
     if wanted.stream:
         raise InvalidField("a reward comes at once; leave 'stream' out", param="stream")
-    if wanted.messages[-1].role != "assistant":
-        raise InvalidField("'messages' must end with the assistant turn to score", param="messages")
-    turns = tuple(
-        {"role": _ROLES.get(one.role, one.role), "content": one.content} for one in wanted.messages
-    )
-    call, _, (judged,) = await ask.read([Conversation(turns)], model=wanted.model)
+    turns = [
+        Turn(role=_ROLES.get(one.role, one.role), content=one.content) for one in wanted.messages
+    ]
+    source = conversation(turns, "messages")
+    call, _, (judged,) = await ask.read([source], only("messages"), model=wanted.model)
     numbers = _numbers(call, judged)
     tokens = judged.n_tokens
     return {

@@ -1,18 +1,20 @@
 """OAT's remote oracle: P(first wins) of pairs of candidates, and scores (oat/oracles/remote).
 
 `/get_feedback` is where its client posts; `/compare`, shared with the native route, is told by
-`batch_prompt`. Bodies are JSON: the msgpack of OAT's own client is not read. P is that of the
-native `/compare`, σ(r1 − r2) of a model and the mean of it over an ensemble.
+`batch_prompt`. The client sends MessagePack without saying so, and is answered in it; JSON is taken
+as well, and what errors are spelt in. P is that of the native `/compare`, σ(r1 − r2) of a model and
+the mean of it over an ensemble.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field
 
 from assay.api import problems
-from assay.api.dialects.contract import Ask, Body, Contract
+from assay.api.dialects.contract import Ask, Body, Contract, each
+from assay.api.dialects.form import JSON, MESSAGE_PACK
 from assay.errors import InvalidField
 from assay.reward import ensemble, preference
 from assay.scoring import items
@@ -21,7 +23,6 @@ from assay.scoring.aside import aside
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from assay.errors import AssayError
     from assay.scoring.call import Judged
 
 Pair = Annotated[list[str], Field(min_length=2, max_length=2)]
@@ -49,7 +50,7 @@ async def _feedback(ask: Ask, wanted: Feedback) -> dict[str, list[float]]:
         len(wanted.batch_prompt),
         lambda: items.sources([(prompt, [response]) for prompt, response in pairs]),
     )
-    _, _, judged = await ask.read(sources, model=wanted.model)
+    _, _, judged = await ask.read(sources, each("batch_response"), model=wanted.model)
     scores = [ensemble.mean(one.rewards) for one in judged]
     return {"batch_score": scores, "batch_first_win_prob": []}
 
@@ -64,7 +65,9 @@ async def _first_wins(ask: Ask, wanted: Feedback) -> list[float]:
         _, matrices = await call.contest(groups, "batch_candidates")
         return [one[0][1] for one in matrices if isinstance(one, list)]
     sources = await aside(len(groups), lambda: items.sources(groups))
-    _, judged = await call.run(sources, lambda place, _: f"[{place // 2}]")
+    _, judged = await call.run(
+        sources, lambda place, _: f"batch_candidates[{place // 2}][{place % 2}]"
+    )
     return await aside(
         len(judged),
         lambda: [_probability(*pair) for pair in zip(judged[::2], judged[1::2], strict=True)],
@@ -83,13 +86,18 @@ def _check(wanted: Feedback, given: Sequence[object], name: str) -> None:
         )
 
 
-def _problem(error: AssayError, request_id: str) -> tuple[int, dict[str, Any]]:
-    return error.status, problems.body(error, request_id)
-
-
+_FORMS = (JSON, MESSAGE_PACK)
 CONTRACTS = (
-    Contract("oat.feedback", ("/get_feedback",), Feedback, _feedback, _problem),
     Contract(
-        "oat.compare", ("/compare",), Feedback, _compare, _problem, frozenset({"batch_prompt"})
+        "oat.feedback", ("/get_feedback",), Feedback, _feedback, problems.native, forms=_FORMS
+    ),
+    Contract(
+        "oat.compare",
+        ("/compare",),
+        Feedback,
+        _compare,
+        problems.native,
+        frozenset({"batch_prompt"}),
+        _FORMS,
     ),
 )

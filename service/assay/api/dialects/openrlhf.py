@@ -6,17 +6,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from assay.api import problems
-from assay.api.dialects.contract import Ask, Body, Contract
+from assay.api.dialects.contract import Ask, Body, Contract, each
 from assay.engine.template import Text
 from assay.reward import ensemble
 from assay.reward.transform import sigmoid
 from assay.scoring.aside import aside
-
-if TYPE_CHECKING:
-    from assay.errors import AssayError
 
 
 class GetReward(Body):
@@ -34,13 +31,11 @@ async def _get_reward(ask: Ask, wanted: GetReward) -> dict[str, Any]:
         len(wanted.query),
         lambda: [Text(template.without_padding(text)) for text in wanted.query],
     )
-    _, _, judged = await ask.read(sources, model=wanted.model)
+    _, _, judged = await ask.read(sources, each("query"), model=wanted.model)
     rewards = [ensemble.mean(one.rewards) for one in judged]
     return {"rewards": rewards, "scores": [sigmoid(one) for one in rewards], "extra_logs": {}}
 
 
-def _problem(error: AssayError, request_id: str) -> tuple[int, dict[str, Any]]:
-    return error.status, problems.body(error, request_id)
-
-
-CONTRACTS = (Contract("openrlhf.get_reward", ("/get_reward",), GetReward, _get_reward, _problem),)
+CONTRACTS = (
+    Contract("openrlhf.get_reward", ("/get_reward",), GetReward, _get_reward, problems.native),
+)

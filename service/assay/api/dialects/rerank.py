@@ -1,10 +1,9 @@
-"""Rerank as Cohere (v1, v2), Jina, vLLM and SGLang have it: responses to a prompt, best first.
+"""Rerank as Cohere (v1, v2), Jina and vLLM have it: responses to a prompt, best first.
 
 One answer has the fields of Cohere, Jina and vLLM. `relevance_score` is a probability in all three:
-σ(reward). vLLM's `use_activation: false` asks for raw rewards. Documents come back on all paths but
-Cohere's `/v2/rerank`, unless `return_documents` says otherwise. SGLang's bare list of raw rewards
-answers a body with SGLang's `instruct`. Instructions, limits and priorities of these contracts
-change nothing.
+σ(reward). vLLM's `use_activation: false`, under any of its names, asks for raw rewards. Documents
+come back on all paths but Cohere's `/v2/rerank`, unless `return_documents` says otherwise.
+Instructions, limits and priorities of these contracts change nothing.
 """
 
 from __future__ import annotations
@@ -13,7 +12,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import BeforeValidator
 
-from assay.api.dialects.contract import Ask, Body, Contract
+from assay.api.dialects.contract import Ask, Contract, each
+from assay.api.dialects.turns import text_of
+from assay.api.dialects.vllm import Asked
 from assay.reward import ensemble
 from assay.reward.transform import sigmoid
 from assay.scoring import items
@@ -33,11 +34,7 @@ def _text(value: object) -> object:
     """Return the text of a string, of Jina's {"text"} and of vLLM's {"content": [parts]}."""
     if not isinstance(value, dict):
         return value
-    parts = value.get("content")
-    if isinstance(parts, list) and all(isinstance(part, dict) for part in parts):
-        texts = [part.get("text") for part in parts]
-        return "".join(texts) if all(isinstance(text, str) for text in texts) else parts
-    return value.get("text", value)
+    return text_of(value["content"]) if "content" in value else value.get("text", value)
 
 
 def _listed(value: object) -> object:
@@ -47,24 +44,21 @@ def _listed(value: object) -> object:
 Words = Annotated[str, BeforeValidator(_text)]
 
 
-class Rerank(Body):
+class Rerank(Asked):
     """`query` is a prompt, `documents` are responses to it; `top_n` of 0 means all."""
 
     query: Words
     documents: Annotated[list[Words], BeforeValidator(_listed)]
     top_n: int | None = None
     return_documents: bool | None = None
-    use_activation: bool | None = None
-    activation: bool | None = None  # as vLLM called it before
-    model: str | None = None
 
 
 def _answering(version: int) -> Callable[[Ask, Rerank], Awaitable[dict[str, Any]]]:
     """Return what answers with Cohere's fields of that version."""
 
     async def answer(ask: Ask, wanted: Rerank) -> dict[str, Any]:
-        call, ranking, tokens = await _read(ask, wanted)
-        is_raw = False in (wanted.use_activation, wanted.activation)
+        call, ranking, tokens = await read(ask, wanted)
+        is_raw = wanted.activates is False
         shows = version == 1 if wanted.return_documents is None else wanted.return_documents
         results = [
             {
@@ -89,25 +83,10 @@ def _answering(version: int) -> Callable[[Ask, Rerank], Awaitable[dict[str, Any]
     return answer
 
 
-async def _bare_list(ask: Ask, wanted: Rerank) -> list[dict[str, Any]]:
-    """Answer as SGLang."""
-    _, ranking, tokens = await _read(ask, wanted)
-    shows = wanted.return_documents is not False
-    return [
-        {
-            "score": reward,
-            "document": wanted.documents[index] if shows else None,
-            "index": index,
-            "meta_info": {"id": ask.request_id, "prompt_tokens": tokens[index]},
-        }
-        for index, reward in ranking
-    ]
-
-
-async def _read(ask: Ask, wanted: Rerank) -> tuple[Call, list[tuple[int, float]], list[int]]:
+async def read(ask: Ask, wanted: Rerank) -> tuple[Call, list[tuple[int, float]], list[int]]:
     """Return the call, the ranking, and how many tokens each document's item has."""
     sources = await pairs(wanted.query, wanted.documents)
-    call, _, judged = await ask.read(sources, model=wanted.model)
+    call, _, judged = await ask.read(sources, each("documents"), model=wanted.model)
     ranking = await aside(len(judged), lambda: ranked(judged, wanted.top_n))
     return call, ranking, [one.n_tokens for one in judged]
 
@@ -131,26 +110,8 @@ def _problem(error: AssayError, request_id: str) -> tuple[int, dict[str, Any]]:
     return error.status, {"id": request_id, "message": error.message, "error": detail}
 
 
-def _flat_problem(error: AssayError, request_id: str) -> tuple[int, dict[str, Any]]:
-    del request_id
-    return error.status, {
-        "object": "error",
-        "message": error.message,
-        "type": _KINDS.get(error.status, "InternalServerError"),
-        "param": error.param,
-        "code": error.status,
-    }
-
-
 CONTRACTS = (
-    Contract(
-        "sglang.rerank",
-        ("/v1/rerank",),
-        Rerank,
-        _bare_list,
-        _flat_problem,
-        frozenset({"instruct"}),
-    ),
     Contract("rerank", ("/rerank", "/v1/rerank"), Rerank, _answering(1), _problem),
     Contract("rerank", ("/v2/rerank",), Rerank, _answering(2), _problem),
+    Contract("rerank", ("/invocations",), Rerank, _answering(1), _problem, frozenset({"query"})),
 )

@@ -1,15 +1,22 @@
 """SGLang's routes for reward models (sglang/srt/entrypoints, docs/basic_usage/native_api).
 
-Numbers are raw: one an item, or one a step from a process reward model. Text gets exactly one BOS.
-`/v1/embeddings` answers floats, whatever `encoding_format` says, as SGLang does.
+Numbers are raw: one an item, or one a step from a process reward model; SGLang's own `/v1/classify`
+answers the softmax of one number, 1. Text gets exactly one BOS. `/v1/embeddings` answers floats,
+whatever `encoding_format` says, as SGLang does. Its first clients sent `conv`, conversations, to
+`/judge`, later `/classify`. `/v1/rerank` is told by `instruct`, and answers a bare list.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from assay.api.dialects.contract import Ask, Body, Contract, text_or_ids
-from assay.api.dialects.vllm import named, usage
+from pydantic import TypeAdapter, ValidationError
+
+from assay.api.dialects import rerank
+from assay.api.dialects.contract import Ask, Body, Contract, Given, each, only, text_or_ids, told
+from assay.api.dialects.turns import Turn, conversation
+from assay.api.dialects.vllm import Inputs, classify, named, usage
 from assay.engine.template import Ids, Text
 from assay.errors import InvalidField
 from assay.reward import ensemble
@@ -22,12 +29,16 @@ if TYPE_CHECKING:
     from assay.scoring.call import Judged
 
 
+_TALKS = TypeAdapter(list[list[Turn]])
+
+
 class Classify(Body):
-    """`POST /classify`: texts that already went through a template, or token ids."""
+    """`POST /classify`: texts that already went through a template, token ids, or conversations."""
 
     model: str | None = None
     text: Any = None
     input_ids: Any = None
+    conv: Any = None
 
 
 class Embeddings(Body):
@@ -49,27 +60,54 @@ class Score(Body):
 
 
 async def _classify(ask: Ask, wanted: Classify) -> Any:
-    field = "text" if wanted.text is not None else "input_ids"
-    sources, is_one = text_or_ids(getattr(wanted, field), field)
-    _, outcome, judged = await ask.read(sources, model=wanted.model or None)
+    if wanted.conv is not None:
+        given = await _conversations(ask, wanted)
+    else:
+        field = "text" if wanted.text is not None else "input_ids"
+        given = await text_or_ids(getattr(wanted, field), field)
+    _, outcome, judged = await ask.read(given.sources, given.path, model=wanted.model or None)
 
     def entry(index: int, one: Judged) -> dict[str, Any]:
         return {
             "embedding": _numbers(one),
             "meta_info": {
-                "id": ask.request_id if is_one else f"{ask.request_id}-{index}",
+                "id": ask.request_id if given.is_one else f"{ask.request_id}-{index}",
                 "prompt_tokens": one.n_tokens,
                 "e2e_latency": outcome.total_s,
             },
         }
 
     data = await aside(len(judged), lambda: [entry(*numbered) for numbered in enumerate(judged)])
-    return data[0] if is_one else data
+    return data[0] if given.is_one else data
+
+
+async def _conversations(ask: Ask, wanted: Classify) -> Given:
+    """Return the items of `conv`, which is a conversation, or a list of them.
+
+    Raises:
+        InvalidField: It is neither, or one doesn't end with the assistant's turn.
+    """
+    given, steps = wanted.conv, ask.scorer.target(wanted.model or None).card.steps
+    is_one = isinstance(given, list) and bool(given) and isinstance(given[0], dict)
+    path = only("conv") if is_one else each("conv")
+
+    def read() -> list[Source]:
+        talks = _TALKS.validate_python([given] if is_one else given)
+        return [conversation(turns, path(place), steps) for place, turns in enumerate(talks)]
+
+    try:
+        sources = await aside(len(given) if isinstance(given, list) else 0, read)
+    except ValidationError:
+        raise InvalidField(
+            "field 'conv': send conversations, each a list of turns with 'role' and 'content'",
+            param="conv",
+        ) from None
+    return Given(sources, path, is_one)
 
 
 async def _embed(ask: Ask, wanted: Embeddings) -> dict[str, Any]:
-    sources, _ = text_or_ids(wanted.input, "input")
-    call, _, judged = await ask.read(sources, model=wanted.model or None)
+    given = await text_or_ids(wanted.input, "input")
+    call, _, judged = await ask.read(given.sources, given.path, model=wanted.model or None)
     data = await aside(
         len(judged),
         lambda: [
@@ -87,7 +125,8 @@ async def _score(ask: Ask, wanted: Score) -> dict[str, Any]:
             "item has its one score",
             param="label_token_ids",
         )
-    call, _, judged = await ask.read(_joined(wanted), model=wanted.model or None)
+    given = await _joined(wanted)
+    call, _, judged = await ask.read(given.sources, given.path, model=wanted.model or None)
     rewards = [ensemble.mean(one.rewards) for one in judged]
     # SGLang's softmax of one number would be 1 for every item.
     scores = [[sigmoid(one) if wanted.apply_softmax else one] for one in rewards]
@@ -99,22 +138,23 @@ async def _score(ask: Ask, wanted: Score) -> dict[str, Any]:
     }
 
 
-def _joined(wanted: Score) -> list[Source]:
+async def _joined(wanted: Score) -> Given:
     """Return each item with the query.
 
     Raises:
         InvalidField: There are several queries, or some are text and others token ids.
     """
-    items, _ = text_or_ids(wanted.items, "items")
+    items = await text_or_ids(wanted.items, "items")
     if not wanted.query:
         return items
-    queries, is_one = text_or_ids(wanted.query, "query")
-    if not is_one:
+    query = await text_or_ids(wanted.query, "query")
+    if not query.is_one:
         raise InvalidField("field 'query': send one text, or one list of token ids", param="query")
-    return [
-        _one(queries[0], item, f"items[{place}]", item_first=wanted.item_first)
-        for place, item in enumerate(items)
+    joined = [
+        _one(query.sources[0], item, items.path(place), item_first=wanted.item_first)
+        for place, item in enumerate(items.sources)
     ]
+    return replace(items, sources=joined)
 
 
 def _one(query: Source, item: Source, where: str, *, item_first: bool) -> Source:
@@ -128,6 +168,21 @@ def _one(query: Source, item: Source, where: str, *, item_first: bool) -> Source
     )
 
 
+async def _bare_list(ask: Ask, wanted: rerank.Rerank) -> list[dict[str, Any]]:
+    """Answer `/v1/rerank`."""
+    _, ranking, tokens = await rerank.read(ask, wanted)
+    shows = wanted.return_documents is not False
+    return [
+        {
+            "score": reward,
+            "document": wanted.documents[index] if shows else None,
+            "index": index,
+            "meta_info": {"id": ask.request_id, "prompt_tokens": tokens[index]},
+        }
+        for index, reward in ranking
+    ]
+
+
 def _numbers(judged: Judged) -> list[float]:
     """Return an item's one reward, or each step's score."""
     if judged.verdict.steps is not None:
@@ -138,8 +193,7 @@ def _numbers(judged: Judged) -> list[float]:
 def _native_problem(error: AssayError, request_id: str) -> tuple[int, dict[str, Any]]:
     del request_id
     status, _ = named(error)
-    where = f"{error.param}: " if error.param else ""
-    return status, {"error": {"message": f"{where}{error.message}"}}
+    return status, {"error": {"message": told(error)}}
 
 
 def _problem(error: AssayError, request_id: str) -> tuple[int, dict[str, Any]]:
@@ -159,11 +213,20 @@ def _problem(error: AssayError, request_id: str) -> tuple[int, dict[str, Any]]:
 CONTRACTS = (
     Contract(
         "sglang.classify",
-        ("/classify",),
+        ("/classify", "/judge"),
         Classify,
         _classify,
         _native_problem,
-        tells=frozenset({"text", "input_ids"}),
+        tells=frozenset({"text", "input_ids", "conv"}),
+    ),
+    Contract("sglang.v1-classify", ("/v1/classify",), Inputs, classify, _problem),
+    Contract(
+        "sglang.rerank",
+        ("/v1/rerank",),
+        rerank.Rerank,
+        _bare_list,
+        _problem,
+        tells=frozenset({"instruct"}),
     ),
     Contract("sglang.embeddings", ("/v1/embeddings",), Embeddings, _embed, _problem),
     Contract(

@@ -1,20 +1,23 @@
 """slime's `--rm-type remote_rm`: one sample, one bare number (slime/rollout/rm_hub).
 
-With `?reward_key=NAME` the answer is an object with that key, for `--reward-key NAME`.
+With `?reward_key=NAME` the answer is an object with that key, for `--reward-key NAME`. With
+`?verbatim=true` a prompt that is a string is a templated text (`--apply-chat-template`), and is
+scored as one text with its response.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from assay import wire
 from assay.api import problems
-from assay.api.dialects.contract import Ask, Body, Contract
+from assay.api.dialects.contract import Ask, Body, Contract, only
+from assay.engine.template import Text
 from assay.reward import ensemble
 from assay.scoring import items
 
 if TYPE_CHECKING:
-    from assay.errors import AssayError
+    from assay.engine.template import Source
 
 
 class Sample(Body):
@@ -26,15 +29,17 @@ class Sample(Body):
 
 
 async def _reward(ask: Ask, wanted: Sample) -> float | dict[str, float]:
-    source = items.source(wire.Item(prompt=wanted.prompt, response=wanted.response))
-    _, _, judged = await ask.read([source], model=wanted.model)
+    source = _source(wanted, is_templated=ask.query.get("verbatim") == "true")
+    _, _, judged = await ask.read([source], only("response"), model=wanted.model)
     reward = ensemble.mean(judged[0].rewards)
     key = ask.query.get("reward_key")
     return reward if key is None else {key: reward}
 
 
-def _problem(error: AssayError, request_id: str) -> tuple[int, dict[str, Any]]:
-    return error.status, problems.body(error, request_id)
+def _source(wanted: Sample, *, is_templated: bool) -> Source:
+    if is_templated and isinstance(wanted.prompt, str):
+        return Text(wanted.prompt + wanted.response)
+    return items.source(wire.Item(prompt=wanted.prompt, response=wanted.response))
 
 
-CONTRACTS = (Contract("slime.reward", ("/reward",), Sample, _reward, _problem),)
+CONTRACTS = (Contract("slime.reward", ("/reward",), Sample, _reward, problems.native),)

@@ -1,5 +1,8 @@
 """Text Embeddings Inference: `/predict`, `/rerank` told by `texts`, `GET /info`.
 
+Both also at `/` and `/invocations`, where TEI has the one that its model is for, and, many of them
+in one body, at `/vertex`.
+
 A text of `/predict` went through a template already; two in a list of their own are a prompt and a
 response. A model with attributes has one label for each of them, any other has its reward as
 LABEL_0. Without `raw_scores` a score is σ(reward), those of several labels a softmax.
@@ -9,17 +12,19 @@ the model's own matter. Statuses are TEI's, except that overload is 503.
 
 from __future__ import annotations
 
-import math
-from typing import TYPE_CHECKING, Annotated, Any
+from bisect import bisect_right
+from itertools import accumulate, islice
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator, Discriminator, Field, Tag
 
 from assay import __version__
 from assay.api import problems
-from assay.api.dialects.contract import Ask, Body, Contract
-from assay.api.dialects.rerank import pairs, ranked
+from assay.api.dialects import labels
+from assay.api.dialects.contract import Ask, Body, Contract, told
+from assay.api.dialects.rerank import ranked
 from assay.api.exchange import scorer_of
 from assay.engine.template import Text
 from assay.errors import (
@@ -31,9 +36,8 @@ from assay.errors import (
     Overloaded,
     RequestError,
 )
-from assay.reward import ensemble
 from assay.reward.transform import sigmoid
-from assay.scoring import items, meaning
+from assay.scoring import items
 from assay.scoring.aside import aside
 
 if TYPE_CHECKING:
@@ -44,7 +48,6 @@ if TYPE_CHECKING:
     from assay.scoring.scorer import Outcome, Scorer
     from assay.scoring.targets import Target
 
-LABEL = "LABEL_0"
 _KINDS: tuple[tuple[tuple[type[AssayError], ...], int, str], ...] = (
     ((EmptyItem,), 400, "Empty"),
     ((Overloaded,), 503, "Overloaded"),
@@ -66,83 +69,165 @@ Parts = Annotated[list[str], Field(min_length=1, max_length=2)]
 Inputs = Annotated[str | Parts | list[Parts], BeforeValidator(_no_batch_of_texts)]
 
 
-class Predict(Body):
+class _Asked(Body):
+    truncate: bool | None = None
+    raw_scores: bool = False
+    model: str | None = None
+
+
+class Predict(_Asked):
     """`inputs` is a text, one pair, or a list of lists, each of a text or a pair."""
 
+    field: ClassVar = "inputs"
     inputs: Inputs
-    truncate: bool | None = None
-    raw_scores: bool = False
-    model: str | None = None
+
+    @property
+    def is_one(self) -> bool:
+        """Whether it is one input: TEI reads a flat list of one or two texts so."""
+        return isinstance(self.inputs, str) or (
+            len(self.inputs) in (1, 2) and all(isinstance(part, str) for part in self.inputs)
+        )
+
+    @property
+    def listed(self) -> list[Any]:
+        """The inputs, however many."""
+        return [self.inputs] if self.is_one else list(self.inputs)
+
+    @property
+    def characters(self) -> int:
+        """The characters of what is read."""
+        return sum(map(_length, self.listed))
+
+    def sources(self) -> list[Source]:
+        """Return the items."""
+        return [_source(one) for one in self.listed]
+
+    def path(self, place: int) -> str:
+        """Return where an item is."""
+        return self.field if self.is_one else f"{self.field}[{place}]"
+
+    def shown(self, call: Call, judged: Sequence[Judged]) -> list[Any]:
+        """Return the answer."""
+        answer = [labels.of(call, one, raw=self.raw_scores) for one in judged]
+        return answer[0] if self.is_one else answer
 
 
-class Rerank(Body):
+class Rerank(_Asked):
     """`query` is a prompt, `texts` are responses to it."""
 
+    field: ClassVar = "texts"
     query: str
     texts: list[str]
-    truncate: bool | None = None
-    raw_scores: bool = False
     return_text: bool = False
-    model: str | None = None
+
+    @property
+    def characters(self) -> int:
+        """The characters of what is read."""
+        return len(self.texts) * len(self.query) + _length(self.texts)
+
+    def sources(self) -> list[Source]:
+        """Return the items."""
+        return items.sources([(self.query, self.texts)])
+
+    def path(self, place: int) -> str:
+        """Return where an item is."""
+        return f"{self.field}[{place}]"
+
+    def shown(self, call: Call, judged: Sequence[Judged]) -> list[Any]:
+        """Return the answer, the best first."""
+        del call
+        return [
+            {
+                "index": index,
+                **({"text": self.texts[index]} if self.return_text else {}),
+                "score": reward if self.raw_scores else sigmoid(reward),
+            }
+            for index, reward in ranked(judged, None)
+        ]
 
 
-def labels(call: Call, one: Judged, *, raw: bool) -> list[dict[str, Any]]:
-    """Return an item's labels with their scores, the highest first."""
-    numbers = {name: one.verdict.attributes[name] for name in _names(call.target)}
-    numbers = numbers or {LABEL: ensemble.mean(one.rewards)}
-    scores = list(numbers.values())
-    if not raw:
-        scores = _softmax(scores) if len(scores) > 1 else [sigmoid(scores[0])]
-    entries = [
-        {"score": score, "label": label} for label, score in zip(numbers, scores, strict=True)
-    ]
-    return sorted(entries, key=lambda entry: -entry["score"])
+def _kind(instance: object) -> str:
+    return "rerank" if isinstance(instance, dict) and "texts" in instance else "predict"
 
 
-async def _predict(ask: Ask, wanted: Predict) -> list[Any]:
-    given = wanted.inputs
-    # A flat list of one or two texts is one input, as TEI reads it.
-    is_one = isinstance(given, str) or (
-        len(given) in (1, 2) and all(isinstance(part, str) for part in given)
-    )
-    inputs: list[Any] = [given] if is_one else list(given)
-    if not inputs:
-        raise EmptyItem("'inputs' is empty; send at least one", param="inputs")
-    sources = await aside(len(inputs), lambda: [_source(one) for one in inputs])
-    call, judged = await _read(ask, sources, wanted, _length(inputs))
-    answer = await aside(
-        len(judged), lambda: [labels(call, one, raw=wanted.raw_scores) for one in judged]
-    )
-    return answer[0] if is_one else answer
+Instance = Annotated[
+    Annotated[Predict, Tag("predict")] | Annotated[Rerank, Tag("rerank")], Discriminator(_kind)
+]
 
 
-async def _rerank(ask: Ask, wanted: Rerank) -> list[dict[str, Any]]:
-    if not wanted.texts:
-        raise EmptyItem("'texts' is empty; send at least one", param="texts")
-    sources = await pairs(wanted.query, wanted.texts)
-    size = len(wanted.texts) * len(wanted.query) + _length(wanted.texts)
-    _, judged = await _read(ask, sources, wanted, size)
-    ranking = await aside(len(judged), lambda: ranked(judged, None))
-    return [
-        {
-            "index": index,
-            **({"text": wanted.texts[index]} if wanted.return_text else {}),
-            "score": reward if wanted.raw_scores else sigmoid(reward),
-        }
-        for index, reward in ranking
-    ]
+class Vertex(Body):
+    """`instances` are bodies of `/predict` and `/rerank`."""
+
+    instances: list[Instance]
+    model: str | None = None  # of instances that name none
+
+
+async def _answer(ask: Ask, wanted: Predict | Rerank) -> list[Any]:
+    """Answer, and state the times in the answer's headers."""
+    call, outcome, (answer,) = await _read(ask, [wanted], [""], wanted.model)
+    device = _device(ask.scorer, call.target)
+    ask.headers.update(_times(outcome), **{"x-compute-type": device})
+    ask.headers["x-compute-characters"] = str(wanted.characters)
+    return answer
+
+
+async def _vertex(ask: Ask, wanted: Vertex) -> dict[str, list[Any]]:
+    """Answer every instance; those that ask alike are read together."""
+    alike: dict[tuple[str | None, bool | None], list[int]] = {}
+    for place, one in enumerate(wanted.instances):
+        alike.setdefault((one.model or wanted.model, one.truncate), []).append(place)
+    found: dict[int, list[Any]] = {}
+    for (model, _), places in alike.items():
+        prefixes = [f"instances[{place}]." for place in places]
+        some = [wanted.instances[place] for place in places]
+        _, _, answers = await _read(ask, some, prefixes, model)
+        found.update(zip(places, answers, strict=True))
+    return {"predictions": [found[place] for place in range(len(wanted.instances))]}
 
 
 async def _read(
-    ask: Ask, sources: Sequence[Source], wanted: Predict | Rerank, characters: int
-) -> tuple[Call, list[Judged]]:
-    """Read items as `truncate` says, and state the times in the answer's headers."""
-    truncation = {"truncation": "response_end"} if wanted.truncate else {}
-    call, outcome, judged = await ask.read(sources, model=wanted.model, **truncation)
-    if wanted.truncate is False and any(one.truncated for one in judged):
-        raise ItemTooLong("an input has more tokens than the model takes; send 'truncate': true")
-    ask.headers.update(_times(outcome), **{"x-compute-characters": str(characters)})
-    return call, judged
+    ask: Ask, asked: Sequence[Predict | Rerank], prefixes: Sequence[str], model: str | None
+) -> tuple[Call, Outcome, list[list[Any]]]:
+    """Read the items of bodies that ask for the same model and `truncate`; return their answers."""
+    groups = await aside(_size(asked), lambda: [one.sources() for one in asked])
+    for one, group, prefix in zip(asked, groups, prefixes, strict=True):
+        if not group:
+            param = prefix + one.field
+            raise EmptyItem(f"'{param}' is empty; send at least one", param=param)
+    ends = list(accumulate(map(len, groups)))
+
+    def path(place: int) -> str:
+        group = bisect_right(ends, place)
+        return prefixes[group] + asked[group].path(place - (ends[group] - len(groups[group])))
+
+    first = asked[0]
+    truncation = {"truncation": "response_end"} if first.truncate else {}
+    sources = [source for group in groups for source in group]
+    call, outcome, judged = await ask.read(sources, path, model=model, **truncation)
+    cut = next((place for place, one in enumerate(judged) if one.truncated), None)
+    if first.truncate is False and cut is not None:
+        raise ItemTooLong(
+            "it has more tokens than the model takes; send 'truncate': true", param=path(cut)
+        )
+    each = iter(judged)
+    answers = await aside(
+        len(judged),
+        lambda: [
+            one.shown(call, list(islice(each, len(group))))
+            for one, group in zip(asked, groups, strict=True)
+        ],
+    )
+    return call, outcome, answers
+
+
+def _size(asked: Sequence[Predict | Rerank]) -> int:
+    return sum(len(one.texts) if isinstance(one, Rerank) else len(one.inputs) for one in asked)
+
+
+def _device(scorer: Scorer, target: Target) -> str:
+    """Return what TEI calls the kind of a target's device; its own answer is always a GPU."""
+    loaded = scorer.loaded(target.members[0])
+    return "gpu" if loaded is not None and not loaded.device.startswith("cpu") else "cpu"
 
 
 def _times(outcome: Outcome) -> dict[str, str]:
@@ -167,33 +252,23 @@ def _source(given: str | list[str]) -> Source:
     return items.sources([(prompt, [response])])[0]
 
 
-def _length(given: Sequence[str | list[str]]) -> int:
-    return sum(len(one) if isinstance(one, str) else sum(map(len, one)) for one in given)
-
-
-def _names(target: Target) -> list[str]:
-    return meaning.attributes(target) if target.kind == "model" else []
-
-
-def _softmax(scores: Sequence[float]) -> list[float]:
-    highest = max(scores)
-    grown = [math.exp(score - highest) for score in scores]
-    total = math.fsum(grown)
-    return [one / total for one in grown]
+def _length(given: str | list[str]) -> int:
+    return len(given) if isinstance(given, str) else sum(map(len, given))
 
 
 def _problem(error: AssayError, request_id: str) -> tuple[int, dict[str, Any]]:
     del request_id
-    for errors, status, kind in _KINDS:
-        if isinstance(error, errors):
-            return status, {"error": error.message, "error_type": kind}
-    kind = "Validation" if isinstance(error, RequestError) else "Backend"
-    if error.status == 503:
-        kind = "Unhealthy"
-    return error.status, {"error": error.message, "error_type": kind}
+    own = ((status, kind) for kinds, status, kind in _KINDS if isinstance(error, kinds))
+    validation = "Validation" if isinstance(error, RequestError) else "Backend"
+    other = (error.status, "Unhealthy" if error.status == 503 else validation)
+    status, kind = next(own, other)
+    return status, {"error": told(error), "error_type": kind}
 
 
-@router.get("/info")
+@router.get(
+    "/info",
+    responses={404: {"description": "No such target."}, 503: {"description": "Not ready."}},
+)
 async def info(request: Request, model: str | None = None) -> Any:
     """Say what a target is, as Text Embeddings Inference does."""
     scorer = scorer_of(request)
@@ -206,7 +281,7 @@ async def info(request: Request, model: str | None = None) -> Any:
 
 def _info(scorer: Scorer, target: Target) -> dict[str, Any]:
     loaded = scorer.loaded(target.members[0])
-    names = _names(target) or [LABEL]
+    names = labels.names(target)
     kind = {
         "id2label": {str(place): name for place, name in enumerate(names)},
         "label2id": {name: place for place, name in enumerate(names)},
@@ -230,7 +305,10 @@ def _info(scorer: Scorer, target: Target) -> dict[str, Any]:
     }
 
 
+_TEXTS = frozenset({"texts"})
 CONTRACTS = (
-    Contract("tei.predict", ("/predict",), Predict, _predict, _problem),
-    Contract("tei.rerank", ("/rerank",), Rerank, _rerank, _problem, frozenset({"texts"})),
+    Contract("tei.rerank", ("/rerank", "/", "/invocations"), Rerank, _answer, _problem, _TEXTS),
+    Contract("tei.vertex", ("/vertex",), Vertex, _vertex, _problem),
+    Contract("tei.predict", ("/invocations",), Predict, _answer, _problem, frozenset({"inputs"})),
+    Contract("tei.predict", ("/predict", "/"), Predict, _answer, _problem),
 )

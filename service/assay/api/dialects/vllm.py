@@ -9,18 +9,28 @@ card's rule is a softmax over two labels, else [score]; with activation refused,
 from __future__ import annotations
 
 import base64
-import re
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 from fastapi import APIRouter, Request, Response
-from pydantic import Field
 
 from assay import __version__
-from assay.api.dialects.contract import Ask, Body, Contract, created, text_or_ids
+from assay.api.dialects import rows
+from assay.api.dialects.contract import (
+    Ask,
+    Body,
+    Contract,
+    Given,
+    created,
+    each,
+    only,
+    text_or_ids,
+)
+from assay.api.dialects.labels import LABEL
+from assay.api.dialects.turns import Turn, conversation
 from assay.api.exchange import scorer_of
-from assay.engine.template import Conversation, Solution, Text
+from assay.engine.template import Text
 from assay.errors import AssayError, InvalidField
 from assay.reward import ensemble
 from assay.reward.transform import sigmoid
@@ -41,27 +51,6 @@ _PAIRS = (
 )
 
 router = APIRouter(include_in_schema=False)
-
-
-class Piece(Body):
-    """A part of a turn that was sent in parts."""
-
-    type: Literal["text"] = "text"
-    text: str
-
-
-class Turn(Body):
-    """One turn of a conversation."""
-
-    role: str = Field(min_length=1)
-    content: str | list[Piece]
-
-    def message(self) -> dict[str, str]:
-        """Return the turn as templates take it."""
-        content = self.content
-        if not isinstance(content, str):
-            content = "\n".join(piece.text for piece in content)
-        return {"role": self.role, "content": content}
 
 
 class Asked(Body):
@@ -137,24 +126,28 @@ async def ping(request: Request) -> Response:
     return Response(status_code=503 if scorer_of(request).reasons() else 200)
 
 
-async def _classify(ask: Ask, wanted: Inputs) -> dict[str, Any]:
+async def classify(ask: Ask, wanted: Inputs) -> dict[str, Any]:
+    """Answer each item's reward, as the one label of a classifier."""
+
     def entry(index: int, judged: Judged) -> dict[str, Any]:
         probs = [wanted.shown(judged)]
-        return {"index": index, "label": "LABEL_0", "probs": probs, "num_classes": 1}
+        return {"index": index, "label": LABEL, "probs": probs, "num_classes": 1}
 
-    call, _, judged = await ask.read(_given(ask, wanted), model=wanted.model or None)
+    given = await _given(ask, wanted)
+    call, _, judged = await ask.read(given.sources, given.path, model=wanted.model or None)
     return await _answer(ask, call, "classify", judged, entry)
 
 
 async def _pool(ask: Ask, wanted: Pooling) -> dict[str, Any]:
-    call, _, judged = await ask.read(_given(ask, wanted), model=wanted.model or None)
+    given = await _given(ask, wanted)
+    call, _, judged = await ask.read(given.sources, given.path, model=wanted.model or None)
     outputs = ask.scorer.sizes(call.target)[0]
 
     def entry(index: int, judged: Judged) -> dict[str, Any]:
         data: Any = [wanted.shown(judged)]
         if judged.verdict.steps is not None:
-            rows = _raw_steps if wanted.activates is False else _steps
-            data = rows(call, judged, list(outputs.items()))
+            show = rows.raw if wanted.activates is False else rows.shown
+            data = show(call, judged, list(outputs.items()))
         if wanted.encoding_format == "base64":
             order = {"native": "=", "big": ">", "little": "<"}[wanted.endianness]
             data = base64.b64encode(np.asarray(data, f"{order}f4").tobytes()).decode()
@@ -163,18 +156,22 @@ async def _pool(ask: Ask, wanted: Pooling) -> dict[str, Any]:
     return await _answer(ask, call, "pool", judged, entry)
 
 
+async def _invoke(ask: Ask, wanted: Pooling) -> dict[str, Any]:
+    """Answer as vLLM's own order of routes has it: models of steps pool, others classify."""
+    steps = ask.scorer.target(wanted.model or None).card.steps
+    return await (classify if steps is None else _pool)(ask, wanted)
+
+
 async def _score(ask: Ask, wanted: Score) -> dict[str, Any]:
     def entry(index: int, judged: Judged) -> dict[str, Any]:
         return {"index": index, "object": "score", "score": wanted.shown(judged)}
 
     steps = ask.scorer.target(wanted.model or None).card.steps
-    sources = [
-        _conversation(
-            ({"role": "user", "content": query}, {"role": "assistant", "content": document}), steps
-        )
-        for query, document in _pairs(wanted)
-    ]
-    call, _, judged = await ask.read(sources, model=wanted.model or None)
+    pairs = _pairs(wanted)
+    sources = await aside(
+        len(pairs.texts), lambda: [_answered(*texts, pairs.field, steps) for texts in pairs.texts]
+    )
+    call, _, judged = await ask.read(sources, each(pairs.field), model=wanted.model or None)
     return await _answer(ask, call, "score", judged, entry)
 
 
@@ -199,18 +196,19 @@ async def _tokenize(ask: Ask, wanted: Tokenize) -> dict[str, Any]:
     }
 
 
-def _given(ask: Ask, wanted: Inputs) -> list[Source]:
+async def _given(ask: Ask, wanted: Inputs) -> Given:
     """Return the items of a request; a conversation is one.
 
     Raises:
         InvalidField: There are none, or they aren't of a form that is known.
     """
-    steps = ask.scorer.target(wanted.model or None).card.steps
     if wanted.messages is not None:
-        return [_talk(wanted.messages, steps, wanted.chat_template)]
+        steps = ask.scorer.target(wanted.model or None).card.steps
+        source = _talk(wanted.messages, steps, wanted.chat_template)
+        return Given([source], only("messages"), is_one=True)
     if wanted.input is None:
         raise InvalidField("send 'input' or 'messages'", param="input")
-    return text_or_ids(wanted.input, "input")[0]
+    return await text_or_ids(wanted.input, "input")
 
 
 def _talk(turns: Sequence[Turn], steps: Steps | None, chat_template: object) -> Source:
@@ -219,32 +217,20 @@ def _talk(turns: Sequence[Turn], steps: Steps | None, chat_template: object) -> 
             "a chat template of the request isn't used: the model's own, or its card's, is",
             param="chat_template",
         )
-    if not turns or turns[-1].role != "assistant":
-        raise InvalidField("'messages' must end with the assistant turn to score", param="messages")
-    return _conversation(tuple(turn.message() for turn in turns), steps)
+    return conversation(turns, "messages", steps)
 
 
-def _conversation(messages: tuple[dict[str, str], ...], steps: Steps | None) -> Source:
-    """Return a conversation, in steps where its last turn is spelt as the card spells them.
-
-    What stands behind the last step's marker can't change a step's score, and is left out.
-    """
-    if steps is None or steps.form != "joined" or steps.step.endswith("{step}"):
-        return Conversation(messages)
-    form = re.escape(steps.step)
-    form = form.replace(re.escape("{number}"), r"\d+").replace(re.escape("{step}"), "(.*?)")
-    *prompt, response = messages
-    found = re.findall(form, response["content"], re.DOTALL)
-    spelt = steps.between.join(
-        steps.step.replace("{number}", str(number)).replace("{step}", step)
-        for number, step in enumerate(found, 1)
-    )
-    if not found or not response["content"].startswith(spelt):
-        return Conversation(messages)
-    return Solution(tuple(prompt), tuple(found))
+class _Pairs(NamedTuple):
+    field: str  # of the documents
+    texts: list[tuple[str, str]]
 
 
-def _pairs(wanted: Score) -> list[tuple[str, str]]:
+def _answered(query: str, document: str, field: str, steps: Steps | None) -> Source:
+    turns = (Turn(role="user", content=query), Turn(role="assistant", content=document))
+    return conversation(turns, field, steps)
+
+
+def _pairs(wanted: Score) -> _Pairs:
     """Return each query with its document.
 
     Raises:
@@ -263,7 +249,7 @@ def _pairs(wanted: Score) -> list[tuple[str, str]]:
                 "many",
                 param=one,
             )
-        return list(zip(queries, documents, strict=True))
+        return _Pairs(other, list(zip(queries, documents, strict=True)))
     raise InvalidField("send 'queries' with 'documents'", param="queries")
 
 
@@ -276,26 +262,6 @@ def _texts(value: object, field: str) -> list[str]:
             where = f"{field}[{place}]"
             raise InvalidField(f"field '{where}': send a text", param=where)
     return texts
-
-
-def _steps(call: Call, judged: Judged, outputs: Sequence[tuple[str, int]]) -> list[list[float]]:
-    """Return what is answered of each step; the last number is the step's score."""
-    scores = judged.verdict.steps or ()
-    is_pair = call.target.card.score.rule == "softmax" and dict(outputs).get("reward") == 2
-    return [[1.0 - one, one] if is_pair else [one] for one in scores]
-
-
-def _raw_steps(call: Call, judged: Judged, outputs: Sequence[tuple[str, int]]) -> list[list[float]]:
-    """Return the reward head's numbers at each step, of two labels the good one last."""
-    if judged.scored is None or judged.scored.numbers is None:
-        return []
-    names = [name for name, _ in outputs]
-    begin = sum(size for _, size in outputs[: names.index("reward")])
-    size = dict(outputs)["reward"]
-    rows: list[list[float]] = judged.scored.numbers[0][:, begin : begin + size].tolist()
-    rule = call.target.card.score
-    is_reversed = rule.rule == "softmax" and rule.index == 0 and size == 2
-    return [row[::-1] for row in rows] if is_reversed else rows
 
 
 async def _answer(
@@ -342,11 +308,12 @@ def _problem(error: AssayError, request_id: str) -> tuple[int, dict[str, Any]]:
 
 
 CONTRACTS = (
-    Contract("vllm.classify", ("/classify",), Inputs, _classify, _problem),
+    Contract("vllm.classify", ("/classify",), Inputs, classify, _problem),
     Contract("vllm.pooling", ("/pooling",), Pooling, _pool, _problem),
+    Contract("vllm.invocations", ("/invocations",), Pooling, _invoke, _problem),
     Contract(
         "vllm.score",
-        ("/score", "/v1/score"),
+        ("/score", "/v1/score", "/invocations"),
         Score,
         _score,
         _problem,

@@ -1,0 +1,37 @@
+"""A reward as a classifier's labels: LABEL_0, or one for each attribute of the model."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from assay.reward import ensemble
+from assay.reward.transform import sigmoid, softmax
+from assay.scoring import meaning
+
+if TYPE_CHECKING:
+    from assay.scoring.call import Call, Judged
+    from assay.scoring.targets import Target
+
+LABEL = "LABEL_0"
+
+
+def names(target: Target) -> list[str]:
+    """Return the names of a target's labels."""
+    return _attributes(target) or [LABEL]
+
+
+def of(call: Call, one: Judged, *, raw: bool) -> list[dict[str, Any]]:
+    """Return an item's labels with their scores, the highest first."""
+    numbers = {name: one.verdict.attributes[name] for name in _attributes(call.target)}
+    numbers = numbers or {LABEL: ensemble.mean(one.rewards)}
+    scores = list(numbers.values())
+    if not raw:
+        scores = softmax(scores) if len(scores) > 1 else [sigmoid(scores[0])]
+    entries = [
+        {"score": score, "label": label} for label, score in zip(numbers, scores, strict=True)
+    ]
+    return sorted(entries, key=lambda entry: -entry["score"])
+
+
+def _attributes(target: Target) -> list[str]:
+    return meaning.attributes(target) if target.kind == "model" else []

@@ -1,0 +1,123 @@
+"""Questions with options, as System One, OpenAI and SGLang ask them, put to a reward model.
+
+The options are responses to one prompt, scored as on `/best-of-n`. The prompt is the input with the
+question's instructions after a blank line: in the input's last turn if that is the user's, else in
+a user turn of their own; without instructions it is the input alone. An option is read as its name,
+or as "name: description"; the options aren't listed in the prompt. What is neither text nor a turn
+is read as compact JSON.
+
+The choice is the option with the highest reward, an ensemble's mean; probabilities are Luce's
+choice by the same rewards (`reward.choice`). They say which answer the model prefers, not how
+likely one is true: what needs that is refused with 501, as is what has no text.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from assay import wire
+from assay.errors import Unanswerable
+from assay.reward import choice, ensemble
+from assay.scoring import items
+from assay.scoring.aside import aside
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from assay.api.dialects.contract import Ask
+    from assay.reward.choice import Choice
+    from assay.scoring.call import Call, Judged
+    from assay.scoring.scorer import Outcome
+
+Content = str | dict[str, Any] | list[Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """A prompt and the options to answer it, and where they are in the request."""
+
+    prompt: list[wire.Message]
+    options: list[str]
+    where: str
+
+
+def size(questions: Sequence[Question]) -> int:
+    """Return how many options there are."""
+    return sum(len(one.options) for one in questions)
+
+
+def text(content: Content | None) -> str:
+    """Return what is read of a text, of JSON and of nothing."""
+    if content is None or isinstance(content, str):
+        return content or ""
+    return json.dumps(content, ensure_ascii=False, separators=(",", ":"))
+
+
+def option(name: str, description: Content | None = None) -> str:
+    """Return the response that an option is."""
+    return f"{name}: {told}" if (told := text(description)) else name
+
+
+def turn(content: Content, role: str = "user") -> wire.Message:
+    """Return one turn."""
+    return wire.Message(role=role, content=text(content))
+
+
+def prompt(turns: Sequence[wire.Message], *words: str) -> list[wire.Message]:
+    """Return the turns with the words at their end, blank lines between."""
+    if not any(words):
+        return list(turns)
+    before, last = list(turns), ""
+    if before and before[-1].role == "user":
+        last = before.pop().content
+    return [*before, turn("\n\n".join(filter(None, [last, *words])))]
+
+
+def unanswerable(ask: Ask, reason: str, where: str) -> Unanswerable:
+    """Return the refusal of what no reward model answers, which clients needn't repeat."""
+    ask.headers["x-should-retry"] = "false"
+    return Unanswerable(reason, param=where)
+
+
+def no_truth(ask: Ask, where: str) -> Unanswerable:
+    """Return the refusal of a question for how likely something is true."""
+    reason = (
+        "a reward model says which answer is better, not how likely a statement is true; ask for "
+        "a 'choice' between the two answers"
+    )
+    return unanswerable(ask, reason, where)
+
+
+def no_image(ask: Ask, where: str) -> Unanswerable:
+    """Return the refusal of whatever isn't text."""
+    return unanswerable(ask, "the models served here read text only; leave images out", where)
+
+
+async def answered(
+    call: Call, questions: Sequence[Question], *, temperature: float = 1.0
+) -> tuple[Outcome, list[Choice]]:
+    """Answer all questions in one call; one bad option fails the request."""
+    groups = [(one.prompt, one.options) for one in questions]
+    if call.only_compares:
+        outcome, matrices = await call.contest(groups, "questions")
+        pairs = sum(len(one.options) ** 2 for one in questions)
+        met = [one for one in matrices if isinstance(one, list)]
+        return outcome, await aside(
+            pairs, lambda: [choice.by_preferences(one, temperature=temperature) for one in met]
+        )
+    owners = [one.where for one in questions for _ in one.options]
+    sources = await aside(len(owners), lambda: items.sources(groups))
+    outcome, judged = await call.run(sources, lambda place, _: owners[place])
+    return outcome, await aside(len(owners), lambda: _choices(questions, judged, temperature))
+
+
+def _choices(
+    questions: Sequence[Question], judged: Sequence[Judged], temperature: float
+) -> list[Choice]:
+    remaining = iter(ensemble.mean(one.rewards) for one in judged)
+    return [
+        choice.by_rewards([next(remaining) for _ in one.options], temperature=temperature)
+        for one in questions
+    ]

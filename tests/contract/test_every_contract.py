@@ -1,0 +1,288 @@
+"""What holds for every foreign contract: its numbers, its sizes, its errors."""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import pytest
+
+from assay.api.dialects import (
+    infinity,
+    llama_factory,
+    nemo_gym,
+    nvidia,
+    oat,
+    openrlhf,
+    rerank,
+    sglang,
+    slime,
+    tei,
+    vllm,
+)
+from tests.contract.cases import CASES, NATIVE, Case, Item, form, real_items
+from tests.contract.served import overloaded, post, sigmoid
+from tests.http import checkpoints
+from tests.http.processes import serving
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    import numpy as np
+
+    from tests.http.processes import Server
+
+OF_SCORES = (
+    *(infinity, llama_factory, nemo_gym, nvidia, oat, openrlhf, rerank, sglang, slime, tei, vllm),
+)
+NO_SCORES = {"vllm.tokenize", "oat.compare"}  # the one shows ids; the other has a test of its own
+SHARED = {"/score", "/v1/score", "/compare"}  # with a native route: unreadable bodies are its own
+REAL = real_items()
+POISON = "‽"  # the only character here that is spelt with the byte 0xBD
+ODD = ["🌞", "👩\u200d👩\u200d👧", "a\0b", "\ufeffa", "e\u0301\u202e"]
+LONG = "many words " * 600  # more than the tiny model takes
+UNKNOWN: dict[str, Any] = {"user": "me", "cache_salt": "x", "invented": {"deep": [1, None]}}
+LISTS = [case for case in CASES if case.takes != "one"]
+BY_NAME = {case.id: case for case in CASES}
+LARGE = [  # one of each way from a body to items
+    BY_NAME[name]
+    for name in (
+        "nemo-gym.compare /compare",
+        "oat.feedback /get_feedback packed",
+        "openrlhf.get_reward /get_reward",
+        "rerank /v2/rerank",
+        "sglang.classify /classify conv",
+        "tei.vertex /vertex",
+        "vllm.score /score",
+    )
+]
+NUMBERS = [Item("Say a number.", str(number)) for number in range(10_000)]
+
+
+@pytest.fixture(scope="module")
+def wide(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A server of a model of two names, which answers NaN to POISON."""
+    root = tmp_path_factory.mktemp("wide")
+    tiny = checkpoints.build(root / "tiny")
+    vocabulary = json.loads((tiny / "tokenizer.json").read_text())["model"]["vocab"]
+
+    def poison(tensors: dict[str, np.ndarray]) -> None:
+        tensors["model.embed_tokens.weight"][vocabulary["½"]] = math.nan  # how 0xBD is spelt
+
+    checkpoints.edit_weights(tiny, poison)
+    with serving(root / "run", tiny, aliases='{"judge": "tiny"}') as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def real(wide: Server) -> list[float]:
+    """The native scores of the real items."""
+    return natively(wide, REAL)
+
+
+@pytest.fixture(scope="module")
+def numbers(wide: Server) -> list[float]:
+    """The native scores of many short items of one prompt."""
+    return natively(wide, NUMBERS)
+
+
+def natively(server: Server, items: Sequence[Item]) -> list[float]:
+    answer = post(server, "/score", inputs=[item.native for item in items])
+    return [one["score"] for one in answer["data"]]
+
+
+def shown(case: Case, rewards: Sequence[float]) -> list[float]:
+    return [case.shown(reward) for reward in rewards]
+
+
+def named(case: Case) -> str:
+    return case.id
+
+
+@pytest.fixture(params=CASES, ids=named)
+def case(request: pytest.FixtureRequest) -> Case:
+    """Each contract."""
+    one: Case = request.param
+    return one
+
+
+@pytest.fixture(params=LISTS, ids=named)
+def lists(request: pytest.FixtureRequest) -> Case:
+    """Each contract that takes lists."""
+    one: Case = request.param
+    return one
+
+
+def test_every_contract_is_here() -> None:
+    """Whatever has scores has a row at each of its paths."""
+    every = {
+        (contract.route, path)
+        for module in OF_SCORES
+        for contract in module.CONTRACTS
+        for path in contract.paths
+        if contract.route not in NO_SCORES
+    }
+
+    assert {(case.route, case.path) for case in CASES} == every
+
+
+def test_the_items_are_as_the_template_has_them(wide: Server) -> None:
+    """50 items, each scored whole."""
+    answer = post(wide, "/tokenize", inputs=[item.native for item in REAL])["data"]
+
+    assert len(REAL) == 50
+    assert [one["text"] for one in answer] == [item.text for item in REAL]
+    assert not any(one["truncated"] for one in answer)
+
+
+def test_real_items_have_the_native_scores(wide: Server, real: list[float], case: Case) -> None:
+    """To the last bit, or by the documented transform; and again, and again."""
+    for _ in range(3):
+        assert case.scores(wide, REAL) == shown(case, real)
+
+
+@pytest.mark.parametrize("is_packed", [False, True], ids=["json", "packed"])
+@pytest.mark.parametrize("path", ["/compare", "/get_feedback"])
+def test_real_pairs_have_the_sigmoid_of_their_margin(
+    wide: Server, real: list[float], path: str, is_packed: bool
+) -> None:
+    """OAT's oracle: which of the two responses to a prompt wins."""
+    body = {
+        "batch_prompt": [item.prompt for item in REAL[::2]],
+        "batch_candidates": [
+            [one.response, other.response] for one, other in zip(REAL[::2], REAL[1::2], strict=True)
+        ],
+    }
+    expected = [sigmoid(a - b) for a, b in zip(real[::2], real[1::2], strict=True)]
+    content = msgspec.msgpack.encode(body) if is_packed else json.dumps(body).encode()
+
+    for _ in range(3):
+        answer = wide.http.post(path, content=content)
+        decoded = msgspec.msgpack.decode(answer.content) if is_packed else answer.json()
+        assert decoded["batch_first_win_prob"] == expected
+
+
+def test_an_empty_list_is_answered(wide: Server, lists: Case) -> None:
+    """With an empty one; TEI alone refuses it."""
+    answer = lists.send(wide, [])
+
+    assert answer.status_code == lists.empty, answer.text
+    if lists.empty == 200:
+        assert lists.read(answer) == []
+    else:
+        assert form(answer.json()) == lists.error
+
+
+@pytest.mark.parametrize("count", [1, 1024])
+def test_lists_of_any_length_keep_their_order(
+    wide: Server, numbers: list[float], lists: Case, count: int
+) -> None:
+    """Every item has its own score at its place."""
+    assert lists.read(lists.send(wide, NUMBERS[:count])) == shown(lists, numbers[:count])
+
+
+@pytest.mark.parametrize("large", LARGE, ids=named)
+def test_a_list_may_have_10000_items(wide: Server, numbers: list[float], large: Case) -> None:
+    """In one request."""
+    assert large.read(large.send(wide, NUMBERS)) == shown(large, numbers)
+
+
+def test_an_item_that_is_too_long_is_cut_or_named(wide: Server, case: Case) -> None:
+    """A templated text is cut from the left, as natively; a response is refused, with its place."""
+    items = [REAL[0], *([] if case.takes == "one" else REAL[1:2]), Item(REAL[0].prompt, LONG)]
+    place = len(items) - 1
+
+    answer = case.send(wide, items[-1:] if case.takes == "one" else items)
+
+    if case.is_text:
+        native = post(wide, "/score", inputs=[{"text": item.text} for item in items])["data"]
+        assert native[-1]["truncated"]
+        assert answer.headers["x-assay-truncated"] == "1"
+        assert case.read(answer) == shown(case, [one["score"] for one in native])
+    else:
+        assert answer.status_code == case.invalid, answer.text
+        assert form(answer.json()) == case.error
+        assert (case.where if case.takes == "one" else f"{case.where}[{place}]") in answer.text
+        assert "many words" not in answer.text
+
+
+def test_odd_characters_are_scored_as_natively(wide: Server, case: Case) -> None:
+    """Emoji, joined ones, NUL, a byte order mark, and what isn't normalised."""
+    items = [Item(REAL[0].prompt, text) for text in ODD]
+
+    assert case.scores(wide, items) == shown(case, natively(wide, items))
+
+
+@pytest.mark.parametrize("lone", ["\\ud800", "\\udc00"])
+def test_a_lone_surrogate_is_refused(wide: Server, case: Case, lone: str) -> None:
+    """It is half a character; of MessagePack, it isn't UTF-8."""
+    body = json.dumps(case.body([Item(REAL[0].prompt, "here: HALF")]))
+    content = body.replace("HALF", lone).encode()
+    if case.is_packed:
+        packed = msgspec.msgpack.encode(case.body([Item(REAL[0].prompt, "here: HALF")]))
+        content = packed.replace(b"HALF", b"\xed\xa0\x80.")
+
+    answer = wide.http.post(case.path, content=content)
+
+    assert answer.status_code == 400, answer.text
+    shapes = [other.error for other in CASES if other.path == case.path]
+    assert form(answer.json()) in (NATIVE if case.path in SHARED else None, *shapes)
+    assert "here" not in answer.text
+
+
+def test_nan_is_an_error(wide: Server, case: Case) -> None:
+    """In the contract's shape, never a number; the item is named, and its neighbours are well."""
+    good = [] if case.takes == "one" else REAL[:2]
+    items = [*good, Item(REAL[0].prompt, f"What{POISON}")]
+    path = case.where if case.takes == "one" else f"{case.where}[2]"
+
+    answer = case.send(wide, items)
+
+    assert answer.status_code == case.broken, answer.text
+    assert form(answer.json()) == case.error
+    assert path in answer.text
+    assert "NaN" not in answer.text
+    assert case.scores(wide, REAL[:2]) == shown(case, natively(wide, REAL[:2]))
+
+
+def test_an_alias_is_a_name_and_any_other_is_not(wide: Server, case: Case) -> None:
+    """404 in the contract's shape; a contract whose clients name no model of ours takes any."""
+    items = REAL[:1]
+    expected = shown(case, natively(wide, items))
+
+    unknown = case.send(wide, items, model="nobody")
+
+    assert case.scores(wide, items, model="judge") == expected
+    if case.has_model:
+        assert (unknown.status_code, form(unknown.json())) == (404, case.error)
+        assert "'nobody'" in unknown.text
+    else:
+        assert case.read(unknown) == expected
+
+
+def test_unknown_fields_are_taken(wide: Server, case: Case) -> None:
+    """And change nothing."""
+    items = REAL[:1]
+
+    assert case.scores(wide, items, **UNKNOWN) == shown(case, natively(wide, items))
+
+
+def test_overload_is_503_with_retry_after(served: Server) -> None:
+    """Every contract's, in its own shape."""
+    with overloaded(served):
+        answers = [(case, case.send(served, REAL[:1])) for case in CASES]
+
+    for case, answer in answers:
+        assert answer.status_code == 503, f"{case.id}: {answer.text}"
+        assert form(answer.json()) == case.error, case.id
+        assert int(answer.headers["retry-after"]) >= 1, case.id
+
+
+def test_every_answer_names_its_revision(wide: Server, case: Case) -> None:
+    """In a header, for the bodies are other servers'."""
+    answer = case.send(wide, REAL[:1])
+
+    served = wide.http.get("/models").json()["data"]
+    assert answer.headers["x-assay-revision"] in {one["revision"] for one in served}
