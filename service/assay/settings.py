@@ -34,8 +34,10 @@ if TYPE_CHECKING:
 PREFIX = "ASSAY_"
 DEFAULT_FILE = Path("assay.toml")
 _FILE_VARIABLE = "ASSAY_CONFIG"
+_CLIENT_PREFIX = "ASSAY_CLIENT_"  # options of `assay.client.adapters`
 
 CommaSeparated = Annotated[tuple[str, ...], NoDecode]
+Origin = Annotated[str, StringConstraints(pattern=r"^(\*|https?://[^/\s]+)$")]
 Pinned = Annotated[str, StringConstraints(pattern=r"^.+@[0-9a-f]{12,40}$")]  # NAME@REVISION
 
 
@@ -125,6 +127,16 @@ class Settings(BaseSettings):
     max_queued_tokens: int = Field(
         default=16_000_000, ge=1, description="Tokens that may wait before requests are refused."
     )
+    max_queued_requests: int = Field(
+        default=65_536, ge=1, description="Requests that may wait before others are refused."
+    )
+    max_wait_s: float = Field(
+        default=600.0,
+        gt=0,
+        description="Longest that anything may wait: no more is admitted than can be served in "
+        "that time, and what waits longer all the same is answered with 504 before it costs "
+        "compute; inf for no limit.",
+    )
     watchdog_s: float = Field(
         default=60.0,
         gt=0,
@@ -134,17 +146,58 @@ class Settings(BaseSettings):
     max_body_bytes: int = Field(
         default=512 * 1024**2, ge=1024, description="Largest request body taken."
     )
+    body_timeout_s: float = Field(
+        default=60.0,
+        gt=0,
+        description="How long a request's head, and then its body, may take to arrive; a body a "
+        "second more for each 16 KiB of it.",
+    )
     drain_timeout_s: float = Field(
         default=30.0, ge=0, description="How long accepted work may take after SIGTERM."
     )
     api_key: Annotated[tuple[SecretStr, ...], NoDecode] = Field(
         default=(), description="Keys, comma-separated, required on every route but health."
     )
+    key_file: Path | None = Field(
+        default=None,
+        description="TOML file of named API keys with rights and hashes, as `assay key` writes "
+        "them; read again when it changes.",
+    )
+    open_health: bool = Field(
+        default=True,
+        description="The health routes answer without a key; if off, to a key of any right.",
+    )
+    tls_certificate: Path | None = Field(
+        default=None, description="PEM file of the server's certificate and its chain, for HTTPS."
+    )
+    tls_key: Path | None = Field(
+        default=None, description="PEM file of that certificate's private key, without a password."
+    )
+    cors_origins: Annotated[tuple[Origin, ...], NoDecode] = Field(
+        default=(),
+        description="Origins of web pages that may ask, comma-separated, or *; default none.",
+    )
+    admin_key: Annotated[tuple[SecretStr, ...], NoDecode] = Field(
+        default=(),
+        description="Keys, comma-separated, for every route and /admin; without one, or one of "
+        "the key file, nobody may change what is served.",
+    )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         default="info", description="How much is logged."
     )
+    log_format: Literal["text", "json"] = Field(
+        default="text", description="Log lines for a person, or one JSON object each."
+    )
+    tracing: bool = Field(
+        default=False,
+        description="Send a span of each request, and of its stages, by OTLP to where the standard "
+        "OTEL_... variables say; needs the extra 'tracing'.",
+    )
 
-    @field_validator("models", "device", "api_key", "trust_remote_code", mode="before")
+    @field_validator(
+        *("models", "device", "api_key", "admin_key", "cors_origins", "trust_remote_code"),
+        mode="before",
+    )
     @classmethod
     def _split(cls, value: object) -> object:
         if isinstance(value, str):
@@ -208,7 +261,8 @@ def _read(file: Path) -> dict[str, Any]:
 
 def _environment() -> dict[str, Any]:
     for variable in os.environ:
-        if variable.startswith(PREFIX) and variable != _FILE_VARIABLE:
+        is_ours = variable.startswith(PREFIX) and not variable.startswith(_CLIENT_PREFIX)
+        if is_ours and variable != _FILE_VARIABLE:
             _check_known(variable.removeprefix(PREFIX).lower(), where="the environment")
     try:
         return EnvSettingsSource(Settings)()

@@ -1,0 +1,133 @@
+"""reward_hub: what its outcome and process reward models are, answered by a server.
+
+`max_input_tokens` and the like are taken and not used: the server's limits hold. An unscorable
+conversation has the score `unscorable`: unless given, 0 from a process reward model, else lower
+than any other.
+"""
+
+from __future__ import annotations
+
+import importlib
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from assay.client.adapters import items
+from assay.client.adapters.reward import Reward
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from typing import Unpack
+
+    from assay import wire
+    from assay.client.adapters.reward import Item, Options, Urls
+
+UNSCORABLE = 0.0
+
+
+def reward(url: Urls, **options: Unpack[Options]) -> OutcomeRewardModel:
+    """Return an outcome reward model."""
+    return OutcomeRewardModel(Reward.of(url, options, unscorable=-math.inf))
+
+
+def process_reward(url: Urls, **options: Unpack[Options]) -> ProcessRewardModel:
+    """Return a process reward model; `aggregate` is what a call without a method uses."""
+    return ProcessRewardModel(Reward.of(url, options, unscorable=UNSCORABLE))
+
+
+@dataclass(frozen=True)
+class OutcomeRewardModel:
+    """As `reward_hub.base.AbstractOutcomeRewardModel`."""
+
+    reward: Reward
+
+    def score(self, messages: Sequence[Any], **_: Any) -> float | list[float]:
+        """Return a conversation's score, or those of several."""
+        conversations = _conversations(messages)
+        scores = self.reward.numbers(self.reward.ask(_whole(conversations)))
+        return scores if conversations is messages else scores[0]
+
+    async def ascore(self, messages: Sequence[Any], **_: Any) -> float | list[float]:
+        """Return what `score` does."""
+        conversations = _conversations(messages)
+        scores = self.reward.numbers(await self.reward.aask(_whole(conversations)))
+        return scores if conversations is messages else scores[0]
+
+
+@dataclass(frozen=True)
+class ProcessRewardModel:
+    """As `reward_hub.base.AbstractProcessRewardModel`, and as its implementations.
+
+    `score(question, responses)` and `score(messages)` with one conversation or several. Methods
+    are `last` (the default), `prod`, `min`, and `model`, for which a response is one step.
+    """
+
+    reward: Reward
+
+    def score(
+        self,
+        messages: Any = None,
+        responses: Sequence[str] | None = None,
+        **options: Any,
+    ) -> list[Any]:
+        """Return a score for each response, or all of its steps' with `return_full_prm_result`."""
+        asked, how = _in_steps(messages, responses, options)
+        return self._read(asked, self._by(how).ask(asked), how, options)
+
+    async def ascore(
+        self,
+        messages: Any = None,
+        responses: Sequence[str] | None = None,
+        **options: Any,
+    ) -> list[Any]:
+        """Return what `score` does."""
+        asked, how = _in_steps(messages, responses, options)
+        return self._read(asked, await self._by(how).aask(asked), how, options)
+
+    def _by(self, how: str | None) -> Reward:
+        wanted = how or self.reward.aggregate or "last"
+        one_step = wanted == "model"
+        return self.reward.model_copy(update={"aggregate": "last" if one_step else wanted})
+
+    def _read(
+        self,
+        asked: list[Item],
+        entries: list[wire.ScoreEntry],
+        how: str | None,
+        options: dict[str, Any],
+    ) -> list[Any]:
+        if not options.get("return_full_prm_result", False):
+            return self.reward.numbers(entries)
+        home = importlib.import_module("reward_hub.base")
+        method = how or self.reward.aggregate or "last"
+        return [
+            home.PRMResult(scores=one, aggregation_method=method)
+            for one in self.reward.steps(asked, entries)
+        ]
+
+
+def _in_steps(
+    messages: Any, responses: Sequence[str] | None, options: dict[str, Any]
+) -> tuple[list[Item], str | None]:
+    """Return what is asked about, and the aggregation method if one is named."""
+    method = options.get("aggregation_method")
+    how: str | None = getattr(method, "value", method)
+    separator = None if how == "model" else options.get("step_sep", "\n\n")
+    question = options.get("question") if messages is None else messages
+    if responses is not None:
+        return [items.solution(question, one, separator) for one in responses], how
+    conversations = _conversations(question)
+    return [
+        items.solution(one[:-1], items.turns(one[-1:])[0]["content"], separator)
+        for one in conversations
+    ], how
+
+
+def _conversations(messages: Any) -> Any:
+    """Return several conversations: those given, or the one given."""
+    is_one = bool(messages) and not isinstance(messages[0], list | tuple)
+    return [messages] if is_one else messages
+
+
+def _whole(conversations: Sequence[Any]) -> list[Item]:
+    return [{"messages": items.turns(one)} for one in conversations]
