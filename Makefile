@@ -2,8 +2,10 @@
 PYTHON ?= python3
 BIN := .venv/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+# Each forbids a version that is pinned; what they need of their requirements is in the extra 'clients'.
+CLIENTS := infinity-client litellm reward-hub
 
-.PHONY: serve test check fmt loadtest
+.PHONY: serve test check audit bill fmt loadtest
 
 serve: .venv/serve
 	$(BIN)/assay serve
@@ -16,6 +18,17 @@ check: .venv/dev
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(MAKE) bill
+	.ci/audit
+
+# Every pinned version against the vulnerabilities that PyPI knows of it.
+audit: .venv/dev
+	$(BIN)/pip-audit --strict --no-deps --disable-pip --progress-spinner off --requirement constraints.txt
+
+# What is installed here and why, as CycloneDX: a software bill of materials, valid by its schema.
+bill: .venv/dev
+	mkdir -p build
+	$(BIN)/cyclonedx-py environment --pyproject pyproject.toml --output-reproducible --output-file build/bill.json
 
 fmt: .venv/dev
 	$(BIN)/ruff format .
@@ -31,4 +44,5 @@ loadtest: .venv/dev
 
 .venv/dev: .venv/serve
 	$(INSTALL) --editable '.[serve,dev]'
+	$(INSTALL) --no-deps $(CLIENTS)
 	touch $@
