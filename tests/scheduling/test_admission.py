@@ -1,3 +1,6 @@
+from collections import Counter, deque
+from contextlib import ExitStack
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -6,9 +9,9 @@ from assay.errors import Draining, Overloaded
 from assay.scheduling.admission import Admission
 
 
-def admission(*, max_tokens=100, tokens_per_s=10.0):
+def admission(*, max_tokens=100, tokens_per_s=10.0, **options):
     """Return a door with a measured rate."""
-    return Admission(max_tokens, lambda: tokens_per_s)
+    return Admission(max_tokens, lambda: tokens_per_s, **options)
 
 
 def test_what_is_admitted_is_counted_while_it_runs():
@@ -35,26 +38,72 @@ def test_a_request_that_does_not_fit_is_refused_whole():
         assert (door.tokens, door.requests) == (60, 1)
 
 
-def test_a_request_larger_than_the_bound_is_admitted_when_nothing_waits():
-    """A fat request isn't refused for ever: it goes when the house is empty."""
+@pytest.mark.parametrize("waiting", [0, 10])
+def test_a_request_larger_than_the_bound_is_admitted_when_little_waits(waiting):
+    """A fat request isn't refused for ever: it goes when the house is nearly empty."""
     door = admission(max_tokens=100)
-    with door.admit(5000):
-        assert door.tokens == 5000
+    with door.admit(waiting), door.admit(5000):
+        assert door.tokens == waiting + 5000
 
 
-def test_a_request_larger_than_the_bound_is_refused_when_something_waits():
-    """Only an empty house takes more than the bound."""
+def test_a_request_larger_than_the_bound_is_refused_when_much_waits():
+    """Only a house that is nearly empty takes more than the bound."""
     door = admission(max_tokens=100)
-    with door.admit(1), pytest.raises(Overloaded), door.admit(5000):
+    with door.admit(11), pytest.raises(Overloaded), door.admit(5000):
+        pytest.fail("the block of a refused request must not run")
+
+
+def test_what_is_done_of_a_request_makes_room():
+    """Parts are given back as they are answered; at the end exactly all was."""
+    door = admission(max_tokens=100)
+    with door.admit(99) as room:
+        for _ in range(2):
+            room.give_back(1 / 3)
+        assert door.tokens == 33
+        with door.admit(60):
+            assert door.tokens == 93
+        room.give_back(1 / 3)
+        assert door.tokens == 0
+        room.give_back(1.0)
+    assert (door.tokens, door.requests) == (0, 0)
+
+
+def test_what_was_estimated_wrongly_is_corrected():
+    """Of a request with more tokens, less fits beside it; what is done of it counts as before."""
+    door = admission(max_tokens=100)
+    with door.admit(40) as room:
+        room.give_back(0.5)
+        room.correct(100)
+        assert door.tokens == 70
+        with pytest.raises(Overloaded), door.admit(40):
+            pytest.fail("the block of a refused request must not run")
+        room.correct(-100)
+        assert door.tokens == 20
+    assert door.tokens == 0
+
+
+def test_requests_are_bounded_too():
+    """A house full of tiny requests takes no more, however few their tokens are."""
+    door = admission(max_requests=2)
+    with door.admit(1), door.admit(1), pytest.raises(Overloaded, match="2 requests"), door.admit(1):
+        pytest.fail("the block of a refused request must not run")
+
+
+def test_no_more_is_admitted_than_can_be_served_in_time():
+    """Half the longest wait times the rate is a bound, too: who is admitted is answered."""
+    door = admission(max_tokens=1000, tokens_per_s=10.0, max_wait_s=12.0)
+    with door.admit(60), pytest.raises(Overloaded), door.admit(1):
         pytest.fail("the block of a refused request must not run")
 
 
 @pytest.mark.parametrize(
     ("tokens", "rate", "seconds"),
-    [(95, 10.0, 10), (100, 10.0, 10), (100, 1000.0, 1), (100, 0.0, 60), (100, 1.0, 60)],
+    [(95, 10.0, 5), (100, 10.0, 5), (100, 1000.0, 1), (100, 0.0, 60), (100, 0.01, 600)],
 )
 def test_a_refusal_says_when_to_come_back(tokens, rate, seconds):
-    """Retry-After is the backlog over the measured rate, in whole seconds, at most a minute."""
+    """Retry-After is when there will be room at the measured rate: whole seconds, ten minutes at
+    most; a minute where no rate was measured.
+    """
     door = admission(max_tokens=100, tokens_per_s=rate)
     with door.admit(tokens), pytest.raises(Overloaded) as refusal, door.admit(50):
         pytest.fail("the block of a refused request must not run")
@@ -67,9 +116,108 @@ def test_the_rate_is_measured_when_it_is_asked_for():
     door = Admission(100, lambda: rates[-1])
     with door.admit(100):
         rates.append(50.0)
-        with pytest.raises(Overloaded) as refusal, door.admit(1):
+        with pytest.raises(Overloaded) as refusal, door.admit(100):
             pytest.fail("the block of a refused request must not run")
     assert refusal.value.retry_after_s == 2
+
+
+def told(door, tokens, name=None):
+    """Return in how many seconds a request is told to come back; None where it is admitted."""
+    try:
+        with door.admit(tokens, (lambda: name) if name else None):
+            return None
+    except Overloaded as refusal:
+        return refusal.retry_after_s
+
+
+def test_those_who_are_refused_are_not_all_told_the_same_time():
+    """Each is promised the time at which those before have been served."""
+    door = admission(clock=lambda: 0.0)
+    with door.admit(100):
+        assert [told(door, 50, name) for name in "abcd"] == [5, 10, 15, 20]
+
+
+def test_who_comes_too_early_keeps_the_promise():
+    """Clients that ask every second aren't sent to the end of the line."""
+    now = [0.0]
+    door = admission(clock=lambda: now[0])
+    with door.admit(100):
+        assert [told(door, 50, name) for name in "ab"] == [5, 10]
+        now[0] = 3.0
+        assert [told(door, 50, name) for name in "abc"] == [2, 7, 12]
+
+
+def test_the_room_is_kept_for_who_was_promised_it():
+    """When it is due, a newcomer doesn't get it; who was promised it does."""
+    now = [0.0]
+    door = admission(clock=lambda: now[0])
+    with door.admit(100) as room:
+        assert told(door, 40, "a") == 4
+        now[0] = 4.0
+        room.give_back(0.4)
+        assert told(door, 40, "newcomer") is not None
+        assert told(door, 40, "a") is None
+
+
+def test_a_promise_that_nobody_comes_for_ends():
+    """The room is anyone's again."""
+    now = [0.0]
+    door = admission(clock=lambda: now[0])
+    with door.admit(100) as room:
+        assert told(door, 40, "a") == 4
+        room.give_back(0.4)
+        now[0] = 8.9
+        assert told(door, 40) is not None
+        now[0] = 9.1
+        assert told(door, 40) is None
+
+
+def test_promises_never_let_the_devices_stand_idle():
+    """While nothing waits, or less than half of what may, newcomers are admitted all the same."""
+    now = [0.0]
+    door = admission(clock=lambda: now[0])
+    with door.admit(100) as room:
+        for name in "abcdef":
+            told(door, 90, name)
+        now[0] = 50.0
+        room.give_back(0.9)
+        assert told(door, 40) is None
+        assert told(door, 41) is not None
+        room.give_back(0.1)
+        assert told(door, 95) is None
+
+
+@pytest.mark.parametrize("pressure", [2, 5, 10])
+def test_under_steady_pressure_who_comes_back_when_told_is_admitted(pressure):
+    """An open loop of newcomers at a multiple of the rate, each refused one comes back once."""
+    rate, size = 100.0, 10
+    now = [0.0]
+    door = Admission(1000, lambda: rate, clock=lambda: now[0])
+    served, waiting, returns, outcomes = 0.0, deque(), [], Counter()
+    for step in range(60 * 10 * pressure):
+        now[0] = step / (10 * pressure)
+        served += rate / (10 * pressure)
+        while waiting and served >= size:
+            waiting.popleft().close()
+            served -= size
+        served = min(served, size) if not waiting else served
+        due = [entry for entry in returns if entry[0] <= now[0]]
+        returns = [entry for entry in returns if entry[0] > now[0]]
+        for is_return, name in [(True, name) for _, name in due] + [(False, step)]:
+            room = ExitStack()
+            try:
+                room.enter_context(door.admit(size, lambda name=name: name))
+            except Overloaded as refusal:
+                outcomes[is_return, False] += 1
+                if not is_return:
+                    returns.append((now[0] + refusal.retry_after_s, name))
+            else:
+                outcomes[is_return, True] += 1
+                waiting.append(room)
+    while waiting:
+        waiting.popleft().close()
+    assert outcomes[True, True] >= 100
+    assert outcomes[True, True] >= 0.8 * (outcomes[True, True] + outcomes[True, False])
 
 
 def test_a_closed_door_admits_nothing():
@@ -99,7 +247,7 @@ def test_a_failed_request_gives_its_room_back():
 
 @given(st.lists(st.integers(0, 300), max_size=20))
 def test_waiting_tokens_never_pass_the_bound_unless_one_request_does(sizes):
-    """More than the bound waits only where a single request is larger than it."""
+    """More than the bound waits only where one that is larger came while little did."""
     door = admission(max_tokens=100)
     admitted = []
     for size in sizes:
@@ -110,7 +258,7 @@ def test_waiting_tokens_never_pass_the_bound_unless_one_request_does(sizes):
             continue
         admitted.append((size, room))
         with_tokens = [held for held, _ in admitted if held]
-        assert door.tokens <= 100 or len(with_tokens) == 1
+        assert door.tokens <= 100 or sum(sorted(with_tokens)[:-1]) <= 10
     for _, room in admitted:
         room.__exit__(None, None, None)
     assert (door.tokens, door.requests) == (0, 0)

@@ -31,7 +31,7 @@ def line(is_gone=lambda _: False):
 
 def put(waiting, *texts, flow=None, now=0.0, is_batch=False):
     """Let a request's items wait; return them."""
-    flow = flow or Flow(LAG if is_batch else 0.0)
+    flow = flow or Flow(lag=LAG if is_batch else 0.0)
     works = [Work(text, flow) for text in texts]
     for work in works:
         waiting.add(work, now)
@@ -171,7 +171,7 @@ def test_an_emptied_line_holds_nothing(requests, budget):
     waiting = line()
     put_all(waiting, requests)
     batches(waiting, budget)
-    assert waiting._turns == []
+    assert waiting._turns == {}
     for prefixes in waiting._prefixes.values():
         assert (len(prefixes), prefixes.tokens, prefixes.root.children) == (0, 0, {})
 

@@ -132,6 +132,72 @@ def test_a_request_that_paused_shares_from_then_on():
     assert shares == {id(paused.ticket): 5, id(steady.ticket): 5}
 
 
+def test_a_caller_of_many_requests_does_not_hold_up_another():
+    """Whatever waits of a trainer, a gateway's item goes in the next batch."""
+    queue = Queue()
+    for _ in range(500):
+        Caller(caller="trainer").put(queue)
+    take(queue)
+    single = Caller(caller="gateway").put(queue)
+    assert single.ticket in [ticket for ticket, _ in take(queue)]
+
+
+@pytest.mark.parametrize("requests", [1, 50])
+def test_callers_share_the_device_whatever_the_number_of_their_requests(requests):
+    """Of each batch each has half, in tokens."""
+    queue = Queue()
+    for _ in range(200 // requests):
+        Caller(caller="trainer").put(queue, items=requests)
+    for _ in range(50):
+        Caller(caller="gateway").put(queue, tokens=2 * ITEM_TOKENS)
+    tokens = Counter()
+    for _ in range(10):
+        for ticket, _ in take(queue, budget=2 * BUDGET):
+            tokens[ticket.caller] += ITEM_TOKENS * (1 + (ticket.caller == "gateway"))
+    assert abs(tokens["trainer"] - tokens["gateway"]) <= 2 * ITEM_TOKENS
+
+
+def test_a_caller_who_was_away_is_owed_nothing():
+    """Both share from when the second comes, also if one had all of the device before."""
+    queue = Queue()
+    Caller(caller="gateway").put(queue)
+    for _ in range(300):
+        Caller(caller="trainer").put(queue)
+    for _ in range(10):
+        take(queue)
+    for _ in range(100):
+        Caller(caller="gateway").put(queue)
+    shares = Counter(ticket.caller for _ in range(4) for ticket, _ in take(queue))
+    assert shares == {"trainer": 20, "gateway": 20}
+
+
+def test_a_callers_share_is_over_all_models():
+    """Who has the device with one model waits with the other."""
+    queue = Queue()
+    both = {name: loaded(name, BUDGET, shares=False) for name in ("first", "second")}
+    for _ in range(100):
+        for model in both:
+            Caller(caller="trainer").put(queue, model=model)
+    for _ in range(100):
+        Caller(caller="gateway").put(queue, model="first")
+    shares = Counter(claim.ticket.caller for _ in range(16) for claim in queue.take(both).claims)
+    assert abs(shares["trainer"] - shares["gateway"]) <= 20
+
+
+def test_another_callers_batch_work_waits_for_interactive_work_and_ages():
+    """It goes once the interactive caller was given as much as batch work lags."""
+    queue = Queue()
+    Caller(caller="trainer", is_batch=True).put(queue, items=10, tokens=BUDGET)
+    before = 0
+    while True:
+        Caller(caller="gateway").put(queue, tokens=BUDGET)
+        ((ticket, _),) = take(queue)
+        if ticket.caller == "trainer":
+            break
+        before += 1
+    assert before == pytest.approx(BATCH_HEAD_START_TOKENS / BUDGET, abs=2)
+
+
 def test_longer_items_get_fewer_turns():
     """The share is counted in tokens: four items of 100 match one of 400."""
     queue = Queue()
@@ -420,7 +486,7 @@ def test_a_queue_that_was_emptied_holds_nothing():
     (line,) = queue._lines.values()
     for prefixes in line._prefixes.values():
         assert (len(prefixes), prefixes.tokens, prefixes.root.children) == (0, 0, {})
-    assert (queue._claims, line._turns, clock.calls) == ({}, [], [])
+    assert (queue._claims, line._turns, clock.calls) == ({}, {}, [])
 
 
 class World:

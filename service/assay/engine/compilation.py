@@ -10,13 +10,10 @@ from __future__ import annotations
 
 import os
 import shutil
-from pathlib import Path
 
 import torch
 
 from assay.engine import operator
-
-CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "assay"
 
 _mkldnn = torch.ops.mkldnn  # oneDNN's own layout of weights has no public name
 _MOST_PROGRAMS = 64  # of all served models: kinds of blocks, dtypes
@@ -25,12 +22,6 @@ _SUMMED_BY_TORCH = (
     torch.ops.aten.native_layer_norm.default,
     torch.ops.aten.gelu.default,
 )
-
-
-def use_cache() -> None:
-    """Keep what is compiled in the user's cache, unless the operator names another place."""
-    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(CACHE / "inductor"))
-    os.environ.setdefault("TORCH_EXTENSIONS_DIR", str(CACHE / "extensions"))
 
 
 def is_at_hand() -> bool:

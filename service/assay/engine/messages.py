@@ -165,6 +165,7 @@ class Done:
     numbers: np.ndarray  # (items or marks, outputs) float64
     compute_s: float
     padded_tokens: int
+    device_bytes: int | None = None  # what the worker holds of a GPU's memory
 
 
 @dataclass(frozen=True, slots=True)

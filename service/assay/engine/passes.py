@@ -88,7 +88,12 @@ def read(launched: Launched) -> Done | Failed:
     except Exception as error:  # noqa: BLE001  a device reports here what went wrong meanwhile
         return _failed(batch, error)
     padding = launched.trunk.padded_tokens(batch.forest)
-    return Done(batch.number, numbers, time.perf_counter() - launched.begin, padding)
+    passed_s = time.perf_counter() - launched.begin
+    return Done(batch.number, numbers, passed_s, padding, _device_bytes(launched.numbers.device))
+
+
+def _device_bytes(device: torch.device) -> int | None:
+    return torch.cuda.memory_reserved(device) if device.type == "cuda" else None
 
 
 def _failed(batch: Batch, error: Exception) -> Failed:

@@ -57,7 +57,6 @@ def run(start: Start, stream: socket.socket) -> None:
 
     if start.threads is not None:
         torch.set_num_threads(start.threads)
-    compilation.use_cache()
     models: dict[str, trunks.Trunk] = {}
     try:
         for spec in start.models:

@@ -126,6 +126,7 @@ class Dispatcher:
         self.state: State = "loading"
         self.loaded: dict[str, Loaded] = {}
         self.tokens_per_s = 0.0
+        self.device_bytes: int | None = None  # what the worker holds of a GPU's memory
         self._start = start
         self._queue = queue
         self._observer = observer
@@ -139,6 +140,7 @@ class Dispatcher:
         self._oldest_since = 0.0  # since when the worker is at the first of them
         self._ending = -1  # the last batch that said it would be done soon
         self._hangs = False
+        self._is_stopped = False
         self._worker_factory = worker_factory
         self._worker: Device | None = None
         self._changed = asyncio.Event()  # there may be a batch to send
@@ -154,15 +156,23 @@ class Dispatcher:
         """Whether no batch is at the worker."""
         return not self._in_flight
 
+    def stop(self) -> None:
+        """Start no worker any more; to be called before `run` is cancelled.
+
+        A cancellation is lost where a worker dies at that moment: the group of tasks that serves it
+        has but one exception to raise.
+        """
+        self._is_stopped = True
+
     async def run(self) -> None:
-        """Serve until cancelled, restarting the worker when it dies.
+        """Serve until stopped, restarting the worker when it dies.
 
         Raises:
             CheckpointError: A model can't be served.
             WorkerError: The worker died before it was ever ready.
         """
         backoff_s = self._first_backoff_s
-        while True:
+        while not self._is_stopped:
             ready_at = math.inf
             try:
                 async with self._worker_factory(self._start) as self._worker:
@@ -277,7 +287,9 @@ class Dispatcher:
     def _resolve(self, taken: Taken, done: Done) -> None:
         plan = taken.plan
         tokens = plan.forest.tokens
-        rate = tokens / max(done.compute_s, 1e-9)
+        self.device_bytes = done.device_bytes
+        asked = sum(work.tokens for work in plan.works)  # what callers wait for: all of each item
+        rate = asked / max(done.compute_s, 1e-9)
         self.tokens_per_s = _RATE_MEMORY * self.tokens_per_s + (1 - _RATE_MEMORY) * rate
         self._observer.batch(
             taken.model,
@@ -288,6 +300,7 @@ class Dispatcher:
             held_tokens=PAGE_TOKENS * len(plan.forest.held_pages),
         )
         for ticket in {id(claim.ticket): claim.ticket for claim in taken.claims}.values():
+            ticket.began_at = min(ticket.began_at, time.monotonic() - done.compute_s)
             ticket.compute_s += done.compute_s
         for (work, claim), computed in zip(taken.entries, plan.computed_tokens(), strict=True):
             claim.ticket.tokens += work.tokens
@@ -311,10 +324,7 @@ class Dispatcher:
             self._queue.put_back(taken.model, taken.entries, was_tried=not may_shrink)
             return
         (claim,) = taken.claims
-        claim.ticket.settle(
-            claim.place,
-            ForwardFailed(f"the model failed on this item even alone ({failed.reason})"),
-        )
+        claim.settle(ForwardFailed(f"the model failed on this item even alone ({failed.reason})"))
 
     def _recover(self) -> None:
         """Put what was at a dead worker back in line; an item that killed two is answered.
@@ -325,9 +335,8 @@ class Dispatcher:
             was_running = place == 0
             if was_running and taken.claims[0].attempts + 1 >= MAX_ATTEMPTS:
                 (claim,) = taken.claims
-                claim.ticket.settle(
-                    claim.place,
-                    ForwardFailed("the worker died each time this item ran; it won't run again"),
+                claim.settle(
+                    ForwardFailed("the worker died each time this item ran; it won't run again")
                 )
             else:
                 self._queue.put_back(taken.model, taken.entries, was_tried=was_running)
@@ -337,11 +346,9 @@ class Dispatcher:
 
 def _settle(claim: Claim, numbers: np.ndarray) -> None:
     if np.isfinite(numbers).all():
-        claim.ticket.settle(claim.place, numbers)
+        claim.settle(numbers)
     else:
-        claim.ticket.settle(
-            claim.place, NonFiniteScore("the model's score of this item is not a finite number")
-        )
+        claim.settle(NonFiniteScore("the model's score of this item is not a finite number"))
 
 
 def rate(dispatchers: Sequence[Dispatcher]) -> float:

@@ -1,10 +1,11 @@
 """Pure: who is next, who goes along, and their batch as a forest. No clock, no torch, no await.
 
-Requests take turns by the tokens they were given so far; an item's turn is its request's. A batch
-begins with the item whose turn is earliest, however long it is. Its kin go with it ahead of their
-turn: those that begin with at least an eighth of its tokens, nearest first. Then the next in turn
-and its kin, until one doesn't fit the budget. A request is charged for its kin as for the rest.
-Where the device keeps a prefix from an earlier batch, that costs nothing.
+Callers take turns by the tokens they were given so far, whatever the number of their requests. The
+requests of one caller do, too; an item's turn is its request's. A batch begins with the item whose
+turn is earliest, of the caller who was given least, however long it is. Its kin go with it ahead of
+their turn: those that begin with at least an eighth of its tokens, nearest first. Then the next in
+turn and its kin, until one doesn't fit the budget. A request is charged for its kin as for the
+rest. Where the device keeps a prefix from an earlier batch, that costs nothing.
 
 Two rules bound what kin may overtake:
 
@@ -41,9 +42,22 @@ _KIN_PART = 8  # kin share at least this part of the head: what they save is wor
 
 
 @dataclass(eq=False, slots=True)
+class Caller:
+    """One who sends requests; `given` are the tokens that count for whose turn it is.
+
+    `now` is the turn that newcomers among the caller's requests start at.
+    """
+
+    given: float = 0.0
+    now: float = 0.0
+    waiting: int = 0  # items, of all models
+
+
+@dataclass(eq=False, slots=True)
 class Flow:
     """What waits of one request for one model, in order; `turn` is that of its first item."""
 
+    caller: Caller | None = None
     lag: float = 0.0  # how much later than others its turns are: batch priority has one
     turn: float = 0.0
     number: int = 0  # of its valid entry in the line
@@ -53,6 +67,12 @@ class Flow:
     def is_batch(self) -> bool:
         """Whether interactive work goes before it."""
         return self.lag > 0
+
+    @property
+    def rank(self) -> tuple[float, float, int]:
+        """What decides between callers' first requests: the least goes first."""
+        given = self.caller.given if self.caller else 0.0
+        return given + self.lag, self.turn, self.number
 
 
 @dataclass(eq=False, slots=True)
@@ -116,7 +136,7 @@ class Line:
         self.tokens = 0
         self._is_gone = is_gone
         self._numbers = numbers
-        self._turns: list[tuple[float, int, Flow]] = []
+        self._turns: dict[Caller | None, list[tuple[float, int, Flow]]] = {}
         self._prefixes: dict[bool, Prefixes[Work]] = {False: Prefixes(), True: Prefixes()}
         self._gone: list[Work] = []
         self._left: list[Work] = []  # what `purge` has yet to forget
@@ -129,25 +149,37 @@ class Line:
         self._hold(work)
 
     def put_back(self, work: Work) -> None:
-        """Let a work wait before its request's others, and not charge the request for it."""
+        """Let a work wait before its request's others, and charge nobody for it."""
         self._hold(work)
         work.flow.works.move_to_end(work, last=False)
         work.flow.turn -= work.tokens
+        if work.flow.caller:
+            work.flow.caller.given -= work.tokens
         self._enter(work.flow)
 
     def head(self) -> Work | None:
-        """Return the work whose turn is earliest; who came first among equals."""
-        while self._turns:
-            turn, number, flow = self._turns[0]
+        """Return the work whose turn is earliest, of the caller who was given least."""
+        return min(self.heads().values(), key=lambda head: head.flow.rank, default=None)
+
+    def heads(self) -> dict[Caller | None, Work]:
+        """Return each caller's work whose turn is earliest; who came first among equals."""
+        firsts = {caller: self._first(caller) for caller in list(self._turns)}
+        return {caller: first for caller, first in firsts.items() if first is not None}
+
+    def _first(self, caller: Caller | None) -> Work | None:
+        turns = self._turns.get(caller, [])
+        while turns:
+            turn, number, flow = turns[0]
             if number != flow.number or not flow.works:
-                heapq.heappop(self._turns)
+                heapq.heappop(turns)
             elif turn != flow.turn:
-                heapq.heappop(self._turns)
+                heapq.heappop(turns)
                 self._enter(flow)
             elif self._is_gone(first := next(iter(flow.works))):
                 self.drop(first.flow)
             else:
                 return first
+        self._turns.pop(caller, None)
         return None
 
     def kin(self, head: Work) -> Iterator[Work]:
@@ -169,9 +201,11 @@ class Line:
             inner = node
 
     def take(self, work: Work) -> None:
-        """Remove a work, charging its request."""
+        """Remove a work, charging its request and its caller."""
         self._leave(work)
         work.flow.turn += work.tokens
+        if work.flow.caller:
+            work.flow.caller.given += work.tokens
 
     def drop(self, flow: Flow) -> None:
         """Remove all works of a request and set them aside."""
@@ -181,7 +215,7 @@ class Line:
 
     def drop_all(self) -> None:
         """Remove all works and set them aside."""
-        for _, _, flow in list(self._turns):
+        for flow in [flow for turns in self._turns.values() for _, _, flow in turns]:
             self.drop(flow)
 
     def pop_gone(self) -> list[Work]:
@@ -220,7 +254,8 @@ class Line:
 
     def _enter(self, flow: Flow) -> None:
         flow.number = next(self._numbers)
-        heapq.heappush(self._turns, (flow.turn, flow.number, flow))
+        turns = self._turns.setdefault(flow.caller, [])
+        heapq.heappush(turns, (flow.turn, flow.number, flow))
 
     def _waits(self, work: Work) -> bool:
         if work in work.flow.works and self._is_gone(work):

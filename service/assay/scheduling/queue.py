@@ -1,17 +1,20 @@
 """Who waits, whose turn it is, and who has left.
 
-Order is start-time fair queueing over requests: each request is a flow whose turn moves on by the
-tokens it is given, starting at the turn now being served. A request of one item waits behind at
-most what is already on the device, however many items another request brought. Each batch moves the
-turn on by half its first item at least: newcomers still go before the next item of that flow, but a
-stream of them can't hold the others back for ever. Batch priority has its turns
-`BATCH_HEAD_START_TOKENS` later, which is also how it ages: once the turn has moved on that far, it
-is even with newcomers. The planner's kin may overtake; see there for the bounds.
+Order is start-time fair queueing, over callers and over the requests of each. A caller (an API key;
+without keys all are one) who begins to wait counts as given as much as the least of those who do,
+so that nobody saves up. Each request is a flow whose turn moves on by the tokens it is given,
+starting at the turn now being served. A request of one item waits behind at most what is already on
+the device, however many items another request brought. Each batch moves the turn on by half its
+first item at least: newcomers still go before the next item of that flow, but a stream of them
+can't hold the others back for ever. Batch priority has its turns `BATCH_HEAD_START_TOKENS` later,
+which is also how it ages: once the turn has moved on that far, it is even with newcomers. The
+planner's kin may overtake; see there for the bounds.
 """
 
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -20,7 +23,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Protocol
 
 from assay.errors import AssayError, DeadlineExceeded
-from assay.scheduling.planner import Flow, Line, Plan, Work, plan
+from assay.scheduling.planner import Caller, Flow, Line, Plan, Work, plan
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -50,14 +53,16 @@ class Ticket:
 
     `settle` is called once for each item, with its place in the request and its numbers, (places
     read, outputs), or its error.
-    `compute_s` adds up the batches that carried its items, `tokens` those of its items that ran,
-    `computed_tokens` its part of what these batches computed.
+    `began_at` is when the first batch that carried its items began, `compute_s` adds these batches
+    up, `tokens` those of its items that ran, `computed_tokens` its part of what they computed.
     """
 
     settle: Callable[[int, np.ndarray | AssayError], None]
     deadline: float | None = None
     is_batch: bool = False
+    caller: str = ""
     is_cancelled: bool = False
+    began_at: float = math.inf
     compute_s: float = 0.0
     tokens: int = 0
     computed_tokens: float = 0.0
@@ -73,6 +78,11 @@ class Claim:
     ticket: Ticket
     place: int
     attempts: int = 0
+
+    def settle(self, result: np.ndarray | AssayError) -> None:
+        """Answer the item, unless its caller has left."""
+        if not self.ticket.is_cancelled:
+            self.ticket.settle(self.place, result)
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +112,8 @@ class Queue:
         self._lines: dict[str, Line] = {}
         self._claims: dict[Work, Claim] = {}
         self._numbers = count()
-        self._now: float = 0.0  # the turn now being served, without lag
+        self._callers: dict[str, Caller] = {}
+        self._level: float = 0.0  # what callers who begin to wait count as given
         self._listeners: list[Callable[[], None]] = []
 
     def subscribe(self, listener: Callable[[], None]) -> None:
@@ -118,10 +129,15 @@ class Queue:
         marks: Marks | None = None,
     ) -> None:
         """Let one item wait for one model; `ids` is (tokens,) int32, `marks` where it is read."""
-        lag = BATCH_HEAD_START_TOKENS if ticket.is_batch else 0.0
-        work = Work(ids, ticket.flows.setdefault(model, Flow(lag)), marks=marks)
+        if model not in ticket.flows:
+            caller = self._callers.setdefault(ticket.caller, Caller())
+            lag = BATCH_HEAD_START_TOKENS if ticket.is_batch else 0.0
+            ticket.flows[model] = Flow(caller, lag)
+        flow = ticket.flows[model]
+        assert flow.caller is not None
+        work = Work(ids, flow, marks=marks)
         self._hold(work, Claim(ticket, place))
-        self._line(model).add(work, self._now)
+        self._line(model).add(work, flow.caller.now)
         self._tell()
 
     def put_back(
@@ -153,12 +169,12 @@ class Queue:
         heads = self._heads(loaded)
         if not heads:
             return None
-        model = min(heads, key=lambda name: (heads[name].flow.turn, heads[name].flow.number))
+        model = min(heads, key=lambda name: heads[name].flow.rank)
         line, spec = self._lines[model], loaded[model]
         waiting = line.to_compute(shares=spec.shares_prefixes)
         if only_full and waiting < FULL * spec.budget_tokens:
             return None
-        first = heads[model].flow.turn - heads[model].flow.lag + heads[model].tokens / 2
+        self._begin(heads[model])
         drafted = plan(
             line,
             spec.budget_tokens,
@@ -166,7 +182,7 @@ class Queue:
             cache=caches.get(model),
         )
         self._see_off(line)
-        self._advance(drafted, first)
+        self._advance(drafted)
         return Taken(model, drafted, tuple(map(self._release, drafted.works)))
 
     def depth(self, model: str) -> tuple[int, int]:
@@ -195,20 +211,41 @@ class Queue:
                 self._see_off(line)
         return heads
 
-    def _advance(self, drafted: Plan, first: float) -> None:
-        """Move the turn on: newcomers go before the next in line, by half an item.
+    def _begin(self, head: Work) -> None:
+        """Move the turns on to the one that is served now, by half its item."""
+        caller = head.flow.caller
+        assert caller is not None
+        caller.now = max(caller.now, head.flow.turn - head.flow.lag + head.tokens / 2)
 
-        Where nobody is left, the past is forgotten: all start even.
+    def _advance(self, drafted: Plan) -> None:
+        """Move the turns on: a caller's newcomers go before its next in line, by half an item.
+
+        Where nothing is left of a caller, the past is forgotten: all its requests start even.
         """
-        heads = self._heads(self._lines).values()
-        turns = [head.flow.turn - head.flow.lag - head.tokens / 2 for head in heads]
-        served = (work.flow.turn - work.flow.lag for work in drafted.works)
-        self._now = max(self._now, first, min(turns) if turns else max(served))
+        served: dict[Caller | None, float] = {}
+        for work in drafted.works:
+            turn = work.flow.turn - work.flow.lag
+            served[work.flow.caller] = max(turn, served.get(work.flow.caller, turn))
+        following: dict[Caller | None, float] = {}
+        for line in self._lines.values():
+            for caller, head in line.heads().items():
+                turn = head.flow.turn - head.flow.lag - head.tokens / 2
+                following[caller] = min(turn, following.get(caller, turn))
+            self._see_off(line)
+        for caller, turn in (served | following).items():
+            if caller is not None and caller in served:
+                caller.now = max(caller.now, turn)
+        given = [caller.given for caller in following or served if caller is not None]
+        self._level = max(self._level, min(given) if following else max(given))
 
     def _hold(self, work: Work, claim: Claim) -> None:
         ticket = claim.ticket
         self._claims[work] = claim
         ticket.waiting += 1
+        if caller := work.flow.caller:
+            if not caller.waiting:
+                caller.given = max(caller.given, self._level)
+            caller.waiting += 1
         if ticket.deadline is not None and ticket.alarm is None:
             left_s = max(0.0, ticket.deadline - self._clock())
             ticket.alarm = self._call_later(left_s, partial(self._expire, ticket))
@@ -217,6 +254,8 @@ class Queue:
         claim = self._claims.pop(work)
         ticket = claim.ticket
         ticket.waiting -= 1
+        if work.flow.caller:
+            work.flow.caller.waiting -= 1
         if ticket.alarm and not ticket.waiting:
             ticket.alarm.cancel()
             ticket.alarm = None
@@ -232,8 +271,7 @@ class Queue:
         """Answer those who are gone, by default because they are late; who cancelled wants none."""
         late = DeadlineExceeded("the deadline passed before the item ran; allow more time")
         for claim in map(self._release, line.pop_gone()):
-            if not claim.ticket.is_cancelled:
-                claim.ticket.settle(claim.place, error or late)
+            claim.settle(error or late)
 
     def _has_left(self, work: Work) -> bool:
         ticket = self._claims[work].ticket

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from assay.engine.template import Contest, Ids, Solution, Text
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Hashable, Iterator, Sequence
 
     from assay.engine.template import Rendered, Source, Template, Truncation
     from assay.errors import AssayError
@@ -108,6 +108,22 @@ def estimate(source: Source) -> int:
         case Contest():
             characters += len(source.first) + len(source.second)
     return characters // _CHARACTERS_PER_TOKEN + 1
+
+
+def identity(source: Source) -> Hashable:
+    """Return what tells an item from others."""
+    match source:
+        case Ids():
+            return source.ids
+        case Text():
+            return source.text
+    turns = tuple(tuple(message.items()) for message in source.messages)
+    match source:
+        case Solution():
+            return turns, source.steps
+        case Contest():
+            return turns, source.first, source.second
+    return turns
 
 
 def chunks(sources: Sequence[Source]) -> Iterator[Sequence[Source]]:

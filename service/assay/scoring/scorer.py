@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
@@ -22,18 +23,20 @@ from assay.scheduling import dispatcher as dispatchers
 from assay.scheduling.admission import Admission
 from assay.scheduling.dispatcher import Dispatcher
 from assay.scheduling.queue import Queue, Ticket
-from assay.scoring import rendering
+from assay.scoring import caller, rendering
 from assay.scoring import targets as served
 from assay.scoring.aside import aside
 from assay.scoring.pacing import Pace
 from assay.scoring.rendering import RenderThread
 from assay.scoring.targets import Target, Targets
+from assay.telemetry.memory import resident_bytes
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Hashable, Mapping, Sequence
 
     from assay.engine.messages import Loaded, Progress
     from assay.engine.template import Source, Truncation
+    from assay.scheduling.admission import Room
     from assay.scoring.targets import Model
     from assay.settings import Settings
     from assay.telemetry.metrics import Metrics
@@ -57,6 +60,17 @@ class Scored:
 
 
 @dataclass(frozen=True, slots=True)
+class Times:
+    """When a request went on, by the monotonic clock; one rendered in parts waits meanwhile."""
+
+    admitted: float
+    queued: float  # its first items
+    tokenized: float  # its last
+    began: float  # its first batch; infinity where it had none
+    ended: float
+
+
+@dataclass(frozen=True, slots=True)
 class Outcome:
     """What `Scorer.score` returns; seconds are wall time."""
 
@@ -67,6 +81,7 @@ class Outcome:
     queue_s: float
     compute_s: float
     total_s: float
+    times: Times
 
 
 @dataclass(slots=True)
@@ -77,6 +92,7 @@ class _Collector:
     numbers: list[list[np.ndarray | AssayError | None]]
     pace: Pace
     finished: asyncio.Future[None]
+    room: Room
     waiting: int = 0
     is_sealed: bool = False
 
@@ -84,6 +100,7 @@ class _Collector:
         item, member = divmod(place, self.members)
         self.numbers[item][member] = result
         self.waiting -= 1
+        self.room.give_back(1 / (len(self.numbers) * self.members))
         self._check()
 
     def seal(self) -> None:
@@ -112,7 +129,10 @@ class Scorer:
         self.metrics = metrics
         self.dispatchers: list[Dispatcher] = []
         self.admission = Admission(
-            settings.max_queued_tokens, lambda: dispatchers.rate(self.dispatchers)
+            settings.max_queued_tokens,
+            lambda: dispatchers.rate(self.dispatchers),
+            max_requests=settings.max_queued_requests,
+            max_wait_s=settings.max_wait_s,
         )
         self.failure: AssayError | None = None
         self.started_at = int(time.time())
@@ -132,10 +152,12 @@ class Scorer:
 
     async def __aexit__(self, *_: object) -> None:
         """Stop the device processes."""
+        self._render_thread.stop()  # first: a thread that is left over keeps the process alive
+        for one in self.dispatchers:
+            one.stop()
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
-        self._render_thread.stop()
 
     async def ready(self) -> None:
         """Wait until every model is loaded, verified and warm.
@@ -211,9 +233,18 @@ class Scorer:
         if (state := self.state(target)) != "ready":
             raise NotReady(f"'{target.name}' is {state}; retry shortly", retry_after_s=_RETRY_S)
         tokens = await aside(len(sources), lambda: sum(map(rendering.estimate, sources)))
-        with self.admission.admit(len(target.members) * tokens):
+        longest_s = self._settings.max_wait_s
+        with self.admission.admit(
+            len(target.members) * tokens, lambda: _identity(target, sources)
+        ) as room:
             return await self._score(
-                target, sources, truncation, is_batch, deadline_s, stop_at_error
+                target,
+                sources,
+                truncation,
+                is_batch,
+                longest_s if deadline_s is None else min(deadline_s, longest_s),
+                stop_at_error,
+                room,
             )
 
     async def render(
@@ -233,8 +264,9 @@ class Scorer:
         sources: Sequence[Source],
         truncation: Truncation | None,
         is_batch: bool,
-        deadline_s: float | None,
+        deadline_s: float,
         stop_at_error: bool,
+        room: Room,
     ) -> Outcome:
         begin = time.monotonic()
         members = target.members
@@ -243,19 +275,26 @@ class Scorer:
             [[None] * len(members) for _ in sources],
             self._pace,
             asyncio.get_running_loop().create_future(),
+            room,
         )
         ticket = Ticket(
-            collector.settle, None if deadline_s is None else begin + deadline_s, is_batch
+            collector.settle,
+            begin + deadline_s if math.isfinite(deadline_s) else None,
+            is_batch,
+            caller.NAME.get(),
         )
         rendered: list[Rendered | AssayError] = []
-        tokenize_s = 0.0
+        tokenize_s, queued, tokenized = 0.0, begin, begin
         try:
             for chunk in rendering.chunks(sources):
                 chunk_begin = time.monotonic()
                 rows = await self._render_for_members(target, chunk, truncation)
-                tokenize_s += time.monotonic() - chunk_begin
+                tokenized = time.monotonic()
+                tokenize_s += tokenized - chunk_begin
+                queued = queued if rendered else tokenized
                 for place, per_member in enumerate(rows, len(rendered)):
                     self._put(members, per_member, ticket, collector, place)
+                room.correct(_tokens(rows) - len(members) * sum(map(rendering.estimate, chunk)))
                 outcomes = [_first_refusal(row) or row[0] for row in rows]
                 rendered += outcomes
                 if stop_at_error and any(isinstance(one, AssayError) for one in outcomes):
@@ -266,8 +305,11 @@ class Scorer:
                 await collector.finished
         except asyncio.CancelledError:
             ticket.is_cancelled = True
+            unscored = sum(any(one is None for one in row) for row in collector.numbers)
+            self.metrics.shed(target.name, "client_gone", unscored)
             raise
-        total_s = time.monotonic() - begin
+        ended = time.monotonic()
+        total_s = ended - begin
         return Outcome(
             items=await aside(len(rendered), lambda: _outcomes(rendered, collector.numbers)),
             tokens=ticket.tokens,
@@ -276,6 +318,7 @@ class Scorer:
             queue_s=max(0.0, total_s - tokenize_s - ticket.compute_s),
             compute_s=ticket.compute_s,
             total_s=total_s,
+            times=Times(begin, queued, tokenized, ticket.began_at, ended),
         )
 
     async def _render_for_members(
@@ -360,12 +403,28 @@ class Scorer:
         if self._on_progress:
             self._on_progress(device, message)
         if all(len(one.loaded) == len(self.targets.models) for one in self.dispatchers):
-            self._announce()
             if all(one.device == "cpu" for one in self.dispatchers[0].loaded.values()):
                 rendering.keep_to_one_core()
             self._ready.set()
 
-    def _announce(self) -> None:
+    def observe(self) -> None:
+        """State in the metrics what waits, and how the workers are."""
+        names = [model.name for model in self.targets.models]
+        for name in names:
+            items, tokens = self.queue.depth(name)
+            self.metrics.depth(name, items=items, tokens=tokens)
+        self.metrics.admitted(tokens=self.admission.tokens, limit=round(self.admission.bound))
+        for one in self.dispatchers:
+            self.metrics.worker(
+                one.device,
+                names,
+                is_ready=one.state == "ready",
+                resident_bytes=resident_bytes(one.worker_pid),
+                device_bytes=one.device_bytes,
+            )
+
+    def announce(self) -> None:
+        """State in the metrics what is served."""
         for target in self.targets.by_name.values():
             if loaded := self.loaded(target.members[0]):
                 self.metrics.model(
@@ -383,6 +442,16 @@ class Scorer:
             self.queue.fail_all(model.name, NotReady("the workers can't be brought back"))
         if self._on_failure:
             self._on_failure(error)
+
+
+def _identity(target: Target, sources: Sequence[Source]) -> Hashable:
+    """Return what a request has in common with itself when it is sent again."""
+    return hash((caller.NAME.get(), target.name, tuple(map(rendering.identity, sources))))
+
+
+def _tokens(rows: Sequence[Sequence[Rendered | AssayError]]) -> int:
+    """Return how many tokens all members read of some items."""
+    return sum(len(one.ids) for row in rows for one in row if isinstance(one, Rendered))
 
 
 def _truncation(model: Model) -> Truncation:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import fcntl
 import logging
+import os
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,6 +13,8 @@ from typing import TYPE_CHECKING
 import torch
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from assay.engine.attention.pattern import Pattern
     from assay.engine.forest import Packed
     from assay.engine.pages import Layer
@@ -60,20 +65,24 @@ def _build() -> bool:
     if capability not in {"AVX2", "AVX512"}:
         return False
     version = torch.__version__.replace(".", "_").replace("+", "_")
+    name = f"assay_forest_attention_{version}_{capability.lower()}"
+    root = os.environ.get("TORCH_EXTENSIONS_DIR") or cpp_extension.get_default_build_root()
     try:
-        cpp_extension.load(
-            f"assay_forest_attention_{version}_{capability.lower()}",
-            [str(_SOURCE)],
-            # No contraction: a fused multiply-add rounds once, torch's own kernels round twice.
-            extra_cflags=[
-                *("-O3", "-std=c++20", "-march=native", "-ffp-contract=off", "-fno-math-errno"),
-                "-fopenmp",  # without it, torch's parallel_for runs on one thread
-                f"-DCPU_CAPABILITY={capability}",
-                f"-DCPU_CAPABILITY_{capability}",
-            ],
-            extra_ldflags=["-fopenmp"],
-            is_python_module=False,
-        )
+        with _alone_in(Path(root) / name) as folder:
+            cpp_extension.load(
+                name,
+                [str(_SOURCE)],
+                # No contraction: a fused multiply-add rounds once, torch's own kernels round twice.
+                extra_cflags=[
+                    *("-O3", "-std=c++20", "-march=native", "-ffp-contract=off", "-fno-math-errno"),
+                    "-fopenmp",  # without it, torch's parallel_for runs on one thread
+                    f"-DCPU_CAPABILITY={capability}",
+                    f"-DCPU_CAPABILITY_{capability}",
+                ],
+                extra_ldflags=["-fopenmp"],
+                build_directory=str(folder),
+                is_python_module=False,
+            )
     except (RuntimeError, OSError, ImportError) as error:
         logger.warning(
             "the CPU attention kernel can't be compiled (%s); using torch's products, which are "
@@ -82,3 +91,17 @@ def _build() -> bool:
         )
         return False
     return True
+
+
+@contextmanager
+def _alone_in(folder: Path) -> Iterator[Path]:
+    """Let one process at a time build in a folder.
+
+    torch's own lock is a file: a process that is killed while it compiles leaves it behind, and all
+    others would wait for ever. The kernel takes this one back.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "building").open("w") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        (folder / "lock").unlink(missing_ok=True)
+        yield folder
