@@ -20,7 +20,7 @@ WORKDIR /build
 # What Assay stands on has a layer of its own, which a change of the code leaves alone.
 COPY constraints.txt pyproject.toml ./
 RUN --mount=type=cache,target=/root/.cache/pip \
-    python -c "import tomllib; project = tomllib.load(open('pyproject.toml', 'rb'))['project']; print(*project['dependencies'], *project['optional-dependencies']['serve'], sep='\n')" > requirements.txt \
+    python -c "import tomllib; project = tomllib.load(open('pyproject.toml', 'rb'))['project']; extras = project['optional-dependencies']; print(*project['dependencies'], *extras['serve'], *extras['tracing'], sep='\n')" > requirements.txt \
     && pip install --requirement requirements.txt
 COPY LICENSE README.md ./
 COPY models/starter models/starter

@@ -5,7 +5,7 @@ INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c c
 # Each forbids a version that is pinned; what they need of their requirements is in the extra 'clients'.
 CLIENTS := infinity-client litellm reward-hub
 
-.PHONY: serve test check audit bill fmt loadtest
+.PHONY: serve test check audit bill fmt loadtest soak overload chaos fuzz
 
 serve: .venv/serve
 	$(BIN)/assay serve
@@ -36,6 +36,15 @@ fmt: .venv/dev
 
 loadtest: .venv/dev
 	$(BIN)/python -m loadtest $(or $(ARGS),pair)
+
+# Some twenty minutes on a quiet machine: far too much to do, then everything going wrong at once.
+soak: overload chaos
+
+overload chaos: .venv/dev
+	$(BIN)/python -m loadtest $@ $(ARGS)
+
+fuzz: .venv/dev
+	$(BIN)/python -W ignore -m tests.fuzz $(ARGS)
 
 .venv/serve: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv

@@ -6,7 +6,7 @@ should be readable in one place.
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from pydantic import (
     BaseModel,
@@ -18,6 +18,10 @@ from pydantic import (
     model_validator,
 )
 
+if TYPE_CHECKING:
+    from pydantic import GetCoreSchemaHandler
+    from pydantic_core import core_schema
+
 Activation = Literal["none", "sigmoid"]
 Priority = Literal["interactive", "batch"]
 OnError = Literal["fail", "item"]
@@ -27,7 +31,31 @@ Aggregate = Literal["last", "min", "prod", "mean"]
 Rule = Literal["mean", "median", "min", "lower_bound", "variance_penalty", "vote"]
 
 
-class Request(BaseModel):
+def _fail_fast(schema: Any) -> None:
+    if isinstance(schema, dict):
+        if schema.get("type") == "list":
+            schema["fail_fast"] = True
+        for part in schema.values():
+            _fail_fast(part)
+    elif isinstance(schema, list | tuple):
+        for part in schema:
+            _fail_fast(part)
+
+
+class Bounded(BaseModel):
+    """Base of what is read from callers: of a list, the first wrong element ends the reading."""
+
+    @classmethod
+    def __get_pydantic_core_schema__(
+        cls, source: Any, handler: GetCoreSchemaHandler
+    ) -> core_schema.CoreSchema:
+        """Let lists fail fast: a million errors would take seconds to tell."""
+        schema = handler(source)
+        _fail_fast(schema)
+        return schema
+
+
+class Request(Bounded):
     """Base of what callers send: an unknown field is an error, not a silent default."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -515,6 +543,12 @@ class ModelEntry(Answer):
     only_compares: bool = Field(
         default=False, description="It has no score for one response: not for /score."
     )
+
+
+class ModelReference(Request):
+    """`POST /admin/load` and `/admin/unload`."""
+
+    model: str = Field(min_length=1, description="What to load, or the name of what is served.")
 
 
 class ModelList(Answer):

@@ -17,13 +17,14 @@ import psutil
 from prometheus_client.parser import text_string_to_metric_families
 
 if TYPE_CHECKING:
+    import ssl
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
 START_S = 150.0  # a bound, not an expectation: the machine may be busy
 WAIT_S = 60.0
 COMMAND = [sys.executable, "-m", "assay"]
-_ADDRESS = re.compile(r"on (http://\S+)")
+_ADDRESS = re.compile(r"on (https?://\S+)")
 
 
 def environment(**settings: Any) -> dict[str, str]:
@@ -91,7 +92,11 @@ class Server:
 
 @contextlib.contextmanager
 def serving(
-    folder: Path, *models: str | Path, key: str | None = None, **settings: Any
+    folder: Path,
+    *models: str | Path,
+    key: str | None = None,
+    verify: ssl.SSLContext | bool = True,
+    **settings: Any,
 ) -> Iterator[Server]:
     """Run `assay serve` in an empty folder until the block ends; it must then exit with code 0."""
     folder.mkdir()
@@ -108,7 +113,7 @@ def serving(
     try:
         url = _announced(process, log)
         headers = {"Authorization": f"Bearer {key}"} if key else {}
-        with httpx.Client(base_url=url, headers=headers, timeout=WAIT_S) as http:
+        with httpx.Client(base_url=url, headers=headers, timeout=WAIT_S, verify=verify) as http:
             server = Server(url, process, log, http)
             until("the server is ready", lambda: http.get("/health/ready").is_success)
             yield server

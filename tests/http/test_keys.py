@@ -1,21 +1,31 @@
-"""Keys: every route but health is closed without one."""
+"""Keys: every route but health is closed without one, and open to those with the right to it."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import os
+import signal
+import tomllib
+from typing import TYPE_CHECKING, Any
 
 import httpx
 import pytest
 
+from tests.contract.cases import form
+from tests.http import processes
 from tests.http.conftest import KEYS
+from tests.http.processes import WAIT_S, serving, until
 from tests.http.texts import PAIR
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     from tests.http.processes import Server
 
+LOAD_S = 4 * WAIT_S
 OPEN = {"/health", "/health/live", "/health/ready"}
+CHANGES = {"/admin/load", "/admin/unload", "/admin/reload"}
+RIGHTS = ("score", "metrics", "admin")
 BESIDES = [("GET", "/docs"), ("GET", "/openapi.json"), ("GET", "/nope"), ("POST", "/v1/score")]
 REFUSED = [
     {},
@@ -47,17 +57,26 @@ def anyone(narrow: Server) -> Iterator[httpx.Client]:
 @pytest.fixture
 def closed(narrow: Server) -> list[tuple[str, str]]:
     """Every route of the schema but health, and some that aren't in it."""
-    paths = narrow.http.get("/openapi.json").json()["paths"]
-    routes = [
+    return routes(narrow.http) + BESIDES
+
+
+def routes(http: httpx.Client) -> list[tuple[str, str]]:
+    """Return every route of the schema but health."""
+    found = [
         (method.upper(), path.replace("{name}", "tiny"))
-        for path, methods in paths.items()
+        for path, methods in http.get("/openapi.json").json()["paths"].items()
         for method in methods
         if path not in OPEN
     ]
-    assert ("POST", "/score") in routes
-    assert ("GET", "/metrics") in routes
-    assert ("POST", "/get_reward") in routes
-    return routes + BESIDES
+    assert ("POST", "/score") in found
+    assert ("GET", "/metrics") in found
+    assert ("POST", "/get_reward") in found
+    assert {("POST", path) for path in CHANGES} < set(found)
+    return found
+
+
+def bearer(key: str) -> dict[str, str]:
+    return {"Authorization": f"Bearer {key}"}
 
 
 def encoded(headers: dict[str, str]) -> dict[bytes, bytes]:
@@ -91,7 +110,7 @@ def test_either_key_opens_every_route_in_either_header(
         answer = anyone.request(method, path, headers=headers)
 
         expected = {"POST": 400, "GET": 404 if path == "/nope" else 200}
-        assert answer.status_code == expected[method], path
+        assert answer.status_code == (403 if path in CHANGES else expected[method]), path
     assert anyone.post("/score", json=PAIR, headers=headers).status_code == 200
 
 
@@ -104,3 +123,192 @@ def test_keys_are_neither_logged_nor_shown(narrow: Server) -> None:
 
     assert "POST /score 200" in log
     assert not [key for key in KEYS if key in log]
+
+
+def made(folder: Path, *arguments: str) -> tuple[str, str]:
+    """Return what `assay key` makes: a key, and its entry."""
+    done = processes.run("key", *arguments, cwd=folder)
+    assert done.returncode == 0, done.stderr
+    return done.stderr.strip(), done.stdout
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the key file and the settings file of `ringed` are."""
+    return tmp_path_factory.mktemp("keys")
+
+
+@pytest.fixture(scope="module")
+def ring(folder: Path) -> dict[str, str]:
+    """A key of each right, by the right, which is also its name; their entries are in the file."""
+    pairs = {right: made(folder, right, "--rights", right) for right in RIGHTS}
+    (folder / "keys.toml").write_text("".join(entry for _, entry in pairs.values()))
+    return {right: key for right, (key, _) in pairs.items()}
+
+
+@pytest.fixture(scope="module")
+def ringed(folder: Path, ring: dict[str, str], tiny: Path) -> Iterator[Server]:
+    """A server of that file, whose health is closed, too."""
+    config = folder / "assay.toml"
+    config.write_text(
+        f'key_file = "{folder}/keys.toml"\nopen_health = false\nlog_level = "error"\n'
+    )
+    with serving(folder / "run", tiny, key=ring["score"], config=config) as server:
+        yield server
+
+
+def test_every_route_is_open_to_its_right_alone(ringed: Server, ring: dict[str, str]) -> None:
+    """401 with no key and with a wrong one, 403 with that of another right, in the same shape."""
+    walked = [*routes(ringed.http), *BESIDES, ("POST", "/admin/nope"), ("OPTIONS", "/score")]
+
+    for method, path in walked:
+        needed = "metrics" if path == "/metrics" else "score"
+        needed = "admin" if path.startswith("/admin/") else needed
+        answers = {
+            right: ringed.http.request(method, path, headers=bearer(key), timeout=LOAD_S)
+            for right, key in ring.items()
+        }
+        wrong = httpx.request(method, ringed.url + path, headers=bearer("wrong"))
+        none = httpx.request(method, ringed.url + path)
+
+        opened = answers.pop(needed)
+        assert opened.status_code in {200, 400, 404, 405}, (path, opened.text)
+        assert [one.status_code for one in (none, wrong)] == [401, 401], path
+        assert [one.status_code for one in answers.values()] == [403, 403], path
+        assert none.headers["www-authenticate"] == "Bearer"
+        for refused in answers.values():
+            assert f"right '{needed}'" in refused.text
+            assert form(refused.json()) == form(none.json())
+            assert not [key for key in ring.values() if key in refused.text]
+
+
+@pytest.mark.parametrize("path", sorted(OPEN))
+def test_closed_health_is_open_to_any_key(ringed: Server, ring: dict[str, str], path: str) -> None:
+    """401 without, by GET and by HEAD."""
+    for method in ("GET", "HEAD"):
+        anyone = httpx.request(method, ringed.url + path)
+        keyed = [ringed.http.request(method, path, headers=bearer(key)) for key in ring.values()]
+
+        assert anyone.status_code == 401
+        assert [one.status_code for one in keyed] == [200] * 3
+
+
+def test_an_upgrade_is_no_way_around_keys(ringed: Server) -> None:
+    """A websocket's first request is a request as any other."""
+    upgrade = {
+        "Connection": "Upgrade",
+        "Upgrade": "websocket",
+        "Sec-WebSocket-Version": "13",
+        "Sec-WebSocket-Key": "dGhlIHNhbXBsZSBub25jZQ==",
+    }
+
+    answers = [httpx.get(ringed.url + path, headers=upgrade) for path in ("/score", "/docs", "/")]
+
+    assert [one.status_code for one in answers] == [401] * 3
+
+
+def test_who_changes_what_is_on_record(ringed: Server, ring: dict[str, str]) -> None:
+    """By name: who did, and who was refused; at any level of the log."""
+    load = {"url": "/admin/load", "json": {"model": "nobody/nothing\nat all"}}
+
+    ringed.http.post(**load, headers=bearer(ring["admin"]), timeout=LOAD_S)
+    ringed.http.post(**load, headers=bearer(ring["score"]))
+    httpx.post(ringed.url + "/admin/nope", headers=bearer("wrong"))
+
+    for said in (
+        "'nobody/nothing\\nat all': change_refused by=admin id=",
+        "'/admin/load' refused to score",
+        "'/admin/nope' refused to an unknown caller",
+    ):
+        until(f"it is on record: {said}", lambda said=said: said in ringed.log.read_text())
+
+
+def test_keys_come_and_go_without_a_restart(
+    ringed: Server, ring: dict[str, str], folder: Path
+) -> None:
+    """The file is read again when it changes; a mistake in it changes nothing."""
+    file = folder / "keys.toml"
+    kept = file.read_text()
+    key, entry = made(folder, "newcomer", "--rights", "score")
+
+    def status(with_key: str) -> int:
+        return ringed.http.get("/models", headers=bearer(with_key)).status_code
+
+    assert (status(key), status(ring["score"])) == (401, 200)
+    file.write_text(entry)
+    until("the newcomer is let in", lambda: status(key) == 200)
+    assert status(ring["score"]) == 401
+    file.write_text("[[keys]]\nname =")
+    until("it is told", lambda: "the keys stay as they were" in ringed.log.read_text())
+    assert (status(key), status(ring["score"])) == (200, 401)
+    file.write_text(kept)
+    until("the others are back", lambda: status(ring["score"]) == 200)
+    assert status(key) == 401
+
+
+def test_keys_are_read_again_with_the_settings(
+    ringed: Server, ring: dict[str, str], folder: Path
+) -> None:
+    """On SIGHUP; a key file that can't be read changes nothing."""
+    config = folder / "assay.toml"
+    kept = config.read_text()
+
+    def reads(text: str) -> None:
+        config.write_text(text)
+        os.kill(ringed.process.pid, signal.SIGHUP)
+
+    def status(headers: dict[str, str]) -> int:
+        return httpx.get(ringed.url + "/models", headers=headers).status_code
+
+    reads(f'key_file = "{folder}/nowhere.toml"\n')
+    until("it is told", lambda: "nowhere.toml can't be read" in ringed.log.read_text())
+    assert status(bearer(ring["score"])) == 200
+    reads('api_key = "plain"\n')
+    until("the plain key is let in", lambda: status(bearer("plain")) == 200, LOAD_S)
+    assert status(bearer(ring["score"])) == 401
+    assert httpx.get(ringed.url + "/health").status_code == 200
+    reads(kept)
+    until("the others are back", lambda: status(bearer(ring["score"])) == 200, LOAD_S)
+    assert status(bearer("plain")) == 401
+
+
+def test_no_key_is_in_the_log(ringed: Server, ring: dict[str, str]) -> None:
+    """Nor is its hash."""
+    log = ringed.log.read_text()
+
+    assert "assay.audit" in log
+    assert not [key for key in ring.values() if key in log]
+    assert "sha256" not in log
+
+
+def test_a_key_is_shown_once_beside_its_entry(tmp_path: Path) -> None:
+    """The entry holds its name, its rights, its end and not the key."""
+    key, entry = made(tmp_path, "a.b-c", "--rights", "score, metrics", "--expires", "2031-01-31")
+    other, _ = made(tmp_path, "a.b-c")
+
+    (one,) = tomllib.loads(entry)["keys"]
+    assert key != other
+    assert len(key) > 43
+    assert key not in entry
+    assert (one["name"], one["rights"]) == ("a.b-c", ["score", "metrics"])
+    assert one["expires"].isoformat() == "2031-01-31T00:00:00+00:00"
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [("a b",), ("",), ("a" * 65,), ("a", "--rights", "write"), ("a", "--expires", "soon")],
+)
+def test_a_key_that_could_not_be_read_is_not_made(tmp_path: Path, arguments: Any) -> None:
+    """A usage error, and nothing to put into the file."""
+    done = processes.run("key", *arguments, cwd=tmp_path)
+
+    assert (done.returncode, done.stdout) == (2, "")
+
+
+def test_a_wrong_key_file_ends_the_process_with_3(tiny: Path, tmp_path: Path) -> None:
+    """A server isn't left open because its keys couldn't be read."""
+    done = processes.run("serve", "--port", "0", tiny, cwd=tmp_path, key_file="nowhere.toml")
+
+    assert done.returncode == 3
+    assert "the key file nowhere.toml can't be read" in done.stderr
+    assert "Traceback" not in done.stderr

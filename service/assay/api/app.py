@@ -1,36 +1,43 @@
-"""The application: routes, frame and errors around one running `Scorer`."""
+"""The application: routes, frame and errors around one running `Service`."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
 from fastapi import FastAPI
+from starlette.middleware.cors import CORSMiddleware
 from starlette.routing import Route
 
 from assay import __version__
-from assay.api import dialects, health, native, openapi, problems
+from assay.api import admin, dialects, health, native, openapi, problems
 from assay.api.dialects import tei, vllm
 from assay.api.frame import Frame
 from assay.api.shortcut import Shortcut, posted
+from assay.api.traced import Traced
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp
 
-    from assay.scoring.scorer import Scorer
+    from assay.api.keys import Keys
+    from assay.scoring.service import Service
     from assay.settings import Settings
+    from assay.telemetry.tracing import Tracing
 
 
-def create_app(settings: Settings, scorer: Scorer) -> ASGIApp:
-    """Return the application; the caller starts and stops the scorer."""
+def create_app(
+    settings: Settings, service: Service, keys: Keys, tracing: Tracing | None = None
+) -> ASGIApp:
+    """Return the application; the caller starts and stops the service."""
     app = FastAPI(title="Assay", version=__version__, summary="Reward models over HTTP.")
-    app.state.scorer = scorer
+    app.state.service = service
     app.include_router(native.router, tags=["native"])
     app.include_router(native.router, prefix="/v1", include_in_schema=False)
     app.include_router(health.router, tags=["operations"])
+    app.include_router(admin.router, tags=["operations"])
     app.include_router(tei.router, tags=["operations"])
     app.include_router(vllm.router)
     problems.install(app)
-    app.openapi = lambda: openapi.document(app)  # type: ignore[method-assign]
+    app.openapi = lambda: openapi.document(app, (*native.BODIES, *admin.BODIES))  # type: ignore[method-assign]
     own = posted(native.router, "", "/v1")
     endpoints = dialects.posted(own)
     app.routes.extend(
@@ -38,9 +45,23 @@ def create_app(settings: Settings, scorer: Scorer) -> ASGIApp:
         for path, endpoint in endpoints.items()
         if path not in own
     )
-    return Frame(
-        Shortcut(app, endpoints),
-        keys=settings.api_key,
+    framed = Frame(
+        Shortcut(app, endpoints, service),
+        keys=keys,
         max_body_bytes=settings.max_body_bytes,
+        body_timeout_s=settings.body_timeout_s,
         shapes=dialects.shapes(own),
+    )
+    known = framed if tracing is None else Traced(framed, tracing, endpoints)
+    return _shared(known, settings.cors_origins) if settings.cors_origins else known
+
+
+def _shared(app: ASGIApp, origins: tuple[str, ...]) -> ASGIApp:
+    """Let pages of other origins ask; a browser's own question before that carries no key."""
+    return CORSMiddleware(
+        app,
+        allow_origins=origins,
+        allow_methods=["GET", "POST"],
+        allow_headers=["*"],
+        expose_headers=["Retry-After", "X-Request-Id"],
     )

@@ -1,32 +1,44 @@
-"""Around every route: request id, key, body limit, one log line, the errors that no route answered.
+"""Around every route: request id, key, body limit, safe headers, one log line, unanswered errors.
 
 A plain ASGI middleware, so that streams, disconnects and errors pass through untouched.
 """
 
 from __future__ import annotations
 
-import hmac
+import asyncio
 import logging
 import random
 import re
 import time
+import traceback
 from typing import TYPE_CHECKING
 
 from assay.api import problems
-from assay.errors import AssayError, BodyTooLarge, InternalError, Unauthorized
+from assay.api.keys import OPEN_ROUTES
+from assay.errors import AssayError, BodyTooLarge, BodyTooSlow, InternalError
+from assay.scoring import caller
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Mapping
 
     from fastapi import Response
-    from pydantic import SecretStr
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+    from assay.api.keys import Keys
     from assay.api.problems import Shape
 
 logger = logging.getLogger("assay.access")
-OPEN_ROUTES = frozenset({"/health", "/health/live", "/health/ready"})
 QUIET_ROUTES = OPEN_ROUTES | {"/metrics"}  # polled by machines: logged at debug level
+# For browsers: take an answer for what it says it is, show it in no frame, keep and tell nothing of
+# it. Not Strict-Transport-Security: it would hold for every other port of this host, too.
+_SAFE_HEADERS = [
+    (b"cache-control", b"no-store"),
+    (b"content-security-policy", b"frame-ancestors 'none'"),
+    (b"referrer-policy", b"no-referrer"),
+    (b"x-content-type-options", b"nosniff"),
+    (b"x-frame-options", b"DENY"),
+]
+_SLOWEST_BYTES_PER_S = 16_384
 _SAFE_ID = re.compile(r"[\x21-\x7e]{1,128}")
 
 
@@ -35,8 +47,9 @@ class Frame:
 
     Args:
         app: What is around.
-        keys: The API keys; none means that no key is asked for.
+        keys: Who may ask what.
         max_body_bytes: The largest body that is read.
+        body_timeout_s: How long a body may take, and a second more for each 16 KiB of it.
         shapes: How errors look at paths where that isn't the native way.
     """
 
@@ -44,14 +57,16 @@ class Frame:
         self,
         app: ASGIApp,
         *,
-        keys: Sequence[SecretStr],
+        keys: Keys,
         max_body_bytes: int,
         shapes: Mapping[str, Shape],
+        body_timeout_s: float = 60.0,
     ) -> None:
         self._app = app
         self._shapes = shapes
-        self._keys = [key.get_secret_value().encode() for key in keys]
+        self._keys = keys
         self._max_body_bytes = max_body_bytes
+        self._body_timeout_s = body_timeout_s
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one request."""
@@ -71,16 +86,14 @@ class Frame:
                 status = message["status"]
                 message["headers"] = [
                     *message.get("headers", []),
+                    *_SAFE_HEADERS,
                     (b"x-request-id", request_id.encode()),
                 ]
             await send(message)
 
         try:
             self._check(scope, headers)
-            states_length = b"content-length" in headers
-            await self._app(
-                scope, receive if states_length else self._limited(receive), send_framed
-            )
+            await self._app(scope, self._limited(receive), send_framed)
         except Exception as error:
             if status:
                 raise
@@ -88,44 +101,60 @@ class Frame:
             await response(scope, receive, send_framed)
         finally:
             quiet = scope["path"] in QUIET_ROUTES
+            path = scope["path"].encode("unicode_escape").decode()
+            ms = 1e3 * (time.perf_counter() - begin)
             logger.log(
                 logging.DEBUG if quiet else logging.INFO,
                 "%s %s %d %.1f ms id=%s",
-                scope["method"],
-                scope["path"].encode("unicode_escape").decode(),
-                status,
-                1e3 * (time.perf_counter() - begin),
-                request_id,
+                *(scope["method"], path, status, ms, request_id),
+                extra={
+                    "request_id": request_id,
+                    "method": scope["method"],
+                    "route": path,
+                    "status": status,
+                    "ms": round(ms, 3),
+                },
             )
 
     def _problem(self, error: Exception, path: str, request_id: str) -> Response:
         """Return the answer to an error that no route answered; what isn't ours is a defect."""
         if not isinstance(error, AssayError):
-            logger.error("request %s failed", request_id, exc_info=error)
+            logger.error("request %s failed:\n%s", request_id, _where(error))
             error = InternalError(f"a defect of Assay; the log has it under request {request_id}")
-        return problems.answer(error, request_id, self._shapes.get(path, problems.native))
+        response = problems.answer(error, request_id, self._shapes.get(path, problems.native))
+        if isinstance(error, BodyTooSlow):
+            response.headers["Connection"] = "close"  # the rest of the body is for nobody
+        return response
 
     def _check(self, scope: Scope, headers: dict[bytes, bytes]) -> None:
-        if self._keys and scope["path"] not in OPEN_ROUTES and not self._is_known(headers):
-            raise Unauthorized("send a valid API key as 'Authorization: Bearer KEY'")
+        name = self._keys.check(scope["path"], headers)
+        scope["state"]["caller"] = name
+        caller.NAME.set(name or "")
         length = headers.get(b"content-length", b"0")
         if length.isdigit() and int(length) > self._max_body_bytes:
             raise self._too_large()
 
-    def _is_known(self, headers: dict[bytes, bytes]) -> bool:
-        scheme, _, key = headers.get(b"authorization", b"").partition(b" ")
-        given = key.strip() if scheme.lower() == b"bearer" else headers.get(b"x-api-key", b"")
-        return any([hmac.compare_digest(given, known) for known in self._keys])  # noqa: C419
-
     def _limited(self, receive: Receive) -> Receive:
-        """Count the body while it is read: this one states no length."""
-        taken = 0
+        """Bound the body while it is read: its bytes, and the time that these may take."""
+        taken, is_whole = 0, False
+        begin = time.monotonic()
 
         async def receive_limited() -> Message:
-            nonlocal taken
-            message = await receive()
+            nonlocal taken, is_whole
+            if is_whole:
+                return await receive()
+            left_s = begin + self._body_timeout_s + taken / _SLOWEST_BYTES_PER_S - time.monotonic()
+            try:
+                async with asyncio.timeout(left_s):
+                    message = await receive()
+            except TimeoutError:
+                raise BodyTooSlow(
+                    f"the body isn't whole after {self._body_timeout_s:g} s and a second for each "
+                    f"{_SLOWEST_BYTES_PER_S} bytes of it"
+                ) from None
             if message["type"] == "http.request":
                 taken += len(message.get("body", b""))
+                is_whole = not message.get("more_body", False)
                 if taken > self._max_body_bytes:
                     raise self._too_large()
             return message
@@ -136,6 +165,12 @@ class Frame:
         return BodyTooLarge(
             f"the body exceeds {self._max_body_bytes} bytes; send fewer items at a time"
         )
+
+
+def _where(error: Exception) -> str:
+    """Return an error's traceback without its message, which may quote what was asked."""
+    lines = traceback.format_tb(error.__traceback__)
+    return "".join([*lines, type(error).__qualname__])
 
 
 def _request_id(given: bytes | None) -> str:

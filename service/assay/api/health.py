@@ -5,6 +5,7 @@ from __future__ import annotations
 from fastapi import APIRouter, Request, Response
 
 from assay import wire
+from assay.api.exchange import scorer_of
 from assay.telemetry.metrics import CONTENT_TYPE
 
 router = APIRouter()
@@ -27,7 +28,7 @@ async def live() -> dict[str, bool]:
 )
 async def ready(request: Request) -> Response:
     """Answer 200 once every model has run a real forward pass and its worker is alive, else 503."""
-    scorer = request.app.state.scorer
+    scorer = scorer_of(request)
     reasons = scorer.reasons()
     answer = wire.ReadyAnswer(
         ready=not reasons,
@@ -44,8 +45,6 @@ async def ready(request: Request) -> Response:
 @router.get("/metrics", response_class=Response)
 async def metrics(request: Request) -> Response:
     """Return the metrics in Prometheus' text format."""
-    scorer = request.app.state.scorer
-    for model in scorer.targets.models:
-        items, tokens = scorer.queue.depth(model.name)
-        scorer.metrics.depth(model.name, items=items, tokens=tokens)
+    scorer = scorer_of(request)
+    scorer.observe()
     return Response(scorer.metrics.render(), headers={"Content-Type": CONTENT_TYPE})

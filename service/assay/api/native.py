@@ -6,12 +6,11 @@ import time
 from typing import TYPE_CHECKING, TypeVar
 
 from fastapi import APIRouter, Request, Response
-from pydantic import BaseModel, ValidationError
 from starlette.requests import ClientDisconnect
 
 from assay import wire
-from assay.api import problems
-from assay.api.exchange import CLIENT_CLOSED_REQUEST, parsed, scorer_of, unless_gone
+from assay.api.exchange import CLIENT_CLOSED_REQUEST, body_of, scorer_of, unless_gone
+from assay.api.openapi import takes
 from assay.errors import AssayError
 from assay.scoring import answers, inspection
 from assay.scoring.aside import aside
@@ -19,21 +18,14 @@ from assay.scoring.aside import aside
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
+    from pydantic import BaseModel
+
     from assay.scoring.scorer import Scorer
 
 OptionsT = TypeVar("OptionsT", bound=wire.Options)
-RequestT = TypeVar("RequestT", bound=wire.Request)
 AnswerT = TypeVar("AnswerT", wire.ScoreAnswer, wire.CompareAnswer, wire.BestOfNAnswer)
 
 router = APIRouter()
-
-
-def _takes(model: type[BaseModel]) -> dict[str, object]:
-    """Return the OpenAPI words for a body of this model; `app` adds the schema itself."""
-    reference = {"$ref": f"#/components/schemas/{model.__name__}"}
-    return {
-        "requestBody": {"required": True, "content": {"application/json": {"schema": reference}}}
-    }
 
 
 BODIES: tuple[type[BaseModel], ...] = (
@@ -44,14 +36,14 @@ BODIES: tuple[type[BaseModel], ...] = (
 )
 
 
-@router.post("/score", response_model=wire.ScoreAnswer, openapi_extra=_takes(wire.ScoreRequest))
+@router.post("/score", response_model=wire.ScoreAnswer, openapi_extra=takes(wire.ScoreRequest))
 async def score(request: Request) -> Response:
     """Score items: the raw reward of each, in order, with an ensemble's spread."""
     return await _answer(request, wire.ScoreRequest, answers.score)
 
 
 @router.post(
-    "/compare", response_model=wire.CompareAnswer, openapi_extra=_takes(wire.CompareRequest)
+    "/compare", response_model=wire.CompareAnswer, openapi_extra=takes(wire.CompareRequest)
 )
 async def compare(request: Request) -> Response:
     """Compare two or more responses to a prompt under Bradley-Terry."""
@@ -59,7 +51,7 @@ async def compare(request: Request) -> Response:
 
 
 @router.post(
-    "/best-of-n", response_model=wire.BestOfNAnswer, openapi_extra=_takes(wire.BestOfNRequest)
+    "/best-of-n", response_model=wire.BestOfNAnswer, openapi_extra=takes(wire.BestOfNRequest)
 )
 async def best_of_n(request: Request) -> Response:
     """Pick the best of n responses to a prompt."""
@@ -67,11 +59,11 @@ async def best_of_n(request: Request) -> Response:
 
 
 @router.post(
-    "/tokenize", response_model=wire.TokenizeAnswer, openapi_extra=_takes(wire.TokenizeRequest)
+    "/tokenize", response_model=wire.TokenizeAnswer, openapi_extra=takes(wire.TokenizeRequest)
 )
 async def tokenize(request: Request) -> Response:
     """Show what the model sees: ids, reading position, rendered text."""
-    wanted = await _parse(request, wire.TokenizeRequest)
+    wanted = await body_of(request, wire.TokenizeRequest)
     return _json(await inspection.tokenize(scorer_of(request), wanted))
 
 
@@ -104,7 +96,7 @@ async def _answer(
     begin = time.perf_counter()
     name, outcome = "", "ok"
     try:
-        wanted = await _parse(request, kind)
+        wanted = await body_of(request, kind)
         name = scorer.target(wanted.model).name
         result = await unless_gone(
             request, answer(scorer, wanted, f"{route}-{request.state.request_id}")
@@ -127,20 +119,6 @@ async def _answer(
         return response
     finally:
         scorer.metrics.request(name, route, outcome)
-
-
-async def _parse(request: Request, kind: type[RequestT]) -> RequestT:
-    """Read and validate the body; a large one off the loop.
-
-    Raises:
-        MalformedBody: It isn't JSON.
-        InvalidField: A field is wrong.
-    """
-    body = await request.body()
-    try:
-        return await parsed(body, kind.model_validate_json)
-    except ValidationError as error:
-        raise problems.from_validation(error, kind) from None
 
 
 def _json(answer: BaseModel) -> Response:

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
     Shape = Callable[[AssayError, str], tuple[int, Any]]  # of a request's id, to status and body
 
+MOST_ERRORS = 1_000  # that are looked at for the most telling
 _FORMS = {"as-text", "as-messages"}
 _INSIDE: dict[int | str, type[wire.Request]] = {
     "comparisons": wire.Comparison,
@@ -78,6 +79,8 @@ def headers(error: AssayError) -> dict[str, str]:
 
 def from_validation(error: ValidationError, kind: type[wire.Request]) -> AssayError:
     """Return what is wrong with a request of that kind: where, and what would be right."""
+    if error.error_count() > MOST_ERRORS:
+        return too_many(error)
     details = error.errors(include_url=False, include_input=False)
     first = max(details, key=_telling)
     if first["type"] == "json_invalid":
@@ -92,6 +95,13 @@ def from_validation(error: ValidationError, kind: type[wire.Request]) -> AssayEr
     if path:
         return InvalidField(f"field '{path}': {message}", param=path)
     return InvalidField(message if first["type"] == "value_error" else f"the body: {message}")
+
+
+def too_many(error: ValidationError) -> InvalidField:
+    """Return what is wrong where so much is that to say it would hold up others."""
+    return InvalidField(
+        f"{error.error_count()} fields are unknown, missing or wrong; GET /docs lists them all"
+    )
 
 
 def _telling(detail: ErrorDetails) -> tuple[bool, int]:

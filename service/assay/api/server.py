@@ -5,13 +5,16 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
+import importlib.util
 import logging
 import signal
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Literal
 
 import uvicorn
+from uvicorn.config import LOGGING_CONFIG
 from uvicorn.loops.auto import auto_loop_factory
 
+from assay.api import keys, tls
 from assay.api.app import create_app
 from assay.errors import AssayError
 from assay.telemetry import lag
@@ -20,29 +23,44 @@ if TYPE_CHECKING:
     import socket
     from collections.abc import Callable, Iterator
 
-    from assay.scoring.scorer import Scorer
+    from assay.scoring.service import Service
     from assay.settings import Settings
+    from assay.telemetry.tracing import Tracing
 
 # Few at a time: where hundreds of requests wait nothing is garbage, and a microsecond an object is
 # 0.2 s for all of them. The oldest are looked at once in five million.
 _COLLECT_AFTER = (2_000, 5, 500)
 logger = logging.getLogger("assay.server")
 _BACKLOG = 4096  # trainers open a connection a request; the kernel caps it at net.core.somaxconn
+_GOODBYE_S = 1.0
 _LOOPBACK = {"127.0.0.1", "::1", "localhost"}
 
 
 class Server(uvicorn.Server):
-    """uvicorn that drains on the first SIGTERM or SIGINT and leaves at once on the second."""
+    """uvicorn that drains on the first SIGTERM or SIGINT and leaves at once on the second.
 
-    def __init__(self, config: uvicorn.Config, scorer: Scorer) -> None:
+    On SIGHUP it reads the settings again and serves what they name now.
+    """
+
+    def __init__(
+        self,
+        config: uvicorn.Config,
+        service: Service,
+        known: keys.Keys,
+        reread: Callable[[], Settings],
+    ) -> None:
         super().__init__(config)
-        self._scorer = scorer
+        self._service = service
+        self._keys = known
+        self._reread = reread
+        self._reading: asyncio.Task[None] | None = None
 
     async def serve(self, sockets: list[socket.socket] | None = None) -> None:
         """Serve until told to stop, noting the loop's lag."""
         tasks = [
-            asyncio.create_task(lag.watch(self._scorer.metrics), name="loop lag"),
-            asyncio.create_task(self._spare_the_collector(), name="freeze"),
+            asyncio.create_task(lag.watch(self._service.metrics), name="loop lag"),
+            asyncio.create_task(self._once_loaded(), name="freeze"),
+            asyncio.create_task(self._keys.watch(), name="watch the keys"),
         ]
         try:
             await super().serve(sockets)
@@ -50,31 +68,78 @@ class Server(uvicorn.Server):
             for task in tasks:
                 task.cancel()
 
-    async def _spare_the_collector(self) -> None:
-        """Take all that was loaded out of its sight: walking it stalled the loop for 0.2 s."""
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Drain. An idle TLS connection isn't waited for until its caller says goodbye, too."""
+        if self.config.is_ssl:
+            idle = [one for one in self.server_state.connections if _is_idle(one)]
+            asyncio.get_running_loop().call_later(_GOODBYE_S, _hang_up, idle)
+        await super().shutdown(sockets)
+
+    async def _once_loaded(self) -> None:
         with contextlib.suppress(AssayError):
-            await self._scorer.ready()
-            gc.collect()
-            gc.freeze()
-            gc.set_threshold(*_COLLECT_AFTER)
+            await self._service.scorer.ready()
+            spare_the_collector()
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
         """Handle signals on the loop, so that a drained server exits with code 0."""
         loop = asyncio.get_running_loop()
-        signals = (signal.SIGTERM, signal.SIGINT)
-        for one in signals:
-            loop.add_signal_handler(one, self._stop)
+        handlers = {
+            signal.SIGTERM: self._stop,
+            signal.SIGINT: self._stop,
+            signal.SIGHUP: self._read_again,
+        }
+        for one, handler in handlers.items():
+            loop.add_signal_handler(one, handler)
         try:
             yield
         finally:
-            for one in signals:
+            for one in handlers:
                 loop.remove_signal_handler(one)
 
     def _stop(self) -> None:
         self.force_exit = self.should_exit
         self.should_exit = True
-        self._scorer.admission.close()
+        self._service.close()
+        if self._reading is not None:
+            self._reading.cancel()
+
+    def _read_again(self) -> None:
+        if self._reading is None or self._reading.done():
+            self._reading = asyncio.create_task(self._change(), name="read the settings again")
+
+    async def _change(self) -> None:
+        """Serve what the settings name now; a mistake in them changes nothing."""
+        try:
+            settings = await asyncio.to_thread(self._reread)
+            ring = await asyncio.to_thread(keys.read, settings)
+            pair = await asyncio.to_thread(tls.files, settings)
+            await self._service.change(settings)
+            self._keys.change(ring)
+            if pair is not None and self.config.ssl is not None:
+                tls.load(self.config.ssl, pair)
+        except AssayError as error:
+            logger.error("the settings are not taken: %s", error.message)  # noqa: TRY400
+        else:
+            logger.info("the settings are taken: serving %s", ", ".join(settings.models))
+
+
+def _is_idle(connection: Any) -> bool:
+    return connection.cycle is None or connection.cycle.response_complete
+
+
+def _hang_up(connections: list[Any]) -> None:
+    for one in connections:
+        if not one.transport.get_write_buffer_size():
+            one.transport.abort()
+
+
+def spare_the_collector() -> None:
+    """Take all that was loaded out of its sight: walking it stalled the loop for 0.2 s."""
+    gc.unfreeze()
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(*_COLLECT_AFTER)
 
 
 def loop_factory() -> Callable[[], asyncio.AbstractEventLoop]:
@@ -82,25 +147,47 @@ def loop_factory() -> Callable[[], asyncio.AbstractEventLoop]:
     return auto_loop_factory()
 
 
-def build(settings: Settings, scorer: Scorer) -> Server:
-    """Return the server for these settings, not yet bound."""
-    if settings.host not in _LOOPBACK and not settings.api_key:
+def build(
+    settings: Settings,
+    service: Service,
+    reread: Callable[[], Settings],
+    tracing: Tracing | None = None,
+) -> Server:
+    """Return the server for these settings, not yet bound; `reread` is for SIGHUP."""
+    ring = keys.read(settings)
+    if settings.host not in _LOOPBACK and ring.is_open:
         logger.warning(
             "bound to %s without an API key: anyone who reaches this port can use it; set "
             "ASSAY_API_KEY",
             settings.host,
         )
+    known = keys.Keys(ring)
+    certificate, key = tls.files(settings) or (None, None)
     config = uvicorn.Config(
-        create_app(settings, scorer),
+        create_app(settings, service, known, tracing),
         host=settings.host,
         port=settings.port,
         lifespan="off",
         access_log=False,
         proxy_headers=False,  # nothing here asks who the caller is
         backlog=_BACKLOG,
+        log_config=LOGGING_CONFIG if settings.log_format == "text" else None,
         log_level="warning",
         timeout_graceful_shutdown=int(settings.drain_timeout_s) or 1,
         timeout_keep_alive=75,
+        http=_connections(settings.body_timeout_s),
         server_header=False,
+        ws="none",
+        ssl_certfile=certificate,
+        ssl_keyfile=key,
     )
-    return Server(config, scorer)
+    return Server(config, service, known, reread)
+
+
+def _connections(head_timeout_s: float) -> type[asyncio.Protocol] | Literal["h11"]:
+    """Return what speaks HTTP: with bounds of ours where there is httptools; h11 has its own."""
+    if importlib.util.find_spec("httptools") is None:
+        return "h11"
+    from assay.api.connection import bounded  # noqa: PLC0415
+
+    return bounded(head_timeout_s)

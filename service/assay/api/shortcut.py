@@ -1,8 +1,11 @@
-"""The way past the framework for routes that are posted to.
+"""To the scorer of now, and past the framework for routes that are posted to.
 
-They take the bare request and answer in their own words, so nothing of what FastAPI does around an
-endpoint is for them; it cost more than all of Assay's own work on a request of one item. FastAPI
-still has these routes: for the OpenAPI document, and for what is asked of them by another method.
+A request holds the scorer that it meets until it is answered; see `scoring.service`.
+
+Routes that are posted to take the bare request and answer in their own words, so nothing of what
+FastAPI does around an endpoint is for them; it cost more than all of Assay's own work on a request
+of one item. FastAPI still has these routes: for the OpenAPI document, and for what is asked of them
+by another method.
 """
 
 from __future__ import annotations
@@ -18,25 +21,29 @@ if TYPE_CHECKING:
     from fastapi import APIRouter, FastAPI, Response
     from starlette.types import Receive, Scope, Send
 
+    from assay.scoring.service import Service
+
     Endpoint = Callable[[Request], Awaitable[Response]]
 
 
 class Shortcut:
     """The application, with some paths answered before it. Errors pass through to `Frame`."""
 
-    def __init__(self, app: FastAPI, endpoints: Mapping[str, Endpoint]) -> None:
+    def __init__(self, app: FastAPI, endpoints: Mapping[str, Endpoint], service: Service) -> None:
         self._app = app
+        self._service = service
         self._endpoints = endpoints
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one request."""
         endpoint = self._endpoints.get(scope["path"]) if scope.get("method") == "POST" else None
-        if endpoint is None:
-            await self._app(scope, receive, send)
-            return
-        scope["app"] = self._app
-        response = await endpoint(Request(scope, receive))
-        await response(scope, receive, send)
+        with self._service.using() as scope["state"]["scorer"]:
+            if endpoint is None:
+                await self._app(scope, receive, send)
+                return
+            scope["app"] = self._app
+            response = await endpoint(Request(scope, receive))
+            await response(scope, receive, send)
 
 
 def posted(router: APIRouter, *prefixes: str) -> dict[str, Endpoint]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
@@ -12,11 +13,13 @@ from rich.console import Console
 from assay import __version__
 from assay.errors import AssayError, StartupError
 from assay.settings import Settings, load
+from assay.telemetry import logging as logs
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 EXIT_STARTUP = 3
+logger = logging.getLogger("assay.cli")
 
 app = typer.Typer(
     name="assay",
@@ -83,9 +86,14 @@ def settings_of(flags: dict[str, Any], config: Path | None) -> Settings:
 def loaded(flags: dict[str, Any], config: Path | None) -> tuple[Settings, dict[str, str]]:
     """Return the effective settings, and where each came from."""
     try:
-        return load({key: value for key, value in flags.items() if value != []}, config)
+        return load(given(flags), config)
     except AssayError as error:
         stop(error)
+
+
+def given(flags: dict[str, Any]) -> dict[str, Any]:
+    """Return the flags that say something: an option that may be repeated is a list."""
+    return {key: value for key, value in flags.items() if value != []}
 
 
 def run(work: Any, loop_factory: Callable[[], asyncio.AbstractEventLoop] | None = None) -> Any:
@@ -101,5 +109,8 @@ def run(work: Any, loop_factory: Callable[[], asyncio.AbstractEventLoop] | None 
 
 def stop(error: AssayError) -> NoReturn:
     """Print an error in one line and end with its exit code."""
-    err.print(f"[bold red]error[/] {error.message}", highlight=False, soft_wrap=True)
+    if logs.is_structured():
+        logger.error(error.message)
+    else:
+        err.print(f"[bold red]error[/] {error.message}", highlight=False, soft_wrap=True)
     raise typer.Exit(EXIT_STARTUP if isinstance(error, StartupError) else 1)

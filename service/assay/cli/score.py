@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import os
 from pathlib import Path  # noqa: TC003  typer reads the annotations
 from typing import TYPE_CHECKING, Annotated
@@ -87,7 +88,8 @@ async def _score_here(
     file: Path, sink: Path, settings: Settings, batch: int
 ) -> tuple[bulk.Tally, float]:
     with StartupDisplay() as display:
-        scorer = Scorer(settings, Metrics(), on_progress=display.show)
+        patient = settings.model_copy(update={"max_wait_s": math.inf})  # nobody hangs up here
+        scorer = Scorer(patient, Metrics(), on_progress=display.show)
         async with scorer:
             await scorer.ready()
             return await _score_with(file, sink, _Here(scorer), None, batch)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import logging
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -17,18 +19,25 @@ from assay.cli.app import (
     Trusted,
     app,
     err,
+    given,
     run,
     settings_of,
     stop,
 )
-from assay.scoring.scorer import Scorer
+from assay.scoring.service import Service
+from assay.settings import load
 from assay.telemetry import logging as logs
+from assay.telemetry import tracing
 from assay.telemetry.metrics import Metrics
 from assay.telemetry.startup import StartupDisplay
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from assay.errors import AssayError
     from assay.settings import Settings
+
+logger = logging.getLogger("assay.serve")
 
 
 @app.command()
@@ -59,41 +68,48 @@ def serve(
         "trust_remote_code": trust_remote_code,
     }
     settings = settings_of(flags, config)
-    logs.configure(settings.log_level)
+    logs.configure(settings.log_level, settings.log_format)
+    if logs.is_structured():
+        logs.adopt_stderr()
     from assay.api import server as servers  # noqa: PLC0415  only `serve` needs HTTP
 
-    failure = run(_serve(settings), servers.loop_factory())
+    failure = run(_serve(settings, lambda: load(given(flags), config)[0]), servers.loop_factory())
     if failure is not None:
         stop(failure)
 
 
-async def _serve(settings: Settings) -> AssayError | None:
+async def _serve(settings: Settings, reread: Callable[[], Settings]) -> AssayError | None:
     """Serve until a signal or a failed start; return the failure."""
     from assay.api import server as servers  # noqa: PLC0415  only `serve` needs HTTP
 
-    with StartupDisplay() as display:
-        scorer = Scorer(
+    traced = tracing.exporting() if settings.tracing else contextlib.nullcontext()
+    with traced as spans, StartupDisplay(has_bars=not logs.is_structured()) as display:
+        service = Service(
             settings,
             Metrics(),
             on_progress=display.show,
             on_failure=lambda _: setattr(server, "should_exit", True),
+            on_change=servers.spare_the_collector,
         )
-        server = servers.build(settings, scorer)
-        async with scorer:
-            announced = asyncio.create_task(_announce(scorer, server, settings))
+        server = servers.build(settings, service, reread, spans)
+        async with service:
+            announced = asyncio.create_task(_announce(service, server, settings))
             await server.serve()
             announced.cancel()
-    return scorer.failure
+    return service.scorer.failure
 
 
-async def _announce(scorer: Scorer, server: Any, settings: Settings) -> None:
+async def _announce(service: Service, server: Any, settings: Settings) -> None:
     """Say where the service answers once it is ready."""
+    scorer = service.scorer
     await scorer.ready()
     port = server.servers[0].sockets[0].getsockname()[1]
     served = ", ".join(name for name in scorer.targets.by_name if "/" not in name)
-    err.print(
-        f"[bold green]ready[/] {served or scorer.targets.default.name} on "
-        f"http://{settings.host}:{port}  (docs at /docs)",
-        highlight=False,
-        soft_wrap=True,
+    where = (
+        f"{served or scorer.targets.default.name} on "
+        f"{'https' if settings.tls_key else 'http'}://{settings.host}:{port}  (docs at /docs)"
     )
+    if logs.is_structured():
+        logger.info("ready: %s", where)
+    else:
+        err.print(f"[bold green]ready[/] {where}", highlight=False, soft_wrap=True)

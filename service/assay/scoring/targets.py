@@ -76,6 +76,7 @@ class Targets:
 
     by_name: Mapping[str, Target] = field(default_factory=dict)
     aliases: Mapping[str, str] = field(default_factory=dict)
+    references: Mapping[str, str] = field(default_factory=dict)  # what was asked for, by name
 
     @property
     def default(self) -> Target:
@@ -101,6 +102,17 @@ class Targets:
             raise UnknownTarget(f"no model '{name}' is served; there are {served}", param="model")
         return self.by_name[name]
 
+    def reference(self, name: str) -> str:
+        """Return the name, path or hub id that a target was loaded from.
+
+        Raises:
+            UnknownTarget: Nothing of that name was: it isn't served, or made of others.
+        """
+        if name not in self.references:
+            known = ", ".join(f"'{one}'" for one in self.references)
+            raise UnknownTarget(f"no model '{name}' was loaded; there are {known}", param="model")
+        return self.references[name]
+
 
 def load(settings: Settings) -> Targets:
     """Resolve what the settings name: folders, revisions, tokenizers. Slow; touches disk.
@@ -110,9 +122,11 @@ def load(settings: Settings) -> Targets:
         SettingsError: Two things share a name, or an ensemble names what isn't served.
     """
     targets: dict[str, Target] = {}
+    references: dict[str, str] = {}
     trusted = {entry.rpartition("@")[0] for entry in settings.trust_remote_code}
     for reference in settings.models:
         source = repository.resolve(reference, settings.repository, trusted=trusted)
+        references[source.name] = reference
         if source.card.policy is not None:
             _add(targets, _policy(source, settings))
             continue
@@ -136,7 +150,7 @@ def load(settings: Settings) -> Targets:
                     else f"'{name}' isn't served; there are {', '.join(targets)}"
                 )
             )
-    return Targets(targets, settings.aliases)
+    return Targets(targets, settings.aliases, references)
 
 
 def _model(checkpoint: repository.Checkpoint, settings: Settings) -> Model:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from fastapi import Response
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import ConfigDict, ValidationError
 from starlette.requests import ClientDisconnect
 
 from assay import wire
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 _LAST_ID = 2**31 - 1
 
 
-class Body(BaseModel):
+class Body(wire.Bounded):
     """Base of foreign requests."""
 
     model_config = ConfigDict(extra="allow", frozen=True)
@@ -225,6 +225,8 @@ def _size(content: Mapping[str, Any]) -> int:
 
 
 def _invalid(error: ValidationError) -> InvalidField:
+    if error.error_count() > problems.MOST_ERRORS:
+        return problems.too_many(error)
     first = error.errors(include_url=False, include_input=False)[0]
     path = problems.path_of(first["loc"])
     message = first["msg"].removeprefix("Value error, ")

@@ -1,0 +1,75 @@
+"""What is served, changed while it is: load, unload, reload. Another key than for scoring.
+
+A change is answered once it holds, and goes on when its caller leaves. All changes are whole: what
+comes is loaded and tried beside what is there, and takes over as one, or not at all.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import TYPE_CHECKING
+
+from fastapi import APIRouter, Request
+
+from assay import wire
+from assay.api.exchange import body_of
+from assay.api.openapi import takes
+from assay.errors import AssayError
+from assay.scoring import inspection
+
+if TYPE_CHECKING:
+    from collections.abc import Coroutine
+
+    from assay.scoring.service import Service
+
+BODIES = (wire.ModelReference,)
+
+router = APIRouter(prefix="/admin")
+logger = logging.getLogger("assay.audit")
+
+
+@router.post("/load", openapi_extra=takes(wire.ModelReference))
+async def load(request: Request) -> wire.ModelList:
+    """Serve one more model: a name of the repository, a path or a hub id."""
+    wanted = await body_of(request, wire.ModelReference)
+    return await _changed(request, _service(request).load(wanted.model), wanted.model)
+
+
+@router.post("/unload", openapi_extra=takes(wire.ModelReference))
+async def unload(request: Request) -> wire.ModelList:
+    """Serve a model no more."""
+    wanted = await body_of(request, wire.ModelReference)
+    return await _changed(request, _service(request).unload(wanted.model), wanted.model)
+
+
+@router.post("/reload")
+async def reload(request: Request) -> wire.ModelList:
+    """Read everything that is served again: weights, cards, tokenizers."""
+    return await _changed(request, _service(request).reload())
+
+
+def _service(request: Request) -> Service:
+    service: Service = request.app.state.service
+    return service
+
+
+async def _changed(
+    request: Request, change: Coroutine[object, object, None], model: str = ""
+) -> wire.ModelList:
+    outcome = "ok"
+    try:
+        await asyncio.shield(asyncio.ensure_future(change))
+    except AssayError as error:
+        outcome = error.code
+        raise
+    finally:
+        state = request.state
+        logger.info(
+            *("%s %r: %s by=%s id=%s", request.url.path, model, outcome),
+            *(state.caller, state.request_id),
+        )
+    scorer = _service(request).scorer
+    return wire.ModelList(
+        data=[inspection.describe(scorer, one) for one in scorer.targets.by_name.values()]
+    )

@@ -1,0 +1,120 @@
+"""One connection, bounded before any route is asked: the size of a head, and how long it may take.
+
+uvicorn has no bound on either, and a caller that sends a byte now and then keeps it from closing a
+connection. A body's bounds are `frame`'s; what comes after an answer was sent is read for as long
+as an idle connection is kept.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+if TYPE_CHECKING:
+    import asyncio
+
+MAX_HEAD_BYTES = 65_536  # of the first line and all headers; trailers count, too
+_AROUND_HEADER_BYTES = len(": \r\n")
+_TOO_LARGE = (
+    b"HTTP/1.1 431 Request Header Fields Too Large\r\n"
+    b"content-length: 0\r\nconnection: close\r\n\r\n"
+)
+
+
+class HeadTooLarge(Exception):
+    """A head has more bytes than `MAX_HEAD_BYTES`."""
+
+
+class Connection(HttpToolsProtocol):
+    """uvicorn's connection with these bounds; `bounded` sets how long a head may take."""
+
+    head_timeout_s = 60.0
+    _alarm: asyncio.TimerHandle | None = None
+    _head_bytes = 0  # of the lines that are whole
+    _received_bytes = 0  # since the chunk that the head began in
+    _is_in_head = True
+    _has_begun = False  # a message, in what was received last
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Wait for the first head."""
+        super().connection_made(transport)
+        self._expect_head()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Wait no more."""
+        self._head_came()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        """Parse what came; only a message that begins keeps the connection for longer."""
+        idle, self.timeout_keep_alive_task = self.timeout_keep_alive_task, None
+        self._has_begun = False
+        super().data_received(data)
+        if idle is not None and (self._has_begun or self.timeout_keep_alive_task is not None):
+            idle.cancel()
+        elif idle is not None:
+            self.timeout_keep_alive_task = idle
+        if self._is_in_head and not self._has_begun and not self.transport.is_closing():
+            self._received_bytes += len(data)
+            if self._received_bytes > MAX_HEAD_BYTES:
+                self._refuse()
+
+    def send_400_response(self, msg: str) -> None:
+        """Answer what can't be parsed, or has too large a head."""
+        if self._head_bytes > MAX_HEAD_BYTES:
+            self._refuse()
+        else:
+            super().send_400_response(msg)
+
+    def on_message_begin(self) -> None:
+        """Begin to count a head."""
+        super().on_message_begin()
+        self._head_bytes = self._received_bytes = 0
+        self._has_begun = True
+        self._expect_head()
+
+    def on_url(self, url: bytes) -> None:
+        """Take a part of the first line."""
+        self._count(len(url))
+        super().on_url(url)
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Take a header or trailer."""
+        self._count(len(name) + len(value) + _AROUND_HEADER_BYTES)
+        super().on_header(name, value)
+
+    def on_headers_complete(self) -> None:
+        """Let the request go its way."""
+        self._is_in_head = False
+        self._head_came()
+        super().on_headers_complete()
+
+    def _count(self, size: int) -> None:
+        self._head_bytes += size
+        if self._head_bytes > MAX_HEAD_BYTES:
+            raise HeadTooLarge
+
+    def _expect_head(self) -> None:
+        self._head_came()
+        self._is_in_head = True
+        self._alarm = self.loop.call_later(self.head_timeout_s, self._give_up)
+
+    def _head_came(self) -> None:
+        if self._alarm is not None:
+            self._alarm.cancel()
+            self._alarm = None
+
+    def _give_up(self) -> None:
+        if not self.transport.is_closing():
+            self.transport.close()
+
+    def _refuse(self) -> None:
+        self.logger.warning("A head of more than %d bytes was refused.", MAX_HEAD_BYTES)
+        self.transport.write(_TOO_LARGE)
+        self.transport.close()
+
+
+def bounded(head_timeout_s: float) -> type[Connection]:
+    """Return the class of connections whose heads may take so long."""
+    return type("Connection", (Connection,), {"head_timeout_s": head_timeout_s})

@@ -1,0 +1,244 @@
+"""Who may ask what: API keys by name, and the right that each path needs.
+
+`ASSAY_API_KEY` holds keys for everything but changes, `ASSAY_ADMIN_KEY` for everything. A key file
+has names, rights and hashes instead, and is read again when it changes:
+
+    [[keys]]
+    name = "trainer"
+    hash = "sha256:..."
+    rights = ["score"]
+    expires = 2027-01-31
+
+Plain SHA-256 is enough for what `assay key` makes: salt and slowness make up for passwords that
+people choose, and nobody finds 256 random bits by trying. Keys are compared by their digests, with
+each that is known, so the time it takes tells nothing of any of them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import hmac
+import logging
+import tomllib
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Annotated, Literal, get_args
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+
+from assay.errors import Forbidden, SettingsError, Unauthorized
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping
+    from pathlib import Path
+
+    from pydantic import SecretStr
+
+    from assay.settings import Settings
+
+Right = Literal["score", "metrics", "admin"]
+RIGHTS: frozenset[Right] = frozenset(get_args(Right))
+OPEN_ROUTES = frozenset({"/health", "/health/live", "/health/ready"})
+NAME = r"^[A-Za-z0-9._-]{1,64}$"  # it stands in the log
+_LOOK_AGAIN_S = 1.0
+_METHOD = "sha256:"
+logger = logging.getLogger("assay.keys")
+audit = logging.getLogger("assay.audit")
+audit.setLevel(logging.INFO)  # whatever the level of the rest
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """A key as it is known: never itself."""
+
+    name: str
+    digest: bytes
+    rights: frozenset[Right]
+    expires: datetime | None = None
+
+    @property
+    def has_expired(self) -> bool:
+        """Whether it is known, and no longer good."""
+        return self.expires is not None and self.expires <= datetime.now(UTC)
+
+
+@dataclass(frozen=True, slots=True)
+class Ring:
+    """The keys that settings name, and the state of the file that some were read from."""
+
+    settings: Settings
+    keys: tuple[Key, ...]
+    stamp: tuple[int, ...] | None
+
+    @property
+    def is_open(self) -> bool:
+        """Whether anyone may score; a key file closes the door even where it is empty."""
+        return not self.settings.api_key and self.settings.key_file is None
+
+    def find(self, given: bytes) -> Key | None:
+        """Return the key that this is, compared with every one, whichever fits."""
+        digest = hashlib.sha256(given).digest()
+        found = None
+        for one in self.keys:
+            if hmac.compare_digest(digest, one.digest):
+                found = one
+        return found
+
+
+class Keys:
+    """What one server's callers may do. With no key to score anyone may, for changes nobody."""
+
+    def __init__(self, ring: Ring) -> None:
+        self._ring = ring
+
+    def check(self, path: str, headers: Mapping[bytes, bytes]) -> str | None:
+        """Let a request through and return its caller's name, or don't.
+
+        Raises:
+            Unauthorized: It has no key that is known and good.
+            Forbidden: Its key isn't for that path.
+        """
+        ring = self._ring
+        is_health = path in OPEN_ROUTES
+        if is_health and ring.settings.open_health:
+            return None
+        right = _right(path)
+        key = ring.find(_key(headers))
+        has_expired = key is not None and key.has_expired
+        if key is not None and not has_expired and (is_health or right in key.rights):
+            return key.name
+        if right == "admin":
+            audit.warning("%r refused to %s", path, key.name if key else "an unknown caller")
+        elif ring.is_open:
+            return None
+        if has_expired:
+            raise Unauthorized("this API key has expired; send another one")
+        if key is None and (ring.keys or not ring.is_open):
+            raise Unauthorized("send a valid API key as 'Authorization: Bearer KEY'")
+        if right == "admin" and not any("admin" in one.rights for one in ring.keys):
+            raise Forbidden("changes are off; ASSAY_ADMIN_KEY or a key file allows them")
+        raise Forbidden(f"this key hasn't the right '{right}'; send one that has")
+
+    def change(self, ring: Ring) -> None:
+        """Let these keys hold from now on."""
+        self._ring = ring
+
+    async def watch(self) -> None:
+        """Read the key file again when it changes; a mistake in it changes nothing."""
+        while True:
+            await asyncio.sleep(_LOOK_AGAIN_S)
+            before = self._ring
+            if before.settings.key_file is None:
+                continue
+            now = await asyncio.to_thread(_look, before, before.settings.key_file)
+            if self._ring is before:
+                self._ring = now
+
+
+class _Entry(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    name: Annotated[str, StringConstraints(pattern=NAME)]
+    hash: Annotated[str, StringConstraints(pattern=rf"^{_METHOD}[0-9a-f]{{64}}$")]
+    rights: Annotated[frozenset[Right], Field(min_length=1)]
+    expires: datetime | None = None
+
+    @property
+    def key(self) -> Key:
+        expires = self.expires
+        if expires is not None and expires.tzinfo is None:
+            expires = expires.replace(tzinfo=UTC)
+        return Key(self.name, bytes.fromhex(self.hash.removeprefix(_METHOD)), self.rights, expires)
+
+
+class _File(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    keys: tuple[_Entry, ...] = ()
+
+
+def hashed(key: str) -> str:
+    """Return what a key file keeps of a key."""
+    return _METHOD + _digest(key).hex()
+
+
+def read(settings: Settings) -> Ring:
+    """Return every key that these settings name.
+
+    Raises:
+        SettingsError: The key file can't be read.
+    """
+    file = settings.key_file
+    stamp = None if file is None else _stamp(file)  # before its content, which may change
+    plain = [
+        *_plain("api-key", settings.api_key, RIGHTS - {"admin"}),
+        *_plain("admin-key", settings.admin_key, RIGHTS),
+    ]
+    return Ring(settings, (*plain, *(() if file is None else _of_file(file))), stamp)
+
+
+def _look(ring: Ring, file: Path) -> Ring:
+    """Return the ring of now."""
+    stamp = _stamp(file)
+    if stamp == ring.stamp:
+        return ring
+    try:
+        now = read(ring.settings)
+    except SettingsError as error:
+        logger.error("the keys stay as they were: %s", error.message)  # noqa: TRY400
+        return replace(ring, stamp=stamp)
+    logger.info("%s was read again: %d keys are known", file, len(now.keys))
+    return now
+
+
+def _plain(kind: str, keys: Iterable[SecretStr], rights: frozenset[Right]) -> Iterator[Key]:
+    for number, key in enumerate(keys, 1):
+        yield Key(f"{kind}-{number}", _digest(key.get_secret_value()), rights)
+
+
+def _digest(key: str) -> bytes:
+    return hashlib.sha256(key.encode()).digest()
+
+
+def _of_file(file: Path) -> Iterator[Key]:
+    try:
+        content = _File.model_validate(tomllib.loads(file.read_text(encoding="utf-8")))
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it isn't UTF-8"
+        raise SettingsError(f"the key file {file} can't be read: {reason}") from None
+    except tomllib.TOMLDecodeError as error:
+        raise SettingsError(f"the key file {file} is not valid TOML: {error}") from None
+    except ValidationError as error:  # without the input: it may be a key
+        first = error.errors(include_url=False, include_input=False)[0]
+        place = ".".join(map(str, first["loc"]))
+        raise SettingsError(f"the key file {file}: {place}: {first['msg']}") from None
+    _check_unique(file, "name", (one.name for one in content.keys))
+    _check_unique(file, "hash", (one.hash for one in content.keys))
+    return (one.key for one in content.keys)
+
+
+def _check_unique(file: Path, what: str, values: Iterable[str]) -> None:
+    all_of_them = list(values)
+    if len(set(all_of_them)) < len(all_of_them):
+        raise SettingsError(f"the key file {file}: two keys have the same {what}")
+
+
+def _stamp(file: Path) -> tuple[int, ...] | None:
+    """Return what differs once a file was written or replaced; None where there is none."""
+    try:
+        status = file.stat()
+    except OSError:
+        return None
+    return status.st_mtime_ns, status.st_size, status.st_ino
+
+
+def _right(path: str) -> Right:
+    if path == "/admin" or path.startswith("/admin/"):
+        return "admin"
+    return "metrics" if path == "/metrics" else "score"
+
+
+def _key(headers: Mapping[bytes, bytes]) -> bytes:
+    scheme, _, key = headers.get(b"authorization", b"").partition(b" ")
+    return key.strip() if scheme.lower() == b"bearer" else headers.get(b"x-api-key", b"")

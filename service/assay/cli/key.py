@@ -1,0 +1,45 @@
+"""`assay key`."""
+
+from __future__ import annotations
+
+import re
+import secrets
+from datetime import UTC, datetime
+from typing import Annotated
+
+import tomli_w
+import typer
+
+from assay.api.keys import NAME, RIGHTS, hashed
+from assay.cli.app import app, err, out
+
+_BYTES = 32
+_PREFIX = "assay_"  # so that one can search for keys that went where they shouldn't
+
+
+@app.command("key")
+def make_key(
+    name: Annotated[str, typer.Argument(help="Whose key it is; it stands in the log.")],
+    rights: Annotated[
+        str, typer.Option(help="What it may, comma-separated: score, metrics, admin.")
+    ] = "score",
+    expires: Annotated[
+        datetime | None, typer.Option(formats=["%Y-%m-%d"], help="From which day (UTC) it may not.")
+    ] = None,
+) -> None:
+    """Make an API key: it is shown once, on standard error; the key file's entry is the output.
+
+    `assay key trainer >> keys.toml`, and `key_file = "keys.toml"` in `assay.toml`. A running server
+    reads the file again by itself. Remove an entry, and its key is refused.
+    """
+    wanted = [part.strip() for part in rights.split(",")]
+    if not re.fullmatch(NAME, name):
+        raise typer.BadParameter("up to 64 letters, digits, '.', '_' and '-'", param_hint="NAME")
+    if unknown := set(wanted) - RIGHTS:
+        raise typer.BadParameter(f"there is no right {min(unknown)!r}", param_hint="--rights")
+    key = _PREFIX + secrets.token_urlsafe(_BYTES)
+    entry: dict[str, object] = {"name": name, "hash": hashed(key), "rights": wanted}
+    if expires is not None:
+        entry["expires"] = expires.replace(tzinfo=UTC)
+    err.print(key, highlight=False, soft_wrap=True)
+    out.print(tomli_w.dumps({"keys": [entry]}), markup=False, highlight=False, soft_wrap=True)

@@ -1,0 +1,177 @@
+"""What is served now, and how that changes: a new scorer is loaded beside the old, then takes over.
+
+A request stays with the scorer that it met: it is answered by one revision of everything, and the
+old scorer's device processes end when its last request has been answered. A scorer that can't be
+loaded changes nothing. For the time that takes, both need memory.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Self
+
+from assay.errors import AssayError, ChangeRefused, Draining, SettingsError, StartupError
+from assay.scoring.scorer import Scorer
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from assay.engine.messages import Loaded, Progress
+    from assay.settings import Settings
+    from assay.telemetry.metrics import Metrics
+
+logger = logging.getLogger("assay.service")
+
+
+@dataclass(eq=False, slots=True)
+class _Tenure:
+    """A scorer, how many requests hold it, and whether it was left by the last of them."""
+
+    scorer: Scorer
+    users: int = 0
+    is_vacant: asyncio.Event = field(default_factory=asyncio.Event)
+
+
+class Service:
+    """The scorer that answers. Use as an async context manager."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        metrics: Metrics,
+        *,
+        on_progress: Callable[[str, Progress | Loaded], None] | None = None,
+        on_failure: Callable[[AssayError], None] | None = None,
+        on_change: Callable[[], None] | None = None,
+    ) -> None:
+        self.metrics = metrics
+        self._on_progress = on_progress
+        self._on_failure = on_failure
+        self._on_change = on_change
+        self._settings = settings
+        self._is_closed = False
+        self._changing = asyncio.Lock()
+        self._introducing: asyncio.Task[None] | None = None
+        self._leaving: dict[asyncio.Task[None], _Tenure] = {}
+        self._current = self._tenure(settings)
+
+    @property
+    def scorer(self) -> Scorer:
+        """The scorer of requests that come now."""
+        return self._current.scorer
+
+    async def __aenter__(self) -> Self:
+        """Begin loading; scoring is refused until the scorer is ready."""
+        await self._current.scorer.__aenter__()
+        self._introducing = asyncio.create_task(self._introduce(), name="introduce")
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        """Stop every device process."""
+        if self._introducing is not None:
+            self._introducing.cancel()
+        for one in self._leaving.values():
+            one.is_vacant.set()  # nobody is answered any more
+        await asyncio.gather(*self._leaving, self._current.scorer.__aexit__())
+
+    @contextlib.contextmanager
+    def using(self) -> Iterator[Scorer]:
+        """Hold the scorer of now for as long as a request takes."""
+        tenure = self._current
+        tenure.users += 1
+        try:
+            yield tenure.scorer
+        finally:
+            tenure.users -= 1
+            if not tenure.users and tenure is not self._current:
+                tenure.is_vacant.set()
+
+    def close(self) -> None:
+        """Admit nothing more."""
+        self._is_closed = True
+        self.scorer.admission.close()
+
+    async def load(self, reference: str) -> None:
+        """Serve one more name, path or hub id; raises as `change`."""
+        async with self._changing:
+            if reference in self._settings.models:
+                raise ChangeRefused(f"'{reference}' is served already; reload it instead")
+            await self._change_models((*self._settings.models, reference))
+
+    async def unload(self, name: str) -> None:
+        """Serve a target no more; raises as `change`, and `UnknownTarget`."""
+        async with self._changing:
+            reference = self.scorer.targets.reference(name)
+            rest = tuple(one for one in self._settings.models if one != reference)
+            if not rest:
+                raise ChangeRefused(f"'{name}' is all that is served; load another one before")
+            await self._change_models(rest)
+
+    async def reload(self) -> None:
+        """Read everything that is served again: weights, cards, tokenizers; raises as `change`."""
+        async with self._changing:
+            await self._change(self._settings)
+
+    async def change(self, settings: Settings) -> None:
+        """Serve what these settings name.
+
+        Raises:
+            ChangeRefused: It can't be served; what was served still is.
+            Draining: The server is stopping.
+        """
+        async with self._changing:
+            await self._change(settings)
+
+    async def _change_models(self, models: tuple[str, ...]) -> None:
+        await self._change(self._settings.model_copy(update={"models": models}))
+
+    async def _change(self, settings: Settings) -> None:
+        if self._is_closed:
+            raise Draining("the server is stopping")
+        await self.scorer.ready()
+        coming = self._tenure(settings)
+        try:
+            await coming.scorer.__aenter__()
+            await coming.scorer.ready()
+        except BaseException as error:
+            await coming.scorer.__aexit__()
+            if isinstance(error, StartupError):
+                raise ChangeRefused(
+                    f"{error.message}; what was served before still is",
+                    param="models" if isinstance(error, SettingsError) else None,
+                ) from error
+            raise
+        leaving, self._current, self._settings = self._current, coming, settings
+        self.metrics.forget_models()
+        coming.scorer.announce()
+        if self._is_closed:
+            self.close()
+        if not leaving.users:
+            leaving.is_vacant.set()
+        task = asyncio.create_task(self._leave(leaving), name="leave")
+        self._leaving[task] = leaving
+        task.add_done_callback(self._leaving.pop)
+
+    async def _introduce(self) -> None:
+        with contextlib.suppress(AssayError):
+            await self.scorer.ready()
+            self.scorer.announce()
+
+    async def _leave(self, tenure: _Tenure) -> None:
+        """Stop a scorer once nobody holds it."""
+        await tenure.is_vacant.wait()
+        await tenure.scorer.__aexit__()
+        if self._on_change:
+            self._on_change()
+
+    def _tenure(self, settings: Settings) -> _Tenure:
+        def fail(error: AssayError) -> None:
+            if self._on_failure and tenure is self._current:
+                self._on_failure(error)
+
+        scorer = Scorer(settings, self.metrics, on_progress=self._on_progress, on_failure=fail)
+        tenure = _Tenure(scorer)
+        return tenure

@@ -1,0 +1,204 @@
+"""Keys: their file, what settings make of them, and who may what."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING
+
+import pytest
+
+from assay.api.keys import OPEN_ROUTES, Keys, hashed, read
+from assay.errors import AssayError, Forbidden, SettingsError, Unauthorized
+from assay.settings import Settings
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+HASH = hashed("a-key")
+PATHS = {"score": "/score", "metrics": "/metrics", "admin": "/admin/load"}
+SOME = 'name = "a"\nrights = ["score"]\n'
+
+
+def entry(name: str = "a", rights: str = '["score"]', more: str = "", key: str = "a-key") -> str:
+    return f'[[keys]]\nname = "{name}"\nhash = "{hashed(key)}"\nrights = {rights}\n{more}\n'
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    """Where the key file is."""
+    return tmp_path / "keys.toml"
+
+
+def keys(**settings: object) -> Keys:
+    return Keys(read(Settings(**settings)))
+
+
+def outcome(of: Keys, path: str, key: str | None) -> object:
+    """Return the caller's name, or the kind of refusal."""
+    headers = {} if key is None else {b"authorization": f"Bearer {key}".encode()}
+    try:
+        return of.check(path, headers)
+    except AssayError as error:
+        return type(error)
+
+
+def outcomes(of: Keys, key: str | None) -> dict[str, object]:
+    return {right: outcome(of, path, key) for right, path in PATHS.items()}
+
+
+def test_without_any_key_all_is_open_but_changes() -> None:
+    """Nobody may change what is served."""
+    assert outcomes(keys(), None) == {"score": None, "metrics": None, "admin": Forbidden}
+    assert outcomes(keys(), "any") == {"score": None, "metrics": None, "admin": Forbidden}
+
+
+def test_the_quick_keys_are_for_everything_but_changes() -> None:
+    """They are numbered in the order in which they were given."""
+    quick = keys(api_key="one,two")
+
+    assert outcomes(quick, None) == dict.fromkeys(PATHS, Unauthorized)
+    assert outcomes(quick, "three") == dict.fromkeys(PATHS, Unauthorized)
+    assert outcomes(quick, "one,two") == dict.fromkeys(PATHS, Unauthorized)
+    assert outcomes(quick, "two") == {
+        "score": "api-key-2",
+        "metrics": "api-key-2",
+        "admin": Forbidden,
+    }
+
+
+def test_the_admin_key_is_for_everything() -> None:
+    """Alone it closes nothing but changes."""
+    both = keys(api_key="one", admin_key="chief")
+    alone = keys(admin_key="chief")
+
+    assert outcomes(both, "chief") == dict.fromkeys(PATHS, "admin-key-1")
+    assert outcomes(both, "one")["admin"] is Forbidden
+    assert outcomes(alone, "chief") == dict.fromkeys(PATHS, "admin-key-1")
+    assert outcomes(alone, None) == {"score": None, "metrics": None, "admin": Unauthorized}
+
+
+@pytest.mark.parametrize("right", PATHS)
+def test_a_key_of_the_file_has_its_rights_and_no_others(file: Path, right: str) -> None:
+    """403 beyond them, under its name."""
+    file.write_text(entry("trainer", f'["{right}"]'))
+
+    found = outcomes(keys(key_file=file), "a-key")
+
+    assert found == dict.fromkeys(PATHS, Forbidden) | {right: "trainer"}
+    assert outcomes(keys(key_file=file), None) == dict.fromkeys(PATHS, Unauthorized)
+
+
+def test_quick_keys_and_those_of_the_file_hold_together(file: Path) -> None:
+    """Neither closes the other out."""
+    file.write_text(entry("trainer", '["score", "admin"]'))
+    both = keys(key_file=file, api_key="one")
+
+    assert outcomes(both, "a-key") == {"score": "trainer", "metrics": Forbidden, "admin": "trainer"}
+    assert outcomes(both, "one")["score"] == "api-key-1"
+
+
+def test_a_file_without_keys_opens_nothing(file: Path) -> None:
+    """Who removes the last key wants nobody in."""
+    file.write_text("")
+
+    assert outcomes(keys(key_file=file), None)["score"] is Unauthorized
+    assert outcomes(keys(key_file=file), "")["score"] is Unauthorized
+
+
+@pytest.mark.parametrize(
+    ("since", "expected"),
+    [(timedelta(minutes=1), Unauthorized), (-timedelta(minutes=1), "trainer")],
+)
+@pytest.mark.parametrize("zone", ["Z", "", "+00:00"])
+def test_a_key_expires(file: Path, since: timedelta, expected: object, zone: str) -> None:
+    """A time without a zone is UTC."""
+    then = (datetime.now(UTC) - since).replace(tzinfo=None).isoformat()
+    file.write_text(entry("trainer", more=f"expires = {then}{zone}"))
+
+    assert outcome(keys(key_file=file), "/score", "a-key") == expected
+
+
+def test_a_key_that_expired_is_on_record_where_it_is_refused(
+    file: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """By its name, as one that hasn't the right."""
+    file.write_text(entry("operator", '["admin"]', more="expires = 2020-01-31"))
+
+    assert outcome(keys(key_file=file), "/admin/load", "a-key") is Unauthorized
+    assert "'/admin/load' refused to operator" in caplog.text
+
+
+@pytest.mark.parametrize(("day", "expected"), [("2020-01-31", Unauthorized), ("9999-01-31", "a")])
+def test_a_key_expires_with_the_begin_of_a_day(file: Path, day: str, expected: object) -> None:
+    """TOML's dates are taken, too."""
+    file.write_text(entry(more=f"expires = {day}"))
+
+    assert outcome(keys(key_file=file), "/score", "a-key") == expected
+
+
+@pytest.mark.parametrize("path", sorted(OPEN_ROUTES))
+def test_health_is_open_unless_it_is_closed(file: Path, path: str) -> None:
+    """Closed, it wants a key of any right."""
+    file.write_text(entry("probe", '["metrics"]'))
+    closed = keys(key_file=file, open_health=False)
+
+    assert outcome(keys(key_file=file), path, None) is None
+    assert outcome(closed, path, None) is Unauthorized
+    assert outcome(closed, path, "wrong") is Unauthorized
+    assert outcome(closed, path, "a-key") == "probe"
+
+
+@pytest.mark.parametrize("path", ["/admin", "/admin/", "/admin/load", "/admin/nope", "/admin/../x"])
+def test_all_below_admin_needs_that_right(path: str) -> None:
+    """Whether there is such a route or not."""
+    assert outcome(keys(api_key="one", admin_key="chief"), path, "one") is Forbidden
+
+
+def test_a_ring_knows_no_key_only_digests(file: Path) -> None:
+    """Whoever sees it in a debugger can't use it."""
+    file.write_text(entry())
+    ring = read(Settings(key_file=file, api_key="first-key", admin_key="chief-key"))
+
+    assert len(ring.keys) == 3
+    assert not [key for key in ("first-key", "chief-key", "a-key") if key in repr(ring)]
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("[[keys]", "is not valid TOML"),
+        ("key = 1", "key: Extra inputs"),
+        (f'[[keys]]\n{SOME}hash = "a-key"', "keys.0.hash: String should match"),
+        (f'[[keys]]\n{SOME}hash = "{HASH[:-1]}"', "keys.0.hash: String should match"),
+        (f'[[keys]]\n{SOME}hash = "md5:{"0" * 32}"', "keys.0.hash: String should match"),
+        (f"[[keys]]\n{SOME}", "keys.0.hash: Field required"),
+        (entry(name="a b"), "keys.0.name: String should match"),
+        (entry(name=""), "keys.0.name: String should match"),
+        (entry(name="a\\n"), "keys.0.name: String should match"),
+        (entry(rights="[]"), "keys.0.rights: Frozenset should have at least 1 item"),
+        (entry(rights='["write"]'), "Input should be 'score', 'metrics' or 'admin'"),
+        (entry(more="expires = 'soon'"), "keys.0.expires: Input should be a valid datetime"),
+        (entry(more="expire = 2027-01-31"), "keys.0.expire: Extra inputs"),
+        (entry(key="x") + entry(key="y"), "two keys have the same name"),
+        (entry("a") + entry("b"), "two keys have the same hash"),
+    ],
+)
+def test_a_mistake_in_the_file_is_named(file: Path, text: str, says: str) -> None:
+    """By its place, without what stands there: it may be a key."""
+    file.write_text(text)
+
+    with pytest.raises(SettingsError) as caught:
+        read(Settings(key_file=file))
+
+    assert str(file) in caught.value.message
+    assert says in caught.value.message
+    assert "a-key" not in f"{caught.value.message} {caught.value.__cause__}"
+
+
+def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    """It isn't there, or isn't text."""
+    (tmp_path / "binary").write_bytes(b"\xff\xfe")
+
+    for name, says in [("nowhere", "No such file"), ("binary", "UTF-8"), (".", "Is a directory")]:
+        with pytest.raises(SettingsError, match=says):
+            read(Settings(key_file=tmp_path / name))

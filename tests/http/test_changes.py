@@ -1,0 +1,229 @@
+"""What is served changes while it is: whole, or not at all, and nobody who waits notices."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any
+
+import httpx
+import psutil
+import pytest
+
+from tests.http import checkpoints
+from tests.http.conftest import KEYS
+from tests.http.processes import WAIT_S, serving, until
+from tests.http.texts import PAIR
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from tests.http.processes import Server
+
+ADMIN = {"Authorization": "Bearer the-admin-key"}
+LOAD_S = 4 * WAIT_S
+
+
+@pytest.fixture(scope="module")
+def judge(tmp_path_factory: pytest.TempPathFactory, tiny: Path) -> Path:
+    """A checkpoint that tests may change."""
+    return checkpoints.copy(tiny, tmp_path_factory.mktemp("changes") / "judge")
+
+
+@pytest.fixture(scope="module")
+def config(judge: Path) -> Path:
+    """A settings file that tests may change."""
+    return judge.parent / "assay.toml"
+
+
+@pytest.fixture(scope="module")
+def server(judge: Path, config: Path) -> Iterator[Server]:
+    """A server of that checkpoint, as each test leaves it to the next."""
+    config.write_text("")
+    with serving(
+        judge.parent / "run", judge, config=config, admin_key="the-admin-key", prefix_cache_mb=0
+    ) as server:
+        yield server
+
+
+def change(server: Server, verb: str, model: str | Path | None = None) -> httpx.Response:
+    body = {} if model is None else {"model": str(model)}
+    return server.http.post(f"/admin/{verb}", json=body, headers=ADMIN, timeout=LOAD_S)
+
+
+def served(answer: httpx.Response) -> list[str]:
+    assert answer.status_code == 200, answer.text
+    return [one["id"] for one in answer.json()["data"]]
+
+
+def refused(answer: httpx.Response, code: str, text: str) -> None:
+    assert answer.json()["error"]["code"] == code, answer.text
+    assert text in answer.json()["error"]["message"]
+
+
+def told(answer: httpx.Response) -> tuple[str, list[float]]:
+    """Return the revision of an answer, and its scores."""
+    assert answer.status_code == 200, answer.text
+    return answer.json()["revision"], [one["score"] for one in answer.json()["data"]]
+
+
+def negated(tensors: dict[str, Any]) -> None:
+    tensors["score.weight"] = -tensors["score.weight"]
+
+
+def workers(server: Server) -> list[psutil.Process]:
+    children = psutil.Process(server.process.pid).children()
+    return [one for one in children if "assay.engine.worker" in one.cmdline()]
+
+
+def test_who_waits_is_answered_by_the_revision_that_was_asked(server: Server, judge: Path) -> None:
+    """Newcomers get the new one meanwhile; the old device process ends with its last answer."""
+    old = told(server.score(inputs=[PAIR]))
+    (worker,) = workers(server)
+
+    with ThreadPoolExecutor() as pool:
+        worker.suspend()
+        waits = pool.submit(server.score, inputs=[PAIR] * 3)
+        until("it waits", lambda: server.metric("assay_queue_items") or not waits.done())
+        checkpoints.edit_weights(judge, negated)
+        served(change(server, "reload"))
+        new = told(server.score(inputs=[PAIR]))
+        assert not waits.done()
+        worker.resume()
+        late = told(waits.result())
+
+    assert new[0] != old[0]
+    assert new[1] == [-score for score in old[1]]
+    assert late == (old[0], old[1] * 3)
+    until("the old device process is gone", lambda: not worker.is_running())
+    entry = server.http.get("/models/judge").json()
+    assert entry["revision"] == new[0]
+    assert server.metric("assay_model_info", model="judge") == 1
+    assert server.metric("assay_model_info", model="judge", revision=new[0]) == 1
+
+
+def test_models_come_and_go_under_traffic(server: Server, judge: Path, bare: Path) -> None:
+    """Every answer meanwhile is a right one."""
+    quiet = told(server.score(inputs=[PAIR] * 5))
+    is_over = threading.Event()
+
+    def ask() -> list[tuple[str, list[float]]]:
+        answers = []
+        with httpx.Client(base_url=server.url, timeout=WAIT_S) as http:
+            while not is_over.is_set():
+                answers.append(told(http.post("/score", json={"inputs": [PAIR] * 5})))
+        return answers
+
+    with ThreadPoolExecutor() as pool:
+        asking = [pool.submit(ask) for _ in range(3)]
+        try:
+            loaded = served(change(server, "load", bare))
+            other = told(server.score(inputs=[PAIR], model="bare"))
+            unloaded = served(change(server, "unload", "judge"))
+            refused(server.score(inputs=[PAIR], model="judge"), "unknown_model", "'bare'")
+            first = told(server.score(inputs=[PAIR]))
+        finally:
+            is_over.set()
+        answers = [one for future in asking for one in future.result()]
+
+    assert (loaded, unloaded) == (["judge", "bare"], ["bare"])
+    assert first == other
+    assert set(map(str, answers)) <= {str(quiet), str((other[0], other[1] * 5))}
+    assert str(quiet) in map(str, answers)
+    assert served(change(server, "load", judge)) == ["bare", "judge"]
+    assert served(change(server, "unload", "bare")) == ["judge"]
+
+
+def test_a_bad_version_leaves_the_old_one_serving(server: Server, judge: Path) -> None:
+    """The caller learns what is wrong with it."""
+    good = told(server.score(inputs=[PAIR]))
+    weights = judge / "model.safetensors"
+    kept = weights.read_bytes()
+    weights.unlink()
+    weights.write_bytes(kept[: len(kept) // 2])
+
+    answer = change(server, "reload")
+
+    assert answer.status_code == 409
+    refused(answer, "change_refused", "what was served before still is")
+    assert told(server.score(inputs=[PAIR])) == good
+    assert server.http.get("/health/ready").status_code == 200
+    weights.write_bytes(kept)
+    assert told(server.score(inputs=[PAIR])) == good
+
+
+def test_what_cannot_be_changed_is_named(server: Server, judge: Path) -> None:
+    """A model that isn't there, one that is there already, and the last one."""
+    refused(change(server, "load", "org/nowhere@x/y"), "change_refused", "org/nowhere")
+    refused(change(server, "load", judge), "change_refused", "reload it instead")
+    refused(change(server, "unload", "judge"), "change_refused", "load another one before")
+    refused(change(server, "unload", "scorer"), "unknown_model", "'judge'")
+    refused(change(server, "load"), "invalid_field", "model")
+
+
+def test_the_settings_are_read_again_on_sighup(server: Server, config: Path) -> None:
+    """A mistake in them changes nothing."""
+    config.write_text('[aliases]\nscorer = "judge"\n')
+
+    os.kill(server.process.pid, signal.SIGHUP)
+
+    until(
+        "the new alias answers",
+        lambda: server.score(inputs=[PAIR], model="scorer").status_code == 200,
+        LOAD_S,
+    )
+    config.write_text("[alias]\n")
+    os.kill(server.process.pid, signal.SIGHUP)
+    until("it is told", lambda: "unknown setting 'alias'" in server.log.read_text())
+    assert server.score(inputs=[PAIR], model="scorer").status_code == 200
+    config.write_text("")
+    os.kill(server.process.pid, signal.SIGHUP)
+    until("the alias is gone", lambda: server.score(inputs=[PAIR], model="scorer").is_error, LOAD_S)
+
+
+def test_changes_need_a_key_of_their_own(narrow: Server, server: Server) -> None:
+    """403 without one set up or with one for scoring, 401 with none; each change is on record."""
+    scoring = httpx.post(f"{narrow.url}/admin/reload", headers={"X-Api-Key": KEYS[0]})
+    keyless = httpx.post(f"{server.url}/admin/reload")
+    change(server, "unload", "judge")
+
+    assert scoring.status_code == 403
+    refused(scoring, "forbidden", "ASSAY_ADMIN_KEY")
+    assert keyless.status_code == 401
+    until(
+        "the change is in the log",
+        lambda: "/admin/unload 'judge': change_refused" in server.log.read_text(),
+    )
+
+
+def test_reloading_often_leaves_nothing_behind(server: Server) -> None:
+    """Threads and open files are as many as before."""
+    process = psutil.Process(server.process.pid)
+    served(change(server, "reload"))
+    until("the old device process is gone", lambda: len(workers(server)) == 1)
+    threads, files = process.num_threads(), process.num_fds()
+
+    for _ in range(3):
+        served(change(server, "reload"))
+
+    until("the old device processes are gone", lambda: len(workers(server)) == 1)
+    until("no thread is left over", lambda: process.num_threads() <= threads)
+    until("no file is left open", lambda: process.num_fds() <= files)
+
+
+def test_a_server_may_be_stopped_while_it_changes(server: Server) -> None:
+    """Neither what leaves nor what comes holds it up. The last test: the server is gone then."""
+    served(change(server, "reload"))
+    ready = told_ready(server)
+
+    os.kill(server.process.pid, signal.SIGHUP)
+    until("the next one is loading", lambda: len(workers(server)) > 1 or ready < told_ready(server))
+
+    assert server.terminate() == 0
+
+
+def told_ready(server: Server) -> int:
+    return server.log.read_text().count("is ready")
