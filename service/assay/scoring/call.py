@@ -7,10 +7,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from assay import wire
+from assay.errors import DeadlineExceeded, ServiceError
 from assay.reward import ensemble, transform
-from assay.scoring import contests, demands, meaning
+from assay.scoring import contests, demands, meaning, observed
 from assay.scoring.aside import aside
 from assay.scoring.meaning import Verdict, Wish
+from assay.telemetry import tracing
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -70,6 +72,7 @@ class Call:
             len(sources), lambda: [self._judge(item, sizes) for item in outcome.items]
         )
         await aside(len(sources), lambda: self._count(outcome, judged))
+        await aside(len(sources), lambda: self._observe(sources, judged))
         return outcome, judged
 
     async def contest(
@@ -101,18 +104,37 @@ class Call:
 
     async def _score(self, sources: list[Source], path: Path) -> Outcome:
         options = self.options
-        outcome = await self._scorer.score(
-            self.target,
-            sources,
-            truncation=options.truncation,
-            is_batch=options.priority == "batch",
-            deadline_s=None if options.deadline_ms is None else options.deadline_ms / 1e3,
-            stop_at_error=self._fails_whole,
-        )
+        begin = time.monotonic()
+        try:
+            outcome = await self._scorer.score(
+                self.target,
+                sources,
+                truncation=options.truncation,
+                is_batch=options.priority == "batch",
+                deadline_s=None if options.deadline_ms is None else options.deadline_ms / 1e3,
+                stop_at_error=self._fails_whole,
+            )
+        except ServiceError as error:
+            self._scorer.metrics.shed(self.target.name, error.code, len(sources))
+            tracing.refused(begin, error.code)
+            raise
+        tracing.passed(begin, outcome.times, self._facts(outcome))
+        late = sum(isinstance(item.error, DeadlineExceeded) for item in outcome.items)
+        self._scorer.metrics.shed(self.target.name, DeadlineExceeded.code, late)
         for index, item in enumerate(outcome.items):
             if self._fails_whole and item.error is not None:
                 raise _located(item.error, path(index, item.error.param))
         return outcome
+
+    def _facts(self, outcome: Outcome) -> dict[str, str | int]:
+        """Return what a request's spans say of it."""
+        return {
+            "assay.model": self.target.name,
+            "assay.route": self._route,
+            "assay.items": len(outcome.items),
+            "assay.tokens": outcome.tokens,
+            "assay.computed_tokens": outcome.computed_tokens,
+        }
 
     def _judge(self, scored: Scored, sizes: Sequence[Mapping[str, int]]) -> Judged:
         if scored.numbers is None:
@@ -163,6 +185,21 @@ class Call:
             tokens=outcome.tokens,
             truncated=sum(item.truncated for item in outcome.items),
         )
+
+    def _observe(self, sources: Sequence[Source], judged: Sequence[Judged]) -> None:
+        """Note how rewards go with lengths, and whether an ensemble's members agree."""
+        metrics, name = self._scorer.metrics, self.target.name
+        rewards = [item.rewards for item in judged]
+        means = [ensemble.mean(one) if one else 0.0 for one in rewards]
+        pairs: dict[observed.Length, list[tuple[float, float]]] = {}
+        for source, own, mean in zip(sources, rewards, means, strict=True):
+            if own:
+                kind, size = observed.length(source)
+                pairs.setdefault(kind, []).append((size, mean))
+        for kind, found in pairs.items():
+            metrics.lengths(name, kind, found)
+        if self.target.is_ensemble:
+            metrics.agreements(name, observed.agreements(sources, rewards, means))
 
 
 def _located(error: AssayError, path: str) -> AssayError:

@@ -1,26 +1,58 @@
 """Prometheus metrics on an explicit registry; labels come from closed sets.
 
-The seconds observed here are the milliseconds that answers carry.
+The seconds observed here are the milliseconds that answers carry. What each is: docs/metrics.md,
+which `reference` writes.
 """
 
 from __future__ import annotations
 
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
 from prometheus_client.exposition import generate_latest
 
+from assay import __version__
+from assay.telemetry.moments import Moments
+
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from assay.engine.messages import Done
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+# What each label may be.
+LABELS: Mapping[str, str] = MappingProxyType(
+    {
+        "model": "a served target, or one of its members; empty where a request named none",
+        "route": "the native route (`score`, `compare`, `best-of-n`) or the contract's name",
+        "outcome": "`ok`, `partial`, `client_gone`, or the code of an error",
+        "reason": "of shed items `overloaded`, `draining`, `not_ready`, `deadline_exceeded`, "
+        "`client_gone`; of restarts `died`, `hung`",
+        "device": "as the settings name it: `cpu`, `cuda:0`",
+        "kind": "`resident`: of the process; `device`: what torch holds on a GPU",
+        "length": "`response`: characters of the response; `text`: characters of a text that came "
+        "rendered, its prompt included; `ids`: tokens that came as ids, the prompt's included",
+        "moment": "`items`, `length`, `length_squared`, `score_positive`, `score_negative`, "
+        "`score_squared`, `product_positive`, `product_negative`",
+        "revision": "of the checkpoint, or of a target's members together",
+        "dtype": "`float32`, `bfloat16` or `float16`",
+        "forward": "`packed` or `padded`",
+        "version": "of Assay",
+        "le": "a bucket's upper bound",
+    }
+)
+SHED_REASONS = ("overloaded", "draining", "not_ready", "deadline_exceeded", "client_gone")
+RESTART_REASONS = ("died", "hung")
+FAILURES = ("forward_failed", "non_finite_score", "internal_error")  # the server's own
+
 _SECONDS = tuple(round(1e-3 * 1.6**step, 5) for step in range(24))  # 1 ms to 50 s
 _LAGS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 _SIZES = tuple(2**power for power in range(17))
-_SCORES = (-32, -16, -8, -4, -2, -1, -0.5, 0, 0.5, 1, 2, 4, 8, 16, 32)
+_MAGNITUDES = (0.1, 0.25, 0.5, 0.75, 1, 1.5, 2, 3, 4, 6, 8, 12, 16, 24, 32, 64)
+_SCORES = (*(-one for one in reversed(_MAGNITUDES)), 0, *_MAGNITUDES)
 _STDS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5)
+_SHARES = (0.0, 0.2, 0.25, 0.34, 0.4, 0.5, 0.6, 0.67, 0.75, 0.8, 0.9, 0.99, 1.0)
 
 
 class Metrics:
@@ -28,6 +60,8 @@ class Metrics:
 
     def __init__(self, registry: CollectorRegistry | None = None) -> None:
         self.registry = registry or CollectorRegistry(auto_describe=True)
+        self.labels: dict[str, tuple[str, ...]] = {}  # of each metric that has some, by its name
+        self._called: set[tuple[str, str]] = set()
         by_call = ("model", "route")
         self._requests = self._counter(
             "requests",
@@ -37,6 +71,9 @@ class Metrics:
         self._items = self._counter("items", "Items scored.", by_call)
         self._tokens = self._counter("tokens", "Tokens of scored items, over members.", by_call)
         self._truncated = self._counter("truncated_items", "Items that were cut.", by_call)
+        self._shed = self._counter(
+            "shed_items", "Items that were turned away or left unscored.", ("model", "reason")
+        )
         self._duration = self._histogram(
             "request_duration", "From parsed request to answer.", by_call
         )
@@ -46,13 +83,8 @@ class Metrics:
         self._http = self._histogram(
             "http", "A request's time outside scoring: its body, parsing, the answer.", by_call
         )
-        self._lag = Histogram(
-            "loop_lag",
-            "How late the front's event loop runs what is due.",
-            namespace="assay",
-            unit="seconds",
-            buckets=_LAGS,
-            registry=self.registry,
+        self._lag = self._histogram(
+            "loop_lag", "How late the front's event loop runs what is due.", buckets=_LAGS
         )
         ProcessCollector("assay", registry=self.registry)  # the front's CPU seconds, memory, files
         self._batch_items = self._sizes("batch_items", "Items of a batch.")
@@ -67,44 +99,55 @@ class Metrics:
             ("model",),
         )
         self._padded = self._counter("padded_tokens", "Padding the device computed.", ("model",))
-        self._score = Histogram(
-            "score",
-            "Raw scores.",
-            ("model",),
-            namespace="assay",
-            buckets=_SCORES,
-            registry=self.registry,
+        self._score = self._distribution("score", "Raw scores.", _SCORES)
+        self._std = self._distribution(
+            "ensemble_std", "Standard deviation over members of an item's raw scores.", _STDS
         )
-        self._std = Histogram(
-            "ensemble_std",
-            "Standard deviation over members.",
-            ("model",),
-            namespace="assay",
-            buckets=_STDS,
-            registry=self.registry,
+        self._agreement = self._distribution(
+            "agreement",
+            "Share of an ensemble's members that order two neighbouring responses to one prompt as "
+            "their mean does.",
+            _SHARES,
         )
+        self._moments = Moments(self.registry)
+        self.labels[self._moments.name] = self._moments.labels
         self._restarts = self._counter(
             "worker_restarts", "Worker restarts by reason: died, hung.", ("device", "reason")
         )
         self._exhausted = self._counter(
             "out_of_memory", "Batches that found no memory.", ("device", "model")
         )
-        self._depth = Gauge(
-            "queue_items", "Items waiting.", ("model",), namespace="assay", registry=self.registry
+        self._worker_up = self._gauge(
+            "worker_up", "1 while a worker is ready, else 0.", ("device",)
         )
-        self._depth_tokens = Gauge(
-            "queue_tokens", "Tokens waiting.", ("model",), namespace="assay", registry=self.registry
+        self._worker_memory = self._gauge(
+            "worker_memory_bytes", "Memory of a worker.", ("device", "kind")
         )
-        self._info = Gauge(
+        self._depth = self._gauge("queue_items", "Items waiting.", ("model",))
+        self._depth_tokens = self._gauge("queue_tokens", "Tokens waiting.", ("model",))
+        self._admitted = self._gauge(
+            "admitted_tokens", "Tokens of requests at work, as estimated at the door."
+        )
+        self._limit = self._gauge(
+            "admitted_tokens_limit", "How many may be before requests are refused."
+        )
+        self._info = self._gauge(
             "model_info",
             "1 for each served target.",
             ("model", "revision", "device", "dtype", "forward"),
-            namespace="assay",
-            registry=self.registry,
         )
+        self._gauge("build_info", "1, with the version.", ("version",)).labels(__version__).set(1)
 
     def request(self, model: str, route: str, outcome: str) -> None:
-        """Count a request's end."""
+        """Count a request's end.
+
+        How it may fail is counted from a route's first request on: a counter that isn't there until
+        it is 1 has never increased.
+        """
+        if (model, route) not in self._called:
+            self._called.add((model, route))
+            for failure in FAILURES:
+                self._requests.labels(model, route, failure)
         self._requests.labels(model, route, outcome).inc()
 
     def answered(
@@ -129,6 +172,11 @@ class Metrics:
         self._queue.labels(model, route).observe(queue_s)
         self._compute.labels(model, route).observe(compute_s)
 
+    def shed(self, model: str, reason: str, items: int) -> None:
+        """Count items that weren't scored though nothing was wrong with them."""
+        if items:
+            self._shed.labels(model, reason).inc(items)
+
     def http(self, model: str, route: str, seconds: float) -> None:
         """Note what an answered request took beside its scoring."""
         self._http.labels(model, route).observe(seconds)
@@ -144,6 +192,16 @@ class Metrics:
             score.observe(value)
         for value in stds:
             std.observe(value)
+
+    def lengths(self, model: str, length: str, pairs: Iterable[tuple[float, float]]) -> None:
+        """Note (length, raw score) of items whose length is of one kind."""
+        self._moments.add(model, length, pairs)
+
+    def agreements(self, model: str, shares: Iterable[float]) -> None:
+        """Note which share of an ensemble's members ordered two responses as their mean did."""
+        agreement = self._agreement.labels(model)
+        for share in shares:
+            agreement.observe(share)
 
     def batch(
         self,
@@ -175,34 +233,88 @@ class Metrics:
         """Note a batch that found no memory."""
         self._exhausted.labels(device, model).inc()
 
+    def worker(
+        self,
+        device: str,
+        models: Iterable[str],
+        *,
+        is_ready: bool,
+        resident_bytes: int | None,
+        device_bytes: int | None,
+    ) -> None:
+        """State how a device's worker is; what may happen to it is counted from now on."""
+        for reason in RESTART_REASONS:
+            self._restarts.labels(device, reason)
+        for model in models:
+            self._exhausted.labels(device, model)
+        self._worker_up.labels(device).set(is_ready)
+        for kind, size in (("resident", resident_bytes), ("device", device_bytes)):
+            if size is not None:
+                self._worker_memory.labels(device, kind).set(size)
+
     def model(self, name: str, *, revision: str, device: str, dtype: str, forward: str) -> None:
         """State what is served under a name."""
         self._info.labels(name, revision, device, dtype, forward).set(1)
+        for reason in SHED_REASONS:
+            self._shed.labels(name, reason)
+
+    def forget_models(self) -> None:
+        """State nothing of what was served so far."""
+        for gauge in (
+            self._info,
+            self._depth,
+            self._depth_tokens,
+            self._worker_up,
+            self._worker_memory,
+        ):
+            gauge.clear()
 
     def depth(self, model: str, *, items: int, tokens: int) -> None:
         """State how much waits for a model."""
         self._depth.labels(model).set(items)
         self._depth_tokens.labels(model).set(tokens)
 
+    def admitted(self, *, tokens: int, limit: int) -> None:
+        """State how much is admitted, and how much may be."""
+        self._admitted.set(tokens)
+        self._limit.set(limit)
+
     def render(self) -> bytes:
         """Return the text that Prometheus scrapes."""
         return generate_latest(self.registry)
 
     def _counter(self, name: str, text: str, labels: tuple[str, ...]) -> Counter:
+        self.labels[f"assay_{name}"] = labels
         return Counter(name, text, labels, namespace="assay", registry=self.registry)
 
-    def _histogram(self, name: str, text: str, labels: tuple[str, ...]) -> Histogram:
+    def _gauge(self, name: str, text: str, labels: tuple[str, ...] = ()) -> Gauge:
+        self.labels[f"assay_{name}"] = labels
+        return Gauge(name, text, labels, namespace="assay", registry=self.registry)
+
+    def _histogram(
+        self,
+        name: str,
+        text: str,
+        labels: tuple[str, ...] = (),
+        buckets: tuple[float, ...] = _SECONDS,
+    ) -> Histogram:
+        self.labels[f"assay_{name}_seconds"] = labels
         return Histogram(
             name,
             text,
             labels,
             namespace="assay",
             unit="seconds",
-            buckets=_SECONDS,
+            buckets=buckets,
             registry=self.registry,
         )
 
     def _sizes(self, name: str, text: str) -> Histogram:
+        return self._distribution(name, text, _SIZES)
+
+    def _distribution(self, name: str, text: str, buckets: tuple[float, ...]) -> Histogram:
+        """Return a histogram by model of what has no unit."""
+        self.labels[f"assay_{name}"] = ("model",)
         return Histogram(
-            name, text, ("model",), namespace="assay", buckets=_SIZES, registry=self.registry
+            name, text, ("model",), namespace="assay", buckets=buckets, registry=self.registry
         )

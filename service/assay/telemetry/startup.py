@@ -20,7 +20,7 @@ _STEPS = {"load": 0, "verify": 1, "compile": 2, "warm up": 3}
 class StartupDisplay:
     """Shows each model's stages. Use as a context manager around the start."""
 
-    def __init__(self, console: Console | None = None) -> None:
+    def __init__(self, console: Console | None = None, *, has_bars: bool = True) -> None:
         self._console = console or Console(stderr=True)
         self._tasks: dict[tuple[str, str], TaskID] = {}
         self._bars = Progress(
@@ -30,7 +30,7 @@ class StartupDisplay:
             TextColumn("{task.fields[stage]}"),
             TimeElapsedColumn(),
             console=self._console,
-            disable=not self._console.is_terminal,
+            disable=not (has_bars and self._console.is_terminal),
         )
 
     def __enter__(self) -> Self:

@@ -1,0 +1,220 @@
+"""The manifests are valid, agree with each other, and with the image and the server."""
+
+from __future__ import annotations
+
+import re
+
+import kubernetes_validate
+import promql_parser as promql
+import pytest
+import yaml
+
+from assay import __version__
+from assay.settings import Settings
+from assay.telemetry import reference
+from assay.telemetry.metrics import Metrics
+from tests.deploy import queries
+
+FOLDER = queries.DEPLOY / "kubernetes"
+ROOT = queries.DEPLOY.parent
+APART = {"kustomization.yml", "adapter-values.yml"}  # no objects of the cluster
+OBJECTS = sorted({path.name for path in FOLDER.glob("*.yml")} - APART)
+KINDS = {"Deployment", "Service", "HorizontalPodAutoscaler", "PodDisruptionBudget", "PodMonitor"}
+VERSIONS = ("1.30", "1.37")  # the oldest that is supported at this writing, and the newest known
+
+
+def read(name):
+    return yaml.safe_load((FOLDER / name).read_text())
+
+
+@pytest.fixture(scope="module")
+def deployment():
+    return read("deployment.yml")["spec"]
+
+
+@pytest.fixture(scope="module")
+def pod(deployment):
+    return deployment["template"]["spec"]
+
+
+@pytest.fixture(scope="module")
+def container(pod):
+    (one,) = pod["containers"]
+    return one
+
+
+def dockerfile():
+    return (ROOT / "Dockerfile").read_text()
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize("name", [one for one in OBJECTS if one != "pod-monitor.yml"])
+def test_an_object_is_of_its_schema(name, version):
+    """Kubernetes' own, and no field beside it."""
+    kubernetes_validate.validate(read(name), version, strict=True)
+
+
+def test_there_is_one_of_each_kind_and_kustomize_takes_all():
+    """Everything is applied with one command."""
+    assert sorted(read("kustomization.yml")["resources"]) == OBJECTS
+    assert {read(name)["kind"] for name in OBJECTS} == KINDS
+
+
+def test_the_image_is_of_this_version():
+    """The name that the deployment has is replaced by one with a tag."""
+    (image,) = read("kustomization.yml")["images"]
+
+    assert image["name"] == "assay"
+    assert image["newTag"] == __version__
+
+
+def test_everything_selects_the_pods(deployment):
+    """The labels that objects select are the pod's."""
+    labels = deployment["template"]["metadata"]["labels"].items()
+    selectors = [
+        deployment["selector"]["matchLabels"],
+        read("service.yml")["spec"]["selector"],
+        read("disruption-budget.yml")["spec"]["selector"]["matchLabels"],
+        read("pod-monitor.yml")["spec"]["selector"]["matchLabels"],
+    ]
+
+    assert all(selector and selector.items() <= labels for selector in selectors)
+
+
+def test_ports_are_named_as_the_container_names_them(container):
+    """Probes, service and monitor ask the port that the image exposes."""
+    (port,) = container["ports"]
+    exposed = re.search(r"^EXPOSE (\d+)$", dockerfile(), re.MULTILINE)
+    (service,) = read("service.yml")["spec"]["ports"]
+    (endpoint,) = read("pod-monitor.yml")["spec"]["podMetricsEndpoints"]
+    probes = [container[f"{kind}Probe"]["httpGet"] for kind in ("startup", "readiness", "liveness")]
+
+    assert port["containerPort"] == int(exposed[1])
+    assert {service["targetPort"], endpoint["port"], *(one["port"] for one in probes)} == {
+        port["name"]
+    }
+
+
+def test_probes_ask_what_each_is_for(container):
+    """A worker that restarts takes the pod out of the service, and isn't a reason to kill it."""
+    paths = {
+        kind: container[f"{kind}Probe"]["httpGet"]["path"]
+        for kind in ("startup", "readiness", "liveness")
+    }
+
+    assert paths == {
+        "startup": "/health/ready",
+        "readiness": "/health/ready",
+        "liveness": "/health/live",
+    }
+
+
+def test_a_pod_may_drain_before_it_is_killed(pod, container):
+    """The grace period holds the wait before SIGTERM, the drain, and what spans may take."""
+    (_, wait_s) = container["lifecycle"]["preStop"]["exec"]["command"]
+    (drain_s,) = [
+        one["value"] for one in container["env"] if one["name"] == "ASSAY_DRAIN_TIMEOUT_S"
+    ]
+
+    assert pod["terminationGracePeriodSeconds"] >= int(wait_s) + float(drain_s) + 10
+
+
+def test_the_environment_is_of_settings(container):
+    """Each ASSAY_ variable is a setting with a value that it takes."""
+    values = {
+        one["name"].removeprefix("ASSAY_").lower(): one["value"]
+        for one in container["env"]
+        if one["name"].startswith("ASSAY_")
+    }
+
+    assert Settings(**values).host == "0.0.0.0"
+
+
+def test_a_key_is_asked_for_and_prometheus_has_one(container):
+    """The pod is open to the cluster, so it has keys, from a secret, and none in the manifest."""
+    variables = {one["name"]: one for one in container["env"]}
+    named = re.findall(r"\$\((\w+)\)", variables["ASSAY_API_KEY"]["value"])
+    secrets = [variables[name]["valueFrom"]["secretKeyRef"] for name in named]
+    order = list(variables)
+    (endpoint,) = read("pod-monitor.yml")["spec"]["podMetricsEndpoints"]
+
+    assert endpoint["authorization"]["credentials"] in secrets
+    assert variables["ASSAY_API_KEY"]["value"] == ",".join(f"$({name})" for name in named)
+    # Kubernetes fills in what stands before.
+    assert all(order.index(name) < order.index("ASSAY_API_KEY") for name in named)
+
+
+def test_the_pod_has_no_rights_that_it_doesnt_need(pod, container):
+    """The image's own user, who isn't root; no way to write beside the volumes; no token."""
+    (user,) = re.findall(r"^USER (\d+):(\d+)$", dockerfile(), re.MULTILINE)
+    security = pod["securityContext"]
+
+    assert (str(security["runAsUser"]), str(security["runAsGroup"])) == user
+    assert security["runAsNonRoot"] is True
+    assert security["seccompProfile"] == {"type": "RuntimeDefault"}
+    assert container["securityContext"] == {
+        "allowPrivilegeEscalation": False,
+        "readOnlyRootFilesystem": True,
+        "capabilities": {"drop": ["ALL"]},
+    }
+    assert pod["automountServiceAccountToken"] is False
+
+
+def test_what_the_server_writes_lies_on_volumes(pod, container):
+    """The user's home, with the caches, and the place for temporary files."""
+    home = re.search(r"^WORKDIR (\S+)$", dockerfile().split("\nFROM ")[-1], re.MULTILINE)[1]
+    mounts = {one["mountPath"]: one["name"] for one in container["volumeMounts"]}
+    volumes = {one["name"]: one for one in pod["volumes"]}
+
+    assert mounts.keys() == {home, "/tmp"}
+    assert all("emptyDir" in volumes[name] for name in mounts.values())
+
+
+def test_a_pod_has_a_gpu(pod, container):
+    """And is let onto nodes that are kept for those who want one."""
+    assert container["resources"]["limits"]["nvidia.com/gpu"] == 1
+    assert "nvidia.com/gpu" in [one["key"] for one in pod["tolerations"]]
+
+
+def test_the_autoscaler_goes_by_tokens_that_wait(deployment):
+    """The metric is the one that the adapter makes of the server's; the deployment has no count."""
+    spec = read("autoscaler.yml")["spec"]
+    (metric,) = spec["metrics"]
+    (rule,) = read("adapter-values.yml")["rules"]["custom"]
+    known = {name for row in reference.rows(Metrics()) for name in row.series}
+    target = read("deployment.yml")
+
+    assert metric["pods"]["metric"]["name"] == rule["name"]["as"]
+    assert promql.parse(rule["seriesQuery"]).name in known
+    assert re.fullmatch(rule["name"]["matches"], "assay_queue_tokens")
+    assert "replicas" not in deployment
+    assert spec["scaleTargetRef"] == {
+        "apiVersion": target["apiVersion"],
+        "kind": target["kind"],
+        "name": target["metadata"]["name"],
+    }
+
+
+def test_the_adapters_query_is_one_once_it_is_filled_in():
+    """It groups by the labels that say whose it is."""
+    (rule,) = read("adapter-values.yml")["rules"]["custom"]
+    filled = (
+        rule["metricsQuery"]
+        .replace("<<.Series>>", "assay_queue_tokens")
+        .replace("<<.LabelMatchers>>", 'namespace="default",pod="assay-0"')
+        .replace("<<.GroupBy>>", "pod")
+    )
+
+    assert promql.parse(filled).modifier.labels == ["pod"]
+    assert rule["resources"]["overrides"].keys() == {"namespace", "pod"}
+
+
+def test_the_monitors_job_is_the_one_that_alerts_are_for(deployment):
+    """The label that names the job says what rules.yml asks for."""
+    monitor = read("pod-monitor.yml")
+    labels = deployment["template"]["metadata"]["labels"]
+    jobs = set(re.findall(r'job="(\w+)"', queries.RULES.read_text()))
+
+    assert monitor["apiVersion"] == "monitoring.coreos.com/v1"
+    assert jobs == {labels[monitor["spec"]["jobLabel"]]}
+    assert monitor["spec"]["podMetricsEndpoints"][0]["path"] == "/metrics"
