@@ -1,10 +1,11 @@
-"""The command line: run, pair, sweep, roofline, group-growth, intrusion."""
+"""The command line: run, pair, sweep, roofline, group-growth, intrusion, overload, chaos."""
 
 from __future__ import annotations
 
 import os
 import signal
 import sys
+import tempfile
 import time
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -18,9 +19,12 @@ from typer.core import TyperGroup
 
 from loadtest import growth as group_growth
 from loadtest import intrusion as intruding
+from loadtest import overload as overloading
 from loadtest import pair as pairing
 from loadtest import report
+from loadtest import server as servers
 from loadtest import sweep as sweeping
+from loadtest.connection import Origin
 from loadtest.dialects import DIALECTS
 from loadtest.pair import Round, Source
 from loadtest.render import Renderer
@@ -336,6 +340,83 @@ def intrusion(
     if json is not None:
         recorded = {"settings": options.record(server=server), "machine": report.machine()}
         report.write(json, {**recorded, **result.record()})
+
+
+@app.command()
+def overload(
+    multiple: Annotated[
+        list[float], typer.Option("--multiple", "-m", help="Of the capacity; several for several.")
+    ] = [1.0, 2.0, 5.0, 10.0],  # noqa: B006  typer's way
+    seconds: Annotated[float, typer.Option(min=1, help="Of each multiple.")] = 60.0,
+    capacity_s: Annotated[float, typer.Option(min=1, help="Of each capacity's measurement.")] = 20,
+    max_wait_s: Annotated[float, typer.Option(min=1, help="The server's setting.")] = 10.0,
+    items: Annotated[int, typer.Option(min=1, help="Of a request.")] = 8,
+    tokens: Annotated[int, typer.Option(min=10, help="Of an item.")] = 200,
+    checkpoint: Checkpoint = None,
+    dtype: DtypeOption = Dtype.float32,
+    threads: Threads = CORES,
+    seed: Seed = NOW,
+    json: JsonFile = None,
+) -> None:
+    """Offer multiples of the capacity in an open loop; exit with 1 where a promise isn't kept."""
+    steps = []
+    with _served(checkpoint, ["assay"]) as folder:
+        assert folder is not None
+        options = _Options(folder, dtype, threads, seed=seed)
+        for one in multiple:
+            server = servers.assay(
+                folder, dtype, threads, max_wait_s=max_wait_s, **overloading.SETTINGS
+            )
+            with server:
+                assert server.pid is not None
+                requests = overloading.Requests(
+                    Generated(seed), Origin.of(server.url), items=items, tokens=tokens
+                )
+                step = overloading.overload(
+                    server.url,
+                    server.pid,
+                    requests,
+                    one,
+                    seconds=seconds,
+                    capacity_s=capacity_s,
+                    max_wait_s=max_wait_s,
+                    seed=seed,
+                )
+            steps.append(step)
+            out.print(f"{one:g} × {step.capacity:,.0f} tokens/s: {step.misses() or 'all is kept'}")
+    wide.print(overloading.table(steps))
+    if json is not None:
+        recorded = {"settings": options.record(), "machine": report.machine()}
+        report.write(json, {**recorded, "steps": [step.record() for step in steps]})
+    if any(step.misses() for step in steps):
+        raise typer.Exit(1)
+
+
+@app.command()
+def chaos(
+    seconds: Annotated[float, typer.Option(min=5)] = 600.0,
+    kill_every_s: Annotated[float, typer.Option(min=1, help="kill -9 of the worker.")] = 45.0,
+    reload_every_s: Annotated[float, typer.Option(min=1, help="By route and SIGHUP.")] = 60.0,
+    stop_at_s: Annotated[float, typer.Option(min=0, help="SIGSTOP of the worker, once.")] = 70.0,
+    seed: Annotated[int, typer.Option(help="Of what is asked and done.")] = 0,
+    json: JsonFile = None,
+) -> None:
+    """Mixed traffic, callers who leave, dying workers; exit with 1 where a promise isn't kept."""
+    from loadtest import chaos as happening  # noqa: PLC0415  tests' tables import torch
+    from loadtest import questions  # noqa: PLC0415
+
+    plan = happening.Plan(seconds, kill_every_s, reload_every_s, stop_at_s, seed=seed)
+    with tempfile.TemporaryDirectory() as folder:
+        models = questions.models(Path(folder))
+        asked = questions.questions(questions.poison_id(models[0]))
+        with servers.assay_of(models, **happening.settings(plan)) as server:
+            outcome = happening.chaos(server, asked, plan, out.print)
+    for line in outcome.lines():
+        out.print(line)
+    if json is not None:
+        report.write(json, {"machine": report.machine(), **outcome.record()})
+    if outcome.misses():
+        raise typer.Exit(1)
 
 
 def _measure(

@@ -59,6 +59,8 @@ class Connection(asyncio.Protocol):
         self._answer: asyncio.Future[tuple[int, bytes]] | None = None
         self._parser = HttpResponseParser(self)
         self._body: list[bytes] = []
+        self.headers: dict[bytes, bytes] = {}  # of the last answer, their names in lower case
+        self.unasked = 0  # answers that no request waited for
 
     @classmethod
     async def open(cls, origin: Origin) -> Self:
@@ -113,6 +115,14 @@ class Connection(asyncio.Protocol):
         """Fail the request that waits (asyncio calls this)."""
         self._fail(ConnectionResetError(str(exc or "the server closed the connection")))
 
+    def on_message_begin(self) -> None:
+        """Forget the answer before (the parser calls this)."""
+        self.headers = {}
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Keep a header (the parser calls this)."""
+        self.headers[name.lower()] = value
+
     def on_body(self, body: bytes) -> None:
         """Keep a part of the body (the parser calls this)."""
         self._body.append(body)
@@ -125,6 +135,8 @@ class Connection(asyncio.Protocol):
             self.close()
         if self._answer is not None and not self._answer.done():
             self._answer.set_result((self._parser.get_status_code(), body))
+        else:
+            self.unasked += 1
 
     def _fail(self, error: ConnectionError) -> None:
         if self._answer is not None and not self._answer.done():

@@ -67,6 +67,9 @@ class Server:
     ) -> None:
         """End it."""
         self.stop()
+        if self._output is not None:
+            self._output.close()
+            self._output = None
 
     def start(self) -> None:
         """Start the process on a free port and wait until it is ready.
@@ -128,11 +131,15 @@ class Server:
 
     def tail(self) -> str:
         """Return the last lines that the process wrote."""
+        return "\n".join(self.output().splitlines()[-_TAIL_LINES:])
+
+    def output(self) -> str:
+        """Return what the process wrote."""
         if self._output is None:
             return ""
-        self._output.seek(0)
-        lines = self._output.read().decode(errors="replace").splitlines()
-        return "\n".join(lines[-_TAIL_LINES:])
+        # Its own place in the file: the process writes at the one that both share.
+        size = os.fstat(self._output.fileno()).st_size
+        return os.pread(self._output.fileno(), size, 0).decode(errors="replace")
 
     def _is_ready(self) -> bool:
         try:
@@ -142,13 +149,28 @@ class Server:
 
 
 def assay(
-    checkpoint: Path, dtype: str, threads: int, *, name: str = "assay", source: Path | None = None
+    checkpoint: Path,
+    dtype: str,
+    threads: int,
+    *,
+    name: str = "assay",
+    source: Path | None = None,
+    **settings: object,
 ) -> Server:
     """Return Assay serving one checkpoint; with `source`, the package in that folder."""
     command = [sys.executable, "-m", "assay", "serve", str(checkpoint), "--port", "{port}"]
     command += ["--dtype", dtype, "--threads", str(threads)]
     environment = {"PYTHONPATH": str(source.resolve())} if source else {}
+    environment |= {f"ASSAY_{key.upper()}": str(value) for key, value in settings.items()}
     return Server(name, command, ready_path="/health/ready", environment=environment)
+
+
+def assay_of(models: Sequence[Path], **settings: object) -> Server:
+    """Return Assay on one thread, serving these models, with these settings."""
+    command = [sys.executable, "-m", "assay", "serve", *map(str, models), "--port", "{port}"]
+    environment = {f"ASSAY_{key.upper()}": str(value) for key, value in settings.items()}
+    environment = {"ASSAY_DEVICE": "cpu", "ASSAY_THREADS": "1"} | environment
+    return Server("assay", command, ready_path="/health/ready", environment=environment)
 
 
 def plain(checkpoint: Path, dtype: str, threads: int, *, name: str = "plain") -> Server:

@@ -3,7 +3,8 @@
 AReaL hands over the policy's templated text, so prompt and completion are scored as one text.
 `verbatim=False` takes the column `messages` instead, for the model's own template; then `turn_end`
 should say what the policy's turns end with. AReaL takes a silence of 15 s for a reward of 0; here
-it is an error after 14 s, which begin when one of AReaL's processes is free. An unscorable completion has the reward `unscorable`, 0 unless given.
+it is an error after 14 s, which begin when one of AReaL's processes is free. An unscorable
+completion has the reward `unscorable`, 0 unless given.
 """
 
 from __future__ import annotations
