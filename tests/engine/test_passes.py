@@ -17,6 +17,7 @@ class Scores:
 
     trunk: "Trunk"
     number: int
+    device = torch.device("cpu")
 
     def double(self):
         return self
