@@ -11,7 +11,7 @@ serve: .venv/serve
 	$(BIN)/assay serve
 
 test: .venv/dev
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 check: .venv/dev
 	$(BIN)/ruff format --check .

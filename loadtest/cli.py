@@ -1,4 +1,4 @@
-"""The command line: run, pair, sweep, roofline, group-growth, intrusion, overload, chaos."""
+"""The command line: one command for each thing that is measured."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from typer.core import TyperGroup
 
 from loadtest import growth as group_growth
 from loadtest import intrusion as intruding
+from loadtest import overhead, report
 from loadtest import overload as overloading
 from loadtest import pair as pairing
-from loadtest import report
 from loadtest import server as servers
 from loadtest import sweep as sweeping
 from loadtest.connection import Origin
@@ -241,6 +241,15 @@ def sweep(
         from loadtest import plot  # noqa: PLC0415  matplotlib is optional
 
         plot.draw(curves, f"{workload}, {dtype}, {threads} threads", png)
+
+
+@app.command()
+def client(
+    items: Annotated[int, typer.Option(help="Items of each way of asking.")] = 100_000,
+) -> None:
+    """Measure the Python client's own cost against a stub that answers at once."""
+    for one in overhead.rates(items):
+        out.print(f"{one.way}: {one.items_per_s:,.0f} items/s ({one.items:,} items)")
 
 
 @app.command()
