@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import json
 import socket
+import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
@@ -83,6 +84,7 @@ def test_what_finds_no_room_is_told_when_to_return(
     assert narrow.metric("assay_requests_total", **shed) == before + 1
     assert scores(first.result()) == expected
     assert scores(small.result()) == expected[:1]
+    time.sleep(int(refused.headers["retry-after"]) + 6)  # the room that is kept for it is free then
     assert scores(narrow.score(inputs=FAT)) == expected
 
 

@@ -56,14 +56,14 @@ def test_an_exception_stays_on_its_line(said):
 def test_what_libraries_warn_of_is_an_object_too(said):
     """Warnings of Python and the logs of others go the same way."""
     logs.configure("info", "json")
-    logging.getLogger("uvicorn.error").warning("Invalid HTTP request received.")
+    logging.getLogger("library.error").warning("Invalid HTTP request received.")
     with warnings.catch_warnings():
         warnings.simplefilter("always")
         logging.captureWarnings(capture=True)
         warnings.warn("old", stacklevel=1)
         logging.captureWarnings(capture=False)
 
-    assert [line["logger"] for line in said()] == ["uvicorn.error", "py.warnings"]
+    assert [line["logger"] for line in said()] == ["library.error", "py.warnings"]
 
 
 def test_below_the_level_nothing_is_said(said):
