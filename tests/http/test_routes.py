@@ -199,7 +199,7 @@ def test_requests_are_counted_by_how_they_ended(
 
 
 def test_the_docs_and_the_schema_answer(http: httpx.Client) -> None:
-    """Every native route is in the schema with the body it takes and the answer it gives."""
+    """Every native route is there with its body and answer, beside a contract's where shared."""
     docs, schema = http.get("/docs"), http.get("/openapi.json").json()
 
     assert docs.status_code == 200
@@ -215,7 +215,7 @@ def test_the_docs_and_the_schema_answer(http: httpx.Client) -> None:
         body = post["requestBody"]["content"]["application/json"]["schema"]
         answer = post["responses"]["200"]["content"]["application/json"]["schema"]
         assert {"$ref": f"#/components/schemas/{name}Request"} in body.get("anyOf", [body])
-        assert answer == {"$ref": f"#/components/schemas/{name}Answer"}
+        assert {"$ref": f"#/components/schemas/{name}Answer"} in answer.get("anyOf", [answer])
         assert models[f"{name}Request"]["properties"]
     for path in ("/models", "/models/{name}", "/health", "/health/live", "/health/ready"):
         assert "get" in schema["paths"][path]
