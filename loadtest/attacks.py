@@ -26,6 +26,8 @@ import psutil
 from rich.console import Console
 from rich.table import Table
 
+from assay.api.piecemeal import MOST_PART_KEYS
+from assay.wire import MOST_ITEMS
 from loadtest import checkpoint, server
 from loadtest.scrape import LOOP_LAG, Scrape, scrape
 
@@ -37,8 +39,10 @@ PROBE_S = 0.02
 SLOW_CALLERS = 200
 SLOW_S = 5.0
 ANSWER_S = 300.0
+SMILE = "\N{GRINNING FACE}"  # four bytes; a text with one has four bytes a character in Python
 _MB = 1024 * 1024
-out = Console(soft_wrap=True, highlight=False)
+HEADS = ("attack", "MB", "times", "answered", "s", "loop lag up to", "/health/live", "front MB")
+out = Console(width=200, highlight=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +63,8 @@ def post(path: str, body: bytes, *headers: str) -> bytes:
 
 def scoring(items: Sequence[object], **options: object) -> bytes:
     """Return a request to score items."""
-    return post("/score", json.dumps({"inputs": items, **options}).encode())
+    body = json.dumps({"inputs": items, **options}, ensure_ascii=False)
+    return post("/score", body.encode())
 
 
 def attacks(items: int) -> list[Attack]:
@@ -89,6 +94,8 @@ def attacks(items: int) -> list[Attack]:
             post("/classify", json.dumps({"input": ["a"] * items, "model": "?"}).encode()),
         ),
         Attack(f"{items:,} tokens, an item", scoring([tokens])),
+        *_bounded(),
+        *_large(),
         Attack("a compressed body of 256 MB", post("/score", zeros, "Content-Encoding: gzip"), 5),
         Attack("5,000 headers", b"GET /models HTTP/1.1\r\nHost: x\r\n" + many + b"\r\n", 20),
         Attack("a header of 50 MB", b"GET /models HTTP/1.1\r\nX: " + b"x" * 50 * _MB),
@@ -99,13 +106,50 @@ def attacks(items: int) -> list[Attack]:
     ]
 
 
+def _bounded() -> list[Attack]:
+    """Return what has as much as one request may have."""
+    few = [{"text": "a"}] * MOST_ITEMS
+    unknown = {f"key{number}": 0 for number in range(MOST_PART_KEYS - 2)}
+    late = {"deadline_ms": 1}
+    return [
+        Attack(f"{MOST_ITEMS:,} small items, too late", scoring(few, **late)),
+        Attack("the same, each answered", scoring(few, on_error="item", **late)),
+        Attack("the same, late once they wait", scoring(few, on_error="item", deadline_ms=5_000)),
+        Attack(
+            f"{MOST_ITEMS:,} texts, a contract's path",
+            post("/classify", json.dumps({"input": ["a"] * MOST_ITEMS, "model": "?"}).encode()),
+        ),
+        Attack(f"{len(unknown):,} unknown keys", post("/score", json.dumps(unknown).encode())),
+        Attack("the same in an item", scoring([unknown])),
+        Attack(
+            "10,000 responses to compare",
+            post("/compare", json.dumps({"prompt": "a", "responses": ["b"] * 10_000}).encode()),
+        ),
+    ]
+
+
+def _large() -> list[Attack]:
+    """Return bodies of some 300 MB of ordinary items, too late to cost more than being read."""
+    ids = [{"input_ids": [12345] * 4096}] * 10_000
+    chat = [{"prompt": "word " * 200, "response": "word " * 600}] * 75_000
+    smile = [{"prompt": "word " * 200, "response": "word " * 599 + SMILE}] * 75_000
+    late = {"deadline_ms": 1}
+    return [
+        Attack("300 MB of text", scoring(chat, **late)),
+        Attack("300 MB of text, each with an emoji", scoring(smile, **late)),
+        Attack("290 MB of token ids", scoring(ids, **late)),
+        Attack("a text of 60 MB", scoring([{"text": "word " * 12_000_000}])),
+        Attack("texts of 1,000,000 characters", scoring([{"text": "word " * 200_000}] * 10)),
+    ]
+
+
 def main() -> None:
     """Attack and report; exit with 1 where the loop was late or the server silent."""
     parser = argparse.ArgumentParser(prog="python -m loadtest.attacks", description=__doc__)
     parser.add_argument("--url", help="default: a server of a tiny model, started here")
     parser.add_argument("--items", type=int, default=1_000_000)
     arguments = parser.parse_args()
-    table = Table("attack", "times", "answered", "s", "loop lag up to", "/health/live", "peak MB")
+    table = Table(*HEADS, box=None)
     with _served(arguments.url) as (url, pid):
         passed = [_run(one, url, pid, table) for one in attacks(arguments.items)]
     out.print(table)
@@ -131,12 +175,13 @@ def _run(attack: Attack, url: str, pid: int | None, table: Table) -> bool:
     passed_s = time.monotonic() - begin
     after = scrape(url, {})
     if before is None or after is None:
-        table.add_row(attack.name, str(attack.times), answers, f"{passed_s:.1f}", "no metrics")
+        table.add_row(attack.name, "", str(attack.times), answers, f"{passed_s:.1f}", "no metrics")
         return False
     lag_s = _longest(after.since(before))
     table.add_row(
-        *(attack.name, str(attack.times), answers, f"{passed_s:.1f}", f"{1e3 * lag_s:.0f} ms"),
-        *(f"{1e3 * probe.slowest_s:.0f} ms", f"{probe.peak_bytes / _MB:.0f}"),
+        *(attack.name, f"{len(attack.sent) / _MB:.1f}", str(attack.times), answers),
+        *(f"{passed_s:.1f}", f"{1e3 * lag_s:.0f} ms", f"{1e3 * probe.slowest_s:.0f} ms"),
+        f"{probe.first_bytes / _MB:.0f} to {probe.peak_bytes / _MB:.0f}",
     )
     return lag_s <= MOST_LAG_S and not probe.failures
 
@@ -196,9 +241,11 @@ class _Probe:
     def __init__(self, url: str, pid: int | None) -> None:
         self.slowest_s = 0.0
         self.failures = 0
-        self.peak_bytes = 0
+        self.first_bytes = self.peak_bytes = 0
         self._http = httpx.Client(base_url=url, timeout=30, trust_env=False)
         self._process = psutil.Process(pid) if pid else None
+        if self._process is not None:
+            self.first_bytes = self.peak_bytes = self._process.memory_info().rss
         self._is_over = threading.Event()
 
     @contextmanager

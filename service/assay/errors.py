@@ -10,7 +10,7 @@ AssayError
 │   ├── MethodNotAllowed      405 that path, another method
 │   ├── BodyTooSlow           408 the body took longer than its size allows
 │   ├── ChangeRefused         409 what is to be served can't be
-│   ├── BodyTooLarge          413 more bytes than `max_body_bytes`
+│   ├── BodyTooLarge          413 more bytes than `max_body_bytes`, or too many items
 │   ├── InvalidField          422 a field is unknown, missing or wrong
 │   ├── TemplateRefused       422 the chat template rejects the conversation
 │   ├── EmptyItem             422 nothing left to score after tokenization
@@ -117,7 +117,7 @@ class ChangeRefused(RequestError):
 
 
 class BodyTooLarge(RequestError):
-    """The body has more bytes than `max_body_bytes`."""
+    """The body has more bytes than `max_body_bytes`, or more items or values than a request may."""
 
     code = "body_too_large"
     status = 413

@@ -6,7 +6,8 @@ should be readable in one place.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
+from array import array
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, cast
 
 from pydantic import (
     BaseModel,
@@ -15,13 +16,18 @@ from pydantic import (
     Discriminator,
     Field,
     Tag,
+    WrapValidator,
     model_validator,
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
     from pydantic import GetCoreSchemaHandler
     from pydantic_core import core_schema
 
+MOST_ITEMS = 65_536  # of a request
+MOST_COMPARED = 1_024  # responses of a comparison, which is answered for each with each
 Activation = Literal["none", "sigmoid"]
 Priority = Literal["interactive", "batch"]
 OnError = Literal["fail", "item"]
@@ -100,6 +106,15 @@ Prompt = Annotated[
 TokenId = Annotated[int, Field(ge=0, le=2**31 - 1, strict=True)]
 
 
+def _token_ids(value: object, check: Callable[[object], list[int]]) -> Sequence[int]:
+    """Take ids that came packed as they are: a list of them needs nine times that."""
+    is_packed = isinstance(value, array) and (not value or min(value) >= 0)
+    return cast("Sequence[int]", value) if is_packed else check(value)
+
+
+TokenIds = Annotated[list[TokenId], WrapValidator(_token_ids)]
+
+
 class Item(Request):
     """One thing to score, in exactly one of its forms.
 
@@ -113,7 +128,7 @@ class Item(Request):
     steps: list[str] | None = Field(default=None, min_length=1)
     messages: list[Message] | None = None
     text: str | None = None
-    input_ids: list[TokenId] | None = None
+    input_ids: TokenIds | None = None
 
     @model_validator(mode="after")
     def _has_one_form(self) -> Self:
@@ -205,12 +220,15 @@ class ScoreRequest(Options):
         return self.inputs
 
 
+Compared = Annotated[list[str], Field(min_length=2, max_length=MOST_COMPARED)]
+
+
 class Comparison(Request):
     """Two or more responses to one prompt."""
 
     id: str | None = None
     prompt: Prompt
-    responses: list[str] | None = Field(default=None, min_length=2)
+    responses: Compared | None = None
     chosen: str | None = None
     rejected: str | None = None
 
@@ -234,7 +252,7 @@ class CompareRequest(Options):
 
     comparisons: list[Comparison] | None = None
     prompt: Prompt | None = None
-    responses: list[str] | None = Field(default=None, min_length=2)
+    responses: Compared | None = None
     chosen: str | None = None
     rejected: str | None = None
     temperature: float = Field(default=1.0, gt=0, allow_inf_nan=False)

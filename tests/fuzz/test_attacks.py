@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from assay.wire import MOST_ITEMS
 from tests.fuzz import wire
 from tests.fuzz.conftest import ADMIN_KEY, KEY, PATIENCE_S
 from tests.fuzz.wire import CHUNKED, KEPT, answers, connected, exchange, one, request, rest, score
@@ -67,10 +68,12 @@ def test_of_a_contracts_key_that_is_given_twice_the_last_counts_too(attacked: Se
 @pytest.mark.parametrize(
     ("path", "body", "status"),
     [
-        ("/score", b'{"inputs": [' + b"{}," * (MANY - 1) + b"{}]}", 422),
+        ("/score", b'{"inputs": [' + b"{}," * (MANY - 1) + b"{}]}", 413),
+        ("/score", b'{"inputs": [' + b"{}," * (MOST_ITEMS - 1) + b"{}]}", 422),
         ("/score", b'{"inputs": [{"input_ids": [' + b"5," * (MANY - 1) + b"5]}]}", 422),
-        ("/score", b'{"prompt": "a"' + b', "prompt": "b"' * MANY + b"}", 422),
-        ("/classify", b'{"input": [' + b'"a",' * (MANY - 1) + b'"a"], "model": "?"}', 404),
+        ("/score", b'{"prompt": "a"' + b', "prompt": "b"' * MANY + b"}", 413),
+        ("/classify", b'{"input": [' + b'"a",' * (MANY - 1) + b'"a"], "model": "?"}', 413),
+        ("/classify", b'{"input": [' + b'"a",' * (MOST_ITEMS - 1) + b'"a"], "model": "?"}', 404),
         ("/rerank", b'{"query": "a", "texts": [' + b"0," * (MANY - 1) + b"0]}", 422),
         ("/get_reward", b"[" * MANY, 400),
         ("/pooling", b'{"input": ' + b"9" * MANY + b"}", 400),
@@ -79,7 +82,8 @@ def test_of_a_contracts_key_that_is_given_twice_the_last_counts_too(attacked: Se
         ("/score", b'{"inputs": {"input_ids": [5]}, "deadline_ms": ' + b"9" * 4_000 + b"}", 422),
     ],
     ids=[
-        *("items-without-content", "ids", "the-same-key", "texts", "numbers-as-texts"),
+        *("items-without-content", "as-many-as-may-be", "ids", "the-same-key", "texts"),
+        *("as-many-texts-as-may-be", "numbers-as-texts"),
         *("open-brackets", "digits", "infinity", "an-infinite-id", "a-deadline-of-4000-digits"),
     ],
 )

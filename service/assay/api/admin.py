@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from fastapi import APIRouter, Request
 
 from assay import wire
-from assay.api.exchange import body_of
+from assay.api.body import body_of
 from assay.api.openapi import takes
 from assay.errors import AssayError
 from assay.scoring import inspection

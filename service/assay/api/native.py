@@ -6,17 +6,19 @@ import time
 from typing import TYPE_CHECKING, TypeVar
 
 from fastapi import APIRouter, Request, Response
+from pydantic_core import to_json
 from starlette.requests import ClientDisconnect
 
 from assay import wire
-from assay.api.exchange import CLIENT_CLOSED_REQUEST, body_of, scorer_of, unless_gone
+from assay.api.body import body_of
+from assay.api.exchange import CLIENT_CLOSED_REQUEST, scorer_of, unless_gone
 from assay.api.openapi import takes
 from assay.errors import AssayError
 from assay.scoring import answers, inspection
 from assay.scoring.aside import aside
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Sequence
 
     from pydantic import BaseModel
 
@@ -26,7 +28,7 @@ OptionsT = TypeVar("OptionsT", bound=wire.Options)
 AnswerT = TypeVar("AnswerT", wire.ScoreAnswer, wire.CompareAnswer, wire.BestOfNAnswer)
 
 router = APIRouter()
-
+_WRITTEN_AT_ONCE = 1_024  # entries of an answer
 
 BODIES: tuple[type[BaseModel], ...] = (
     wire.ScoreRequest,
@@ -103,7 +105,8 @@ async def _answer(
         )
         if any(entry.error for entry in result.data):
             outcome = "partial"
-        response = await aside(len(result.data), lambda: _json(result))
+        bare = result.model_copy(update={"data": []})
+        response = await aside(len(result.data), lambda: _json(bare, result.data))
         http_s = time.perf_counter() - begin - result.timing_ms.total / 1e3
         scorer.metrics.http(name, route, max(0.0, http_s))
     except ClientDisconnect:
@@ -121,5 +124,11 @@ async def _answer(
         scorer.metrics.request(name, route, outcome)
 
 
-def _json(answer: BaseModel) -> Response:
-    return Response(answer.model_dump_json(), media_type="application/json")
+def _json(answer: BaseModel, data: Sequence[BaseModel] = ()) -> Response:
+    """Return an answer with `data` in place of its own, written in parts: each a short call."""
+    content = answer.model_dump_json().encode()
+    if data:
+        parts = range(0, len(data), _WRITTEN_AT_ONCE)
+        entries = b",".join(to_json(data[at : at + _WRITTEN_AT_ONCE])[1:-1] for at in parts)
+        content = content.replace(b'"data":[]', b'"data":[%b]' % entries, 1)
+    return Response(content, media_type="application/json")

@@ -54,10 +54,26 @@ class Text:
 class Ids:
     """Token ids, scored verbatim."""
 
-    ids: tuple[int, ...]
+    ids: Sequence[int]
 
 
 Source = Conversation | Solution | Contest | Text | Ids
+
+
+def characters(source: Source) -> int:
+    """Return how much text an item has."""
+    match source:
+        case Ids():
+            return 0
+        case Text():
+            return len(source.text)
+    count = sum(len(message["content"]) for message in source.messages)
+    match source:
+        case Solution():
+            count += sum(map(len, source.steps))
+        case Contest():
+            count += len(source.first) + len(source.second)
+    return count
 
 
 @dataclass(frozen=True, slots=True)

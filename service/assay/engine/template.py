@@ -47,6 +47,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Contest", "Conversation", "Ids", "Rendered", "Solution", "Source", "Template", "Text"]
 Truncation = Literal["prompt_start", "response_end"]
+# What is longer isn't tokenized only to be cut: that takes seconds, and memory a hundredfold.
+_MOST_CHARACTERS = 1 << 20
+_MOST_PER_TOKEN = 16
 _UNLIMITED = 1 << 20  # transformers writes 1e30 where a tokenizer states no limit
 _VOCABULARIES = ("tokenizer.json", "*.model", "vocab*")  # transformers makes do with none
 _COUNT_FROM_PADDING = {"roberta", "xlm-roberta", "xlm-roberta-xl", "camembert"}
@@ -245,6 +248,12 @@ class Template:
         return place, self.tokens([int(rendered.ids[place])])[0]
 
     def _spell(self, source: Source) -> Spelt | AssayError:
+        most = max(_MOST_CHARACTERS, _MOST_PER_TOKEN * self.max_tokens)
+        if (characters := spelling.characters(source)) > most:
+            return ItemTooLong(
+                f"the item has {characters} characters, far more than {self.max_tokens} tokens can "
+                f"hold; cut the prompt to {most}"
+            )
         try:
             return spelling.spell(source, self._spec, self._card.steps)
         except AssayError as error:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from assay import wire
-from assay.errors import DeadlineExceeded, ServiceError
+from assay.errors import BodyTooLarge, DeadlineExceeded, ServiceError
 from assay.reward import ensemble, transform
 from assay.scoring import contests, demands, meaning, observed
 from assay.scoring.aside import aside
@@ -104,6 +104,10 @@ class Call:
 
     async def _score(self, sources: list[Source], path: Path) -> Outcome:
         options = self.options
+        if len(sources) > wire.MOST_ITEMS:
+            raise BodyTooLarge(
+                f"the request has {len(sources)} items; send at most {wire.MOST_ITEMS} at a time"
+            )
         begin = time.monotonic()
         try:
             outcome = await self._scorer.score(

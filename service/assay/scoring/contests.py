@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from assay import wire
 from assay.errors import AssayError, InvalidField
 from assay.reward import tournament
 from assay.scoring import items, meaning
@@ -37,6 +38,12 @@ class Round:
             self.error = InvalidField(
                 "the model compares whole responses; send 'responses' instead of 'chains'",
                 param="chains",
+            )
+            return
+        if len(texts) > wire.MOST_COMPARED:
+            self.error = InvalidField(
+                f"at most {wire.MOST_COMPARED} responses can be compared with each other",
+                param="responses",
             )
             return
         if preference is not None and preference.form == "bilinear":

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 import time
+from array import array
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -18,8 +19,9 @@ from starlette.requests import ClientDisconnect
 
 from assay import wire
 from assay.api import problems
+from assay.api.body import read
 from assay.api.dialects.form import JSON
-from assay.api.exchange import CLIENT_CLOSED_REQUEST, parsed, scorer_of, unless_gone
+from assay.api.exchange import CLIENT_CLOSED_REQUEST, scorer_of, unless_gone
 from assay.engine.template import Ids, Text
 from assay.errors import AssayError, InvalidField, MalformedBody
 from assay.scoring.aside import aside
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
 
     from fastapi import Request
 
+    from assay.api.body import Body as Received
     from assay.api.dialects.form import Form
     from assay.api.problems import Shape
     from assay.engine.template import Source
@@ -172,11 +175,12 @@ def endpoint(contracts: Sequence[Contract], native: Endpoint | None) -> Endpoint
 
     async def answer(request: Request) -> Response:
         try:
-            body = await request.body()
+            body = await read(request)
         except ClientDisconnect:
             return await native(request) if native else contracts[-1].left(request)
-        form = next((one for one in forms if one.has(body)), JSON)
-        if native is not None and form is JSON and not sign.search(body):
+        raw = body.raw or b""
+        form = next((one for one in forms if one.has(raw)), JSON)
+        if native is not None and form is JSON and body.raw is not None and not sign.search(raw):
             return await native(request)
         try:
             contract, content = await _chosen(contracts, body, form, has_native=native is not None)
@@ -190,14 +194,16 @@ def endpoint(contracts: Sequence[Contract], native: Endpoint | None) -> Endpoint
 
 
 async def _chosen(
-    contracts: Sequence[Contract], body: bytes, form: Form, *, has_native: bool
+    contracts: Sequence[Contract], body: Received, form: Form, *, has_native: bool
 ) -> tuple[Contract | None, dict[str, Any]]:
     """Return the contract that a body is of, and its content."""
     try:
-        content = await parsed(body, form.read)
-    except ValueError as error:
+        content = await body.parsed(form.read, lambda known: known)
+    except (MalformedBody, ValueError) as error:
         if has_native:
             return None, {}
+        if isinstance(error, MalformedBody):
+            raise
         raise MalformedBody(f"the body is not valid {form.name}: {error}") from None
     if not isinstance(content, dict):
         if has_native:
@@ -276,11 +282,17 @@ async def text_or_ids(value: object, field: str) -> Given:
 def _one_of(value: object, where: str) -> Source:
     if isinstance(value, str):
         return Text(value)
+    if isinstance(value, array):
+        return Ids(_in_range(value, where))
     if not isinstance(value, list) or not set(map(type, value)) <= {int}:
         raise InvalidField(f"field '{where}': send text, or a list of token ids", param=where)
-    if value and not 0 <= min(value) <= max(value) <= _LAST_ID:
+    return Ids(_in_range(value, where))
+
+
+def _in_range(ids: Sequence[int], where: str) -> Sequence[int]:
+    if ids and not 0 <= min(ids) <= max(ids) <= _LAST_ID:
         raise InvalidField(f"field '{where}': token ids are from 0 to {_LAST_ID}", param=where)
-    return Ids(tuple(value))
+    return ids
 
 
 def created() -> int:

@@ -162,7 +162,7 @@ def _one(query: Source, item: Source, where: str, *, item_first: bool) -> Source
         case Text(one), Text(other):
             return Text(one + other)
         case Ids(one), Ids(other):
-            return Ids(one + other)
+            return Ids([*one, *other])
     raise InvalidField(
         f"field '{where}': send query and items both as text, or both as token ids", param=where
     )
