@@ -141,9 +141,10 @@ def test_who_comes_too_early_keeps_the_promise():
     """Clients that ask every second aren't sent to the end of the line."""
     now = [0.0]
     door = admission(clock=lambda: now[0])
-    with door.admit(100):
+    with door.admit(100) as room:
         assert [told(door, 50, name) for name in "ab"] == [5, 10]
         now[0] = 3.0
+        room.give_back(0.3)
         assert [told(door, 50, name) for name in "abc"] == [2, 7, 12]
 
 
@@ -178,13 +179,104 @@ def test_promises_never_let_the_devices_stand_idle():
     door = admission(clock=lambda: now[0])
     with door.admit(100) as room:
         for name in "abcdef":
-            told(door, 90, name)
-        now[0] = 50.0
+            told(door, 60, name)
+        now[0] = 31.0
         room.give_back(0.9)
         assert told(door, 40) is None
         assert told(door, 41) is not None
         room.give_back(0.1)
         assert told(door, 95) is None
+
+
+def test_promises_that_nobody_keeps_are_forgotten():
+    """Who comes after a thousand that were refused and never came back isn't sent after them."""
+    now = [0.0]
+    door = admission(clock=lambda: now[0])
+    with door.admit(100):
+        for number in range(1000):
+            told(door, 50, number)
+        assert told(door, 50, "during") == 600
+        now[0] = 1000.0
+        assert told(door, 50, "after") == 5
+
+
+def test_a_large_request_is_not_kept_out_by_small_ones():
+    """When it is due, so few newcomers are let in that it finds room beside them."""
+    now = [0.0]
+    door = admission(clock=lambda: now[0])
+    with ExitStack() as rooms:
+        room = rooms.enter_context(door.admit(100))
+        assert told(door, 90, "large") == 9
+        now[0] = 9.0
+        room.give_back(0.9)
+        assert told(door, 10) is None
+        assert told(door, 11) is not None
+        assert told(door, 90, "large") is None
+
+
+@pytest.mark.parametrize("size", [620, 1000, 3000])
+@pytest.mark.parametrize("pressure", [1.2, 2.0, 5.0])
+def test_under_steady_pressure_a_large_request_is_admitted(size, pressure):
+    """Beside an open loop of small ones above the rate, all of whom come back when told."""
+    assert pressed(pressure, 10, size) <= 4
+
+
+def pressed(pressure, small, large, *, rate=100.0, bound=1000):
+    """Return how often a large request asks until it is let in beside a stream of small ones."""
+    now, returns, waiting, tries = [0.0], [(60.0, "large")], deque(), 0
+    door = Admission(bound, lambda: rate, clock=lambda: now[0])
+    served = 0.0
+    for step in range(20_000):
+        now[0] = step * small / (rate * pressure)
+        served = served + small / pressure if waiting else 0.0
+        while waiting and served >= small:
+            waiting.popleft().close()
+            served -= small
+        due = [entry for entry in returns if entry[0] <= now[0]]
+        returns = [entry for entry in returns if entry[0] > now[0]]
+        for name in [*(name for _, name in due), step]:
+            tries += name == "large"
+            room = ExitStack()
+            try:
+                size = large if name == "large" else small
+                room.enter_context(door.admit(size, lambda name=name: name))
+            except Overloaded as refusal:
+                returns.append((now[0] + refusal.retry_after_s, name))
+            else:
+                if name == "large":
+                    room.close()
+                    break
+                waiting.append(room)
+        else:
+            continue
+        break
+    else:
+        pytest.fail(f"never, in {tries} tries")
+    for room in waiting:
+        room.close()
+    return tries
+
+
+def test_a_caller_among_several_has_a_share_that_others_cannot_take():
+    """A trainer that fills the house doesn't keep a gateway out, in tokens or requests."""
+    door = admission(max_tokens=100, max_requests=10)
+    with ExitStack() as rooms:
+        for _ in range(10):
+            rooms.enter_context(door.admit(10, caller="trainer"))
+        with pytest.raises(Overloaded), door.admit(1, caller="trainer"):
+            pytest.fail("the block of a refused request must not run")
+        rooms.enter_context(door.admit(50, caller="gateway"))
+        with pytest.raises(Overloaded), door.admit(1, caller="gateway"):
+            pytest.fail("its share is half of what may wait")
+        rooms.enter_context(door.admit(33, caller="third"))
+    assert (door.tokens, door.requests) == (0, 0)
+
+
+def test_a_caller_alone_has_no_share():
+    """All that may wait is one caller's, and no more."""
+    door = admission(max_tokens=100)
+    with door.admit(100), pytest.raises(Overloaded), door.admit(1):
+        pytest.fail("the block of a refused request must not run")
 
 
 @pytest.mark.parametrize("pressure", [2, 5, 10])

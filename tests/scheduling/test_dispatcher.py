@@ -577,16 +577,29 @@ async def test_a_deadline_is_answered_while_a_batch_runs():
 
 
 async def test_the_rate_starts_from_warm_up_and_follows_what_is_measured():
-    """A full batch at the warm-up's rate leaves it; slower batches lower it."""
-    site, queue = Site(), Queue()
+    """Full batches at twice the warm-up's rate raise it; one with little in it says nothing."""
+    site, queue = Site(greetings=[[replace(LOADED, tokens_per_s=TOKENS_PER_S / 2)]]), Queue()
     site.is_open.set()
     one = dispatcher(site, queue)
     async with serving(one):
-        await Request(queue, range(10)).outcome()
-        assert one.tokens_per_s == pytest.approx(TOKENS_PER_S)
         await Request(queue, [1]).outcome()
-    assert 0 < one.tokens_per_s < TOKENS_PER_S
-    assert rate([one, one]) == 2 * one.tokens_per_s
+        assert one.rate.served == TOKENS_PER_S / 2
+        await Request(queue, range(10)).outcome()
+    assert TOKENS_PER_S / 2 < one.rate.served < TOKENS_PER_S
+    assert rate([one, one]) == 2 * one.rate.served
+
+
+async def test_a_worker_that_hangs_after_light_traffic_is_found():
+    """Many a batch with little in it doesn't make the watchdog patient."""
+    warm = replace(LOADED, tokens_per_s=1e6)
+    site, queue, observer = Site(greetings=[[warm], [warm]]), Queue(), Observer()
+    site.is_open.set()
+    async with serving(dispatcher(site, queue, observer, watchdog_s=0.05)):
+        for item in range(30):
+            await Request(queue, [item]).outcome()
+        outcome = await Request(queue, [ENDLESS_ONCE]).outcome()
+    assert outcome == [float(ENDLESS_ONCE)]
+    assert dict(observer.restarts) == {("cpu", "hung"): 1}
 
 
 async def test_a_model_that_is_refused_stops_the_start():

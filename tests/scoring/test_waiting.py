@@ -1,6 +1,7 @@
 """How long a request may wait, and what callers do to each other, with a real device process."""
 
 import asyncio
+import threading
 
 import psutil
 import pytest
@@ -116,3 +117,42 @@ async def test_what_is_answered_of_a_fat_request_makes_room(tiny):
 
     assert refused.value.retry_after_s >= 1
     assert scorer.admission.tokens == 0
+
+
+async def test_what_waits_for_a_caller_who_left_leaves_with_it(tiny):
+    """At once, not when the device is next given something: what waits is what is counted."""
+    async with serving(tiny) as scorer:
+        await scorer.ready()
+        worker(scorer).suspend()
+        asking = asyncio.create_task(scorer.score(scorer.target(None), items(10)))
+        await until(lambda: scorer.queue.depth("tiny")[0] == 9)
+        asking.cancel()
+        await asyncio.gather(asking, return_exceptions=True)
+        waiting = scorer.queue.depth("tiny")
+        worker(scorer).resume()
+
+    assert waiting == (0, 0)
+
+
+async def test_a_deadline_that_comes_before_an_item_is_tokenized_is_told_at_once(tiny):
+    """Whoever else the thread that tokenizes is busy for."""
+    held, going_on = threading.Event(), threading.Event()
+    async with serving(tiny) as scorer:
+        await scorer.ready()
+        target = scorer.target(None)
+        template = target.members[0].template
+
+        class Slow:
+            def render_all(self, sources, truncation):
+                held.set()
+                going_on.wait(60)
+                return template.render_all(sources, truncation)
+
+        busy = asyncio.create_task(scorer._render_thread.render(Slow(), items(1), "prompt_start"))
+        await asyncio.to_thread(held.wait)
+        outcome = await scorer.score(target, items(3), deadline_s=0.05)
+        going_on.set()
+        await busy
+
+    assert [type(one.error) for one in outcome.items] == [DeadlineExceeded] * 3
+    assert outcome.tokens == 0

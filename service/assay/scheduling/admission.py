@@ -1,18 +1,23 @@
 """The door: how much may wait, and when to come back.
 
 What may wait is bounded in tokens, in requests, and by what the devices can do within the longest
-wait. Who is refused is promised a time: `Retry-After` is when the backlog, and what was promised
-to others before, will have made room. Then the room is kept for a while; newcomers get it where
-the one who was promised doesn't come, and always as long as less than half of what may wait does.
+wait. A caller who holds less than an equal share of that is admitted whatever others hold.
+
+Who is refused is promised a time: `Retry-After` is when the backlog, and what is promised to
+others, will have made room. Then the room is kept for a while. Newcomers get it where the one who
+was promised doesn't come, and always as long as less than half of what may wait does, or so much
+less that the largest of those who are due fits beside it.
 """
 
 from __future__ import annotations
 
+import heapq
 import math
 import time
 from collections import deque
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import count
 from typing import TYPE_CHECKING
 
 from assay.errors import Draining, Overloaded
@@ -32,41 +37,59 @@ _MOST_PROMISES = 100_000
 
 @dataclass(eq=False, slots=True)
 class _Promise:
-    """Room for a request's tokens, from when it is due until it ends."""
+    """Room for a request's tokens, from when it is due until it ends.
+
+    `first_due` is when it was the first time: one that was broken is renewed.
+    """
 
     name: Hashable
     tokens: int
     due: float
     ends: float
-    is_kept: bool = False  # the request came, and was admitted
+    first_due: float
+    is_over: bool = False
     holds_room: bool = False
+
+
+@dataclass(eq=False, slots=True)
+class _Holder:
+    """What all requests of a caller hold."""
+
+    tokens: int = 0
+    requests: int = 0
 
 
 class Room:
     """What one request holds."""
 
-    def __init__(self, door: Admission, tokens: int) -> None:
-        self.tokens = tokens
+    def __init__(self, door: Admission, holder: _Holder, tokens: int) -> None:
+        self.tokens = 0
         self._door = door
+        self._holder = holder
         self._whole = tokens
         self._done = 0.0
+        self._hold(tokens)
 
     def give_back(self, part: float) -> None:
         """Leave the room of a part of the request, in (0, 1], that is done."""
         self._done = min(1.0, self._done + part)
-        left = round(self._whole * (1.0 - self._done))
-        self._door.tokens -= self.tokens - left
-        self.tokens = left
+        self._hold(round(self._whole * (1.0 - self._done)))
 
     def leave(self) -> None:
         """Leave all of it; what is done later, of a request that was given up, leaves no more."""
-        self._door.tokens -= self.tokens
-        self.tokens = self._whole = 0
+        self._whole = 0
+        self._hold(0)
 
     def correct(self, more: int) -> None:
         """Hold so many tokens more than were estimated; less where negative."""
         self._whole += more
         self.give_back(0.0)
+
+    def _hold(self, tokens: int) -> None:
+        more = tokens - self.tokens
+        self.tokens = tokens
+        self._holder.tokens += more
+        self._door.tokens += more
 
 
 class Admission:
@@ -89,17 +112,22 @@ class Admission:
         self._max_wait_s = max_wait_s
         self._tokens_per_s = tokens_per_s
         self._clock = clock
+        self._holders: dict[str, _Holder] = {}  # of callers who hold something
         self._promises: dict[Hashable, _Promise] = {}
+        self._promised_tokens = 0
         self._coming: deque[_Promise] = deque()  # about in the order in which they are due
-        self._due: deque[_Promise] = deque()
+        self._due: deque[_Promise] = deque()  # about in the order in which they end
         self._due_tokens = 0
-        self._promised_until = -math.inf
+        self._largest: list[tuple[int, int, _Promise]] = []  # a heap of those that hold room
+        self._numbers = count()
         self.tokens = 0
         self.requests = 0
         self.is_closed = False
 
     @contextmanager
-    def admit(self, tokens: int, identity: Callable[[], Hashable] | None = None) -> Iterator[Room]:
+    def admit(
+        self, tokens: int, identity: Callable[[], Hashable] | None = None, *, caller: str = ""
+    ) -> Iterator[Room]:
         """Hold room for a request's tokens while it runs, less as parts of it are done.
 
         `identity` is what a request has in common with itself when it comes again; it is asked for
@@ -111,19 +139,34 @@ class Admission:
         """
         if self.is_closed:
             raise Draining("the server is stopping; send the request to another", retry_after_s=1)
-        self._look(tokens, identity)
-        room = Room(self, tokens)
-        self.tokens += tokens
+        holder = self._holders.get(caller, _Holder())
+        if not self._is_within_share(caller, holder, tokens):
+            self._look(tokens, identity)
+        self._holders[caller] = holder
+        room = Room(self, holder, tokens)
         self.requests += 1
+        holder.requests += 1
         try:
             yield room
         finally:
             room.leave()
             self.requests -= 1
+            holder.requests -= 1
+            if not holder.requests:
+                del self._holders[caller]
 
     def close(self) -> None:
         """Admit nothing more."""
         self.is_closed = True
+
+    def _is_within_share(self, caller: str, holder: _Holder, tokens: int) -> bool:
+        """Whether a caller among several would hold no more than an equal share of what may."""
+        callers = len(self._holders.keys() | {caller})
+        return (
+            callers > 1
+            and (holder.tokens + tokens) * callers <= self.bound
+            and (holder.requests + 1) * callers <= self._max_requests
+        )
 
     def _look(self, tokens: int, identity: Callable[[], Hashable] | None) -> None:
         """Return if there is room for so many tokens more."""
@@ -133,7 +176,7 @@ class Admission:
             if not self.tokens or (tokens > bound and self.tokens <= _LOW_PART * bound):
                 return
             after = self.tokens + tokens
-            if after <= _OPEN_PART * bound or after + self._due_tokens <= bound:
+            if after <= self._open(bound) or after + self._due_tokens <= bound:
                 return
         name = identity() if identity is not None else None
         promise = self._promises.get(name)
@@ -157,13 +200,34 @@ class Admission:
         in_time = self._tokens_per_s() * _IN_TIME_PART * self._max_wait_s
         return min(self._max_tokens, in_time) if in_time > 0 else self._max_tokens
 
+    def _open(self, bound: float) -> float:
+        """Return up to how many tokens newcomers are admitted whatever is due."""
+        return min(_OPEN_PART * bound, self._beside(self._largest_due(), bound))
+
+    def _largest_due(self) -> _Promise | None:
+        while self._largest and not self._largest[0][-1].holds_room:
+            heapq.heappop(self._largest)
+        return self._largest[0][-1] if self._largest else None
+
+    @staticmethod
+    def _beside(promise: _Promise | None, bound: float) -> float:
+        """Return beside how many tokens a promise can be kept."""
+        tokens = promise.tokens if promise is not None else 0
+        return max(_LOW_PART * bound, _KEPT_PART * bound - tokens)
+
     def _is_kept(self, promise: _Promise, tokens: int, bound: float) -> bool:
-        """Whether a promise is due and there is room; it is over then."""
+        """Whether a promise is due and there is room; it is over then.
+
+        One that was due before, and is so large that it would never fit, goes first.
+        """
         if promise.due > self._clock() or self.requests >= self._max_requests:
             return False
-        if self.tokens and self.tokens + tokens > _KEPT_PART * bound:
+        if self.tokens > _LOW_PART * bound and self.tokens + tokens > _KEPT_PART * bound:
             return False
-        promise.is_kept = True
+        largest = self._largest_due()
+        is_first = largest is None or promise.first_due <= largest.first_due
+        if not is_first and self.tokens + tokens > self._beside(largest, bound):
+            return False
         self._end(promise)
         return True
 
@@ -174,34 +238,48 @@ class Admission:
             return promise.due - now
         if (rate := self._tokens_per_s()) <= 0:
             return _UNKNOWN_WAIT_S
-        room_at = now + max(0.0, self.tokens + tokens - bound) / rate
-        if promise is None:
-            room_at = max(room_at, self._promised_until)
-            self._promised_until = room_at + tokens / rate
+        promised = 0 if promise is not None else self._promised_tokens
+        before = self.tokens + promised + tokens - bound
         # The header has whole seconds.
-        wait_s = min(_LONGEST_WAIT_S, max(1.0, math.ceil(room_at - now)))
-        ends = now + wait_s + max(_GRACE_S, wait_s / 4)
-        if promise is not None:
-            promise.due, promise.ends = now + wait_s, ends
-        elif name is not None and len(self._promises) < _MOST_PROMISES:
-            self._promises[name] = _Promise(name, tokens, now + wait_s, ends)
-            self._coming.append(self._promises[name])
+        wait_s = min(_LONGEST_WAIT_S, max(1.0, math.ceil(before / rate)))
+        if name is not None and (promise is not None or len(self._promises) < _MOST_PROMISES):
+            ends = now + wait_s + max(_GRACE_S, wait_s / 4)
+            due = now + wait_s
+            first_due = due if promise is None else promise.first_due
+            self._promise(_Promise(name, tokens, due, ends, first_due), promise)
         return wait_s
+
+    def _promise(self, promise: _Promise, broken: _Promise | None) -> None:
+        """Keep room from when a promise is due; at once where it stands for one that was broken."""
+        if broken is not None:
+            self._end(broken)
+            self._hold(promise)
+        else:
+            self._coming.append(promise)
+        self._promises[promise.name] = promise
+        self._promised_tokens += promise.tokens
+
+    def _hold(self, promise: _Promise) -> None:
+        promise.holds_room = True
+        self._due_tokens += promise.tokens
+        self._due.append(promise)
+        heapq.heappush(self._largest, (-promise.tokens, next(self._numbers), promise))
 
     def _forget(self, now: float) -> None:
         """Keep room for the promises that are due, and for none that is over."""
         while self._coming and self._coming[0].due <= now:
             promise = self._coming.popleft()
-            if not promise.is_kept:
-                promise.holds_room = True
-                self._due_tokens += promise.tokens
-                self._due.append(promise)
-        while self._due and (self._due[0].is_kept or self._due[0].ends <= now):
+            if not promise.is_over:
+                self._hold(promise)
+        while self._due and (self._due[0].is_over or self._due[0].ends <= now):
             self._end(self._due.popleft())
 
     def _end(self, promise: _Promise) -> None:
+        if promise.is_over:
+            return
+        promise.is_over = True
+        del self._promises[promise.name]
+        self._promised_tokens -= promise.tokens
         if promise.holds_room:
             promise.holds_room = False
             self._due_tokens -= promise.tokens
-        if self._promises.get(promise.name) is promise:
-            del self._promises[promise.name]

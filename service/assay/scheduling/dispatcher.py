@@ -38,6 +38,7 @@ from assay.engine.messages import (
 from assay.errors import CheckpointError, ForwardFailed, NonFiniteScore, WorkerError
 from assay.scheduling.budget import Budget
 from assay.scheduling.pages import PrefixCache
+from assay.scheduling.rate import Rate
 from assay.scheduling.workers import Worker
 
 if TYPE_CHECKING:
@@ -53,7 +54,6 @@ WATCHDOG_S = 60.0
 _FAR_SLOWER = 20  # than the measured rate: a batch that takes so long hangs
 _LONGEST_BACKOFF_S = 30.0
 _STEADY_S = 30.0  # a worker that served for so long doesn't loop through crashes
-_RATE_MEMORY = 0.9  # weight of the past in the measured rate
 
 State = Literal["loading", "ready", "restarting", "stopped"]
 Reason = Literal["died", "hung"]
@@ -125,7 +125,7 @@ class Dispatcher:
         self.device = start.device
         self.state: State = "loading"
         self.loaded: dict[str, Loaded] = {}
-        self.tokens_per_s = 0.0
+        self.rate = Rate()
         self.device_bytes: int | None = None  # what the worker holds of a GPU's memory
         self._start = start
         self._queue = queue
@@ -207,7 +207,7 @@ class Dispatcher:
                     self._budgets[message.model] = Budget(message.budget_tokens)
                     if message.prefix_pages:
                         self._caches[message.model] = PrefixCache(message.prefix_pages)
-                    self.tokens_per_s = self.tokens_per_s or message.tokens_per_s
+                    self.rate.warm(message.model, message.tokens_per_s)
                     waiting.discard(message.model)
             if self._on_progress and isinstance(message, Progress | Loaded):
                 self._on_progress(self.device, message)
@@ -259,7 +259,7 @@ class Dispatcher:
             if not self._in_flight:
                 continue
             oldest = next(iter(self._in_flight.values()))
-            expected_s = oldest.plan.forest.tokens / max(self.tokens_per_s, 1e-9)
+            expected_s = self.rate.expected_s(oldest.model, oldest.plan.forest.tokens)
             passed_s = time.monotonic() - self._oldest_since
             if passed_s > max(self._watchdog_s, _FAR_SLOWER * expected_s):
                 logger.error("worker of %s hangs; killing it", self.device)
@@ -288,9 +288,9 @@ class Dispatcher:
         plan = taken.plan
         tokens = plan.forest.tokens
         self.device_bytes = done.device_bytes
-        asked = sum(work.tokens for work in plan.works)  # what callers wait for: all of each item
-        rate = asked / max(done.compute_s, 1e-9)
-        self.tokens_per_s = _RATE_MEMORY * self.tokens_per_s + (1 - _RATE_MEMORY) * rate
+        if taken.is_full:
+            served = sum(work.tokens for work in plan.works)
+            self.rate.note(taken.model, computed=tokens, served=served, seconds=done.compute_s)
         self._observer.batch(
             taken.model,
             done,
@@ -353,4 +353,4 @@ def _settle(claim: Claim, numbers: np.ndarray) -> None:
 
 def rate(dispatchers: Sequence[Dispatcher]) -> float:
     """Return the measured tokens per second of all devices."""
-    return sum(dispatcher.tokens_per_s for dispatcher in dispatchers)
+    return sum(dispatcher.rate.served for dispatcher in dispatchers)

@@ -92,6 +92,7 @@ class Taken:
     model: str
     plan: Plan
     claims: tuple[Claim, ...]
+    is_full: bool = False  # nothing more that waits would have fitted
 
     @property
     def entries(self) -> list[tuple[Work, Claim]]:
@@ -151,6 +152,13 @@ class Queue:
             self._line(model).put_back(work)
         self._tell()
 
+    def cancel(self, ticket: Ticket) -> None:
+        """Let all that waits of a request leave; what is at a device is answered to nobody."""
+        ticket.is_cancelled = True
+        for model, flow in ticket.flows.items():
+            self._lines[model].drop(flow)
+            self._see_off(self._lines[model])
+
     def take(
         self,
         loaded: Mapping[str, Loaded],
@@ -183,7 +191,9 @@ class Queue:
         )
         self._see_off(line)
         self._advance(drafted)
-        return Taken(model, drafted, tuple(map(self._release, drafted.works)))
+        is_full = line.items > 0 or drafted.forest.tokens >= FULL * spec.budget_tokens
+        claims = tuple(map(self._release, drafted.works))
+        return Taken(model, drafted, claims, is_full and not drafted.works[0].goes_alone)
 
     def depth(self, model: str) -> tuple[int, int]:
         """Return how many items and tokens wait for a model."""
@@ -262,16 +272,18 @@ class Queue:
         return claim
 
     def _expire(self, ticket: Ticket) -> None:
-        """Answer what waits of a request whose deadline has come."""
-        for model, flow in ticket.flows.items():
+        """Answer what waits of a request whose deadline has come: many items, so model by model."""
+        late_ones = [(model, flow) for model, flow in ticket.flows.items() if flow.works]
+        for model, flow in late_ones[:1]:
             self._lines[model].drop(flow)
             self._see_off(self._lines[model])
+        if ticket.waiting:
+            ticket.alarm = self._call_later(0.0, partial(self._expire, ticket))
 
     def _see_off(self, line: Line, error: AssayError | None = None) -> None:
         """Answer those who are gone, by default because they are late; who cancelled wants none."""
-        late = DeadlineExceeded("the deadline passed before the item ran; allow more time")
         for claim in map(self._release, line.pop_gone()):
-            claim.settle(error or late)
+            claim.settle(error or late())
 
     def _has_left(self, work: Work) -> bool:
         ticket = self._claims[work].ticket
@@ -282,6 +294,11 @@ class Queue:
     def _tell(self) -> None:
         for listener in self._listeners:
             listener()
+
+
+def late() -> DeadlineExceeded:
+    """Return the error of an item that waited for too long."""
+    return DeadlineExceeded("the deadline passed before the item ran; allow more time")
 
 
 def _call_later(delay_s: float, call: Callable[[], None]) -> Timer:

@@ -1,7 +1,7 @@
 """The thread that renders: what comes while it is busy is rendered together in its next round.
 
-Off the loop, and without a timer. A fat request hands in chunks, the next when the last is back,
-so that a single item waits behind at most one chunk of each request before it.
+Off the loop, and without a timer. A fat request hands in chunks, the next when the last is back;
+whose chunk is next, `fairness` says: a single item waits for the round that is being rendered.
 """
 
 from __future__ import annotations
@@ -11,11 +11,14 @@ import contextlib
 import os
 from dataclasses import dataclass
 from itertools import islice
-from queue import Empty, SimpleQueue
 from threading import Thread
 from typing import TYPE_CHECKING
 
+import numpy as np
+
+from assay.engine.spelling import characters
 from assay.engine.template import Contest, Ids, Solution, Text
+from assay.scoring.fairness import FairQueue
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Iterator, Sequence
@@ -37,6 +40,7 @@ class _Job:
     template: Template
     sources: Sequence[Source]
     truncation: Truncation
+    size: int  # in tokens, about
     outcomes: asyncio.Future[Outcomes]
 
 
@@ -45,9 +49,8 @@ class RenderThread:
 
     def __init__(self, pace: Pace) -> None:
         self._pace = pace
-        self._jobs: SimpleQueue[_Job | None] = SimpleQueue()
+        self._jobs: FairQueue[_Job] = FairQueue()
         self._thread = Thread(target=self._run, name="render")
-        self._is_stopped = False
 
     def start(self) -> None:
         """Start the thread."""
@@ -55,15 +58,21 @@ class RenderThread:
 
     def stop(self) -> None:
         """Let the thread end after the round it is at; what waits is never rendered."""
-        self._is_stopped = True
-        self._jobs.put(None)
+        self._jobs.close()
 
     async def render(
-        self, template: Template, sources: Sequence[Source], truncation: Truncation
+        self,
+        template: Template,
+        sources: Sequence[Source],
+        truncation: Truncation,
+        *,
+        caller: str = "",
     ) -> Outcomes:
-        """Return what `Template.render_all` says of the sources."""
+        """Return what `Template.render_all` says of a caller's sources."""
         outcomes: asyncio.Future[Outcomes] = asyncio.get_running_loop().create_future()
-        self._jobs.put(_Job(template, sources, truncation, outcomes))
+        size = sum(map(estimate, sources))
+        job = _Job(template, sources, truncation, size, outcomes)
+        self._jobs.put(job, caller=caller, size=size)
         return await outcomes
 
     def _run(self) -> None:
@@ -81,40 +90,25 @@ class RenderThread:
         """Wait for a job and take those behind it, up to a round; empty at the end."""
         jobs: list[_Job] = []
         tokens = 0
-        while tokens < ROUND_TOKENS:
-            try:
-                job = self._jobs.get(block=not jobs)
-            except Empty:
-                break
-            if job is None or self._is_stopped:
-                return []
+        while tokens < ROUND_TOKENS and (job := self._jobs.take(waits=not jobs)):
             if not job.outcomes.cancelled():
                 jobs.append(job)
-                tokens += sum(map(estimate, job.sources))
+                tokens += job.size
         return jobs
 
 
 def estimate(source: Source) -> int:
     """Guess an item's tokens before it is tokenized."""
-    match source:
-        case Ids():
-            return len(source.ids)
-        case Text():
-            return len(source.text) // _CHARACTERS_PER_TOKEN + 1
-    characters = sum(len(message["content"]) for message in source.messages)
-    match source:
-        case Solution():
-            characters += sum(map(len, source.steps))
-        case Contest():
-            characters += len(source.first) + len(source.second)
-    return characters // _CHARACTERS_PER_TOKEN + 1
+    if isinstance(source, Ids):
+        return len(source.ids)
+    return characters(source) // _CHARACTERS_PER_TOKEN + 1
 
 
 def identity(source: Source) -> Hashable:
     """Return what tells an item from others."""
     match source:
         case Ids():
-            return source.ids
+            return np.asarray(source.ids, dtype=np.int32).tobytes()
         case Text():
             return source.text
     turns = tuple(tuple(message.items()) for message in source.messages)

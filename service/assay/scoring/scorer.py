@@ -10,7 +10,7 @@ import asyncio
 import logging
 import math
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Self
 
 import numpy as np
@@ -22,7 +22,7 @@ from assay.errors import AssayError, NotReady, WorkerError
 from assay.scheduling import dispatcher as dispatchers
 from assay.scheduling.admission import Admission
 from assay.scheduling.dispatcher import Dispatcher
-from assay.scheduling.queue import Queue, Ticket
+from assay.scheduling.queue import Queue, Ticket, late
 from assay.scoring import caller, rendering
 from assay.scoring import targets as served
 from assay.scoring.aside import aside
@@ -95,10 +95,12 @@ class _Collector:
     room: Room
     waiting: int = 0
     is_sealed: bool = False
+    has_failed: bool = False
 
     def settle(self, place: int, result: np.ndarray | AssayError) -> None:
         item, member = divmod(place, self.members)
         self.numbers[item][member] = result
+        self.has_failed |= isinstance(result, AssayError)
         self.waiting -= 1
         self.room.give_back(1 / (len(self.numbers) * self.members))
         self._check()
@@ -224,7 +226,8 @@ class Scorer:
     ) -> Outcome:
         """Return what every member read of every item, in order.
 
-        With `stop_at_error` nothing more is rendered or run once an item can't be rendered.
+        With `stop_at_error` nothing more is rendered or run once an item can't be rendered, and
+        nothing more is rendered once one has failed; nor is anything once the deadline has passed.
 
         Raises:
             NotReady: The target is loading or its worker is being restarted.
@@ -235,7 +238,9 @@ class Scorer:
         tokens = await aside(len(sources), lambda: sum(map(rendering.estimate, sources)))
         longest_s = self._settings.max_wait_s
         with self.admission.admit(
-            len(target.members) * tokens, lambda: _identity(target, sources)
+            len(target.members) * tokens,
+            lambda: _identity(target, sources),
+            caller=caller.NAME.get(),
         ) as room:
             return await self._score(
                 target,
@@ -283,12 +288,22 @@ class Scorer:
             is_batch,
             caller.NAME.get(),
         )
+
+        def left_s(now: float) -> float | None:
+            return None if ticket.deadline is None else ticket.deadline - now
+
         rendered: list[Rendered | AssayError] = []
         tokenize_s, queued, tokenized = 0.0, begin, begin
         try:
             for chunk in rendering.chunks(sources):
                 chunk_begin = time.monotonic()
-                rows = await self._render_for_members(target, chunk, truncation)
+                try:
+                    async with asyncio.timeout(left_s(chunk_begin)):
+                        rows = await self._render_for_members(target, chunk, truncation)
+                except TimeoutError:
+                    rendered += [late()] * (len(sources) - len(rendered))
+                    collector.seal()
+                    break
                 tokenized = time.monotonic()
                 tokenize_s += tokenized - chunk_begin
                 queued = queued if rendered else tokenized
@@ -296,15 +311,18 @@ class Scorer:
                     self._put(members, per_member, ticket, collector, place)
                 room.correct(_tokens(rows) - len(members) * sum(map(rendering.estimate, chunk)))
                 outcomes = [_first_refusal(row) or row[0] for row in rows]
-                rendered += outcomes
-                if stop_at_error and any(isinstance(one, AssayError) for one in outcomes):
-                    ticket.is_cancelled = True
+                rendered += [_without_text(one) for one in outcomes]
+                if stop_at_error and (
+                    collector.has_failed or any(isinstance(one, AssayError) for one in outcomes)
+                ):
+                    self.queue.cancel(ticket)
                     break
             else:
                 collector.seal()
+            if collector.is_sealed:
                 await collector.finished
         except asyncio.CancelledError:
-            ticket.is_cancelled = True
+            self.queue.cancel(ticket)
             unscored = sum(any(one is None for one in row) for row in collector.numbers)
             self.metrics.shed(target.name, "client_gone", unscored)
             raise
@@ -329,7 +347,9 @@ class Scorer:
         keys = [(one.template_key, truncation or _truncation(one)) for one in target.members]
         for model, key in zip(target.members, keys, strict=True):
             if key not in rendered:
-                rendered[key] = await self._render_thread.render(model.template, sources, key[1])
+                rendered[key] = await self._render_thread.render(
+                    model.template, sources, key[1], caller=caller.NAME.get()
+                )
         columns = [rendered[key] for key in keys]
         return [list(row) for row in zip(*columns, strict=True)]
 
@@ -468,6 +488,11 @@ def _first(errors: BaseExceptionGroup[AssayError]) -> AssayError:
     for error in errors.exceptions:
         return _first(error) if isinstance(error, BaseExceptionGroup) else error
     raise AssertionError("an exception group is never empty")
+
+
+def _without_text(one: Rendered | AssayError) -> Rendered | AssayError:
+    """Return what was rendered without its text, which would be kept as long as the request is."""
+    return replace(one, text=None) if isinstance(one, Rendered) else one
 
 
 def _outcomes(
