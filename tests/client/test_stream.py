@@ -1,4 +1,5 @@
 import asyncio
+import gc
 
 import pytest
 
@@ -119,3 +120,13 @@ async def test_who_leaves_a_stream_leaves_nothing_behind(url):
         await anext(stream)
         await stream.aclose()
         assert asyncio.all_tasks() == {asyncio.current_task()}
+
+
+async def test_a_stream_forgets_what_was_read(url):
+    """However long it is, the memory it holds is that of what is under way."""
+    most = 0
+    async with AsyncClient(url, chunk_bytes=100, concurrency=2) as client:
+        async for entry in client.stream(items(600)):
+            if entry.index % 50 == 49:
+                most = max(most, sum(isinstance(one, asyncio.Task) for one in gc.get_objects()))
+    assert most < 40

@@ -142,9 +142,8 @@ async def in_order(
     sending = _Sending(intake, send, concurrency)
     feeder = asyncio.create_task(sending.feed(), name="send chunks")
     try:
-        while (task := await sending.sent.get()) is not None:
-            yield await task
-            sending.window.release()
+        while (entries := await sending.next()) is not None:
+            yield entries
         await feeder
     finally:
         await sending.stop(feeder)
@@ -159,8 +158,8 @@ class _Sending(Generic[EntryT]):
         send: Callable[[list[Element]], Awaitable[list[EntryT]]],
         concurrency: int,
     ) -> None:
-        self.sent: asyncio.Queue[asyncio.Task[list[EntryT]] | None] = asyncio.Queue()
-        self.window = asyncio.Semaphore(_AHEAD * concurrency)
+        self._sent: asyncio.Queue[asyncio.Task[list[EntryT]] | None] = asyncio.Queue()
+        self._window = asyncio.Semaphore(_AHEAD * concurrency)
         self._slots = asyncio.Semaphore(concurrency)
         self._intake = intake
         self._send = send
@@ -168,19 +167,29 @@ class _Sending(Generic[EntryT]):
         self._has_failed = False
 
     async def feed(self) -> None:
-        """Send until the source ends or something fails; the last thing in `sent` is None."""
+        """Send until the source ends or something fails; the last thing sent is None."""
         try:
             while not self._has_failed:
-                await self.window.acquire()
+                await self._window.acquire()
                 await self._slots.acquire()
                 chunk = await self._intake.take()
                 if not chunk:
                     break
                 task = asyncio.create_task(self._answered(chunk), name="chunk")
                 self._tasks.add(task)
-                self.sent.put_nowait(task)
+                self._sent.put_nowait(task)
         finally:
-            self.sent.put_nowait(None)
+            self._sent.put_nowait(None)
+
+    async def next(self) -> list[EntryT] | None:
+        """Return the entries of the next chunk, and forget it; None after the last one."""
+        task = await self._sent.get()
+        if task is None:
+            return None
+        entries = await task
+        self._tasks.discard(task)
+        self._window.release()
+        return entries
 
     async def stop(self, feeder: asyncio.Task[None]) -> None:
         """Cancel what is under way."""
