@@ -22,7 +22,9 @@ async def test_the_server_with_the_least_to_do_is_asked(judges, urls):
     """A slow server gets less than a quick one, and equals get as much."""
     async with AsyncClient(*urls, concurrency=4) as client:
         await asyncio.gather(*(client.score({"text": "1"}) for _ in range(10)))
-    assert [len(one.bodies) for one in judges] == [5, 5]
+        await asyncio.gather(*(client.score(items(2)) for _ in range(10)))
+    assert [len(one.bodies) for one in judges] == [6, 6]
+    assert [sum(len(body["inputs"]) for body in one.bodies) for one in judges] == [15, 15]
 
 
 async def test_a_busy_server_is_asked_less(judges, urls):

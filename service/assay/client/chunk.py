@@ -26,8 +26,8 @@ class Call(Generic[EntryT]):
 
     pool: Pool
     route: Route[EntryT]
-    fields: bytes  # the options, as fields of a JSON object
-    is_lenient: bool  # a bad element fails alone
+    fields: bytes  # the options but `on_error`, as fields of a JSON object
+    on_error: wire.OnError | None  # None is the server's default
     deadline: float | None  # of the monotonic clock
 
     @classmethod
@@ -46,9 +46,15 @@ class Call(Generic[EntryT]):
         given = route.options(options)
         if given.deadline_ms is not None:
             deadline_s = given.deadline_ms / 1e3
-        fields = written(given, route.field, "deadline_ms")
+        fields = written(given, route.field, "deadline_ms", "on_error")
+        on_error = given.on_error if "on_error" in given.model_fields_set else None
         deadline = None if deadline_s is None else time.monotonic() + deadline_s
-        return cls(pool, route, fields[1:-1], given.on_error == "item", deadline)
+        return cls(pool, route, fields[1:-1], on_error, deadline)
+
+    @property
+    def is_lenient(self) -> bool:
+        """Whether a bad element fails alone."""
+        return self.on_error == "item"
 
     async def send(self, chunk: Sequence[Element]) -> list[EntryT]:
         """Return one entry an element, in order.
@@ -59,14 +65,23 @@ class Call(Generic[EntryT]):
         refused = {one.place: one.refusal for one in chunk if one.refusal}
         if refused and not self.is_lenient:
             raise next(iter(refused.values()))
-        answered = await self._answered([one for one in chunk if not one.refusal])
-        remaining = iter(answered)
+        readable = [one for one in chunk if not one.refusal]
+        remaining = iter(await self._with_slot(readable) if readable else ())
         return [
             self._refused(one, one.refusal) if one.refusal else next(remaining) for one in chunk
         ]
 
-    async def _answered(self, chunk: Sequence[Element]) -> list[EntryT]:
-        """Return the entries of elements that are well-formed."""
+    async def _with_slot(self, chunk: Sequence[Element]) -> list[EntryT]:
+        try:
+            async with self.pool.slot(self.deadline):
+                return await self.answer(chunk)
+        except errors.DeadlineExceeded as error:
+            if not self.is_lenient:
+                raise
+            return [self.failed(one, error) for one in chunk]
+
+    async def answer(self, chunk: Sequence[Element]) -> list[EntryT]:
+        """Return the entries of elements that are well-formed; the pool's slot is the caller's."""
         if not chunk:
             return []
         try:
@@ -75,21 +90,21 @@ class Call(Generic[EntryT]):
             if len(chunk) > 1:
                 half = len(chunk) // 2
                 return [
-                    *await self._answered(chunk[:half]),
-                    *await self._answered(chunk[half:]),
+                    *await self.answer(chunk[:half]),
+                    *await self.answer(chunk[half:]),
                 ]
-            return [self._failed(chunk[0], error)]
+            return [self.failed(chunk[0], error)]
         except errors.DeadlineExceeded as error:
-            return [self._failed(one, error) for one in chunk]
+            return [self.failed(one, error) for one in chunk]
         except errors.RequestError as error:
             # A server of another version may refuse what this one sends: by its place.
             place = self._named(error)
             if place is None or place >= len(chunk):
                 raise
             return [
-                *await self._answered(chunk[:place]),
-                self._failed(chunk[place], error),
-                *await self._answered(chunk[place + 1 :]),
+                *await self.answer(chunk[:place]),
+                self.failed(chunk[place], error),
+                *await self.answer(chunk[place + 1 :]),
             ]
 
     async def _ask(self, chunk: Sequence[Element]) -> list[EntryT]:
@@ -99,6 +114,8 @@ class Call(Generic[EntryT]):
         )
         if self.fields:
             fields += b"," + self.fields
+        if self.on_error:
+            fields += b',"on_error":"%b"' % self.on_error.encode()
         answer = await self.pool.post(self.route.path, self.route.answer, fields, self.deadline)
         data = cast("list[EntryT]", answer.data)
         if [entry.index for entry in data] != list(range(len(chunk))):
@@ -110,7 +127,7 @@ class Call(Generic[EntryT]):
             for one, entry in zip(chunk, data, strict=True)
         ]
 
-    def _failed(self, one: Element, error: errors.AssayError) -> EntryT:
+    def failed(self, one: Element, error: errors.AssayError) -> EntryT:
         """Return an element's error as its entry, or raise it where it fails the call."""
         if self.is_lenient:
             return self._refused(one, error)

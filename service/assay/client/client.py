@@ -17,6 +17,7 @@ from assay.client.chunk import Call
 from assay.client.pool import Pool
 from assay.client.retry import RETRIES
 from assay.client.route import BEST_OF_N, COMPARE, SCORE, Route, written
+from assay.client.together import Together
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
@@ -37,7 +38,9 @@ class AsyncClient:
         api_key: Sent as a bearer token.
         timeout_s: Longest silence of a server; None waits as long as it lives.
         deadline_s: Longest a call may take, its retries included; `deadline_ms` overrides it.
-        concurrency: Chunks of one call that are under way together.
+        concurrency: Chunks of one call that are under way together. Calls share 32 slots a server
+            (more where `concurrency` is); calls about one thing that wait for one with the same
+            options share a request.
         chunk_bytes: About the size of a request's body.
         retries: How often a request is sent again that gets no answer; see `retry`.
         model: The default of the option `model`.
@@ -57,8 +60,14 @@ class AsyncClient:
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
         self._pool = Pool(
-            urls, api_key=api_key, timeout_s=timeout_s, retries=retries, transport=transport
+            urls,
+            api_key=api_key,
+            timeout_s=timeout_s,
+            retries=retries,
+            concurrency=concurrency,
+            transport=transport,
         )
+        self._together = Together(self._pool)
         self._deadline_s = deadline_s
         self._concurrency = concurrency
         self._chunk_bytes = chunk_bytes
@@ -72,6 +81,7 @@ class AsyncClient:
 
     async def aclose(self) -> None:
         """Close the connections."""
+        await self._together.aclose()
         await self._pool.aclose()
 
     @overload
@@ -205,13 +215,15 @@ class AsyncClient:
             return await self._whole(route, things)
         if route.is_one(things):
             call = self._call(route, options)
-            (entry,) = await call.send([route.element(0, things)])
-            return entry
+            return await self._together.ask(call, route.element(0, things))
         if isinstance(things, str | bytes | wire.Request) or not isinstance(
             things, Iterable | AsyncIterable
         ):
             raise route.strange(things)
         strict = {"on_error": "fail", **options}
+        if isinstance(things, list) and len(things) == 1 and not progress:
+            call = self._call(route, strict)
+            return [await self._together.ask(call, route.element(0, things[0]))]
         async with aclosing(self.chunks(route, things, strict, progress=progress)) as chunks:
             return [entry async for entries in chunks for entry in entries]
 
@@ -220,7 +232,8 @@ class AsyncClient:
             request = request.model_copy(update=self._defaults)
         call = self._call(route, {"deadline_ms": request.deadline_ms})
         fields = written(request, "deadline_ms")
-        return await self._pool.post(route.path, route.answer, fields[1:-1], call.deadline)
+        async with self._pool.slot(call.deadline):
+            return await self._pool.post(route.path, route.answer, fields[1:-1], call.deadline)
 
     def _call(self, route: Route[EntryT], options: dict[str, Any]) -> Call[EntryT]:
         return Call.of(self._pool, route, {**self._defaults, **options}, self._deadline_s)

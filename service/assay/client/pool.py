@@ -21,16 +21,18 @@ from assay import errors, wire
 from assay.client import reading, retry
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import AsyncIterator, Iterator
 
 AnswerT = TypeVar("AnswerT", bound=wire.Answer)
 logger = logging.getLogger("assay.client")
 _CONNECT_S = 10.0
 _CONNECTIONS = 256
+_SLOTS = 32  # requests to a server that are under way: what httpcore does for each grows with them
 _KEEP_ALIVE_S = 60.0  # below the server's 75
 _LONGEST_REST_S = 30.0
 _LONGEST_DEADLINE_MS = 86_400_000
-_GRACE_S = 0.25  # for the way back of an answer given at the deadline
+GRACE_S = 0.25  # for the way back of an answer given at the deadline
+_TOO_LATE = "the deadline passed before the request was sent"
 
 
 @dataclass(slots=True, eq=False)
@@ -89,6 +91,7 @@ class Pool:
         api_key: str | None,
         timeout_s: float | None,
         retries: int,
+        concurrency: int,
         transport: httpx.AsyncBaseTransport | None,
     ) -> None:
         if not urls:
@@ -96,6 +99,7 @@ class Pool:
         self.servers = [Server(_checked(url)) for url in urls]
         self.retries = retries
         self.has_answered = False
+        self._slots = asyncio.Semaphore(max(_SLOTS, concurrency) * len(urls))
         limits = httpx.Limits(
             max_connections=_CONNECTIONS,
             max_keepalive_connections=_CONNECTIONS,
@@ -114,6 +118,23 @@ class Pool:
     async def aclose(self) -> None:
         """Close the connections."""
         await self._http.aclose()
+
+    @contextlib.asynccontextmanager
+    async def slot(self, deadline: float | None) -> AsyncIterator[None]:
+        """Wait for one of a bounded number of requests, its tries included.
+
+        Raises:
+            DeadlineExceeded: The deadline passed before there was one.
+        """
+        try:
+            async with asyncio.timeout(None if deadline is None else deadline - time.monotonic()):
+                await self._slots.acquire()
+        except TimeoutError as error:
+            raise errors.DeadlineExceeded(_TOO_LATE) from error
+        try:
+            yield
+        finally:
+            self._slots.release()
 
     def stands_in(self) -> bool:
         """Whether a server can be asked at once."""
@@ -149,10 +170,10 @@ class Pool:
     ) -> AnswerT:
         left_s = None if deadline is None else deadline - time.monotonic()
         if left_s is not None and left_s <= 0:
-            raise errors.DeadlineExceeded("the deadline passed before the request was sent")
+            raise errors.DeadlineExceeded(_TOO_LATE)
         server = self._choose()
         with server.asking(), _translated():
-            async with asyncio.timeout(None if left_s is None else left_s + _GRACE_S):
+            async with asyncio.timeout(None if left_s is None else left_s + GRACE_S):
                 response = await self._http.request(
                     method,
                     server.url + path,
