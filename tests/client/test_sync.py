@@ -1,4 +1,6 @@
 import multiprocessing
+import subprocess
+import sys
 import threading
 import warnings
 from concurrent.futures import ThreadPoolExecutor
@@ -7,6 +9,7 @@ import pytest
 
 from assay import Client, errors, wire
 from tests.client.judge import Judge, items, refusal, served
+from tests.http.processes import until
 
 
 @pytest.fixture
@@ -106,3 +109,66 @@ def test_a_forked_process_asks_for_itself(client):
         worker.start()
     assert results.get(timeout=30) == 2.0
     worker.join()
+
+
+LEFT = """
+stream = client.stream([{"text": str(number)} for number in range(5_000)])
+print(next(stream).score)
+"""
+LEFT_BY_AN_ERROR = """
+def main():
+    with client:
+        for entry in client.stream({"text": str(number)} for number in range(5_000)):
+            print(entry.score)
+            sys.exit(0)
+main()
+"""
+WAITING = """
+def source():
+    yield {"text": "0"}
+    queue.Queue().get()
+for entry in client.stream(source()):
+    print(entry.score)
+    break
+"""
+
+
+@pytest.mark.parametrize("program", [LEFT, LEFT_BY_AN_ERROR, WAITING])
+def test_a_process_ends_though_a_stream_has_not(judge, program):
+    """Left in the middle, or with a source that waits for ever."""
+    with served(judge) as url:
+        begin = f"import queue, sys\nfrom assay import Client\nclient = Client({url!r})\n"
+        ended = subprocess.run(
+            [sys.executable, "-c", begin + program], capture_output=True, timeout=60, check=False
+        )
+    assert (ended.returncode, ended.stdout, ended.stderr) == (0, b"0.0\n", b"")
+
+
+def test_closing_takes_back_what_other_threads_ask():
+    """They are told so, rather than waiting for ever."""
+    judge = Judge(delay_s=5)
+    with served(judge) as url, ThreadPoolExecutor(3) as pool:
+        client = Client(url)
+        asking = [
+            pool.submit(client.score, {"text": "1"}),
+            pool.submit(client.score, items(3)),
+            pool.submit(lambda: next(client.stream(items(3)))),
+        ]
+        until("all are asked", lambda: len(judge.peers) == 3)
+        client.close()
+        for one in asking:
+            with pytest.raises(RuntimeError, match="closed while it was asked"):
+                one.result(30)
+
+
+def test_a_closed_client_is_not_asked(client):
+    """It says so, starts no thread, and may be closed again."""
+    stream = client.stream(items(10_000))
+    next(stream)
+    client.close()
+    client.close()
+    with pytest.raises(RuntimeError, match="the client is closed"):
+        client.score({"text": "1"})
+    with pytest.raises(RuntimeError, match="the client is closed"):
+        list(stream)
+    assert [one for one in threading.enumerate() if "assay client" in one.name] == []

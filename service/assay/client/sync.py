@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import atexit
+import contextvars
 import os
 import threading
+import weakref
 from collections import deque
 from collections.abc import Iterable, Sized
+from concurrent import futures
 from itertools import islice
+from types import AsyncGeneratorType
 from typing import TYPE_CHECKING, Any, Self, TypeVar, overload
 
 from assay import wire
@@ -17,7 +22,7 @@ from assay.client.route import SCORE
 from assay.client.stream import CHUNK_ELEMENTS
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+    from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator
     from typing import Unpack
 
     import httpx
@@ -25,14 +30,19 @@ if TYPE_CHECKING:
     from assay.client import given
 
 ResultT = TypeVar("ResultT")
+StreamT = TypeVar("StreamT", bound="AsyncGenerator[Any, None]")
 _LOOK_S = 0.01  # how often a source that waits is looked at
 
 
 class Client:
     """`AsyncClient` for threads: the same arguments, the same answers, the same errors.
 
-    Threads may share one. Use as a context manager, or call `close`. A process that was forked
-    opens connections of its own.
+    Threads may share one. Use as a context manager, or call `close`: questions that are under way
+    in other threads, and later ones, raise RuntimeError. A process that was forked opens
+    connections of its own; a client can't be pickled, an adapter's reward can.
+
+    An iterable without a length is read in another thread than the caller's: what belongs to one
+    thread (a cursor of SQLite) is to be made a list first.
     """
 
     def __init__(
@@ -155,17 +165,16 @@ class Client:
         progress: bool = False,
         **options: Unpack[given.ScoreOptions],
     ) -> Iterator[wire.ScoreEntry]:
-        """Yield entries in order, as they come; see `AsyncClient.stream`.
-
-        An iterable without a length is read in a thread, a slice at a time.
-        """
+        """Yield entries in order, as they come; see `AsyncClient.stream`."""
         things = _given(items)
-        chunks = self._thread.client.chunks(SCORE, things, options, progress=progress)
+        chunks = self._thread.enter(
+            lambda one: one.chunks(SCORE, things, options, progress=progress)
+        )
         try:
             while (entries := self._thread.run(lambda _: anext(chunks, None))) is not None:
                 yield from entries
         finally:
-            self._thread.run(lambda _: chunks.aclose())
+            self._thread.leave(chunks)
 
     def models(self) -> wire.ModelList:
         """List what is served; see `AsyncClient.models`."""
@@ -178,46 +187,108 @@ class _Thread:
     def __init__(self, build: Callable[[], AsyncClient]) -> None:
         self.client = build()
         self._build = build
-        self._opening = threading.Lock()
+        self._opening = threading.RLock()  # a stream may be collected while it is held
         self._owner = os.getpid()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
+        self._is_closed = False
+        self._streams: set[AsyncGenerator[Any, None]] = set()
 
     def run(self, ask: Callable[[AsyncClient], Awaitable[ResultT]]) -> ResultT:
-        """Return what the client answers; interrupted, take the question back."""
-        loop = self._open()
+        """Return what the client answers; interrupted, take the question back.
 
-        async def asking() -> ResultT:
-            return await ask(self.client)
-
-        future = asyncio.run_coroutine_threadsafe(asking(), loop)
+        Raises:
+            RuntimeError: The client is closed, or was closed meanwhile.
+        """
+        future = self._begin(ask)
         try:
             return future.result()
+        except futures.CancelledError:
+            if self._is_closed:
+                raise RuntimeError("the client was closed while it was asked") from None
+            raise
         except BaseException:
             future.cancel()
             raise
 
+    def enter(self, begin: Callable[[AsyncClient], StreamT]) -> StreamT:
+        """Begin a stream, which is to be left."""
+        chunks = begin(self.client)
+        self._streams.add(chunks)
+        return chunks
+
+    def leave(self, chunks: AsyncGenerator[Any, None]) -> None:
+        """End a stream, unless closing the client or a fork has."""
+        with self._opening:
+            self._streams.discard(chunks)
+            if self._is_closed or self._owner != os.getpid():
+                return
+            future = self._begin(lambda _: _left(chunks))
+        if threading.current_thread() is not self._thread:  # where a stream may be collected, too
+            futures.wait([future])
+
     def close(self) -> None:
-        """Close the connections, stop the loop, end the thread."""
-        if self._loop is None or self._thread is None or self._owner != os.getpid():
-            return
-        self.run(lambda one: one.aclose())
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join()
-        self._loop.close()
-        self._loop = self._thread = None
+        """Take back what is asked, close the connections, stop the loop, end the thread."""
+        with self._opening:
+            loop, thread = self._loop, self._thread
+            is_first, self._is_closed = not self._is_closed, True
+            if not is_first or loop is None or thread is None or self._owner != os.getpid():
+                return
+            ended = asyncio.run_coroutine_threadsafe(self._end(), loop)
+        ended.result()
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join()
+        loop.close()
+        _threads.discard(self)
+
+    def _begin(self, ask: Callable[[AsyncClient], Awaitable[ResultT]]) -> futures.Future[ResultT]:
+        async def asking() -> ResultT:
+            return await ask(self.client)
+
+        with self._opening:
+            loop = self._open()
+            return asyncio.run_coroutine_threadsafe(asking(), loop)
 
     def _open(self) -> asyncio.AbstractEventLoop:
-        with self._opening:
-            if self._owner != os.getpid():  # a fork has the parent's connections, but no thread
-                self._owner, self._loop, self.client = os.getpid(), None, self._build()
-            if self._loop is None:
-                self._loop = asyncio.new_event_loop()
-                self._thread = threading.Thread(
-                    target=self._loop.run_forever, name="assay client", daemon=True
-                )
-                self._thread.start()
-            return self._loop
+        if self._is_closed:
+            raise RuntimeError("the client is closed; make another one")
+        if self._owner != os.getpid():  # a fork has the parent's connections, but no thread
+            self._owner, self._loop, self.client = os.getpid(), None, self._build()
+            self._streams = set()
+        if self._loop is None:
+            self._loop = asyncio.new_event_loop()
+            self._thread = threading.Thread(
+                target=self._loop.run_forever, name="assay client", daemon=True
+            )
+            self._thread.start()
+            _threads.add(self)
+        return self._loop
+
+    async def _end(self) -> None:
+        asking = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in asking:
+            task.cancel()
+        await asyncio.gather(*asking, return_exceptions=True)
+        for chunks in list(self._streams):
+            await _left(chunks)
+        await self.client.aclose()
+
+
+_threads: weakref.WeakSet[_Thread] = weakref.WeakSet()
+
+
+@atexit.register
+def _close_all() -> None:
+    """Close what the program left open: a stream that is collected later would wait for ever."""
+    for one in list(_threads):
+        one.close()
+
+
+async def _left(chunks: AsyncGenerator[Any, None]) -> None:
+    """Close a stream; its last step may have been taken back a moment ago."""
+    while isinstance(chunks, AsyncGeneratorType) and chunks.ag_running:  # noqa: ASYNC110  it has no event
+        await asyncio.sleep(0)
+    await chunks.aclose()
 
 
 def _given(things: Any) -> Any:
@@ -232,7 +303,7 @@ async def _sliced(source: Iterable[object]) -> AsyncIterator[object]:
     goes_on = True
     while goes_on:
         some: deque[object] = deque()
-        reading = asyncio.create_task(asyncio.to_thread(_read, rest, some))
+        reading = _aside(_read, rest, some)
         try:
             while some or not reading.done():
                 while some:
@@ -241,6 +312,22 @@ async def _sliced(source: Iterable[object]) -> AsyncIterator[object]:
         finally:
             reading.cancel()
         goes_on = reading.result()
+
+
+def _aside(read: Callable[..., bool], *args: object) -> asyncio.Future[bool]:
+    """Call in a thread that a process doesn't wait for at its end: a source may block for ever."""
+    done: futures.Future[bool] = futures.Future()
+    done.set_running_or_notify_cancel()  # who stops to wait doesn't cancel it
+    context = contextvars.copy_context()
+
+    def work() -> None:
+        try:
+            done.set_result(context.run(read, *args))
+        except BaseException as error:  # noqa: BLE001  it is raised where the source is given
+            done.set_exception(error)
+
+    threading.Thread(target=work, name="assay source", daemon=True).start()
+    return asyncio.wrap_future(done)
 
 
 def _read(rest: Iterator[object], some: deque[object]) -> bool:
