@@ -60,7 +60,7 @@ async def test_nothing_is_lost_or_doubled_when_the_server_is_killed(
 ) -> None:
     """All results arrive, each once, in order, and as a server that lives gives them."""
     url = f"http://127.0.0.1:{port}"
-    async with AsyncClient(url, chunk_bytes=CHUNK_BYTES, retries=20) as client:
+    async with AsyncClient(url, chunk_bytes=CHUNK_BYTES) as client:
         with started(tmp_path / "first", port) as first:
             await asyncio.to_thread(until, "it is ready", lambda: is_ready(url), START_S)
             stream = client.stream(ITEMS)

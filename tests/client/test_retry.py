@@ -1,3 +1,7 @@
+import asyncio
+import itertools
+import json
+import selectors
 import time
 
 import httpx
@@ -114,7 +118,7 @@ async def test_an_address_that_never_answered_is_given_up_soon():
         raise httpx.ConnectError("refused")
 
     transport = httpx.MockTransport(refuse)
-    async with AsyncClient("http://judge.test", transport=transport) as client:
+    async with AsyncClient("http://nobody.test", transport=transport) as client:
         with pytest.raises(errors.NotReady, match="can't be reached: refused"):
             await client.models()
     assert len(tries) == 3
@@ -125,3 +129,90 @@ def test_what_is_no_url_is_refused(url):
     """At once, with what to write."""
     with pytest.raises(errors.InvalidField, match="http://HOST:PORT"):
         AsyncClient(url)
+
+
+class Leaps(selectors.DefaultSelector):
+    """Doesn't wait for a timer, but notes how long it would have."""
+
+    ahead_s = 0.0
+
+    def select(self, timeout=None):
+        ready = super().select(0 if timeout else timeout)
+        if not ready and timeout:
+            self.ahead_s += timeout
+        return ready
+
+
+class Leaping(asyncio.SelectorEventLoop):
+    """An event loop whose clock leaps to the next timer."""
+
+    def __init__(self):
+        self._leaps = Leaps()
+        super().__init__(self._leaps)
+
+    def time(self):
+        return super().time() + self._leaps.ahead_s
+
+
+class Restarting:
+    """Answers but from the second request on, for so long by the loop's clock."""
+
+    def __init__(self, away_s):
+        self.judge = Judge()
+        self.tries = []
+        self._away_s = away_s
+
+    def __call__(self, request):
+        self.tries.append(asyncio.get_running_loop().time())
+        if len(self.tries) > 1 and self.tries[-1] < self.tries[1] + self._away_s:
+            raise httpx.ConnectError("refused")
+        _, _, answer = self.judge.score(json.loads(request.content))
+        return httpx.Response(200, json=answer)
+
+    def client(self, host, **options):
+        return AsyncClient(f"http://{host}.test", transport=httpx.MockTransport(self), **options)
+
+
+def leaping(asking):
+    """Run it on a clock that leaps."""
+    with asyncio.Runner(loop_factory=Leaping) as runner:
+        return runner.run(asking)
+
+
+def test_a_server_is_waited_for_as_long_as_a_restart_may_take():
+    """Fourteen minutes, with nothing set: large weights load slowly."""
+    server = Restarting(14 * 60)
+
+    async def ask():
+        async with server.client("slow") as client:
+            return [(await client.score({"text": str(number)})).score for number in range(2)]
+
+    assert leaping(ask()) == [0.0, 1.0]
+    waits = [after - before for before, after in itertools.pairwise(server.tries[1:])]
+    assert max(waits) <= 30.5
+
+
+@pytest.mark.parametrize(("options", "patience_s"), [({}, 900), ({"patience_s": 60}, 60)])
+def test_patience_ends(options, patience_s):
+    """From the first failure on; the last error is raised."""
+    server = Restarting(86_400)
+
+    async def ask():
+        async with server.client("gone", **options) as client:
+            await client.score({"text": "1"})
+            with pytest.raises(errors.NotReady, match="refused"):
+                await client.score({"text": "1"})
+
+    leaping(ask())
+    assert patience_s - 31 < server.tries[-1] - server.tries[1] <= patience_s
+
+
+def test_an_address_that_answered_is_known_to_all_clients():
+    """A loop a call, and a client a loop: the next one waits for a restart, too."""
+    server = Restarting(60)
+
+    async def ask(number):
+        async with server.client("known") as client:
+            return (await client.score({"text": str(number)})).score
+
+    assert [leaping(ask(number)) for number in range(2)] == [0.0, 1.0]

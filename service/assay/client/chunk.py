@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import re
-import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Generic, TypeVar, cast
 
 from assay import errors, wire
+from assay.client import clock
 from assay.client.route import written
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ class Call(Generic[EntryT]):
     route: Route[EntryT]
     fields: bytes  # the options but `on_error`, as fields of a JSON object
     on_error: wire.OnError | None  # None is the server's default
-    deadline: float | None  # of the monotonic clock
+    deadline: float | None  # by `clock`
 
     @classmethod
     def of(
@@ -48,7 +48,7 @@ class Call(Generic[EntryT]):
             deadline_s = given.deadline_ms / 1e3
         fields = written(given, route.field, "deadline_ms", "on_error")
         on_error = given.on_error if "on_error" in given.model_fields_set else None
-        deadline = None if deadline_s is None else time.monotonic() + deadline_s
+        deadline = None if deadline_s is None else clock.now() + deadline_s
         return cls(pool, route, fields[1:-1], on_error, deadline)
 
     @property

@@ -15,7 +15,7 @@ from assay.client import progress as bars
 from assay.client import stream as streams
 from assay.client.chunk import Call
 from assay.client.pool import Pool
-from assay.client.retry import RETRIES
+from assay.client.retry import PATIENCE_S
 from assay.client.route import BEST_OF_N, COMPARE, SCORE, Route, written
 from assay.client.together import Together
 
@@ -42,7 +42,10 @@ class AsyncClient:
             (more where `concurrency` is); calls about one thing that wait for one with the same
             options share a request.
         chunk_bytes: About the size of a request's body.
-        retries: How often a request is sent again that gets no answer; see `retry`.
+        patience_s: How long a request is sent again that gets no answer: a restart of the server
+            shall fit in. It begins with the first failure; an address that never answered gets
+            three tries.
+        retries: How often at most; None doesn't count.
         model: The default of the option `model`.
         transport: In place of the network.
     """
@@ -55,7 +58,8 @@ class AsyncClient:
         deadline_s: float | None = None,
         concurrency: int = 8,
         chunk_bytes: int = 1_000_000,
-        retries: int = RETRIES,
+        patience_s: float = PATIENCE_S,
+        retries: int | None = None,
         model: str | None = None,
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
@@ -63,6 +67,7 @@ class AsyncClient:
             urls,
             api_key=api_key,
             timeout_s=timeout_s,
+            patience_s=patience_s,
             retries=retries,
             concurrency=concurrency,
             transport=transport,

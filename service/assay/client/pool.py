@@ -10,7 +10,6 @@ import contextlib
 import logging
 import math
 import socket
-import time
 import urllib.request
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
@@ -18,7 +17,7 @@ from typing import TYPE_CHECKING, TypeVar
 import httpx
 
 from assay import errors, wire
-from assay.client import reading, retry
+from assay.client import clock, reading, retry
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
@@ -32,6 +31,7 @@ _KEEP_ALIVE_S = 60.0  # below the server's 75
 _LONGEST_REST_S = 30.0
 _LONGEST_DEADLINE_MS = 86_400_000
 GRACE_S = 0.25  # for the way back of an answer given at the deadline
+_answered: set[str] = set()  # addresses; pools come and go with event loops
 _TOO_LATE = "the deadline passed before the request was sent"
 
 
@@ -53,7 +53,7 @@ class Server:
     @contextlib.contextmanager
     def asking(self) -> Iterator[None]:
         """Count a request, and whether it was answered."""
-        begin = time.monotonic()
+        begin = clock.now()
         self.pending += 1
         self.asked += 1
         try:
@@ -71,7 +71,7 @@ class Server:
 
     def _fail(self, begin: float, error: Exception) -> None:
         """Rest; requests that were under way together count as one failure."""
-        now = time.monotonic()
+        now = clock.now()
         if not self.failures or begin >= self.failed_at:
             self.failures += 1
             self.failed_at = now
@@ -90,15 +90,16 @@ class Pool:
         *,
         api_key: str | None,
         timeout_s: float | None,
-        retries: int,
+        patience_s: float,
+        retries: int | None,
         concurrency: int,
         transport: httpx.AsyncBaseTransport | None,
     ) -> None:
         if not urls:
             raise errors.InvalidField("give the URL of a server", param="urls")
         self.servers = [Server(_checked(url)) for url in urls]
+        self.patience_s = patience_s
         self.retries = retries
-        self.has_answered = False
         self._slots = asyncio.Semaphore(max(_SLOTS, concurrency) * len(urls))
         limits = httpx.Limits(
             max_connections=_CONNECTIONS,
@@ -127,7 +128,7 @@ class Pool:
             DeadlineExceeded: The deadline passed before there was one.
         """
         try:
-            async with asyncio.timeout(None if deadline is None else deadline - time.monotonic()):
+            async with asyncio.timeout(None if deadline is None else deadline - clock.now()):
                 await self._slots.acquire()
         except TimeoutError as error:
             raise errors.DeadlineExceeded(_TOO_LATE) from error
@@ -136,9 +137,14 @@ class Pool:
         finally:
             self._slots.release()
 
+    @property
+    def has_answered(self) -> bool:
+        """Whether one of the servers ever answered this process, whichever pool asked."""
+        return any(one.url in _answered for one in self.servers)
+
     def stands_in(self) -> bool:
         """Whether a server can be asked at once."""
-        now = time.monotonic()
+        now = clock.now()
         return any(one.is_open(now) for one in self.servers)
 
     async def get(self, path: str, kind: type[AnswerT]) -> AnswerT:
@@ -148,16 +154,15 @@ class Pool:
     async def post(
         self, path: str, kind: type[AnswerT], fields: bytes, deadline: float | None
     ) -> AnswerT:
-        """Ask with the fields of a JSON object, until a monotonic deadline.
+        """Ask with the fields of a JSON object, until a deadline by `clock`.
 
         Raises:
             NotReady: No server can be reached.
             DeadlineExceeded: The deadline passed here, or on the server.
             AssayError: The server's error, of the server's class.
         """
-        left_s = None if deadline is None else deadline - time.monotonic()
         return await retry.asked(
-            lambda: self._once("POST", path, kind, fields, deadline), self, left_s
+            lambda: self._once("POST", path, kind, fields, deadline), self, deadline
         )
 
     async def _once(
@@ -168,7 +173,7 @@ class Pool:
         fields: bytes | None,
         deadline: float | None,
     ) -> AnswerT:
-        left_s = None if deadline is None else deadline - time.monotonic()
+        left_s = None if deadline is None else deadline - clock.now()
         if left_s is not None and left_s <= 0:
             raise errors.DeadlineExceeded(_TOO_LATE)
         server = self._choose()
@@ -180,14 +185,14 @@ class Pool:
                     content=None if fields is None else _body(fields, left_s),
                     headers={} if fields is None else {"Content-Type": "application/json"},
                 )
-            self.has_answered = True
+            _answered.add(server.url)
             answer = reading.read(response, kind)
             if _is_unfinished(answer):
                 raise retry.Unfinished(answer)
             return answer
 
     def _choose(self) -> Server:
-        now = time.monotonic()
+        now = clock.now()
         if is_open := [one for one in self.servers if one.is_open(now)]:
             return min(is_open, key=lambda one: (one.pending, one.asked))
         return min(self.servers, key=lambda one: one.rests_until)

@@ -2,7 +2,8 @@
 
 Sent again is what didn't get an answer (no connection, a broken one, a 503, a proxy's 429 or 502
 to 504), never what did. Waits double from 0.25 s to 30 s, drawn from their upper half; never
-shorter than `Retry-After`, and none while another server stands in.
+shorter than `Retry-After`, and none while another server stands in. Patience begins with a
+request's first failure; an address that never answered in this process gets a few tries.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import httpx
 import tenacity
 
 from assay import errors
+from assay.client import clock
 from assay.client.reading import AWAY
 
 if TYPE_CHECKING:
@@ -23,7 +25,7 @@ if TYPE_CHECKING:
     from assay.client.pool import Pool
 
 AnswerT = TypeVar("AnswerT")
-RETRIES = 10
+PATIENCE_S = 900.0
 FIRST_TRIES = 3  # of connecting to addresses none of which has ever answered
 _FIRST_WAIT_S = 0.25
 _LONGEST_WAIT_S = 30.0
@@ -38,7 +40,7 @@ class Unfinished(Exception):
 
 
 async def asked(
-    attempt: Callable[[], Awaitable[AnswerT]], pool: Pool, left_s: float | None
+    attempt: Callable[[], Awaitable[AnswerT]], pool: Pool, deadline: float | None
 ) -> AnswerT:
     """Return the first real answer.
 
@@ -46,31 +48,26 @@ async def asked(
         DeadlineExceeded: The next try would begin after the deadline.
         AssayError: The answer is an error, or the last try failed.
     """
-    tries = 1 + pool.retries * len(pool.servers)
-    before_deadline: Any = (
-        tenacity.stop_never if left_s is None else tenacity.stop_before_delay(left_s)
-    )
+    failing_since: float | None = None
 
-    async def once() -> AnswerT:  # tenacity awaits coroutine functions only
-        return await attempt()
+    async def once() -> AnswerT:
+        nonlocal failing_since
+        try:
+            return await attempt()
+        except (*AWAY, Unfinished):
+            failing_since = clock.now() if failing_since is None else failing_since
+            raise
 
     def wait(state: tenacity.RetryCallState) -> float:
-        if pool.stands_in():
-            return 0.0
-        error = _error(state)
-        rounds = (state.attempt_number - 1) // len(pool.servers)
-        backoff_s = min(_FIRST_WAIT_S * 2.0**rounds, _LONGEST_WAIT_S)
-        stated_s = getattr(error, "retry_after_s", None) or 0.0
-        # Not for cryptography: callers who failed together shall not return together.
-        return max(backoff_s * random.uniform(0.5, 1.0), stated_s * random.uniform(1.0, 1.1))  # noqa: S311
+        return _wait_s(state, pool)
 
     def gives_up(state: tenacity.RetryCallState) -> bool:
-        is_stranger = not pool.has_answered and isinstance(
-            getattr(_error(state), "__cause__", None), (httpx.ConnectError, httpx.ConnectTimeout)
-        )
-        return state.attempt_number >= tries or (
-            is_stranger and state.attempt_number >= FIRST_TRIES * len(pool.servers)
-        )
+        assert failing_since is not None
+        tried_s = clock.now() + state.upcoming_sleep - failing_since
+        return tried_s > pool.patience_s or _has_tried(state, pool)
+
+    def is_late(state: tenacity.RetryCallState) -> bool:
+        return deadline is not None and clock.now() + state.upcoming_sleep > deadline
 
     def give_up(state: tenacity.RetryCallState) -> AnswerT:
         error = _error(state)
@@ -86,9 +83,31 @@ async def asked(
         sleep=asyncio.sleep,
         retry=tenacity.retry_if_exception_type((*AWAY, Unfinished)),
         wait=wait,
-        stop=lambda state: gives_up(state) or before_deadline(state),
+        stop=lambda state: gives_up(state) or is_late(state),
         retry_error_callback=give_up,
     )(once)
+
+
+def _wait_s(state: tenacity.RetryCallState, pool: Pool) -> float:
+    if pool.stands_in():
+        return 0.0
+    rounds = (state.attempt_number - 1) // len(pool.servers)
+    backoff_s = min(_FIRST_WAIT_S * 2.0 ** min(rounds, 10), _LONGEST_WAIT_S)
+    stated_s = getattr(_error(state), "retry_after_s", None) or 0.0
+    # Not for cryptography: callers who failed together shall not return together.
+    return max(backoff_s * random.uniform(0.5, 1.0), stated_s * random.uniform(1.0, 1.1))  # noqa: S311
+
+
+def _has_tried(state: tenacity.RetryCallState, pool: Pool) -> bool:
+    """Whether there were as many tries as were told, or as an unknown address gets."""
+    tried, servers = state.attempt_number, len(pool.servers)
+    if pool.retries is not None and tried >= 1 + pool.retries * servers:
+        return True
+    cause = getattr(_error(state), "__cause__", None)
+    is_stranger = not pool.has_answered and isinstance(
+        cause, (httpx.ConnectError, httpx.ConnectTimeout)
+    )
+    return is_stranger and tried >= FIRST_TRIES * servers
 
 
 def _error(state: tenacity.RetryCallState) -> BaseException | None:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar, overload
 
 from assay import wire
 from assay.client.client import AsyncClient
-from assay.client.retry import RETRIES
+from assay.client.retry import PATIENCE_S
 from assay.client.route import SCORE
 from assay.client.stream import CHUNK_ELEMENTS
 
@@ -53,7 +53,8 @@ class Client:
         deadline_s: float | None = None,
         concurrency: int = 8,
         chunk_bytes: int = 1_000_000,
-        retries: int = RETRIES,
+        patience_s: float = PATIENCE_S,
+        retries: int | None = None,
         model: str | None = None,
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
@@ -65,6 +66,7 @@ class Client:
                 deadline_s=deadline_s,
                 concurrency=concurrency,
                 chunk_bytes=chunk_bytes,
+                patience_s=patience_s,
                 retries=retries,
                 model=model,
                 transport=transport,

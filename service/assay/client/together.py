@@ -9,13 +9,12 @@ from __future__ import annotations
 
 import asyncio
 import copy
-import time
 from collections import deque
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from assay import errors, wire
-from assay.client import reading
+from assay.client import clock, reading
 from assay.client.pool import GRACE_S
 
 if TYPE_CHECKING:
@@ -90,7 +89,7 @@ class Together:
             task = asyncio.create_task(self._fetch(key, line), name="ask together")
             self._requests.add(task)
             task.add_done_callback(self._requests.discard)
-        left_s = None if call.deadline is None else call.deadline - time.monotonic() + GRACE_S
+        left_s = None if call.deadline is None else call.deadline - clock.now() + GRACE_S
         try:
             async with asyncio.timeout(left_s):
                 return await asked.entry

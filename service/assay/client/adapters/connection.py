@@ -25,7 +25,8 @@ class Connection:
     urls: tuple[str, ...]
     api_key: str | None
     timeout_s: float | None
-    retries: int
+    patience_s: float
+    retries: int | None
 
     def client(self) -> Client:
         """Return the client for callers without an event loop."""
@@ -36,6 +37,7 @@ class Connection:
                 *self.urls,
                 api_key=self.api_key,
                 timeout_s=self.timeout_s,
+                patience_s=self.patience_s,
                 retries=self.retries,
             ),
         )
@@ -53,7 +55,11 @@ class Connection:
     async def _lived(self, loop: asyncio.AbstractEventLoop) -> AsyncGenerator[AsyncClient, None]:
         """Yield a client that is closed when its loop ends: `asyncio.run` closes generators."""
         client = AsyncClient(
-            *self.urls, api_key=self.api_key, timeout_s=self.timeout_s, retries=self.retries
+            *self.urls,
+            api_key=self.api_key,
+            timeout_s=self.timeout_s,
+            patience_s=self.patience_s,
+            retries=self.retries,
         )
         try:
             yield client

@@ -21,7 +21,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from assay import errors, wire
 from assay.client import reading
 from assay.client.adapters.connection import Connection
-from assay.client.retry import RETRIES
+from assay.client.retry import PATIENCE_S
 from assay.client.route import invalid
 
 if TYPE_CHECKING:
@@ -69,7 +69,8 @@ class Options(TypedDict, total=False):
     turn_end: str
     deadline_s: float | None
     timeout_s: float | None
-    retries: int
+    patience_s: float
+    retries: int | None
 
 
 def _several(value: object) -> object:
@@ -140,7 +141,12 @@ class Reward(BaseModel):
     timeout_s: float | None = Field(
         default=None, gt=0, description="Longest silence of a server; None waits."
     )
-    retries: int = Field(default=RETRIES, ge=0, description="As in `AsyncClient`.")
+    patience_s: float = Field(
+        default=PATIENCE_S,
+        ge=0,
+        description="How long a request is sent again that gets no answer, as in `AsyncClient`.",
+    )
+    retries: int | None = Field(default=None, ge=0, description="As in `AsyncClient`.")
 
     @classmethod
     def of(cls, url: Urls, options: Mapping[str, Any], **defaults: Any) -> Self:
@@ -207,7 +213,7 @@ class Reward(BaseModel):
 
     @property
     def _connection(self) -> Connection:
-        return Connection(self.url, self.api_key, self.timeout_s, self.retries)
+        return Connection(self.url, self.api_key, self.timeout_s, self.patience_s, self.retries)
 
     @property
     def _asked(self) -> dict[str, Any]:
