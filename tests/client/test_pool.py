@@ -1,5 +1,6 @@
 import asyncio
 import contextlib
+import socket
 
 import pytest
 
@@ -72,6 +73,46 @@ async def test_a_refusal_is_no_reason_to_ask_another(judges, urls):
         with pytest.raises(errors.Unauthorized):
             await client.score({"text": "1"})
     assert sum(len(one.bodies) for one in judges) == 1
+
+
+@pytest.fixture
+def hung():
+    """Where connections are taken and nothing is answered."""
+    with socket.create_server(("127.0.0.1", 0), backlog=100) as one:
+        yield f"http://127.0.0.1:{one.getsockname()[1]}"
+
+
+async def test_a_hung_server_does_not_swallow_a_call(judges, urls, hung):
+    """Another is asked while there is time, and who was silent rests."""
+    async with AsyncClient(hung, urls[0], deadline_s=2) as client:
+        scores = [(await client.score({"text": str(number)})).score for number in range(5)]
+        many = await client.score(items(300))
+    assert scores == [0.0, 1.0, 2.0, 3.0, 4.0]
+    assert len(many) == 300
+
+
+async def test_a_hung_server_rests_where_the_deadline_passed_for_all(judges, urls, hung):
+    """A client's own timeout is no sign of health."""
+    async with AsyncClient(hung, deadline_s=0.2) as client:
+        with pytest.raises(errors.DeadlineExceeded):
+            await client.score({"text": "1"})
+        assert not client._pool.stands_in()
+
+
+async def test_an_answered_deadline_is_no_failure(judges, urls):
+    """The server that says so is well."""
+    judges[0].before = [refusal("deadline_exceeded", 504)]
+    async with AsyncClient(urls[0]) as client:
+        with pytest.raises(errors.DeadlineExceeded):
+            await client.score({"text": "1"})
+        assert client._pool.stands_in()
+
+
+async def test_what_is_served_is_asked_for_until_the_deadline(hung):
+    """As any call."""
+    async with AsyncClient(hung, deadline_s=0.2) as client:
+        with pytest.raises(errors.DeadlineExceeded):
+            await client.models()
 
 
 def test_a_client_of_nothing_is_refused():

@@ -99,6 +99,33 @@ async def test_a_source_that_fails_is_raised_in_its_turn(url):
             await anext(stream)
 
 
+@pytest.mark.parametrize("on_error", ["item", "fail"])
+async def test_a_slow_source_is_waited_for_until_the_deadline(url, on_error):
+    """What came before is yielded first."""
+
+    async def endless_wait():
+        yield {"text": "0"}
+        await asyncio.Event().wait()
+
+    async with AsyncClient(url, deadline_s=1) as client:
+        stream = client.stream(endless_wait(), on_error=on_error)
+        assert (await anext(stream)).score == 0.0
+        with pytest.raises(errors.DeadlineExceeded, match="source"):
+            await anext(stream)
+
+
+async def test_a_timeout_of_the_source_is_its_own(url):
+    """It isn't taken for the deadline's."""
+
+    async def timing_out():
+        yield {"text": "0"}
+        raise TimeoutError("of the source")
+
+    async with AsyncClient(url, deadline_s=60) as client:
+        with pytest.raises(TimeoutError, match="of the source"):
+            await client.score(timing_out())
+
+
 async def test_a_chunk_that_fails_is_raised_in_its_turn(judge, url):
     """Entries of earlier chunks are yielded, and nothing more is sent."""
     judge.before = [None, None, refusal("unauthorized", 401)]

@@ -11,6 +11,7 @@ from contextlib import aclosing
 from typing import TYPE_CHECKING, Any, Self, TypeVar, overload
 
 from assay import wire
+from assay.client import clock
 from assay.client import progress as bars
 from assay.client import stream as streams
 from assay.client.chunk import Call
@@ -37,7 +38,8 @@ class AsyncClient:
         urls: Servers of the same models; the one with the least to do is asked.
         api_key: Sent as a bearer token.
         timeout_s: Longest silence of a server; None waits as long as it lives.
-        deadline_s: Longest a call may take, its retries included; `deadline_ms` overrides it.
+        deadline_s: Longest a call may take, its retries and its source's waits included;
+            `deadline_ms` overrides it. With several servers a try has a share of it.
         concurrency: Chunks of one call that are under way together. Calls share 32 slots a server
             (more where `concurrency` is); calls about one thing that wait for one with the same
             options share a request.
@@ -120,7 +122,8 @@ class AsyncClient:
             RequestError: An item or an option is refused; with `on_error="item"` an item's entry
                 has its `error` instead.
             NotReady, Overloaded, Draining: No server answered, whatever was tried.
-            DeadlineExceeded: The deadline passed.
+            DeadlineExceeded: The deadline passed; with `on_error="item"` only where the source was
+                waited for, else it is in the entries.
             AssayError: Any other error of the server, of the server's class.
         """
         return await self._answer(SCORE, items, options, progress=progress)
@@ -193,7 +196,8 @@ class AsyncClient:
 
     async def models(self) -> wire.ModelList:
         """List what is served (`GET /models`); raises as `score`."""
-        return await self._pool.get("/models", wire.ModelList)
+        deadline = None if self._deadline_s is None else clock.now() + self._deadline_s
+        return await self._pool.get("/models", wire.ModelList, deadline)
 
     async def chunks(
         self,
@@ -206,7 +210,9 @@ class AsyncClient:
         """Yield entries in order, a chunk at a time, a bad thing failing alone unless told."""
         call = self._call(route, {"on_error": "item", **options})
         total = len(things) if isinstance(things, Sized) else None
-        answers = streams.in_order(self._intake(route, things), call.send, self._concurrency)
+        answers = streams.in_order(
+            self._intake(route, things), call.send, self._concurrency, call.deadline
+        )
         with bars.bar(total, wanted=progress) as advance:
             async with aclosing(answers):
                 async for entries in answers:

@@ -1,6 +1,8 @@
 """The servers behind a client: the one with the least to do is asked, one that fails rests.
 
-All are taken for equals: the same models under the same names.
+Silence until a deadline is a failure, too. While others can be asked, a try has its share of what
+is left of the deadline: a server that hangs doesn't swallow the call. All are taken for equals:
+the same models under the same names.
 """
 
 from __future__ import annotations
@@ -60,6 +62,12 @@ class Server:
             yield
         except (*reading.AWAY, retry.Unfinished) as error:
             self._fail(begin, error)
+            raise
+        except errors.DeadlineExceeded as error:
+            if isinstance(error.__cause__, TimeoutError):  # it was silent; else it answered so
+                self._fail(begin, error)
+            else:
+                self.failures = 0
             raise
         except errors.AssayError:
             self.failures = 0
@@ -147,9 +155,11 @@ class Pool:
         now = clock.now()
         return any(one.is_open(now) for one in self.servers)
 
-    async def get(self, path: str, kind: type[AnswerT]) -> AnswerT:
+    async def get(self, path: str, kind: type[AnswerT], deadline: float | None) -> AnswerT:
         """Ask for what is served; raises as `post`."""
-        return await retry.asked(lambda: self._once("GET", path, kind, None, None), self, None)
+        return await retry.asked(
+            lambda: self._once("GET", path, kind, None, deadline), self, deadline
+        )
 
     async def post(
         self, path: str, kind: type[AnswerT], fields: bytes, deadline: float | None
@@ -176,9 +186,10 @@ class Pool:
         left_s = None if deadline is None else deadline - clock.now()
         if left_s is not None and left_s <= 0:
             raise errors.DeadlineExceeded(_TOO_LATE)
-        server = self._choose()
-        with server.asking(), _translated():
-            async with asyncio.timeout(None if left_s is None else left_s + GRACE_S):
+        server, others = self._choose()
+        share_s = left_s and left_s / (1 + others)
+        with server.asking(), _translated(may_be_hung=bool(others)):
+            async with asyncio.timeout(share_s and share_s + (0 if others else GRACE_S)):
                 response = await self._http.request(
                     method,
                     server.url + path,
@@ -191,19 +202,22 @@ class Pool:
                 raise retry.Unfinished(answer)
             return answer
 
-    def _choose(self) -> Server:
+    def _choose(self) -> tuple[Server, int]:
+        """Return whom to ask, and how many others could be asked afterwards."""
         now = clock.now()
         if is_open := [one for one in self.servers if one.is_open(now)]:
-            return min(is_open, key=lambda one: (one.pending, one.asked))
-        return min(self.servers, key=lambda one: one.rests_until)
+            return min(is_open, key=lambda one: (one.pending, one.asked)), len(is_open) - 1
+        return min(self.servers, key=lambda one: one.rests_until), 0
 
 
 @contextlib.contextmanager
-def _translated() -> Iterator[None]:
+def _translated(*, may_be_hung: bool) -> Iterator[None]:
     """Raise what httpx and asyncio raise as errors of the tree."""
     try:
         yield
     except TimeoutError as error:
+        if may_be_hung:
+            raise errors.NotReady("no answer in its share of the deadline") from error
         raise errors.DeadlineExceeded("the deadline passed without an answer") from error
     except (httpx.UnsupportedProtocol, httpx.LocalProtocolError) as error:
         raise errors.InvalidField(f"the request can't be sent: {error}") from error

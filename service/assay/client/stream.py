@@ -134,12 +134,14 @@ async def in_order(
     intake: Intake,
     send: Callable[[list[Element]], Awaitable[list[EntryT]]],
     concurrency: int,
+    deadline: float | None,
 ) -> AsyncGenerator[list[EntryT], None]:
     """Send a few chunks at a time; yield each one's entries when it is its turn.
 
-    What fails (a chunk, the source) is raised in its turn; what was before it has been yielded.
+    What fails (a chunk, the source, its waits at the deadline) is raised in its turn; what was
+    before it has been yielded.
     """
-    sending = _Sending(intake, send, concurrency)
+    sending = _Sending(intake, send, concurrency, deadline)
     feeder = asyncio.create_task(sending.feed(), name="send chunks")
     try:
         while (entries := await sending.next()) is not None:
@@ -157,7 +159,9 @@ class _Sending(Generic[EntryT]):
         intake: Intake,
         send: Callable[[list[Element]], Awaitable[list[EntryT]]],
         concurrency: int,
+        deadline: float | None,
     ) -> None:
+        self._deadline = deadline
         self._sent: asyncio.Queue[asyncio.Task[list[EntryT]] | None] = asyncio.Queue()
         self._window = asyncio.Semaphore(_AHEAD * concurrency)
         self._slots = asyncio.Semaphore(concurrency)
@@ -172,7 +176,7 @@ class _Sending(Generic[EntryT]):
             while not self._has_failed:
                 await self._window.acquire()
                 await self._slots.acquire()
-                chunk = await self._intake.take()
+                chunk = await self._taken()
                 if not chunk:
                     break
                 task = asyncio.create_task(self._answered(chunk), name="chunk")
@@ -198,6 +202,16 @@ class _Sending(Generic[EntryT]):
             task.cancel()
         await asyncio.gather(feeder, *self._tasks, return_exceptions=True)
         await self._intake.aclose()
+
+    async def _taken(self) -> list[Element]:
+        scope = asyncio.timeout_at(self._deadline)
+        try:
+            async with scope:
+                return await self._intake.take()
+        except TimeoutError as error:
+            if not scope.expired():  # the source's own
+                raise
+            raise errors.DeadlineExceeded("the deadline passed; the source was slow") from error
 
     async def _answered(self, chunk: list[Element]) -> list[EntryT]:
         try:

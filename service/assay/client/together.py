@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from assay import errors, wire
-from assay.client import clock, reading
+from assay.client import reading
 from assay.client.pool import GRACE_S
 
 if TYPE_CHECKING:
@@ -89,9 +89,10 @@ class Together:
             task = asyncio.create_task(self._fetch(key, line), name="ask together")
             self._requests.add(task)
             task.add_done_callback(self._requests.discard)
-        left_s = None if call.deadline is None else call.deadline - clock.now() + GRACE_S
+        # Later than the request's own end, by which a silent server is known.
+        until = None if call.deadline is None else call.deadline + 2 * GRACE_S
         try:
-            async with asyncio.timeout(left_s):
+            async with asyncio.timeout_at(until):
                 return await asked.entry
         except TimeoutError as error:
             raise errors.DeadlineExceeded("the deadline passed without an answer") from error
