@@ -1,9 +1,13 @@
+import asyncio
+import gc
 import json
+import warnings
 
 import httpx
 import pytest
 
 from assay import AsyncClient, errors, wire
+from tests.client.judge import Judge, items, served
 
 ENVELOPE = {
     "id": "score-1",
@@ -118,6 +122,15 @@ async def test_the_key_goes_with_every_request(key, header):
     assert server.requests[0].headers.get("Authorization") == header
 
 
+@pytest.mark.parametrize("key", ["schlüssel", "secret\n"])
+def test_a_key_that_no_header_can_have_is_refused(key):
+    """At once, with a sentence that doesn't show it."""
+    with pytest.raises(errors.InvalidField, match="API key") as error:
+        AsyncClient("http://judge.test", api_key=key)
+    assert error.value.param == "api_key"
+    assert key not in str(error.value)
+
+
 @pytest.mark.parametrize(
     "kind",
     [
@@ -185,3 +198,38 @@ async def test_nothing_else_is_asked_again(status):
         with pytest.raises(errors.InternalError):
             await client.score(REQUEST)
     assert len(server.requests) == 1
+
+
+def test_a_client_follows_from_loop_to_loop():
+    """One `asyncio.run` a step, and what the first one left is no hindrance."""
+    with served(Judge()) as url:
+        client = AsyncClient(url)
+
+        async def ask(client):
+            several = await asyncio.gather(*(client.score(items(2)) for _ in range(40)))
+            return [entries[1].score for entries in several]
+
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ResourceWarning)  # a loop leaves its sockets open
+            assert [asyncio.run(ask(client)) for _ in range(3)] == [[1.0] * 40] * 3
+            asyncio.run(client.aclose())
+            del client
+            gc.collect()
+
+
+async def test_a_client_is_not_of_two_loops_at_once():
+    """It says so, with what to use."""
+    async with Server(scored()).client() as client:
+        await client.score(REQUEST)
+        with pytest.raises(RuntimeError, match="another event loop"):
+            await asyncio.to_thread(asyncio.run, client.score(REQUEST))
+
+
+async def test_a_closed_client_is_not_asked():
+    """It says so, and may be closed again."""
+    client = Server(scored()).client()
+    await client.aclose()
+    await client.aclose()
+    for ask in (client.score, client.models):
+        with pytest.raises(RuntimeError, match="the client is closed"):
+            await ask(*([REQUEST] if ask == client.score else []))

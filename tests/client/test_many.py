@@ -171,6 +171,15 @@ async def test_a_body_over_the_servers_limit_is_halved():
     assert sum(len(body["inputs"]) for body in judge.bodies) == 200
 
 
+async def test_a_body_over_a_proxys_limit_is_halved(judge, url):
+    """Which says so in HTML."""
+    judge.before = [(413, {}, b"<html>413 Request Entity Too Large</html>")]
+    async with AsyncClient(url) as client:
+        entries = await client.score(items(100))
+    assert [one.score for one in entries] == [float(number) for number in range(100)]
+    assert [len(body["inputs"]) for body in judge.bodies] == [100, 50, 50]
+
+
 async def test_an_item_only_the_server_cant_read_fails_alone(judge, url):
     """A server of another version refuses a request for one item: the others are sent again."""
     judge.before = [refusal("invalid_field", 422, param="inputs[1].response")]

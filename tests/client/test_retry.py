@@ -24,7 +24,7 @@ def url(judge):
         yield url
 
 
-@pytest.mark.parametrize("status", [429, 502, 503, 504])
+@pytest.mark.parametrize("status", [408, 425, 429, 502, 503, 504, 520, 522, 524])
 async def test_a_proxy_in_front_of_a_restarting_server_is_asked_again(judge, url, status):
     """It answers for the server, in HTML."""
     judge.before = [(status, {}, b"<html>"), (status, {"retry-after": "0"}, b"<html>")]
@@ -40,6 +40,32 @@ async def test_a_broken_connection_sends_the_chunk_again(judge, url):
         entries = await client.score(items(200))
     assert [one.score for one in entries] == [float(number) for number in range(200)]
     assert sum(len(body["inputs"]) for body in judge.bodies) > 200
+
+
+@pytest.mark.parametrize("content", [b"", b'{"id": "score-1", "da'])
+async def test_half_an_answer_is_asked_for_again(judge, url, content):
+    """A gateway may cut what the server said, and close as if it were whole."""
+    judge.before = [(200, {}, content)]
+    async with AsyncClient(url) as client:
+        assert (await client.score({"text": "1"})).score == 1.0
+    assert len(judge.bodies) == 2
+
+
+async def test_another_service_is_not_asked_again(judge, url):
+    """A page is an answer, though not Assay's."""
+    judge.before = [(200, {}, b"<html>")]
+    async with AsyncClient(url) as client:
+        with pytest.raises(errors.ServiceError, match="check the URL"):
+            await client.score({"text": "1"})
+    assert len(judge.bodies) == 1
+
+
+async def test_what_can_not_be_decoded_is_an_error_of_the_tree(judge, url):
+    """With what to look at."""
+    judge.before = [(200, {"content-encoding": "gzip"}, b"not gzip")]
+    async with AsyncClient(url) as client:
+        with pytest.raises(errors.ServiceError, match="can't be decoded"):
+            await client.score({"text": "1"})
 
 
 async def test_retry_after_is_honoured(judge, url):

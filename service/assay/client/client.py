@@ -6,6 +6,8 @@ and nothing is answered twice.
 
 from __future__ import annotations
 
+import asyncio
+import functools
 from collections.abc import AsyncIterable, Iterable, Sized
 from contextlib import aclosing
 from typing import TYPE_CHECKING, Any, Self, TypeVar, overload
@@ -33,6 +35,9 @@ EntryT = TypeVar("EntryT", bound=wire.Entry)
 
 class AsyncClient:
     """One or more servers' native routes. Use as an async context manager, or call `aclose`.
+
+    A client is of one event loop; where that is closed, of the next that asks. It can't be pickled;
+    an adapter's reward can.
 
     Args:
         urls: Servers of the same models; the one with the least to do is asked.
@@ -65,7 +70,8 @@ class AsyncClient:
         model: str | None = None,
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
-        self._pool = Pool(
+        self._build = functools.partial(
+            Pool,
             urls,
             api_key=api_key,
             timeout_s=timeout_s,
@@ -74,7 +80,9 @@ class AsyncClient:
             concurrency=concurrency,
             transport=transport,
         )
-        self._together = Together(self._pool)
+        self._open()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._is_closed = False
         self._deadline_s = deadline_s
         self._concurrency = concurrency
         self._chunk_bytes = chunk_bytes
@@ -87,7 +95,11 @@ class AsyncClient:
         await self.aclose()
 
     async def aclose(self) -> None:
-        """Close the connections."""
+        """Close the connections; what is asked meanwhile or later raises RuntimeError."""
+        if self._is_closed:
+            return
+        self._come_here()
+        self._is_closed = True
         await self._together.aclose()
         await self._pool.aclose()
 
@@ -197,6 +209,7 @@ class AsyncClient:
     async def models(self) -> wire.ModelList:
         """List what is served (`GET /models`); raises as `score`."""
         deadline = None if self._deadline_s is None else clock.now() + self._deadline_s
+        self._come_here()
         return await self._pool.get("/models", wire.ModelList, deadline)
 
     async def chunks(
@@ -246,7 +259,29 @@ class AsyncClient:
         async with self._pool.slot(call.deadline):
             return await self._pool.post(route.path, route.answer, fields[1:-1], call.deadline)
 
+    def _open(self) -> None:
+        self._pool = self._build()
+        self._together = Together(self._pool)
+
+    def _come_here(self) -> None:
+        """Be of the running loop: connections end with theirs.
+
+        Raises:
+            RuntimeError: The client is closed, or another loop that goes on has it.
+        """
+        if self._is_closed:
+            raise RuntimeError("the client is closed; make another one")
+        loop = asyncio.get_running_loop()
+        if self._loop not in {None, loop}:
+            if self._loop and not self._loop.is_closed():
+                raise RuntimeError(
+                    "the client belongs to another event loop; make one a loop, or use Client"
+                )
+            self._open()
+        self._loop = loop
+
     def _call(self, route: Route[EntryT], options: dict[str, Any]) -> Call[EntryT]:
+        self._come_here()
         return Call.of(self._pool, route, {**self._defaults, **options}, self._deadline_s)
 
     def _intake(self, route: Route[EntryT], things: Any) -> streams.Intake:

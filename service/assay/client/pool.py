@@ -116,7 +116,7 @@ class Pool:
         )
         if transport is None and not urllib.request.getproxies():
             transport = httpx.AsyncHTTPTransport(limits=limits, socket_options=_keep_alive())
-        headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
+        headers = {"Authorization": f"Bearer {_key(api_key)}"} if api_key else {}
         self._http = httpx.AsyncClient(
             headers=headers,
             limits=limits,
@@ -221,6 +221,10 @@ def _translated(*, may_be_hung: bool) -> Iterator[None]:
         raise errors.DeadlineExceeded("the deadline passed without an answer") from error
     except (httpx.UnsupportedProtocol, httpx.LocalProtocolError) as error:
         raise errors.InvalidField(f"the request can't be sent: {error}") from error
+    except httpx.DecodingError as error:
+        raise errors.ServiceError(
+            f"the server's answer can't be decoded; check what is in the way: {error}"
+        ) from error
     except httpx.TransportError as error:
         reason = str(error) or type(error).__name__
         raise errors.NotReady(f"the server can't be reached: {reason}") from error
@@ -255,6 +259,21 @@ def _checked(url: str) -> str:
     if not is_url:
         raise errors.InvalidField(f"'{url}' is not a URL; write http://HOST:PORT", param="urls")
     return url.rstrip("/")
+
+
+def _key(key: str) -> str:
+    """Return a key that a header can have.
+
+    Raises:
+        InvalidField: It has a line break, or a character beyond ASCII.
+    """
+    if not (key.isascii() and key.isprintable()):
+        raise errors.InvalidField(
+            "the API key has a line break or a character beyond ASCII, which no header can have; "
+            "was it read with the end of its line?",
+            param="api_key",
+        )
+    return key
 
 
 def _keep_alive() -> list[tuple[int, int, int]]:

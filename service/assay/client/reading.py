@@ -6,6 +6,8 @@ import time
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, TypeVar
 
+from pydantic import ValidationError
+
 from assay import errors, wire
 
 if TYPE_CHECKING:
@@ -17,11 +19,11 @@ AnswerT = TypeVar("AnswerT", bound=wire.Answer)
 AWAY = (errors.NotReady, errors.Overloaded, errors.Draining)  # nothing was done; ask again
 _LONGEST_WAIT_S = 300.0
 # What a proxy answers when the server behind it doesn't.
-_IN_THE_WAY: dict[int, type[errors.ServiceError]] = {
+_IN_THE_WAY: dict[int, type[errors.AssayError]] = {
+    413: errors.BodyTooLarge,
     429: errors.Overloaded,
-    502: errors.NotReady,
-    503: errors.NotReady,
-    504: errors.NotReady,
+    **dict.fromkeys((408, 425, 502, 503, 504), errors.NotReady),
+    **dict.fromkeys((520, 521, 522, 523, 524), errors.NotReady),  # Cloudflare's
 }
 
 
@@ -36,7 +38,9 @@ def read(response: httpx.Response, kind: type[AnswerT]) -> AnswerT:
         if response.is_success:
             return kind.model_validate_json(response.content)
         body = wire.ErrorAnswer.model_validate_json(response.content).error
-    except ValueError:
+    except ValidationError as error:
+        if response.is_success and _is_cut(response.content, error):
+            raise errors.NotReady("the server's answer ended early") from None
         raise _IN_THE_WAY.get(status, errors.ServiceError)(
             f"the server answered {status}, and not in Assay's shape; check the URL",
             retry_after_s=_stated_s(response),
@@ -45,6 +49,12 @@ def read(response: httpx.Response, kind: type[AnswerT]) -> AnswerT:
     raise _error_class(body.code, unknown)(
         body.message, param=body.param, retry_after_s=_stated_s(response)
     )
+
+
+def _is_cut(content: bytes, error: ValidationError) -> bool:
+    """Whether an answer is empty, or JSON that lacks its end."""
+    is_no_json = error.errors(include_url=False, include_input=False)[0]["type"] == "json_invalid"
+    return is_no_json and content.lstrip()[:1] in {b"", b"{"}
 
 
 def _stated_s(response: httpx.Response) -> float | None:

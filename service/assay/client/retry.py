@@ -1,9 +1,10 @@
 """When a request is sent again, and how long after: the only place that says so.
 
-Sent again is what didn't get an answer (no connection, a broken one, a 503, a proxy's 429 or 502
-to 504), never what did. Waits double from 0.25 s to 30 s, drawn from their upper half; never
-shorter than `Retry-After`, and none while another server stands in. Patience begins with a
-request's first failure; an address that never answered in this process gets a few tries.
+Sent again is what didn't get an answer (no connection, a broken one, half an answer, a 503, a
+proxy's 408, 425, 429, 502 to 504 or 520 to 524), never what did. Waits double from 0.25 s to 30 s,
+drawn from their upper half; never shorter than `Retry-After`, and none while another server stands
+in. Patience begins with a request's first failure; an address that never answered in this process
+gets a few tries.
 """
 
 from __future__ import annotations
