@@ -116,12 +116,16 @@ async def test_an_item_over_the_limit_fails_alone_if_told(url):
     assert streamed == entries
 
 
-async def test_an_item_over_the_limit_fails_the_call_otherwise(url):
+async def test_an_item_over_the_limit_fails_the_call_otherwise(judge, url):
     """The error is the server's, and names the item by its place in the whole list."""
     async with AsyncClient(url, chunk_bytes=10_000) as client:
         with pytest.raises(errors.ItemTooLong) as error:
             await client.score([*items(700), LONG, *items(300)])
-    assert error.value.param == "inputs[700].response"
+        assert error.value.param == "inputs[700].response"
+        judge.bodies.clear()
+        with pytest.raises(errors.ItemTooLong):
+            await client.score([*items(7), LONG])
+    assert [len(body["inputs"]) for body in judge.bodies] == [8]
 
 
 UNREADABLE = [

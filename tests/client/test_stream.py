@@ -84,17 +84,22 @@ async def test_chunks_keep_to_their_bytes(judge, url):
     assert sum(sizes) == 61
 
 
-async def test_a_source_that_fails_is_raised_in_its_turn(url):
+def breaking():
+    yield from items(3_000)
+    raise LookupError("no more")
+
+
+async def breaking_slowly():
+    for one in breaking():
+        yield one
+
+
+@pytest.mark.parametrize("source", [breaking, breaking_slowly])
+async def test_a_source_that_fails_is_raised_in_its_turn(url, source):
     """What came before the failure is yielded first."""
-
-    async def breaking():
-        for one in items(3):
-            yield one
-        raise LookupError("no more")
-
     async with AsyncClient(url) as client:
-        stream = client.stream(breaking())
-        assert [(await anext(stream)).score for _ in range(3)] == [0.0, 1.0, 2.0]
+        stream = client.stream(source())
+        assert [(await anext(stream)).index for _ in range(3_000)] == list(range(3_000))
         with pytest.raises(LookupError, match="no more"):
             await anext(stream)
 

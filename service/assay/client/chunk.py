@@ -101,9 +101,10 @@ class Call(Generic[EntryT]):
             place = self._named(error)
             if place is None or place >= len(chunk):
                 raise
+            failed = self.failed(chunk[place], error)
             return [
                 *await self.answer(chunk[:place]),
-                self.failed(chunk[place], error),
+                failed,
                 *await self.answer(chunk[place + 1 :]),
             ]
 

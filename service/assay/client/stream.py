@@ -72,14 +72,19 @@ class Pulled:
     ) -> None:
         self._rest = iter(source)
         self._ready = _Ready(write, chunk_bytes)
+        self._error: Exception | None = None
 
     async def take(self) -> list[Element]:
-        """Return the next elements."""
-        while not self._ready.is_full:
+        """Return the next elements; the source's own error after those that came before it."""
+        while not self._ready.is_full and self._error is None:
             try:
                 self._ready.add(next(self._rest))
             except StopIteration:
                 break
+            except Exception as error:  # noqa: BLE001  it is raised in its turn
+                self._error = error
+        if self._error is not None and not self._ready:
+            raise self._error
         return self._ready.cut()
 
     async def aclose(self) -> None:

@@ -98,6 +98,16 @@ def test_full_results_have_every_step(server, monkeypatch):
     assert [one.method for one in found] == ["prod"] * len(ASKED)
 
 
+async def test_a_full_result_has_reward_hubs_methods_only(url):
+    """Its enumeration has no mean; that is said before anything is asked."""
+    model = reward_hub.process_reward(url, model="math", aggregate="mean")
+    assert model.score(ASKED)
+    with pytest.raises(ValueError, match="no method 'mean'"):
+        model.score(ASKED, return_full_prm_result=True)
+    with pytest.raises(ValueError, match="no method 'mean'"):
+        await model.ascore(ASKED, return_full_prm_result=True)
+
+
 def test_an_unscorable_conversation_has_a_number(server):
     """Beside those that have a score."""
     too_long = [*CHATS[0], {"role": "assistant", "content": TOO_LONG}]

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from assay.client.adapters.reward import Item, Options, Urls
 
 UNSCORABLE = 0.0
+_OF_FULL_RESULTS = frozenset({"last", "min", "model", "prod"})  # reward_hub's AggregationMethod
 
 
 def reward(url: Urls, **options: Unpack[Options]) -> OutcomeRewardModel:
@@ -59,7 +60,8 @@ class ProcessRewardModel:
     """As `reward_hub.base.AbstractProcessRewardModel`, and as its implementations.
 
     `score(question, responses)` and `score(messages)` with one conversation or several. Methods
-    are `last` (the default), `prod`, `min`, and `model`, for which a response is one step.
+    are `last` (the default), `prod`, `min`, and `model`, for which a response is one step. The
+    server knows `mean`, too; a full result doesn't.
     """
 
     reward: Reward
@@ -70,9 +72,14 @@ class ProcessRewardModel:
         responses: Sequence[str] | None = None,
         **options: Any,
     ) -> list[Any]:
-        """Return a score for each response, or all of its steps' with `return_full_prm_result`."""
+        """Return a score for each response, or all of its steps' with `return_full_prm_result`.
+
+        Raises:
+            ValueError: A full result is wanted, by a method that reward_hub doesn't have.
+        """
         asked, how = _in_steps(messages, responses, options)
-        return self._read(asked, self._by(how).ask(asked), how, options)
+        method = self._method(how, options)
+        return self._read(asked, self._by(method).ask(asked), method, options)
 
     async def ascore(
         self,
@@ -82,24 +89,30 @@ class ProcessRewardModel:
     ) -> list[Any]:
         """Return what `score` does."""
         asked, how = _in_steps(messages, responses, options)
-        return self._read(asked, await self._by(how).aask(asked), how, options)
+        method = self._method(how, options)
+        return self._read(asked, await self._by(method).aask(asked), method, options)
 
-    def _by(self, how: str | None) -> Reward:
-        wanted = how or self.reward.aggregate or "last"
-        one_step = wanted == "model"
-        return self.reward.model_copy(update={"aggregate": "last" if one_step else wanted})
+    def _method(self, how: str | None, options: dict[str, Any]) -> str:
+        method = how or self.reward.aggregate or "last"
+        if options.get("return_full_prm_result") and method not in _OF_FULL_RESULTS:
+            known = ", ".join(sorted(_OF_FULL_RESULTS))
+            raise ValueError(f"a full result has no method '{method}'; reward_hub knows {known}")
+        return method
+
+    def _by(self, method: str) -> Reward:
+        one_step = method == "model"
+        return self.reward.model_copy(update={"aggregate": "last" if one_step else method})
 
     def _read(
         self,
         asked: list[Item],
         entries: list[wire.ScoreEntry],
-        how: str | None,
+        method: str,
         options: dict[str, Any],
     ) -> list[Any]:
         if not options.get("return_full_prm_result", False):
             return self.reward.numbers(entries)
         home = importlib.import_module("reward_hub.base")
-        method = how or self.reward.aggregate or "last"
         return [
             home.PRMResult(scores=one, aggregation_method=method)
             for one in self.reward.steps(asked, entries)
