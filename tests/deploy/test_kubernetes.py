@@ -10,7 +10,8 @@ import pytest
 import yaml
 
 from assay import __version__
-from assay.settings import Settings
+from assay.errors import SettingsError
+from assay.settings import Settings, load
 from assay.telemetry import reference
 from assay.telemetry.metrics import Metrics
 from tests.deploy import queries
@@ -128,6 +129,47 @@ def test_the_environment_is_of_settings(container):
     }
 
     assert Settings(**values).host == "0.0.0.0"
+
+
+def links_of(service):
+    """Return the variables that Kubernetes sets in each pod of a service's namespace."""
+    name = service["metadata"]["name"].upper().replace("-", "_")
+    host = "10.0.0.11"
+    variables = {f"{name}_SERVICE_HOST": host}
+    for place, one in enumerate(service["spec"]["ports"]):
+        port = str(one["port"])
+        address = f"tcp://{host}:{port}"
+        if place == 0:
+            variables |= {f"{name}_SERVICE_PORT": port, f"{name}_PORT": address}
+        variables |= {
+            f"{name}_SERVICE_PORT_{one['name'].upper()}": port,
+            f"{name}_PORT_{port}_TCP": address,
+            f"{name}_PORT_{port}_TCP_PROTO": "tcp",
+            f"{name}_PORT_{port}_TCP_PORT": port,
+            f"{name}_PORT_{port}_TCP_ADDR": host,
+        }
+    return variables
+
+
+@pytest.mark.parametrize("variable", links_of(read("service.yml")).items(), ids=lambda one: one[0])
+def test_a_services_variable_is_no_setting(variable, monkeypatch):
+    """A server that gets one doesn't start."""
+    monkeypatch.setenv(*variable)
+
+    with pytest.raises(SettingsError):
+        load()
+
+
+def test_the_pods_environment_can_be_loaded(pod, container, monkeypatch):
+    """What the manifest sets, and what Kubernetes sets beside it unless it is told not to."""
+    links = links_of(read("service.yml")) if pod.get("enableServiceLinks", True) else {}
+    given = {one["name"]: one["value"] for one in container["env"] if "value" in one}
+    for name, value in (links | given).items():
+        monkeypatch.setenv(name, value)
+
+    settings, _ = load()
+
+    assert (settings.host, settings.port) == ("0.0.0.0", 8000)
 
 
 def test_a_key_is_asked_for_and_prometheus_has_one(container):
