@@ -92,13 +92,17 @@ def test_what_finds_no_room_is_told_when_to_return(
 def test_an_item_whose_deadline_passes_is_answered_without_running(
     narrow: Server, pool: ThreadPoolExecutor, expected: list[float], on_error: str
 ) -> None:
-    """504, or the item's error: the deadline passed in the queue, and nothing was computed."""
+    """504, or the item's error: nothing was computed, and how long it waited is in the metrics."""
     computed = narrow.metric("assay_computed_tokens_total")
+    noted = [f"assay_{name}_seconds_count" for name in ("request_duration", "queue")]
+    before = [narrow.metric(name) for name in noted]
 
     with narrow.held():
         fat = send_fat(narrow, pool)
         answer = narrow.score(inputs=FAT[:2], deadline_ms=1, on_error=on_error)
+        after = [narrow.metric(name) for name in noted]
 
+    assert after == [count + 1 for count in before]
     assert scores(fat.result()) == expected
     assert narrow.metric("assay_computed_tokens_total") == computed + FAT_TOKENS
     if on_error == "item":

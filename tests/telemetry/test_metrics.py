@@ -6,6 +6,7 @@ import pytest
 from prometheus_client import REGISTRY, CollectorRegistry
 
 from assay.engine.messages import Done
+from assay.settings import Settings
 from assay.telemetry import lag
 from assay.telemetry.metrics import Metrics
 
@@ -68,6 +69,29 @@ def test_the_seconds_observed_are_those_given():
         name: value(metrics, f"assay_{name}_seconds_sum", **CALL)
         for name in ("request_duration", "tokenize", "queue", "compute")
     } == {"request_duration": 2.75, "tokenize": 0.25, "queue": 0.5, "compute": 2.0}
+
+
+def test_what_the_server_failed_took_its_time_too():
+    """It is in the same histograms: a server that only comes too late doesn't look fast."""
+    metrics = Metrics()
+    metrics.failed("judge", "score", queue_s=599.0, total_s=600.0)
+    assert value(metrics, "assay_queue_seconds_sum", **CALL) == 599.0
+    assert value(metrics, "assay_request_duration_seconds_sum", **CALL) == 600.0
+    assert value(metrics, "assay_items_total", **CALL) is None
+
+
+def test_a_wait_as_long_as_may_be_has_a_bucket():
+    """Beyond the last bucket a quantile says no more than that."""
+    metrics = Metrics()
+    longest = Settings.model_fields["max_wait_s"].default
+    metrics.failed("judge", "score", queue_s=longest, total_s=longest)
+    bounds = [
+        float(sample.labels["le"])
+        for family in metrics.registry.collect()
+        for sample in family.samples
+        if sample.name == "assay_queue_seconds_bucket"
+    ]
+    assert longest < sorted(bounds)[-2]
 
 
 def test_the_sizes_of_answered_requests_add_up():

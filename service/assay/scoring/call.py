@@ -127,8 +127,19 @@ class Call:
         self._scorer.metrics.shed(self.target.name, DeadlineExceeded.code, late)
         for index, item in enumerate(outcome.items):
             if self._fails_whole and item.error is not None:
+                self._fail(outcome, item.error)
                 raise _located(item.error, path(index, item.error.param))
         return outcome
+
+    def _fail(self, outcome: Outcome, error: AssayError) -> None:
+        """Note how long a request took that the caller can't mend; the others end at once."""
+        if isinstance(error, ServiceError):
+            self._scorer.metrics.failed(
+                self.target.name,
+                self._route,
+                queue_s=outcome.queue_s,
+                total_s=outcome.total_s,
+            )
 
     def _facts(self, outcome: Outcome) -> dict[str, str | int]:
         """Return what a request's spans say of it."""

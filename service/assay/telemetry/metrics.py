@@ -46,7 +46,8 @@ SHED_REASONS = ("overloaded", "draining", "not_ready", "deadline_exceeded", "cli
 RESTART_REASONS = ("died", "hung")
 FAILURES = ("forward_failed", "non_finite_score", "internal_error")  # the server's own
 
-_SECONDS = tuple(round(1e-3 * 1.6**step, 5) for step in range(24))  # 1 ms to 50 s
+# 1 ms to 14 minutes: `max_wait_s` is ten, and then something may run
+_SECONDS = tuple(round(1e-3 * 1.6**step, 5) for step in range(30))
 _LAGS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 _SIZES = tuple(2**power for power in range(17))
 _MAGNITUDES = (0.1, 0.25, 0.5, 0.75, 1, 1.5, 2, 3, 4, 6, 8, 12, 16, 24, 32, 64)
@@ -75,10 +76,14 @@ class Metrics:
             "shed_items", "Items that were turned away or left unscored.", ("model", "reason")
         )
         self._duration = self._histogram(
-            "request_duration", "From parsed request to answer.", by_call
+            "request_duration",
+            "From parsed request to answer; where the server failed an admitted one, to the error.",
+            by_call,
         )
         self._tokenize = self._histogram("tokenize", "Rendering and tokenizing a request.", by_call)
-        self._queue = self._histogram("queue", "A request's time waiting.", by_call)
+        self._queue = self._histogram(
+            "queue", "A request's time waiting, to its end where it failed.", by_call
+        )
         self._compute = self._histogram("compute", "A request's batches on the device.", by_call)
         self._http = self._histogram(
             "http", "A request's time outside scoring: its body, parsing, the answer.", by_call
@@ -171,6 +176,11 @@ class Metrics:
         self._tokenize.labels(model, route).observe(tokenize_s)
         self._queue.labels(model, route).observe(queue_s)
         self._compute.labels(model, route).observe(compute_s)
+
+    def failed(self, model: str, route: str, *, queue_s: float, total_s: float) -> None:
+        """Note how long a request took that was admitted, and that the server then failed."""
+        self._duration.labels(model, route).observe(total_s)
+        self._queue.labels(model, route).observe(queue_s)
 
     def shed(self, model: str, reason: str, items: int) -> None:
         """Count items that weren't scored though nothing was wrong with them."""
