@@ -29,9 +29,10 @@ RUN --mount=type=cache,target=/root/.cache/pip \
     pip wheel --no-deps --wheel-dir wheels .
 
 FROM ${CUDA_IMAGE}
-# g++ is for the CPU's attention kernel and compiled blocks.
+# g++ is for the CPU's attention kernel and, with Python's headers, for compiled blocks.
+# python3-dev has those of the interpreter beside it, which runs the server.
 RUN apt-get update \
-    && apt-get install --yes --no-install-recommends g++ python3 \
+    && apt-get install --yes --no-install-recommends g++ python3 python3-dev \
     && rm -rf /var/lib/apt/lists/* \
     && useradd --uid 10001 --create-home --shell /usr/sbin/nologin assay \
     && install --directory --owner=assay --group=assay \

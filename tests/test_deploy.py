@@ -101,6 +101,14 @@ def test_the_container_writes_only_where_it_must():
     assert [one.split(":")[0] for one in service["tmpfs"]] == ["/tmp"]
 
 
+def test_the_image_can_compile():
+    """Blocks need a C++ compiler and the headers of the interpreter that runs the server."""
+    final = dockerfile().split("\nFROM ")[-1]
+    packages = re.search(r"--no-install-recommends (.*) \\$", final, re.MULTILINE)[1].split()
+
+    assert {"g++", "python3", "python3-dev"} <= set(packages)
+
+
 def test_the_image_is_healthy_when_it_can_score():
     """The health check asks for readiness, on whichever port is set."""
     check = re.search(r"^HEALTHCHECK .*\\\n\s+CMD (\[.*\])$", dockerfile(), re.MULTILINE)

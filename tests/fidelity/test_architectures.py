@@ -1,6 +1,8 @@
 """Every architecture against transformers eager, alone and in shuffled batches."""
 
 import json
+import logging
+import shutil
 
 import numpy as np
 import pytest
@@ -133,6 +135,24 @@ def test_a_compiled_trunk_keeps_its_scores(folder, name, dtype):
     after = reference.alone(trunk, ITEMS)
     assert np.abs(after - before).max() <= (1e-5 if dtype == torch.float32 else 0)
     assert after.tolist() == reference.together(trunk, ITEMS, 7, seed=0).tolist()
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")  # inductor's own imports
+def test_blocks_that_cannot_be_compiled_run_uncompiled(folder, monkeypatch, caplog, tmp_path):
+    """The log says that the compiler failed, not that scores would move."""
+    monkeypatch.setattr(logging.getLogger("assay"), "propagate", True)
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
+    monkeypatch.setattr("torch._inductor.config.cpp.cxx", (shutil.which("false"),))
+    torch._dynamo.reset()
+    trunk = reference.load(folder("qwen3"))
+    before = reference.alone(trunk, ITEMS)
+
+    trunk.compile()
+
+    assert not trunk.is_compiled
+    assert "runs uncompiled: couldn't compile its blocks" in caplog.text
+    assert "would move" not in caplog.text
+    assert reference.alone(trunk, ITEMS).tolist() == before.tolist()
 
 
 @pytest.mark.parametrize("name", ["qwen3", "modernbert", "deberta-v3"])

@@ -61,6 +61,7 @@ class Trunk:
         self.shares_prefixes = False  # whether a run may continue another one's tokens
         self.pages: Pages | None = None  # what stays on the device between batches
         self.is_compiled = False
+        self._obstacle = ""
         self.parameters = sum(parameter.numel() for parameter in model.parameters())
         self._first_position = _first_position(model)
 
@@ -153,13 +154,12 @@ class Trunk:
         sample = Forest.unshared(self._sample())
         before = torch.from_numpy(self.score(sample)).float()
         compilation.compile_blocks(self.model.base_model)
-        gap = self._gap(sample, before.to(self.device))
+        gap = self._gap(sample, before.to(self.device), doing="compile its blocks")
         self.is_compiled = gap <= self._tolerance_of_itself(before)
         if not self.is_compiled:
             compilation.restore_blocks(self.model.base_model)
-            logger.warning(
-                "%s runs uncompiled: its scores would move by %.2g", type(self.model).__name__, gap
-            )
+            why = self._obstacle or f"its scores would move by {gap:.2g}"
+            logger.warning("%s runs uncompiled: %s", type(self.model).__name__, why)
 
     @torch.inference_mode()
     def keep_prefixes(self, memory: int) -> None:
@@ -176,7 +176,8 @@ class Trunk:
         self.pages = None
         if gap > self._tolerance_of_itself(before):
             name = type(self.model).__name__
-            logger.warning("%s keeps no prefixes: its scores would move by %.2g", name, gap)
+            why = self._obstacle or f"its scores would move by {gap:.2g}"
+            logger.warning("%s keeps no prefixes: %s", name, why)
         elif pages := min(memory // tried.page_bytes, _MOST_PAGES):
             self.pages = Pages(pages)
 
@@ -187,8 +188,12 @@ class Trunk:
         """Return by how much the trunk's own scores may move when it shares, keeps or compiles."""
         return _TOLERANCE_OF_ITSELF if self.dtype == torch.float32 else self._tolerance(before)
 
-    def _gap(self, batch: Forest, expected: torch.Tensor) -> float:
-        """Return the largest difference to the reference; infinity where the path can't run."""
+    def _gap(self, batch: Forest, expected: torch.Tensor, *, doing: str = "run") -> float:
+        """Return the largest difference to the reference; infinity where the path can't run.
+
+        `_obstacle` then says that it couldn't do so, and the kind of error that kept it from it.
+        """
+        self._obstacle = ""
         try:
             self._use_attention()
             run = self._score_packed if self.forward == "packed" else self._score_padded
@@ -197,7 +202,8 @@ class Trunk:
             interface.UnsupportedAttention,
             *(ValueError, TypeError, RuntimeError, KeyError, OSError),
         ) as error:
-            logger.info("%s can't run: %s", self.attention, type(error).__name__)
+            self._obstacle = f"couldn't {doing}: {type(error).__name__}"
+            logger.info("%s %s", self.attention, self._obstacle)
             return float("inf")
         gap = float((scores - expected.to(scores.device)).abs().max())
         return gap if np.isfinite(gap) else float("inf")
