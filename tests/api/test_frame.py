@@ -10,6 +10,7 @@ import httpx
 from assay.api.frame import Frame
 from assay.api.keys import Keys, read
 from assay.settings import Settings
+from assay.telemetry.metrics import Metrics
 
 if TYPE_CHECKING:
     import pytest
@@ -31,13 +32,23 @@ async def test_a_defect_is_logged_by_its_place_without_what_it_quotes(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     """The caller gets an id that the log has, too."""
-    framed = Frame(failing, keys=Keys(read(Settings())), max_body_bytes=1_000, shapes={})
+    metrics = Metrics()
+    framed = Frame(
+        failing,
+        keys=Keys(read(Settings())),
+        metrics=metrics,
+        max_body_bytes=1_000,
+        routes={"/score": "score"},
+        shapes={},
+    )
     transport = httpx.ASGITransport(framed)
 
     with caplog.at_level(logging.DEBUG):
         async with httpx.AsyncClient(transport=transport, base_url="http://test") as http:
             answer = await http.post("/score", content=CANARY)
 
+    counted = {"model": "", "route": "score", "outcome": "internal_error"}
+    assert metrics.registry.get_sample_value("assay_requests_total", counted) == 1
     assert answer.status_code == 500
     assert answer.json()["error"]["code"] == "internal_error"
     assert f"request {answer.json()['request_id']} failed" in caplog.text

@@ -111,9 +111,36 @@ def test_a_server_logs_nothing_but_objects(observed):
         "method": "POST",
         "route": "/score",
         "status": 200,
+        "model": "one",
+        "outcome": "ok",
         "trace_id": trace_id,
     }
     assert SECRET not in observed.log.read_text()
+
+
+@pytest.mark.parametrize(
+    ("body", "told"),
+    [
+        (
+            {"inputs": [{"text": "a"}], "attributes": {"b": 1}},
+            {"model": "one", "outcome": "invalid_field"},
+        ),
+        ({"model": SECRET, "inputs": [{"text": "a"}]}, {"outcome": "unknown_model"}),
+    ],
+    ids=["a target that is known", "none"],
+)
+def test_a_refused_requests_line_has_the_errors_code(observed, body, told):
+    """And the target's name where it is one."""
+    request_id = f"refused-{told['outcome']}"
+    observed.http.post("/score", json=body, headers={"X-Request-Id": request_id})
+
+    def found():
+        entries = [json.loads(line) for line in observed.log.read_text().splitlines()]
+        return [one for one in entries if one.get("request_id") == request_id]
+
+    (line,) = until("the request is logged", found)
+
+    assert {name: line[name] for name in ("model", "outcome") if name in line} == told
 
 
 def test_what_is_written_bare_is_logged_as_well():

@@ -48,6 +48,8 @@ def create_app(
     framed = Frame(
         Shortcut(app, endpoints, service),
         keys=keys,
+        metrics=service.metrics,
+        routes=dialects.routes(own),
         max_body_bytes=settings.max_body_bytes,
         body_timeout_s=settings.body_timeout_s,
         shapes=dialects.shapes(own),

@@ -13,6 +13,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 if TYPE_CHECKING:
     import asyncio
+    from collections.abc import Callable
 
 MAX_HEAD_BYTES = 65_536  # of the first line and all headers; trailers count, too
 _AROUND_HEADER_BYTES = len(": \r\n")
@@ -30,6 +31,7 @@ class Connection(HttpToolsProtocol):
     """uvicorn's connection with these bounds; `bounded` sets how long a head may take."""
 
     head_timeout_s = 60.0
+    on_refusal: Callable[[], None] | None = None
     _alarm: asyncio.TimerHandle | None = None
     _head_bytes = 0  # of the lines that are whole
     _received_bytes = 0  # since the chunk that the head began in
@@ -111,10 +113,13 @@ class Connection(HttpToolsProtocol):
 
     def _refuse(self) -> None:
         self.logger.warning("A head of more than %d bytes was refused.", MAX_HEAD_BYTES)
+        if self.on_refusal is not None:
+            self.on_refusal()
         self.transport.write(_TOO_LARGE)
         self.transport.close()
 
 
-def bounded(head_timeout_s: float) -> type[Connection]:
-    """Return the class of connections whose heads may take so long."""
-    return type("Connection", (Connection,), {"head_timeout_s": head_timeout_s})
+def bounded(head_timeout_s: float, on_refusal: Callable[[], None]) -> type[Connection]:
+    """Return the class of connections whose heads may take so long; it tells of those too large."""
+    members = {"head_timeout_s": head_timeout_s, "on_refusal": staticmethod(on_refusal)}
+    return type("Connection", (Connection,), members)

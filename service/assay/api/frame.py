@@ -1,4 +1,4 @@
-"""Around every route: request id, key, body limit, safe headers, one log line, unanswered errors.
+"""Around every route: request id, key, limits, safe headers, one log line, what nobody counted.
 
 A plain ASGI middleware, so that streams, disconnects and errors pass through untouched.
 """
@@ -17,6 +17,8 @@ from assay.api import problems
 from assay.api.keys import OPEN_ROUTES
 from assay.errors import AssayError, BodyTooLarge, BodyTooSlow, InternalError
 from assay.scoring import caller
+from assay.telemetry import ending
+from assay.telemetry.metrics import NO_ROUTE
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -26,6 +28,8 @@ if TYPE_CHECKING:
 
     from assay.api.keys import Keys
     from assay.api.problems import Shape
+    from assay.telemetry.ending import Ending
+    from assay.telemetry.metrics import Metrics
 
 logger = logging.getLogger("assay.access")
 QUIET_ROUTES = OPEN_ROUTES | {"/metrics"}  # polled by machines: logged at debug level
@@ -50,6 +54,8 @@ class Frame:
         keys: Who may ask what.
         max_body_bytes: The largest body that is read.
         body_timeout_s: How long a body may take, and a second more for each 16 KiB of it.
+        metrics: Where a refusal is counted that no route has counted.
+        routes: What metrics call the paths that are posted to.
         shapes: How errors look at paths where that isn't the native way.
     """
 
@@ -58,11 +64,15 @@ class Frame:
         app: ASGIApp,
         *,
         keys: Keys,
+        metrics: Metrics,
         max_body_bytes: int,
+        routes: Mapping[str, str],
         shapes: Mapping[str, Shape],
         body_timeout_s: float = 60.0,
     ) -> None:
         self._app = app
+        self._metrics = metrics
+        self._routes = routes
         self._shapes = shapes
         self._keys = keys
         self._max_body_bytes = max_body_bytes
@@ -78,6 +88,7 @@ class Frame:
         state = scope.setdefault("state", {})
         state["request_id"] = request_id
         begin = time.perf_counter()
+        end = ending.begun()
         status = 0
 
         async def send_framed(message: Message) -> None:
@@ -100,21 +111,13 @@ class Frame:
             response = self._problem(error, scope["path"], request_id)
             await response(scope, receive, send_framed)
         finally:
-            quiet = scope["path"] in QUIET_ROUTES
-            path = scope["path"].encode("unicode_escape").decode()
-            ms = 1e3 * (time.perf_counter() - begin)
-            logger.log(
-                logging.DEBUG if quiet else logging.INFO,
-                "%s %s %d %.1f ms id=%s",
-                *(scope["method"], path, status, ms, request_id),
-                extra={
-                    "request_id": request_id,
-                    "method": scope["method"],
-                    "route": path,
-                    "status": status,
-                    "ms": round(ms, 3),
-                },
-            )
+            self._count(end, scope["path"])
+            _log(scope, status, 1e3 * (time.perf_counter() - begin), end)
+
+    def _count(self, end: Ending, path: str) -> None:
+        """Count an error that was answered before a route did so: by the frame, or the router."""
+        if end.outcome and not end.is_counted:
+            self._metrics.request("", self._routes.get(path, NO_ROUTE), end.outcome)
 
     def _problem(self, error: Exception, path: str, request_id: str) -> Response:
         """Return the answer to an error that no route answered; what isn't ours is a defect."""
@@ -165,6 +168,27 @@ class Frame:
         return BodyTooLarge(
             f"the body exceeds {self._max_body_bytes} bytes; send fewer items at a time"
         )
+
+
+def _log(scope: Scope, status: int, ms: float, end: Ending) -> None:
+    """Write the request's line."""
+    path = scope["path"].encode("unicode_escape").decode()
+    request_id = scope["state"]["request_id"]
+    facts = {
+        "request_id": request_id,
+        "method": scope["method"],
+        "route": path,
+        "status": status,
+        "ms": round(ms, 3),
+        "model": end.model,
+        "outcome": end.outcome,
+    }
+    logger.log(
+        logging.DEBUG if scope["path"] in QUIET_ROUTES else logging.INFO,
+        "%s %s %d %.1f ms id=%s",
+        *(scope["method"], path, status, ms, request_id),
+        extra={name: fact for name, fact in facts.items() if fact != ""},
+    )
 
 
 def _where(error: Exception) -> str:

@@ -18,6 +18,7 @@ from assay.api import keys, tls
 from assay.api.app import create_app
 from assay.errors import AssayError
 from assay.telemetry import lag
+from assay.telemetry.metrics import HEAD_TOO_LARGE, NO_ROUTE
 
 if TYPE_CHECKING:
     import socket
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
     from assay.scoring.service import Service
     from assay.settings import Settings
+    from assay.telemetry.metrics import Metrics
     from assay.telemetry.tracing import Tracing
 
 # Few at a time: where hundreds of requests wait nothing is garbage, and a microsecond an object is
@@ -175,7 +177,7 @@ def build(
         log_level="warning",
         timeout_graceful_shutdown=int(settings.drain_timeout_s) or 1,
         timeout_keep_alive=75,
-        http=_connections(settings.body_timeout_s),
+        http=_connections(settings.body_timeout_s, service.metrics),
         server_header=False,
         ws="none",
         ssl_certfile=certificate,
@@ -184,10 +186,12 @@ def build(
     return Server(config, service, known, reread)
 
 
-def _connections(head_timeout_s: float) -> type[asyncio.Protocol] | Literal["h11"]:
+def _connections(
+    head_timeout_s: float, metrics: Metrics
+) -> type[asyncio.Protocol] | Literal["h11"]:
     """Return what speaks HTTP: with bounds of ours where there is httptools; h11 has its own."""
     if importlib.util.find_spec("httptools") is None:
         return "h11"
     from assay.api.connection import bounded  # noqa: PLC0415
 
-    return bounded(head_timeout_s)
+    return bounded(head_timeout_s, lambda: metrics.request("", NO_ROUTE, HEAD_TOO_LARGE))

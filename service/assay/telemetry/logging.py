@@ -15,7 +15,7 @@ from assay.telemetry import tracing
 
 FORMAT = "%(asctime)s %(levelname)-7s %(name)s %(message)s"
 # What a line may have beside its message, given as `extra`.
-FIELDS = ("request_id", "method", "route", "status", "ms")
+FIELDS = ("request_id", "method", "route", "status", "ms", "model", "outcome")
 Form = Literal["text", "json"]
 _LAST_WORDS_S = 1.0
 

@@ -13,6 +13,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Proc
 from prometheus_client.exposition import generate_latest
 
 from assay import __version__
+from assay.telemetry import ending
 from assay.telemetry.moments import Moments
 
 if TYPE_CHECKING:
@@ -25,8 +26,9 @@ CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 LABELS: Mapping[str, str] = MappingProxyType(
     {
         "model": "a served target, or one of its members; empty where a request named none",
-        "route": "the native route (`score`, `compare`, `best-of-n`) or the contract's name",
-        "outcome": "`ok`, `partial`, `client_gone`, or the code of an error",
+        "route": "the native route (`score`, `compare`, `best-of-n`, `tokenize`) or the contract's "
+        "name; `none` where a request was refused that was for no such path",
+        "outcome": "`ok`, `partial`, `client_gone`, `head_too_large`, or the code of an error",
         "reason": "of shed items `overloaded`, `draining`, `not_ready`, `deadline_exceeded`, "
         "`client_gone`; of restarts `died`, `hung`",
         "device": "as the settings name it: `cpu`, `cuda:0`",
@@ -44,6 +46,8 @@ LABELS: Mapping[str, str] = MappingProxyType(
 )
 SHED_REASONS = ("overloaded", "draining", "not_ready", "deadline_exceeded", "client_gone")
 RESTART_REASONS = ("died", "hung")
+NO_ROUTE = "none"
+HEAD_TOO_LARGE = "head_too_large"  # no error of ours: refused before there is a request
 FAILURES = ("forward_failed", "non_finite_score", "internal_error")  # the server's own
 
 # 1 ms to 14 minutes: `max_wait_s` is ten, and then something may run
@@ -154,6 +158,7 @@ class Metrics:
             for failure in FAILURES:
                 self._requests.labels(model, route, failure)
         self._requests.labels(model, route, outcome).inc()
+        ending.counted(model, outcome)
 
     def answered(
         self,

@@ -57,6 +57,12 @@ def shapes(native: Iterable[str]) -> dict[str, Shape]:
     return {path: some[-1].problem for path, some in _by_path().items() if path not in native}
 
 
+def routes(native: Iterable[str]) -> dict[str, str]:
+    """Return what metrics call each path that is posted to, where no body was read."""
+    foreign = {path: some[-1].route for path, some in _by_path().items()}
+    return foreign | {path: path.rsplit("/", 1)[-1] for path in native}
+
+
 def _by_path() -> dict[str, list[Contract]]:
     paths: dict[str, list[Contract]] = {}
     for contract in CONTRACTS:
