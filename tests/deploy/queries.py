@@ -59,9 +59,14 @@ def of_rules() -> list[Query]:
 
 
 def _asked(text: str) -> str:
+    """Return what an alert goes by while all is well: absence, and what must hold too, left out."""
     expression = promql.parse(text)
+    if isinstance(expression, promql.BinaryExpr) and str(expression.op) == "and":
+        return _asked(str(expression.lhs))
     if isinstance(expression, promql.BinaryExpr) and str(expression.op) in COMPARISONS:
         return str(expression.lhs)
+    if isinstance(expression, promql.Call) and expression.func.name == "absent":
+        return str(expression.args[0])
     return text
 
 
