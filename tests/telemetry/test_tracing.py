@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import json
+import socket
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 
+import httpx
 import pytest
+from opentelemetry.proto.trace.v1.trace_pb2 import Status
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
@@ -19,6 +24,7 @@ from tests.http.processes import serving, until
 from tests.telemetry.conftest import facts
 
 STAGES = ["admit", "tokenize", "queue", "compute"]
+ERROR = Status.STATUS_CODE_ERROR
 SECRET = "xylophone"
 ITEMS = [
     {"prompt": f"Is {SECRET} a word?", "response": f"{SECRET} is one."},
@@ -91,6 +97,60 @@ def test_no_span_has_a_word_of_what_was_scored(trace):
     spans, _ = trace
 
     assert [name for name, span in spans.items() if SECRET in str(span)] == []
+
+
+@pytest.fixture
+def busy(observed):
+    """The server while its device is at a batch that doesn't end before the test does."""
+
+    def has_a_queue():
+        return observed.metric("assay_queue_items") > 0
+
+    with ThreadPoolExecutor() as callers, observed.held():
+        asking = [callers.submit(observed.score, inputs=ITEMS)]
+        while not (has_a_queue() and has_a_queue()):  # an idle device takes all that waits
+            asking.append(callers.submit(observed.score, inputs=ITEMS))
+        yield observed
+    assert all(one.result().is_success for one in asking)
+
+
+def statuses(spans):
+    """Return each stage's type of error, if it has one."""
+    return {
+        name: facts(span).get("error.type") if span.status.code == ERROR else None
+        for name, span in spans.items()
+        if name in STAGES
+    }
+
+
+def test_a_request_that_comes_too_late_shows_where_it_waited(busy, collector):
+    """Its last stage is the queue, which has the error."""
+    trace_id = f"{time.time_ns():032x}"
+    body = {"inputs": ITEMS, "deadline_ms": 1}
+    answer = busy.http.post("/score", json=body, headers=traceparent(trace_id))
+
+    spans = collector[0].whole(trace_id)
+
+    assert answer.status_code == 504
+    assert statuses(spans) == {"admit": None, "tokenize": None, "queue": "deadline_exceeded"}
+    assert facts(spans["queue"])["assay.model"] == "one"
+
+
+def test_a_request_whose_caller_leaves_shows_how_far_it_came(busy, collector):
+    """What it was at when the caller left has that as its error."""
+    trace_id = f"{time.time_ns():032x}"
+    before = busy.metric("assay_queue_items")
+    address = httpx.URL(busy.url)
+    body = json.dumps({"inputs": ITEMS}).encode()
+    head = f"POST /score HTTP/1.1\r\nHost: a\r\nContent-Length: {len(body)}\r\n"
+    sent = f"{head}traceparent: {traceparent(trace_id)['traceparent']}\r\n\r\n".encode() + body
+    with socket.create_connection((address.host, address.port)) as caller:
+        caller.sendall(sent)
+        until("it waits", lambda: busy.metric("assay_queue_items") > before)
+
+    spans = collector[0].whole(trace_id)
+
+    assert statuses(spans) == {"admit": None, "tokenize": None, "queue": "client_gone"}
 
 
 def test_a_path_that_isnt_served_is_not_named(observed, collector):

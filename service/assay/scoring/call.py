@@ -13,6 +13,7 @@ from assay.scoring import contests, demands, meaning, observed
 from assay.scoring.aside import aside
 from assay.scoring.meaning import Verdict, Wish
 from assay.telemetry import tracing
+from assay.telemetry.metrics import CLIENT_GONE
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -117,12 +118,15 @@ class Call:
                 is_batch=options.priority == "batch",
                 deadline_s=None if options.deadline_ms is None else options.deadline_ms / 1e3,
                 stop_at_error=self._fails_whole,
+                on_left=lambda times: tracing.passed(
+                    begin, times, self._named(len(sources)), error=CLIENT_GONE
+                ),
             )
         except ServiceError as error:
             self._scorer.metrics.shed(self.target.name, error.code, len(sources))
             tracing.refused(begin, error.code)
             raise
-        tracing.passed(begin, outcome.times, self._facts(outcome))
+        tracing.passed(begin, outcome.times, self._facts(outcome), error=_failure(outcome))
         late = sum(isinstance(item.error, DeadlineExceeded) for item in outcome.items)
         self._scorer.metrics.shed(self.target.name, DeadlineExceeded.code, late)
         for index, item in enumerate(outcome.items):
@@ -144,11 +148,16 @@ class Call:
     def _facts(self, outcome: Outcome) -> dict[str, str | int]:
         """Return what a request's spans say of it."""
         return {
-            "assay.model": self.target.name,
-            "assay.route": self._route,
-            "assay.items": len(outcome.items),
+            **self._named(len(outcome.items)),
             "assay.tokens": outcome.tokens,
             "assay.computed_tokens": outcome.computed_tokens,
+        }
+
+    def _named(self, items: int) -> dict[str, str | int]:
+        return {
+            "assay.model": self.target.name,
+            "assay.route": self._route,
+            "assay.items": items,
         }
 
     def _judge(self, scored: Scored, sizes: Sequence[Mapping[str, int]]) -> Judged:
@@ -215,6 +224,12 @@ class Call:
             metrics.lengths(name, kind, found)
         if self.target.is_ensemble:
             metrics.agreements(name, observed.agreements(sources, rewards, means))
+
+
+def _failure(outcome: Outcome) -> str | None:
+    """Return the code of the first error that is the service's own."""
+    errors = (one.error for one in outcome.items)
+    return next((one.code for one in errors if isinstance(one, ServiceError)), None)
 
 
 def _located(error: AssayError, path: str) -> AssayError:

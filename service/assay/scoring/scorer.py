@@ -223,11 +223,13 @@ class Scorer:
         is_batch: bool = False,
         deadline_s: float | None = None,
         stop_at_error: bool = False,
+        on_left: Callable[[Times], None] | None = None,
     ) -> Outcome:
         """Return what every member read of every item, in order.
 
         With `stop_at_error` nothing more is rendered or run once an item can't be rendered, and
         nothing more is rendered once one has failed; nor is anything once the deadline has passed.
+        `on_left` learns how far a request came whose caller left.
 
         Raises:
             NotReady: The target is loading or its worker is being restarted.
@@ -250,6 +252,7 @@ class Scorer:
                 longest_s if deadline_s is None else min(deadline_s, longest_s),
                 stop_at_error,
                 room,
+                on_left,
             )
 
     async def render(
@@ -272,6 +275,7 @@ class Scorer:
         deadline_s: float,
         stop_at_error: bool,
         room: Room,
+        on_left: Callable[[Times], None] | None,
     ) -> Outcome:
         begin = time.monotonic()
         members = target.members
@@ -325,6 +329,8 @@ class Scorer:
             self.queue.cancel(ticket)
             unscored = sum(any(one is None for one in row) for row in collector.numbers)
             self.metrics.shed(target.name, "client_gone", unscored)
+            if on_left:
+                on_left(Times(begin, queued, tokenized, ticket.began_at, time.monotonic()))
             raise
         ended = time.monotonic()
         total_s = ended - begin

@@ -44,7 +44,8 @@ LABELS: Mapping[str, str] = MappingProxyType(
         "le": "a bucket's upper bound",
     }
 )
-SHED_REASONS = ("overloaded", "draining", "not_ready", "deadline_exceeded", "client_gone")
+CLIENT_GONE = "client_gone"
+SHED_REASONS = ("overloaded", "draining", "not_ready", "deadline_exceeded", CLIENT_GONE)
 RESTART_REASONS = ("died", "hung")
 NO_ROUTE = "none"
 HEAD_TOO_LARGE = "head_too_large"  # no error of ours: refused before there is a request

@@ -168,16 +168,30 @@ def refused(begin: float, code: str) -> None:
         trace.stage("admit", begin, time.monotonic(), error=code)
 
 
-def passed(begin: float, times: Times, facts: Mapping[str, Value]) -> None:
-    """Note the stages of a request that came to its end.
+def passed(
+    begin: float, times: Times, facts: Mapping[str, Value], error: str | None = None
+) -> None:
+    """Note the stages of a request that was admitted; the last one ended with `error`, if any.
 
     Of a request that is rendered in parts the first may be computed before the last is tokenized.
     """
     if (trace := _CURRENT.get()) is None:
         return
-    trace.stage("admit", begin, times.admitted, facts)
-    trace.stage("tokenize", times.admitted, times.tokenized, facts)
-    if times.began <= times.ended:
-        began = max(times.began, times.queued)
-        trace.stage("queue", times.queued, began, facts)
-        trace.stage("compute", began, times.ended, facts)
+    stages = list(_stages(begin, times, is_whole=error is None))
+    for place, (name, first, last) in enumerate(stages, 1):
+        trace.stage(name, first, last, facts, error if place == len(stages) else None)
+
+
+def _stages(begin: float, times: Times, *, is_whole: bool) -> Iterator[tuple[str, float, float]]:
+    """Yield each stage that was begun, with its begin and its end."""
+    yield "admit", begin, times.admitted
+    if times.queued <= times.admitted:  # it left before anything of it was tokenized
+        yield "tokenize", times.admitted, times.ended
+        return
+    yield "tokenize", times.admitted, times.tokenized
+    began = min(max(times.began, times.queued), times.ended)
+    has_run = times.began <= times.ended
+    if has_run or not is_whole:
+        yield "queue", times.queued, began
+    if has_run:
+        yield "compute", began, times.ended
