@@ -29,10 +29,10 @@ def panels(path: Path) -> list[dict[str, Any]]:
     return [one for one in json.loads(path.read_text())["panels"] if "targets" in one]
 
 
-def of_dashboards() -> list[Query]:
-    """Return each panel's queries."""
+def of_dashboards(model: str = ".*") -> list[Query]:
+    """Return each panel's queries, where a model is chosen or all are."""
     return [
-        Query(f"{path.stem}: {panel['title']} {target['refId']}", _filled(target["expr"]))
+        Query(f"{path.stem}: {panel['title']} {target['refId']}", _filled(target["expr"], model))
         for path in DASHBOARDS
         for panel in panels(path)
         for target in panel["targets"]
@@ -70,5 +70,7 @@ def _asked(text: str) -> str:
     return text
 
 
-def _filled(text: str) -> str:
-    return text.replace("$__rate_interval", "1m").replace("$model", ".*")
+def _filled(text: str, model: str) -> str:
+    for variable, value in {"$__rate_interval": "1m", "$model": model, "$member": ".*"}.items():
+        text = text.replace(variable, value)
+    return text

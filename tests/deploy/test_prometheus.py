@@ -157,6 +157,12 @@ def test_every_rule_is_evaluated_without_an_error(scraped):
     assert [rule for rule in rules if rule["health"] != "ok"] == []
 
 
+@pytest.mark.parametrize("query", queries.of_dashboards("crew"), ids=lambda query: query.where)
+def test_a_panel_has_an_answer_for_an_ensemble(scraped, query):
+    """Whose members run on the device under names of their own."""
+    assert until(f"{query.text} has an answer", lambda: scraped.values(query.text))
+
+
 @pytest.mark.parametrize(
     "query", [*queries.of_dashboards(), *queries.of_rules()], ids=lambda query: query.where
 )

@@ -15,6 +15,11 @@ from assay.telemetry.metrics import SHED_REASONS, Metrics
 from assay.telemetry.moments import MOMENTS
 from tests.deploy import queries
 
+# Labelled with what runs on the device: a model by itself, or each member of a target.
+OF_MEMBERS = (
+    *("assay_batch_", "assay_queue_items", "assay_queue_tokens", "assay_computed_tokens_total"),
+    *("assay_held_tokens_total", "assay_padded_tokens_total", "assay:shared_tokens"),
+)
 OF_THE_SCRAPE = {"job", "instance"}
 EVERY = [*queries.of_dashboards(), *queries.of_rules()]
 
@@ -124,6 +129,49 @@ def test_a_dashboards_variable_lists_what_there_is(path):
 
         assert found[2] in known[found[1]]
         assert variable["query"]["query"] == variable["definition"]
+
+
+def test_what_is_repeated_for_each_model_has_its_row_alone():
+    """Grafana puts the copies beside the first, over whatever lies there."""
+    for path in queries.DASHBOARDS:
+        panels = json.loads(path.read_text())["panels"]
+        for panel in panels:
+            if panel.get("repeatDirection") == "h":
+                place = panel["gridPos"]
+                beside = [
+                    one["title"]
+                    for one in panels
+                    if one is not panel
+                    and one["gridPos"]["y"] < place["y"] + place["h"]
+                    and place["y"] < one["gridPos"]["y"] + one["gridPos"]["h"]
+                ]
+
+                assert (place["x"], place["w"], beside) == (0, 24, [])
+
+
+def test_only_models_that_score_can_be_chosen_on_the_reward_dashboard():
+    """A model that is only part of an ensemble would leave every panel empty."""
+    (path,) = [one for one in queries.DASHBOARDS if one.stem == "reward"]
+    (variable,) = json.loads(path.read_text())["templating"]["list"]
+
+    assert variable["definition"] == "label_values(assay_score_count, model)"
+
+
+@pytest.mark.parametrize("path", queries.DASHBOARDS, ids=lambda path: path.stem)
+def test_what_is_of_members_is_not_chosen_by_target(path):
+    """An ensemble or a composite is no model of the device: its name would leave a panel empty."""
+    chosen = {
+        (one.name, one_of.value)
+        for panel in queries.panels(path)
+        for target in panel["targets"]
+        for one in named(target["expr"].replace("$__rate_interval", "1m"))[1]
+        for one_of in one.matchers.matchers
+        if one_of.name == "model"
+    }
+
+    of_members = {name for name, value in chosen if value == "$member"}
+    assert {value for _, value in chosen} <= {"$model", "$member"}
+    assert {name for name, _ in chosen if name.startswith(OF_MEMBERS)} == of_members
 
 
 @pytest.mark.parametrize("path", queries.DASHBOARDS, ids=lambda path: path.stem)
