@@ -143,6 +143,21 @@ def test_every_alert_has_a_case_in_which_it_fires():
     assert fires == alerts
 
 
+def test_every_alert_says_what_to_do_and_where_to_read_on():
+    """In a sentence, and at a heading of a document of this repository."""
+    for rule in queries.rules():
+        if "alert" in rule:
+            assert rule["annotations"].keys() == {"summary", "description", "runbook"}
+            file, anchor = rule["annotations"]["runbook"].split("#")
+            assert anchor in anchors((queries.DEPLOY.parent / file).read_text())
+
+
+def anchors(text):
+    """Return what a page's headings are called in its address."""
+    headings = [line.lstrip("# ") for line in text.splitlines() if line.startswith("#")]
+    return {heading.lower().replace(" ", "-") for heading in headings}
+
+
 def test_every_rule_is_evaluated_without_an_error(scraped):
     """Prometheus says of each rule how it went."""
 
