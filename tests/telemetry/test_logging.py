@@ -165,6 +165,16 @@ raise LookupError("the end")
     assert told[-1]["message"] == "LookupError: the end"
 
 
+def test_settings_that_are_wrong_are_told_in_an_object(tmp_path):
+    """Before there are settings, the format that the environment names is taken."""
+    done = run("serve", cwd=tmp_path, log_format="json", port="none")
+    (line,) = [json.loads(one) for one in done.stderr.splitlines()]
+
+    assert done.returncode == 3
+    assert line["level"] == "error"
+    assert "setting 'port'" in line["message"]
+
+
 def test_a_start_that_fails_is_told_in_an_object(tmp_path):
     """The last line has the reason; the exit code is the same as ever."""
     done = run("serve", tmp_path / "nothing", cwd=tmp_path, log_format="json", device="cpu")

@@ -28,6 +28,16 @@ ITEMS = [
 FAT = [{"text": f"{WORDS} {one}"} for one in range(20)]
 
 
+def test_a_scrape_has_no_times_of_creation(observed):
+    """One beside each series, which no query asks for."""
+    observed.score(inputs=ITEMS)
+    families = text_string_to_metric_families(observed.http.get("/metrics").text)
+    names = {sample.name for family in families for sample in family.samples}
+
+    assert "assay_requests_total" in names
+    assert [name for name in names if name.endswith("_created")] == []
+
+
 def moments(server, model, kind):
     """Return the sums of a model and a kind of length."""
     return {

@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from prometheus_client import disable_created_metrics
 
 from assay.cli.app import (
     Config,
@@ -25,7 +27,7 @@ from assay.cli.app import (
     stop,
 )
 from assay.scoring.service import Service
-from assay.settings import load
+from assay.settings import PREFIX, load
 from assay.telemetry import logging as logs
 from assay.telemetry import tracing
 from assay.telemetry.metrics import Metrics
@@ -67,6 +69,10 @@ def serve(
         "repository": repository_folder,
         "trust_remote_code": trust_remote_code,
     }
+    if os.environ.get(f"{PREFIX}LOG_FORMAT") == "json":
+        logs.configure("info", "json")  # what is wrong with the others is told in an object, too
+    # A time beside each series, that no query asks for.
+    disable_created_metrics()  # type: ignore[no-untyped-call]
     settings = settings_of(flags, config)
     logs.configure(settings.log_level, settings.log_format)
     if logs.is_structured():
