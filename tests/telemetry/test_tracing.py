@@ -126,7 +126,7 @@ def statuses(spans):
 def test_a_request_that_comes_too_late_shows_where_it_waited(busy, collector):
     """Its last stage is the queue, which has the error."""
     trace_id = f"{time.time_ns():032x}"
-    body = {"inputs": ITEMS, "deadline_ms": 1}
+    body = {"inputs": ITEMS, "deadline_ms": 1_000}
     answer = busy.http.post("/score", json=body, headers=traceparent(trace_id))
 
     spans = collector[0].whole(trace_id)
