@@ -628,6 +628,20 @@ async def test_a_worker_that_dies_while_it_restarts_is_tried_again():
     assert (site.starts, observer.restarts["cpu", "died"]) == (4, 3)
 
 
+async def test_what_is_refused_at_a_restart_is_tried_again_and_says_why():
+    """What is on disk may be wrong for a while: only a first start is given up."""
+    refused = [Refused(MODEL, "cut short")]
+    site, queue = Site(greetings=[[LOADED], refused, refused]), Queue()
+    site.is_open.set()
+    told = []
+    one = dispatcher(site, queue, on_refusal=lambda: told.append((one.state, one.refusal)))
+    request = Request(queue, [DEADLY_ONCE])
+    async with serving(one):
+        assert await request.outcome() == [float(DEADLY_ONCE)]
+    assert told == [("restarting", "judge: cut short")] * 2
+    assert (site.starts, one.refusal) == (4, None)
+
+
 async def test_the_state_says_whether_the_device_answers():
     """Loading, then ready; restarting while the worker is away."""
     site, queue = Site(greetings=[[LOADED], [LOADED]]), Queue()

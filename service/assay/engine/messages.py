@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from assay.cards.card import Card
+    from assay.cards.repository import Checkpoint
 
 Compile = Literal["auto", "on", "off"]
 Stage = Literal["load", "verify", "compile", "warm up"]
@@ -39,6 +40,8 @@ class ModelSpec:
     prefix_cache_mb: int | None  # None: as the device's memory allows
     base: Path | None = None  # of an adapter: the folder that it is merged into
     trusts_code: bool = False  # whether it is served by code of the checkpoint's own
+    checkpoint: Checkpoint | None = None  # what must still be of `revision` once it is loaded
+    revision: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -83,6 +83,7 @@ def _load(spec: ModelSpec, start: Start, send: Callable[[FromWorker], None]) -> 
     else:
         trunk = trunks.load(spec.folder, spec.card, device=device, dtype=dtype, base=spec.base)
     send(Progress(spec.name, "verify", 0.0))
+    _check_revision(spec)
     if trunk.max_tokens is not None and spec.max_tokens > trunk.max_tokens:
         raise CheckpointError(
             f"{spec.name}: the limit of {spec.max_tokens} tokens exceeds the {trunk.max_tokens} "
@@ -115,6 +116,26 @@ def _load(spec: ModelSpec, start: Start, send: Callable[[FromWorker], None]) -> 
         )
     )
     return trunk
+
+
+def _check_revision(spec: ModelSpec) -> None:
+    """Refuse files that were replaced since the front read them: scores would go by a wrong name.
+
+    To be called once everything is loaded: files that are as they were are those that were loaded.
+    """
+    if spec.checkpoint is None:
+        return
+    try:
+        now = spec.checkpoint.revision
+    except OSError as error:
+        raise CheckpointError(
+            f"{error.filename or spec.folder} can't be read: {error.strerror or error}"
+        ) from error
+    if now != spec.revision:
+        raise CheckpointError(
+            f"the files in {spec.folder} are no longer of revision {spec.revision} but of {now}; "
+            "reload to serve these, or put the others back"
+        )
 
 
 def _prefix_bytes(spec: ModelSpec, device: torch.device) -> int:

@@ -9,7 +9,8 @@ below a millisecond.
 A batch that fails is run again, each of its items alone, and only those that fail alone are
 answered with an error. Where memory ran out the batches are made smaller instead. A worker that
 dies, or is killed because its batch takes far too long, is started again, and what was at it runs
-again: what ran goes alone, and isn't run a third time.
+again: what ran goes alone, and isn't run a third time. A device that served once is never given up:
+where what it is to load is refused now, it is tried again, later and later.
 """
 
 from __future__ import annotations
@@ -118,6 +119,7 @@ class Dispatcher:
         observer: Observer,
         *,
         on_progress: Callable[[str, Progress | Loaded], None] | None = None,
+        on_refusal: Callable[[], None] | None = None,
         watchdog_s: float = WATCHDOG_S,
         first_backoff_s: float = 0.5,
         worker_factory: Callable[[Start], Device] = Worker,
@@ -125,12 +127,14 @@ class Dispatcher:
         self.device = start.device
         self.state: State = "loading"
         self.loaded: dict[str, Loaded] = {}
+        self.refusal: str | None = None  # why what served before can't be loaded again
         self.rate = Rate()
         self.device_bytes: int | None = None  # what the worker holds of a GPU's memory
         self._start = start
         self._queue = queue
         self._observer = observer
         self._on_progress = on_progress
+        self._on_refusal = on_refusal
         self._watchdog_s = watchdog_s
         self._first_backoff_s = first_backoff_s
         self._budgets: dict[str, Budget] = {}
@@ -168,7 +172,7 @@ class Dispatcher:
         """Serve until stopped, restarting the worker when it dies.
 
         Raises:
-            CheckpointError: A model can't be served.
+            CheckpointError: A model can't be served, and never was.
             WorkerError: The worker died before it was ever ready.
         """
         backoff_s = self._first_backoff_s
@@ -179,20 +183,30 @@ class Dispatcher:
                     await self._load(self._worker)
                     ready_at = time.monotonic()
                     await self._serve(self._worker)
-            except WorkerError:
+            except (CheckpointError, WorkerError) as error:
                 if self.state == "loading":
                     raise
-                logger.warning("worker of %s is gone; restarting it", self.device)
+                self._note(error)
             finally:
                 self._worker = None
                 self.state = "restarting" if self.loaded else "loading"
                 self._recover()
             self._observer.worker_restarted(self.device, "hung" if self._hangs else "died")
             self._hangs = False
+            if self.refusal and self._on_refusal:
+                self._on_refusal()
             if time.monotonic() - ready_at >= _STEADY_S:
                 backoff_s = self._first_backoff_s
             await asyncio.sleep(backoff_s)
             backoff_s = min(2 * backoff_s, _LONGEST_BACKOFF_S)
+
+    def _note(self, error: CheckpointError | WorkerError) -> None:
+        """Say why the worker is started again."""
+        self.refusal = error.message if isinstance(error, CheckpointError) else None
+        if self.refusal:
+            logger.error("worker of %s can't be restarted yet: %s", self.device, self.refusal)
+        else:
+            logger.warning("worker of %s is gone; restarting it", self.device)
 
     async def _load(self, worker: Device) -> None:
         """Wait until every model is loaded, verified and warm."""
@@ -212,6 +226,7 @@ class Dispatcher:
             if self._on_progress and isinstance(message, Progress | Loaded):
                 self._on_progress(self.device, message)
         self.state = "ready"
+        self.refusal = None
 
     async def _serve(self, worker: Device) -> None:
         try:

@@ -144,6 +144,7 @@ class Scorer:
         self._pace = Pace()
         self._render_thread = RenderThread(self._pace)
         self._ready = asyncio.Event()
+        self._is_leaving = False
         self._task: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Self:
@@ -178,7 +179,8 @@ class Scorer:
         if not self.dispatchers:
             return ["the models are being resolved"]
         reasons = [
-            f"the worker of {one.device} is {one.state}"
+            f"the worker of {one.device} is {one.state}{': ' if one.refusal else ''}"
+            f"{one.refusal or ''}"
             for one in self.dispatchers
             if one.state != "ready"
         ]
@@ -387,6 +389,7 @@ class Scorer:
                     self.queue,
                     self.metrics,
                     on_progress=self._progress,
+                    on_refusal=self._give_up,
                     watchdog_s=self._settings.watchdog_s,
                 )
                 for device in self._settings.device
@@ -412,6 +415,8 @@ class Scorer:
                 batch_tokens=self._settings.batch_tokens,
                 prefix_cache_mb=self._settings.prefix_cache_mb,
                 trusts_code=self._trusts_code(model),
+                checkpoint=model.checkpoint,
+                revision=model.revision,
             )
             for model in self.targets.models
         ]
@@ -461,11 +466,24 @@ class Scorer:
                     forward=loaded.forward,
                 )
 
+    def leave(self) -> None:
+        """Know that another scorer has taken over; see `_give_up`."""
+        self._is_leaving = True
+        self._give_up()
+
+    def _give_up(self) -> None:
+        """Answer who waits for a revision that is served no more and can't be loaded again."""
+        if self._is_leaving and all(one.refusal for one in self.dispatchers):
+            self._fail_all("that revision is gone, and another is served; send it again")
+
+    def _fail_all(self, message: str) -> None:
+        for model in self.targets.models:
+            self.queue.fail_all(model.name, NotReady(message, retry_after_s=_RETRY_S))
+
     def _fail(self, error: AssayError) -> None:
         self.failure = error
         self._ready.set()
-        for model in self.targets.models:
-            self.queue.fail_all(model.name, NotReady("the workers can't be brought back"))
+        self._fail_all("the workers can't be brought back")
         if self._on_failure:
             self._on_failure(error)
 

@@ -147,6 +147,7 @@ class Service:
         leaving, self._current, self._settings = self._current, coming, settings
         self.metrics.forget_models()
         coming.scorer.announce()
+        leaving.scorer.leave()
         if self._is_closed:
             self.close()
         if not leaving.users:
