@@ -19,6 +19,7 @@ AssayError
 │   ├── NotReady              503 the model is loading, or its worker is away
 │   ├── Overloaded            503 too many tokens wait
 │   ├── Draining              503 the server is stopping
+│   ├── ChangeFailed          503 a device process died or hung while a change was loaded
 │   ├── DeadlineExceeded      504 the item's deadline passed before it ran
 │   ├── Unanswerable          501 no reward model can answer what is asked
 │   ├── NonFiniteScore        500 the model answered NaN or infinity
@@ -177,6 +178,14 @@ class Draining(ServiceError):
     """The server is stopping and takes no new work."""
 
     code = "draining"
+    status = 503
+    retryable = True
+
+
+class ChangeFailed(ServiceError):
+    """What is to be served couldn't be loaded this time; what was served still is."""
+
+    code = "change_failed"
     status = 503
     retryable = True
 

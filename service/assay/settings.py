@@ -143,6 +143,12 @@ class Settings(BaseSettings):
         description="A worker that is at one batch for longer, and for 20 times what its tokens "
         "take, is killed and started again.",
     )
+    load_timeout_s: float = Field(
+        default=900.0,
+        gt=0,
+        description="A worker that says nothing for so long while it loads is killed; each stage "
+        "of each model (load, verify, compile, warm up) may take that long; inf for no limit.",
+    )
     max_body_bytes: int = Field(
         default=512 * 1024**2, ge=1024, description="Largest request body taken."
     )

@@ -45,6 +45,7 @@ PATIENCE_S = 10.0
 # The first token of an item says what the device does with it; any other number is its score.
 POISON, UNDEFINED, INFINITE, DEADLY, DEADLY_ONCE = 9001, 9002, 9003, 9004, 9005
 ENDLESS, ENDLESS_ONCE = 9006, 9007
+SILENCE = "nothing"  # what a device says whose start hangs; None is one that dies then
 
 SPEC = ModelSpec(MODEL, Path("nowhere"), Card(), "float32", 64, None, None)
 START = Start(device="cpu", threads=None, compile="off", models=(SPEC,))
@@ -111,7 +112,9 @@ class Device:
     async def receive(self):
         if self._greeting:
             said = self._greeting.pop(0)
-            return self._die() if said is None else said
+            if said is SILENCE:
+                await self._killed.wait()
+            return self._die() if said in (None, SILENCE) else said
         if self._running is None:
             self._running = await self._inbox.get()
             await self._site.is_ending.wait()
@@ -616,6 +619,33 @@ async def test_a_worker_that_dies_before_it_is_ready_stops_the_start():
     with pytest.raises(WorkerError):
         await dispatcher(site).run()
     assert site.starts == 1
+
+
+async def test_a_worker_that_hangs_while_it_loads_is_killed():
+    """At a first start that is the end of it, as if it had died."""
+    site = Site(greetings=[[Progress(MODEL, "load", 0.0), SILENCE]])
+    with pytest.raises(WorkerError, match=r"said nothing for 0\.05 s while it loaded"):
+        await dispatcher(site, load_timeout_s=0.05).run()
+    assert (site.starts, site.stops) == (1, 1)
+
+
+async def test_a_worker_that_hangs_while_it_restarts_is_tried_again():
+    """It is one more restart, for the reason that it hung."""
+    site, queue, observer = Site(greetings=[[LOADED], [SILENCE]]), Queue(), Observer()
+    site.is_open.set()
+    request = Request(queue, [DEADLY_ONCE])
+    async with serving(dispatcher(site, queue, observer, load_timeout_s=0.05)):
+        assert await request.outcome() == [float(DEADLY_ONCE)]
+    assert dict(observer.restarts) == {("cpu", "died"): 1, ("cpu", "hung"): 1}
+
+
+async def test_a_worker_may_load_for_as_long_as_it_tells_of_progress():
+    """The limit is between two messages, and there may be none."""
+    slow = [Progress(MODEL, "load", number / 10) for number in range(10)]
+    for limit_s in (1.0, float("inf")):
+        one = dispatcher(Site(greetings=[[*slow, LOADED]]), load_timeout_s=limit_s)
+        async with serving(one):
+            await until(lambda one=one: one.state == "ready")
 
 
 async def test_a_worker_that_dies_while_it_restarts_is_tried_again():

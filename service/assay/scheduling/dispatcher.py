@@ -52,6 +52,7 @@ logger = logging.getLogger("assay.dispatcher")
 BATCHES_AT_WORKER = 2  # one running, one waiting
 MAX_ATTEMPTS = 2  # in a batch, then alone
 WATCHDOG_S = 60.0
+LOAD_TIMEOUT_S = 900.0
 _FAR_SLOWER = 20  # than the measured rate: a batch that takes so long hangs
 _LONGEST_BACKOFF_S = 30.0
 _STEADY_S = 30.0  # a worker that served for so long doesn't loop through crashes
@@ -121,6 +122,7 @@ class Dispatcher:
         on_progress: Callable[[str, Progress | Loaded], None] | None = None,
         on_refusal: Callable[[], None] | None = None,
         watchdog_s: float = WATCHDOG_S,
+        load_timeout_s: float = LOAD_TIMEOUT_S,
         first_backoff_s: float = 0.5,
         worker_factory: Callable[[Start], Device] = Worker,
     ) -> None:
@@ -136,6 +138,7 @@ class Dispatcher:
         self._on_progress = on_progress
         self._on_refusal = on_refusal
         self._watchdog_s = watchdog_s
+        self._load_timeout_s = load_timeout_s
         self._first_backoff_s = first_backoff_s
         self._budgets: dict[str, Budget] = {}
         self._caches: dict[str, PrefixCache] = {}
@@ -212,7 +215,7 @@ class Dispatcher:
         """Wait until every model is loaded, verified and warm."""
         waiting = {spec.name for spec in self._start.models}
         while waiting:
-            message = await worker.receive()
+            message = await self._hear(worker)
             match message:
                 case Refused():
                     raise CheckpointError(f"{message.model}: {message.message}")
@@ -227,6 +230,21 @@ class Dispatcher:
                 self._on_progress(self.device, message)
         self.state = "ready"
         self.refusal = None
+
+    async def _hear(self, worker: Device) -> FromWorker:
+        """Wait for what a worker that loads says next; kill one that says nothing for too long."""
+        limit_s = self._load_timeout_s
+        try:
+            async with asyncio.timeout(limit_s if math.isfinite(limit_s) else None):
+                return await worker.receive()
+        except TimeoutError:
+            logger.error("worker of %s hangs while it loads; killing it", self.device)  # noqa: TRY400
+            self._hangs = True
+            worker.kill()
+            raise WorkerError(
+                f"the worker of {self.device} said nothing for {limit_s:g} s while it loaded; "
+                "load_timeout_s allows for more"
+            ) from None
 
     async def _serve(self, worker: Device) -> None:
         try:

@@ -391,6 +391,7 @@ class Scorer:
                     on_progress=self._progress,
                     on_refusal=self._give_up,
                     watchdog_s=self._settings.watchdog_s,
+                    load_timeout_s=self._settings.load_timeout_s,
                 )
                 for device in self._settings.device
             ]

@@ -13,7 +13,15 @@ import logging
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Self
 
-from assay.errors import AssayError, ChangeRefused, Draining, SettingsError, StartupError
+from assay.errors import (
+    AssayError,
+    ChangeFailed,
+    ChangeRefused,
+    Draining,
+    SettingsError,
+    StartupError,
+    WorkerError,
+)
 from assay.scoring.scorer import Scorer
 
 if TYPE_CHECKING:
@@ -24,6 +32,7 @@ if TYPE_CHECKING:
     from assay.telemetry.metrics import Metrics
 
 logger = logging.getLogger("assay.service")
+_RETRY_S = 2.0
 
 
 @dataclass(eq=False, slots=True)
@@ -120,6 +129,7 @@ class Service:
 
         Raises:
             ChangeRefused: It can't be served; what was served still is.
+            ChangeFailed: A device process died or hung over it.
             Draining: The server is stopping.
         """
         async with self._changing:
@@ -139,10 +149,7 @@ class Service:
         except BaseException as error:
             await coming.scorer.__aexit__()
             if isinstance(error, StartupError):
-                raise ChangeRefused(
-                    f"{error.message}; what was served before still is",
-                    param="models" if isinstance(error, SettingsError) else None,
-                ) from error
+                raise _refusal(error) from error
             raise
         leaving, self._current, self._settings = self._current, coming, settings
         self.metrics.forget_models()
@@ -176,3 +183,11 @@ class Service:
         scorer = Scorer(settings, self.metrics, on_progress=self._on_progress, on_failure=fail)
         tenure = _Tenure(scorer)
         return tenure
+
+
+def _refusal(error: StartupError) -> AssayError:
+    """Return what a change is answered that can't be loaded."""
+    message = f"{error.message}; what was served before still is"
+    if isinstance(error, WorkerError):
+        return ChangeFailed(message, retry_after_s=_RETRY_S)
+    return ChangeRefused(message, param="models" if isinstance(error, SettingsError) else None)
