@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, TypeVar
 
 from starlette.requests import ClientDisconnect
 
+from assay.errors import Draining
+
 if TYPE_CHECKING:
     from collections.abc import Awaitable
 
@@ -16,6 +18,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 CLIENT_CLOSED_REQUEST = 499
+STOPPED = "the server is stopping and doesn't answer this any more; send it to another"
 
 
 def scorer_of(request: Request) -> Scorer:
@@ -29,6 +32,7 @@ async def unless_gone(request: Request, answer: Awaitable[T]) -> T:
 
     Raises:
         ClientDisconnect: The caller did.
+        Draining: The server stops and waits no longer.
     """
     work = asyncio.current_task()
     assert work is not None
@@ -47,6 +51,6 @@ async def unless_gone(request: Request, answer: Awaitable[T]) -> T:
     except asyncio.CancelledError:
         if is_gone and not work.uncancel():
             raise ClientDisconnect from None
-        raise
+        raise Draining(STOPPED, retry_after_s=1) from None
     finally:
         watcher.cancel()

@@ -14,8 +14,9 @@ import traceback
 from typing import TYPE_CHECKING
 
 from assay.api import problems
+from assay.api.exchange import STOPPED
 from assay.api.keys import OPEN_ROUTES
-from assay.errors import AssayError, BodyTooLarge, BodyTooSlow, InternalError
+from assay.errors import AssayError, BodyTooLarge, BodyTooSlow, Draining, InternalError
 from assay.scoring import caller
 from assay.telemetry import ending
 from assay.telemetry.metrics import NO_ROUTE
@@ -105,6 +106,12 @@ class Frame:
         try:
             self._check(scope, headers)
             await self._app(scope, self._limited(receive), send_framed)
+        except asyncio.CancelledError:  # the drain is over
+            if status:
+                return
+            stopped = Draining(STOPPED, retry_after_s=1)
+            response = self._problem(stopped, scope["path"], request_id)
+            await response(scope, receive, send_framed)
         except Exception as error:
             if status:
                 raise

@@ -23,11 +23,13 @@ import logging
 import tomllib
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
 from assay.errors import Forbidden, SettingsError, Unauthorized
+from assay.scoring.aside import detached
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -131,7 +133,7 @@ class Keys:
             before = self._ring
             if before.settings.key_file is None:
                 continue
-            now = await asyncio.to_thread(_look, before, before.settings.key_file)
+            now = await detached(partial(_look, before, before.settings.key_file))
             if self._ring is before:
                 self._ring = now
 

@@ -7,6 +7,7 @@ import contextlib
 import gc
 import importlib.util
 import logging
+import math
 import signal
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -17,6 +18,7 @@ from uvicorn.loops.auto import auto_loop_factory
 from assay.api import keys, tls
 from assay.api.app import create_app
 from assay.errors import AssayError
+from assay.scoring.aside import detached
 from assay.telemetry import lag
 from assay.telemetry.metrics import HEAD_TOO_LARGE, NO_ROUTE
 
@@ -35,6 +37,7 @@ _COLLECT_AFTER = (2_000, 5, 500)
 logger = logging.getLogger("assay.server")
 _BACKLOG = 4096  # trainers open a connection a request; the kernel caps it at net.core.somaxconn
 _GOODBYE_S = 1.0
+_AT_ONCE_S = 0.05  # in which a server that has nothing to do is done
 _LOOPBACK = {"127.0.0.1", "::1", "localhost"}
 
 
@@ -76,6 +79,18 @@ class Server(uvicorn.Server):
             idle = [one for one in self.server_state.connections if _is_idle(one)]
             asyncio.get_running_loop().call_later(_GOODBYE_S, _hang_up, idle)
         await super().shutdown(sockets)
+        await self._cut_short()
+
+    async def _cut_short(self) -> None:
+        """Tell who is left that they aren't answered any more, and wait for nobody."""
+        left = list(self.server_state.tasks)
+        if not left:
+            return
+        for one in left:
+            if not one.cancelling():
+                one.cancel()
+        await asyncio.wait(left, timeout=_GOODBYE_S)
+        self._service.kill()
 
     async def _once_loaded(self) -> None:
         with contextlib.suppress(AssayError):
@@ -84,7 +99,7 @@ class Server(uvicorn.Server):
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """Handle signals on the loop, so that a drained server exits with code 0."""
+        """Handle signals on the loop, to its end, so that a stopped server exits with code 0."""
         loop = asyncio.get_running_loop()
         handlers = {
             signal.SIGTERM: self._stop,
@@ -93,14 +108,12 @@ class Server(uvicorn.Server):
         }
         for one, handler in handlers.items():
             loop.add_signal_handler(one, handler)
-        try:
-            yield
-        finally:
-            for one in handlers:
-                loop.remove_signal_handler(one)
+        yield
 
     def _stop(self) -> None:
-        self.force_exit = self.should_exit
+        if self.should_exit:
+            self.force_exit = True
+            self._service.kill()
         self.should_exit = True
         self._service.close()
         if self._reading is not None:
@@ -113,9 +126,9 @@ class Server(uvicorn.Server):
     async def _change(self) -> None:
         """Serve what the settings name now; a mistake in them changes nothing."""
         try:
-            settings = await asyncio.to_thread(self._reread)
-            ring = await asyncio.to_thread(keys.read, settings)
-            pair = await asyncio.to_thread(tls.files, settings)
+            settings = await detached(self._reread)
+            ring = await detached(lambda: keys.read(settings))
+            pair = await detached(lambda: tls.files(settings))
             await self._service.change(settings)
             self._keys.change(ring)
             if pair is not None and self.config.ssl is not None:
@@ -175,7 +188,7 @@ def build(
         backlog=_BACKLOG,
         log_config=LOGGING_CONFIG if settings.log_format == "text" else None,
         log_level="warning",
-        timeout_graceful_shutdown=int(settings.drain_timeout_s) or 1,
+        timeout_graceful_shutdown=_drain_s(settings.drain_timeout_s),
         timeout_keep_alive=75,
         http=_connections(settings.body_timeout_s, service.metrics),
         server_header=False,
@@ -184,6 +197,13 @@ def build(
         ssl_keyfile=key,
     )
     return Server(config, service, known, reread)
+
+
+def _drain_s(timeout_s: float) -> int | None:
+    """Return how long uvicorn waits for accepted requests; it takes fractions, too."""
+    if math.isinf(timeout_s):
+        return None
+    return max(timeout_s, _AT_ONCE_S)  # type: ignore[return-value]
 
 
 def _connections(

@@ -6,6 +6,8 @@ import asyncio
 import contextlib
 import logging
 import os
+import sys
+import threading
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -26,6 +28,7 @@ from assay.cli.app import (
     settings_of,
     stop,
 )
+from assay.scoring.aside import DETACHED
 from assay.scoring.service import Service
 from assay.settings import PREFIX, load
 from assay.telemetry import logging as logs
@@ -40,6 +43,7 @@ if TYPE_CHECKING:
     from assay.settings import Settings
 
 logger = logging.getLogger("assay.serve")
+_LAST_WORDS_S = 1.0
 
 
 @app.command()
@@ -80,8 +84,26 @@ def serve(
     from assay.api import server as servers  # noqa: PLC0415  only `serve` needs HTTP
 
     failure = run(_serve(settings, lambda: load(given(flags), config)[0]), servers.loop_factory())
-    if failure is not None:
-        stop(failure)
+    try:
+        if failure is not None:
+            stop(failure)
+    except typer.Exit as end:
+        _end(end.exit_code)
+        raise
+    _end(0)
+
+
+def _end(code: int) -> None:
+    """Exit at once where a thread, such as one that fetches, would hold that up for ever."""
+    for one in threading.enumerate():
+        if one is not threading.main_thread() and not one.daemon:
+            one.join(_LAST_WORDS_S)
+    left = [one for one in threading.enumerate() if one is not threading.main_thread()]
+    if any(one.name == DETACHED or not one.daemon for one in left):
+        logging.shutdown()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
 
 
 async def _serve(settings: Settings, reread: Callable[[], Settings]) -> AssayError | None:

@@ -171,6 +171,12 @@ class Dispatcher:
         """
         self._is_stopped = True
 
+    def kill(self) -> None:
+        """Stop, and let the worker finish nothing."""
+        self.stop()
+        if self._worker is not None:
+            self._worker.kill()
+
     async def run(self) -> None:
         """Serve until stopped, restarting the worker when it dies.
 

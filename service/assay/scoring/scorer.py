@@ -25,7 +25,7 @@ from assay.scheduling.dispatcher import Dispatcher
 from assay.scheduling.queue import Queue, Ticket, late
 from assay.scoring import caller, rendering
 from assay.scoring import targets as served
-from assay.scoring.aside import aside
+from assay.scoring.aside import aside, detached
 from assay.scoring.pacing import Pace
 from assay.scoring.rendering import RenderThread
 from assay.scoring.targets import Target, Targets
@@ -161,6 +161,11 @@ class Scorer:
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
+
+    def kill(self) -> None:
+        """End the device processes at once, and start none any more."""
+        for one in self.dispatchers:
+            one.kill()
 
     async def ready(self) -> None:
         """Wait until every model is loaded, verified and warm.
@@ -381,8 +386,7 @@ class Scorer:
     async def _run(self) -> None:
         """Load the targets and keep one dispatcher a device running."""
         try:
-            loop = asyncio.get_running_loop()
-            self.targets = await loop.run_in_executor(None, served.load, self._settings)
+            self.targets = await detached(lambda: served.load(self._settings))
             self.dispatchers = [
                 Dispatcher(
                     self._start(device),

@@ -63,6 +63,8 @@ class Service:
         self._settings = settings
         self._is_closed = False
         self._changing = asyncio.Lock()
+        self._change_task: asyncio.Task[object] | None = None
+        self._coming: _Tenure | None = None
         self._introducing: asyncio.Task[None] | None = None
         self._leaving: dict[asyncio.Task[None], _Tenure] = {}
         self._current = self._tenure(settings)
@@ -80,11 +82,19 @@ class Service:
 
     async def __aexit__(self, *_: object) -> None:
         """Stop every device process."""
+        self._is_closed = True
         if self._introducing is not None:
             self._introducing.cancel()
         for one in self._leaving.values():
             one.is_vacant.set()  # nobody is answered any more
-        await asyncio.gather(*self._leaving, self._current.scorer.__aexit__())
+        await asyncio.gather(self._current.scorer.__aexit__(), *self._leaving, self._give_up())
+
+    async def _give_up(self) -> None:
+        """Cancel the change that is being made, and wait until what it started is stopped."""
+        if task := self._change_task:
+            if not task.cancelling():
+                task.cancel()
+            await asyncio.wait([task])
 
     @contextlib.contextmanager
     def using(self) -> Iterator[Scorer]:
@@ -102,6 +112,12 @@ class Service:
         """Admit nothing more."""
         self._is_closed = True
         self.scorer.admission.close()
+
+    def kill(self) -> None:
+        """End every device process at once: nobody is answered any more."""
+        coming = [] if self._coming is None else [self._coming]
+        for tenure in (self._current, *self._leaving.values(), *coming):
+            tenure.scorer.kill()
 
     async def load(self, reference: str) -> None:
         """Serve one more name, path or hub id; raises as `change`."""
@@ -141,16 +157,13 @@ class Service:
     async def _change(self, settings: Settings) -> None:
         if self._is_closed:
             raise Draining("the server is stopping")
-        await self.scorer.ready()
-        coming = self._tenure(settings)
+        self._change_task = asyncio.current_task()
         try:
-            await coming.scorer.__aenter__()
-            await coming.scorer.ready()
-        except BaseException as error:
-            await coming.scorer.__aexit__()
-            if isinstance(error, StartupError):
-                raise _refusal(error) from error
-            raise
+            await self.scorer.ready()
+            self._coming = coming = self._tenure(settings)
+            await self._bring_up(coming.scorer)
+        finally:
+            self._change_task = self._coming = None
         leaving, self._current, self._settings = self._current, coming, settings
         self.metrics.forget_models()
         coming.scorer.announce()
@@ -162,6 +175,17 @@ class Service:
         task = asyncio.create_task(self._leave(leaving), name="leave")
         self._leaving[task] = leaving
         task.add_done_callback(self._leaving.pop)
+
+    async def _bring_up(self, scorer: Scorer) -> None:
+        """Start a scorer and wait until it is ready; else it is stopped again."""
+        try:
+            await scorer.__aenter__()
+            await scorer.ready()
+        except BaseException as error:
+            await scorer.__aexit__()
+            if isinstance(error, StartupError):
+                raise _refusal(error) from error
+            raise
 
     async def _introduce(self) -> None:
         with contextlib.suppress(AssayError):
