@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from assay.errors import SettingsError
-from assay.settings import PREFIX, Settings, load
+from assay.settings import PREFIX, Settings, load, rereader
 
 
 @pytest.fixture(autouse=True)
@@ -101,6 +101,35 @@ def test_a_named_file_that_is_missing_is_an_error(tmp_path):
     """Only the default file may be absent."""
     with pytest.raises(SettingsError, match=r"nowhere\.toml doesn't exist"):
         load(config=tmp_path / "nowhere.toml")
+
+
+def test_a_file_that_can_not_be_read_is_an_error():
+    """It is there, so it isn't the same as none."""
+    Path("assay.toml").mkdir()
+    with pytest.raises(SettingsError, match=r"assay\.toml can't be read: Is a directory"):
+        load()
+
+
+def test_a_file_that_was_there_must_be_there_when_it_is_read_again():
+    """A settings file that got lost isn't a wish for the defaults."""
+    file = write("port = 9000")
+    reread = rereader({})
+    file.unlink()
+    with pytest.raises(SettingsError, match=r"assay\.toml doesn't exist"):
+        reread()
+    write("port = 9001")
+    assert reread().port == 9001
+
+
+def test_a_file_that_came_later_must_be_there_from_then_on():
+    """Without one at the start there may be none; flags win as they did."""
+    reread = rereader({"threads": 2})
+    assert reread().port == 8000
+    file = write("port = 9000\nthreads = 3")
+    assert (reread().port, reread().threads) == (9000, 2)
+    file.unlink()
+    with pytest.raises(SettingsError, match=r"assay\.toml doesn't exist"):
+        reread()
 
 
 def test_an_unknown_key_of_the_file_names_the_nearest():
@@ -211,6 +240,22 @@ def test_keys_are_split_and_never_shown(monkeypatch):
     shown = f"{settings!r} {settings} {settings.api_key} {settings.model_dump_json()}"
     assert "first-key" not in shown
     assert "second-key" not in shown
+
+
+@pytest.mark.parametrize("name", ["ASSAY_API_KEY", "ASSAY_ADMIN_KEY"])
+@pytest.mark.parametrize("value", ["", " ", ","])
+def test_a_key_that_is_given_but_empty_is_refused(monkeypatch, name, value):
+    """A secret that wasn't filled in doesn't leave the door open."""
+    monkeypatch.setenv(name, value)
+    with pytest.raises(SettingsError, match="given, but empty"):
+        load()
+
+
+def test_no_key_of_several_is_empty():
+    """A request without one would have it."""
+    write('api_key = ["first-key", ""]')
+    with pytest.raises(SettingsError, match="given, but empty"):
+        load()
 
 
 def test_an_error_beside_a_key_does_not_show_it(monkeypatch):

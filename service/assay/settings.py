@@ -27,7 +27,7 @@ from pydantic_settings import SettingsError as UndecodableVariable
 from assay.errors import SettingsError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from pydantic_settings import PydanticBaseSettingsSource
 
@@ -162,7 +162,9 @@ class Settings(BaseSettings):
         default=30.0, ge=0, description="How long accepted work may take after SIGTERM."
     )
     api_key: Annotated[tuple[SecretStr, ...], NoDecode] = Field(
-        default=(), description="Keys, comma-separated, required on every route but health."
+        default=(),
+        validate_default=False,  # none is fine where none is given
+        description="Keys, comma-separated, required on every route but health.",
     )
     key_file: Path | None = Field(
         default=None,
@@ -185,6 +187,7 @@ class Settings(BaseSettings):
     )
     admin_key: Annotated[tuple[SecretStr, ...], NoDecode] = Field(
         default=(),
+        validate_default=False,
         description="Keys, comma-separated, for every route and /admin; without one, or one of "
         "the key file, nobody may change what is served.",
     )
@@ -210,6 +213,13 @@ class Settings(BaseSettings):
             return tuple(part.strip() for part in value.split(",") if part.strip())
         return value
 
+    @field_validator("api_key", "admin_key")
+    @classmethod
+    def _is_a_key(cls, value: tuple[SecretStr, ...]) -> tuple[SecretStr, ...]:
+        if not value or not all(one.get_secret_value() for one in value):
+            raise ValueError("it is given, but empty; give a key, or leave the setting out")
+        return value
+
     @classmethod
     def settings_customise_sources(
         cls,
@@ -231,11 +241,10 @@ def load(
     Raises:
         SettingsError: A key is unknown, or a value is of the wrong type or out of range.
     """
-    file = config or Path(os.environ.get(_FILE_VARIABLE, DEFAULT_FILE))
-    if not file.is_file() and file != DEFAULT_FILE:
-        raise SettingsError(f"the settings file {file} doesn't exist")
+    file = config or _file()
+    may_be_absent = config is None and file == DEFAULT_FILE
     layers = [
-        (str(file), _read(file) if file.is_file() else {}),
+        (str(file), _read(file, may_be_absent=may_be_absent)),
         ("environment", _environment()),
         ("flag", {key: value for key, value in (flags or {}).items() if value is not None}),
     ]
@@ -255,9 +264,41 @@ def load(
         ) from error
 
 
-def _read(file: Path) -> dict[str, Any]:
+def rereader(flags: Mapping[str, Any], config: Path | None = None) -> Callable[[], Settings]:
+    """Return what loads these settings again. A file that was there once must then be there.
+
+    Without it a server would go on with defaults that nobody chose.
+    """
+    file = config or _present()
+
+    def reread() -> Settings:
+        nonlocal file
+        file = file or _present()
+        return load(flags, file)[0]
+
+    return reread
+
+
+def _file() -> Path:
+    return Path(os.environ.get(_FILE_VARIABLE, DEFAULT_FILE))
+
+
+def _present() -> Path | None:
+    file = _file()
+    return file if os.path.lexists(file) else None
+
+
+def _read(file: Path, *, may_be_absent: bool) -> dict[str, Any]:
     try:
         values = tomllib.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        if may_be_absent:
+            return {}
+        raise SettingsError(f"the settings file {file} doesn't exist") from None
+    except OSError as error:
+        raise SettingsError(
+            f"the settings file {file} can't be read: {error.strerror or error}"
+        ) from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise SettingsError(f"{file} is not valid TOML: {error}") from error
     for key in values:

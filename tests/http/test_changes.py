@@ -184,6 +184,29 @@ def test_the_settings_are_read_again_on_sighup(server: Server, config: Path) -> 
     until("the alias is gone", lambda: server.score(inputs=[PAIR], model="scorer").is_error, LOAD_S)
 
 
+def test_settings_that_change_while_they_are_taken_are_taken_after_that(
+    server: Server, config: Path
+) -> None:
+    """A second SIGHUP isn't lost; each leaves a line in the audit log."""
+    before = server.log.read_text().count("SIGHUP: ok")
+    config.write_text('[aliases]\nfirst = "judge"\n')
+    os.kill(server.process.pid, signal.SIGHUP)
+    until("it is loading", lambda: len(workers(server)) == 2, LOAD_S)
+
+    config.write_text('[aliases]\nsecond = "judge"\n')
+    os.kill(server.process.pid, signal.SIGHUP)
+    os.kill(server.process.pid, signal.SIGHUP)
+
+    until(
+        "the second alias answers",
+        lambda: server.score(inputs=[PAIR], model="second").status_code == 200,
+        LOAD_S,
+    )
+    until("both are told", lambda: server.log.read_text().count("SIGHUP: ok") == before + 2)
+    refused(server.score(inputs=[PAIR], model="first"), "unknown_model", "'first'")
+    assert "SIGHUP: settings_error" in server.log.read_text()
+
+
 def test_changes_need_a_key_of_their_own(narrow: Server, server: Server) -> None:
     """403 without one set up or with one for scoring, 401 with none; each change is on record."""
     scoring = httpx.post(f"{narrow.url}/admin/reload", headers={"X-Api-Key": KEYS[0]})

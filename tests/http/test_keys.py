@@ -263,6 +263,10 @@ def test_keys_are_read_again_with_the_settings(
     reads(f'key_file = "{folder}/nowhere.toml"\n')
     until("it is told", lambda: "nowhere.toml can't be read" in ringed.log.read_text())
     assert status(bearer(ring["score"])) == 200
+    reads("")
+    until("it is told", lambda: "would let anyone in" in ringed.log.read_text())
+    assert status({}) == 401
+    assert status(bearer(ring["score"])) == 200
     reads('api_key = "plain"\n')
     until("the plain key is let in", lambda: status(bearer("plain")) == 200, LOAD_S)
     assert status(bearer(ring["score"])) == 401

@@ -152,6 +152,27 @@ def test_a_server_may_be_stopped_while_it_loads(tiny: Path, tmp_path: Path) -> N
         assert not worker.is_running()
 
 
+def test_a_change_that_a_stop_cuts_short_is_not_recorded_as_done(
+    tiny: Path, bare: Path, tmp_path: Path, pool: ThreadPoolExecutor
+) -> None:
+    """Its caller is told that the server stops, and its worker is gone."""
+    settings = {**SETTINGS, "admin_key": "chief", "key": "chief"}
+    with serving(tmp_path / "run", tiny, drain_timeout_s=0, **settings) as server:
+        old = server.worker
+        loads = pool.submit(server.http.post, "/admin/load", json={"model": str(bare)})
+        until("it is loading", lambda: len(children(server.process)) == 2)
+        (new,) = (one for one in children(server.process) if one != old)
+        new.suspend()
+        server.process.terminate()
+
+        assert server.process.wait(WAIT_S) == 0
+        assert not new.is_running()
+        assert told(loads.result()) == (503, "draining")
+        log = server.log.read_text()
+        assert f"/admin/load '{bare}': unfinished" in log
+        assert "ok by=" not in log
+
+
 def test_a_server_may_be_stopped_while_a_hub_is_silent(tmp_path: Path) -> None:
     """Nobody waits for the thread that fetches."""
     with silent() as (hub, came):

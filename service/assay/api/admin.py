@@ -57,9 +57,10 @@ def _service(request: Request) -> Service:
 async def _changed(
     request: Request, change: Coroutine[object, object, None], model: str = ""
 ) -> wire.ModelList:
-    outcome = "ok"
+    outcome = "unfinished"
     try:
         await asyncio.shield(asyncio.ensure_future(change))
+        outcome = "ok"
     except AssayError as error:
         outcome = error.code
         raise

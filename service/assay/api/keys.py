@@ -122,6 +122,19 @@ class Keys:
             raise Forbidden("changes are off; ASSAY_ADMIN_KEY or a key file allows them")
         raise Forbidden(f"this key hasn't the right '{right}'; send one that has")
 
+    def check_change(self, ring: Ring) -> None:
+        """Refuse to open a closed door: settings that got lost look like settings without keys.
+
+        Raises:
+            SettingsError: Only those with a key may score now, and anyone could then.
+        """
+        if ring.is_open and not self._ring.is_open:
+            raise SettingsError(
+                "they name no API key any more and would let anyone in; start the server again if "
+                "that is meant",
+                param="api_key",
+            )
+
     def change(self, ring: Ring) -> None:
         """Let these keys hold from now on."""
         self._ring = ring
@@ -189,8 +202,10 @@ def _look(ring: Ring, file: Path) -> Ring:
         now = read(ring.settings)
     except SettingsError as error:
         logger.error("the keys stay as they were: %s", error.message)  # noqa: TRY400
+        audit.info("%r: %s", str(file), error.code)
         return replace(ring, stamp=stamp)
     logger.info("%s was read again: %d keys are known", file, len(now.keys))
+    audit.info("%r: ok", str(file))
     return now
 
 

@@ -59,6 +59,7 @@ class Server(uvicorn.Server):
         self._keys = known
         self._reread = reread
         self._reading: asyncio.Task[None] | None = None
+        self._is_asked = False  # to read the settings again
 
     async def serve(self, sockets: list[socket.socket] | None = None) -> None:
         """Serve until told to stop, noting the loop's lag."""
@@ -120,23 +121,36 @@ class Server(uvicorn.Server):
             self._reading.cancel()
 
     def _read_again(self) -> None:
+        self._is_asked = True
         if self._reading is None or self._reading.done():
-            self._reading = asyncio.create_task(self._change(), name="read the settings again")
+            self._reading = asyncio.create_task(self._take(), name="read the settings again")
+
+    async def _take(self) -> None:
+        """Take the settings, and once more where that was asked for meanwhile."""
+        while self._is_asked:
+            self._is_asked = False
+            await self._change()
 
     async def _change(self) -> None:
         """Serve what the settings name now; a mistake in them changes nothing."""
+        outcome = "unfinished"
         try:
             settings = await detached(self._reread)
             ring = await detached(lambda: keys.read(settings))
+            self._keys.check_change(ring)
             pair = await detached(lambda: tls.files(settings))
             await self._service.change(settings)
             self._keys.change(ring)
             if pair is not None and self.config.ssl is not None:
                 tls.load(self.config.ssl, pair)
+            outcome = "ok"
         except AssayError as error:
+            outcome = error.code
             logger.error("the settings are not taken: %s", error.message)  # noqa: TRY400
         else:
             logger.info("the settings are taken: serving %s", ", ".join(settings.models))
+        finally:
+            keys.audit.info("SIGHUP: %s", outcome)
 
 
 def _is_idle(connection: Any) -> bool:

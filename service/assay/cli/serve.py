@@ -30,7 +30,7 @@ from assay.cli.app import (
 )
 from assay.scoring.aside import DETACHED
 from assay.scoring.service import Service
-from assay.settings import PREFIX, load
+from assay.settings import PREFIX, rereader
 from assay.telemetry import logging as logs
 from assay.telemetry import tracing
 from assay.telemetry.metrics import Metrics
@@ -83,7 +83,7 @@ def serve(
         logs.adopt_stderr()
     from assay.api import server as servers  # noqa: PLC0415  only `serve` needs HTTP
 
-    failure = run(_serve(settings, lambda: load(given(flags), config)[0]), servers.loop_factory())
+    failure = run(_serve(settings, rereader(given(flags), config)), servers.loop_factory())
     try:
         if failure is not None:
             stop(failure)
