@@ -38,6 +38,13 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+_SHOWN = 100  # characters of a name that nobody knows
+
+
+def shown(name: str) -> str:
+    """Return a name as a message repeats it: a long one is cut."""
+    return name if len(name) <= _SHOWN else f"{name[: _SHOWN - 1]}…"
+
 
 class AssayError(Exception):
     """Base of all errors raised on purpose."""
@@ -53,6 +60,7 @@ class AssayError(Exception):
         self.message = message
         self.param = param
         self.retry_after_s = retry_after_s
+        self.revision: str | None = None  # of the target, where it is known
 
 
 class RequestError(AssayError):

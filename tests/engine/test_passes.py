@@ -120,6 +120,21 @@ def test_a_cpu_without_memory_is_told_from_other_errors():
     assert not passes.is_out_of_memory(RuntimeError("shapes don't match"))
 
 
+@pytest.mark.parametrize(
+    ("text", "is_lost"),
+    [
+        ("CUDA error: device-side assert triggered\nCompile with ...", True),
+        ("CUDA error: an illegal memory access was encountered", True),
+        ("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`", False),
+        ("shapes don't match", False),
+    ],
+)
+def test_an_older_torch_tells_by_its_words_that_the_device_is_lost(text, is_lost):
+    """It raises a bare `RuntimeError` there."""
+    assert passes.loses_the_device(RuntimeError(text), kind=None) is is_lost
+    assert not passes.loses_the_device(torch.OutOfMemoryError("CUDA out of memory."), kind=None)
+
+
 def test_an_error_that_breaks_the_device_ends_the_process():
     """Each further batch would fail, too; a new process can use the device again."""
     with pytest.raises(passes.DeviceLost):

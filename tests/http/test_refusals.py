@@ -356,6 +356,22 @@ def test_an_unknown_model_lists_those_served(http: httpx.Client) -> None:
     check(answer, 404, "unknown_model", "'starter/member-3'", "model")
 
 
+def test_a_long_name_is_cut_where_an_error_repeats_it(http: httpx.Client) -> None:
+    """Of models, fields, attributes and paths."""
+    name = "x" * 5_000
+    answers = [
+        http.post("/score", json={"inputs": SAID, "model": name}),
+        http.post("/score", json={"inputs": SAID, name: 1}),
+        http.post("/score", json={"inputs": SAID, "attributes": {name: 1.0}}),
+        http.post("/classify", json={"input": "text", "model": name}),
+        http.get(f"/{name}"),
+    ]
+
+    assert [answer.status_code for answer in answers] == [404, 422, 422, 404, 404]
+    assert all("xxx" in answer.text for answer in answers)
+    assert max(len(answer.text) for answer in answers) < 1_000
+
+
 def test_bad_items_fail_alone_where_that_is_asked(
     starter: Server, sound: list[dict[str, Any]]
 ) -> None:

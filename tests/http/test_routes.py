@@ -82,6 +82,18 @@ def test_tokenize_takes_one_item_a_model_and_reports_bad_ones(http: httpx.Client
     assert both[1]["input_ids"] == one.json()["data"][0]["input_ids"]
 
 
+def test_tokenize_and_errors_name_the_revision(http: httpx.Client) -> None:
+    """In a header: ids of one revision mean nothing to another."""
+    revision = http.get("/models/starter").json()["revision"]
+    shown = http.post("/tokenize", json={"inputs": PAIR})
+    empty = http.post("/score", json={"inputs": [{"input_ids": []}]})
+    unknown = http.post("/score", json={"inputs": PAIR, "model": "nope"})
+
+    assert shown.headers["x-assay-revision"] == revision
+    assert (empty.status_code, empty.headers["x-assay-revision"]) == (422, revision)
+    assert "x-assay-revision" not in unknown.headers
+
+
 def test_health_says_that_the_loop_answers_and_every_model_is_ready(http: httpx.Client) -> None:
     """`live` and `ready` are 200 with no reasons against it; `/health` is `ready`."""
     live, ready, health = (http.get(f"/health{path}") for path in ("/live", "/ready", ""))

@@ -45,6 +45,7 @@ PATIENCE_S = 10.0
 # The first token of an item says what the device does with it; any other number is its score.
 POISON, UNDEFINED, INFINITE, DEADLY, DEADLY_ONCE = 9001, 9002, 9003, 9004, 9005
 ENDLESS, ENDLESS_ONCE = 9006, 9007
+POISON_TOGETHER = 9008
 SILENCE = "nothing"  # what a device says whose start hangs; None is one that dies then
 
 SPEC = ModelSpec(MODEL, Path("nowhere"), Card(), "float32", 64, None, None)
@@ -135,6 +136,8 @@ class Device:
     def _run(self, batch, items):
         if batch.forest.tokens > self._site.memory_tokens:
             return Failed(batch.number, "OutOfMemoryError", out_of_memory=True)
+        if POISON_TOGETHER in items and len(items) > 1:
+            return Failed(batch.number, "RuntimeError")
         if DEADLY in items:
             self._die()
         if DEADLY_ONCE in items and not self._site.has_died_once:
@@ -350,6 +353,13 @@ async def test_an_item_that_kills_every_worker_is_refused_in_the_end():
     assert outcome == [ForwardFailed if item == DEADLY else float(item) for item in items]
     assert [batch for batch in site.batches if DEADLY in batch][1:] == [[DEADLY]]
     assert site.starts == 3
+
+
+async def test_a_failed_batch_is_not_held_against_an_item_whose_worker_dies():
+    """Another item made the batch fail: one death isn't two."""
+    outcome, site, _ = await scores([1, POISON_TOGETHER, DEADLY_ONCE])
+    assert outcome == [1.0, float(POISON_TOGETHER), float(DEADLY_ONCE)]
+    assert site.batches[1:] == [[1], [POISON_TOGETHER], [DEADLY_ONCE], [DEADLY_ONCE]]
 
 
 async def test_a_hanging_worker_is_killed_and_its_items_run_again():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from typing import TYPE_CHECKING, TypeVar
 
@@ -10,6 +11,7 @@ from pydantic_core import to_json
 from starlette.requests import ClientDisconnect
 
 from assay import wire
+from assay.api import problems
 from assay.api.body import body_of
 from assay.api.exchange import CLIENT_CLOSED_REQUEST, scorer_of, unless_gone
 from assay.api.openapi import takes
@@ -18,11 +20,12 @@ from assay.scoring import answers, inspection
 from assay.scoring.aside import aside
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Sequence
+    from collections.abc import Awaitable, Callable, Iterator, Sequence
 
     from pydantic import BaseModel
 
     from assay.scoring.scorer import Scorer
+    from assay.scoring.targets import Target
 
 OptionsT = TypeVar("OptionsT", bound=wire.Options)
 AnswerT = TypeVar("AnswerT", wire.ScoreAnswer, wire.CompareAnswer, wire.BestOfNAnswer)
@@ -66,7 +69,12 @@ async def best_of_n(request: Request) -> Response:
 async def tokenize(request: Request) -> Response:
     """Show what the model sees: ids, reading position, rendered text."""
     wanted = await body_of(request, wire.TokenizeRequest)
-    return _json(await inspection.tokenize(scorer_of(request), wanted))
+    scorer = scorer_of(request)
+    target = scorer.target(wanted.model)
+    with _naming(target):
+        response = _json(await inspection.tokenize(scorer, wanted))
+    response.headers[problems.REVISION] = target.revision
+    return response
 
 
 @router.get("/models", response_model=wire.ModelList)
@@ -99,10 +107,12 @@ async def _answer(
     name, outcome = "", "ok"
     try:
         wanted = await body_of(request, kind)
-        name = scorer.target(wanted.model).name
-        result = await unless_gone(
-            request, answer(scorer, wanted, f"{route}-{request.state.request_id}")
-        )
+        target = scorer.target(wanted.model)
+        name = target.name
+        with _naming(target):
+            result = await unless_gone(
+                request, answer(scorer, wanted, f"{route}-{request.state.request_id}")
+            )
         if any(entry.error for entry in result.data):
             outcome = "partial"
         bare = result.model_copy(update={"data": []})
@@ -122,6 +132,16 @@ async def _answer(
         return response
     finally:
         scorer.metrics.request(name, route, outcome)
+
+
+@contextlib.contextmanager
+def _naming(target: Target) -> Iterator[None]:
+    """Let an error name the revision that it is of."""
+    try:
+        yield
+    except AssayError as error:
+        error.revision = target.revision
+        raise
 
 
 def _json(answer: BaseModel, data: Sequence[BaseModel] = ()) -> Response:

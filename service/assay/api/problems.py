@@ -19,6 +19,7 @@ from assay.errors import (
     MalformedBody,
     MethodNotAllowed,
     UnknownRoute,
+    shown,
 )
 from assay.telemetry import ending
 
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 
     Shape = Callable[[AssayError, str], tuple[int, Any]]  # of a request's id, to status and body
 
+REVISION = "x-assay-revision"
 MOST_ERRORS = 1_000  # that are looked at for the most telling
 _FORMS = {"as-text", "as-messages"}
 _INSIDE: dict[int | str, type[wire.Request]] = {
@@ -74,9 +76,10 @@ def answer(error: AssayError, request_id: str, shape: Shape = native) -> JSONRes
 
 def headers(error: AssayError) -> dict[str, str]:
     """Return the headers of an error."""
-    if error.retry_after_s is None:
-        return {"WWW-Authenticate": "Bearer"} if error.status == 401 else {}
-    return {"Retry-After": str(max(1, math.ceil(error.retry_after_s)))}
+    found = {} if error.revision is None else {REVISION: error.revision}
+    if error.retry_after_s is not None:
+        return found | {"Retry-After": str(max(1, math.ceil(error.retry_after_s)))}
+    return found | ({"WWW-Authenticate": "Bearer"} if error.status == 401 else {})
 
 
 def from_validation(error: ValidationError, kind: type[wire.Request]) -> AssayError:
@@ -119,13 +122,13 @@ def _nearest(location: tuple[int | str, ...], kind: type[wire.Request]) -> str |
 
 
 def path_of(location: tuple[int | str, ...]) -> str:
-    """Return where in a request something is, as errors name it."""
+    """Return where in a request something is, as errors name it; a long name in it is cut."""
     path = ""
     for part in location:
         if isinstance(part, int):
             path += f"[{part}]"
         elif part not in _FORMS:
-            path += f".{part}" if path else part
+            path += f".{shown(part)}" if path else shown(part)
     return path
 
 
@@ -138,8 +141,8 @@ def _on_http_exception(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     kind = _HTTP.get(error.status_code, MalformedBody)
     message = {
-        404: f"there is no {request.url.path}; GET /docs lists the routes",
-        405: f"{request.url.path} doesn't take {request.method}; GET /docs lists the routes",
+        404: f"there is no {shown(request.url.path)}; GET /docs lists the routes",
+        405: f"{shown(request.url.path)} doesn't take {request.method}; GET /docs lists the routes",
     }.get(error.status_code, "the request can't be read")
     response = answer(kind(message), request.state.request_id)
     response.headers.update(error.headers or {})  # a 405's Allow

@@ -23,10 +23,7 @@ if TYPE_CHECKING:
     from assay.engine.trunk import Trunk
 
 logger = logging.getLogger("assay.passes")
-# After one of these (an index out of range on a GPU, say) each further call fails, too.
-_LOSES_THE_DEVICE: tuple[type[Exception], ...] = (
-    (torch.AcceleratorError,) if hasattr(torch, "AcceleratorError") else ()
-)
+_ACCELERATOR_ERROR: type[Exception] | None = getattr(torch, "AcceleratorError", None)
 
 
 class DeviceLost(Exception):
@@ -98,12 +95,25 @@ def _device_bytes(device: torch.device) -> int | None:
 
 def _failed(batch: Batch, error: Exception) -> Failed:
     logger.warning("batch %d of %s failed: %s", batch.number, batch.model, type(error).__name__)
-    if isinstance(error, _LOSES_THE_DEVICE):
+    if loses_the_device(error):
         raise DeviceLost(type(error).__name__) from None
     out_of_memory = is_out_of_memory(error)
     if out_of_memory and torch.cuda.is_available():
         torch.cuda.empty_cache()
     return Failed(batch.number, type(error).__name__, out_of_memory)
+
+
+def loses_the_device(error: Exception, kind: type[Exception] | None = _ACCELERATOR_ERROR) -> bool:
+    """Return whether each further call fails, too, as after an index out of range on a GPU.
+
+    torch before 2.8 has no class for it. What libraries report by their own status passes.
+    """
+    if kind is not None:
+        return isinstance(error, kind)
+    text = str(error)
+    return (
+        type(error) is RuntimeError and text.startswith("CUDA error: ") and "_STATUS_" not in text
+    )
 
 
 def is_out_of_memory(error: Exception) -> bool:

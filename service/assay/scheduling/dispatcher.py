@@ -50,7 +50,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("assay.dispatcher")
 BATCHES_AT_WORKER = 2  # one running, one waiting
-MAX_ATTEMPTS = 2  # in a batch, then alone
+MAX_DEATHS = 2  # of workers that ran an item: in a batch, then alone
 WATCHDOG_S = 60.0
 LOAD_TIMEOUT_S = 900.0
 _FAR_SLOWER = 20  # than the measured rate: a batch that takes so long hangs
@@ -372,13 +372,15 @@ class Dispatcher:
         """
         for place, taken in reversed(list(enumerate(self._in_flight.values()))):
             was_running = place == 0
-            if was_running and taken.claims[0].attempts + 1 >= MAX_ATTEMPTS:
+            if was_running and taken.claims[0].deaths + 1 >= MAX_DEATHS:
                 (claim,) = taken.claims
                 claim.settle(
                     ForwardFailed("the worker died each time this item ran; it won't run again")
                 )
             else:
-                self._queue.put_back(taken.model, taken.entries, was_tried=was_running)
+                self._queue.put_back(
+                    taken.model, taken.entries, was_tried=was_running, was_deadly=was_running
+                )
         self._in_flight.clear()
         self._caches.clear()
 

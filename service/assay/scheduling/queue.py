@@ -78,6 +78,7 @@ class Claim:
     ticket: Ticket
     place: int
     attempts: int = 0
+    deaths: int = 0  # of workers, while they ran it
 
     def settle(self, result: np.ndarray | AssayError) -> None:
         """Answer the item, unless its caller has left."""
@@ -142,11 +143,23 @@ class Queue:
         self._tell()
 
     def put_back(
-        self, model: str, entries: Iterable[tuple[Work, Claim]], *, was_tried: bool = True
+        self,
+        model: str,
+        entries: Iterable[tuple[Work, Claim]],
+        *,
+        was_tried: bool = True,
+        was_deadly: bool = False,
     ) -> None:
-        """Let items wait again, first of their request; those that were tried go alone."""
+        """Let items wait again, first of their request; those that were tried go alone.
+
+        They were deadly where the worker died at them.
+        """
         for tried, claim in reversed(list(entries)):
-            again = Claim(claim.ticket, claim.place, claim.attempts + was_tried)
+            again = Claim(
+                *(claim.ticket, claim.place),
+                attempts=claim.attempts + was_tried,
+                deaths=claim.deaths + was_deadly,
+            )
             work = replace(tried, goes_alone=again.attempts > 0)
             self._hold(work, again)
             self._line(model).put_back(work)

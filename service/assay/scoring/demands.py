@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from assay import wire
-from assay.errors import InvalidField
+from assay.errors import InvalidField, shown
 from assay.scoring import meaning
 
 if TYPE_CHECKING:
@@ -85,7 +85,8 @@ def _check_attributes(target: Target, options: wire.Options) -> None:
     if unknown := [name for name in options.attributes if name not in named]:
         has = ", ".join(named) or "none"
         raise InvalidField(
-            f"'{target.name}' has no attribute '{unknown[0]}'; it has {has}", param="attributes"
+            f"'{target.name}' has no attribute '{shown(unknown[0])}'; it has {has}",
+            param="attributes",
         )
     if options.normalize:
         raise InvalidField(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 from assay.cards import card as cards
 from assay.cards import repository
 from assay.engine.template import Contest, Conversation, Solution, Template
-from assay.errors import AssayError, CheckpointError, SettingsError, UnknownTarget
+from assay.errors import AssayError, CheckpointError, SettingsError, UnknownTarget, shown
 from assay.scoring import meaning
 
 if TYPE_CHECKING:
@@ -99,7 +99,9 @@ class Targets:
         name = self.aliases.get(name, name)
         if name not in self.by_name:
             served = ", ".join(f"'{known}'" for known in self.by_name)
-            raise UnknownTarget(f"no model '{name}' is served; there are {served}", param="model")
+            raise UnknownTarget(
+                f"no model '{shown(name)}' is served; there are {served}", param="model"
+            )
         return self.by_name[name]
 
     def reference(self, name: str) -> str:
@@ -110,7 +112,9 @@ class Targets:
         """
         if name not in self.references:
             known = ", ".join(f"'{one}'" for one in self.references)
-            raise UnknownTarget(f"no model '{name}' was loaded; there are {known}", param="model")
+            raise UnknownTarget(
+                f"no model '{shown(name)}' was loaded; there are {known}", param="model"
+            )
         return self.references[name]
 
 

@@ -76,7 +76,7 @@ class Ask:
         """
         call = Call(self.scorer, wire.Options(model=model, **options), self.route)
         self._asked.append(call.target.name)
-        self.headers["x-assay-revision"] = call.target.revision
+        self.headers[problems.REVISION] = call.target.revision
         return call
 
     async def read(
