@@ -244,6 +244,8 @@ def test_keys_come_and_go_without_a_restart(
     file.write_text(kept)
     until("the others are back", lambda: status(ring["score"]) == 200)
     assert status(key) == 401
+    assert f"assay.audit '{file}': ok" in ringed.log.read_text()
+    assert f"assay.audit '{file}': settings_error" in ringed.log.read_text()
 
 
 def test_keys_are_read_again_with_the_settings(
