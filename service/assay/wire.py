@@ -533,13 +533,29 @@ class TokenizeAnswer(Answer):
     data: list[TokenizeEntry]
 
 
+class Stats(Answer):
+    """How busy the server is, under Infinity's names."""
+
+    queue_fraction: float = Field(description="Tokens admitted, of those that may be.")
+    queue_absolute: int = Field(description="Items that wait for this target's models.")
+    results_pending: int = Field(description="Requests that are being answered, of any target.")
+    batch_size: int | None = Field(default=None, description="Tokens of a batch at most.")
+
+
 class ModelEntry(Answer):
-    """One served target, OpenAI-style."""
+    """One served target, OpenAI-style; Infinity's client reads `stats` to `capabilities`."""
 
     id: str
     object: Literal["model"] = "model"
     created: int
-    owned_by: Literal["assay"] = "assay"
+    owned_by: Literal["assay"] | None = Field(
+        default=None,
+        exclude_if=_absent,
+        description="Under /v1, where OpenAI has it; elsewhere Infinity's client takes its own.",
+    )
+    stats: Stats | None = None
+    backend: Literal["torch"] = "torch"
+    capabilities: list[Literal["classify", "rerank"]] = []
     kind: Literal["model", "ensemble", "policy", "composite"]
     state: str
     default: bool

@@ -10,6 +10,7 @@ from tests.contract.conftest import exchanges, replay
 from tests.contract.served import (
     descending,
     natively,
+    overloaded,
     post,
     refused,
     rendered,
@@ -105,6 +106,44 @@ def test_litellms_provider_reads_the_shared_answer(served: Server) -> None:
     }
     assert all("document" not in one for one in answer["results"])
     assert answer["usage"]["total_tokens"] == answer["usage"]["prompt_tokens"]
+
+
+def test_models_are_as_its_client_reads_them(served: Server) -> None:
+    """Without an owner but Infinity's own it takes none; OpenAI's clients have one under /v1."""
+    data = served.http.get("/models").json()["data"]
+    under_v1 = served.http.get("/v1/models").json()["data"]
+
+    for entry, twin in zip(data, under_v1, strict=True):
+        assert {"id", "stats", "object", "created", "backend", "capabilities"} < set(entry)
+        assert "owned_by" not in entry
+        assert entry["object"] == "model"
+        assert twin == {**entry, "owned_by": "assay"}
+    capabilities = {entry["id"]: entry["capabilities"] for entry in data}
+    assert capabilities.pop("pairrm") == []
+    assert set(map(tuple, capabilities.values())) == {("classify", "rerank")}
+
+
+def test_models_tell_what_waits(served: Server) -> None:
+    """Of the queue as it is: nothing, or one request of fifty items that is more than may wait."""
+
+    def stats(name: str) -> dict[str, Any]:
+        found: dict[str, Any] = served.http.get(f"/models/{name}").json()["stats"]
+        return found
+
+    idle = stats("tiny")
+    with overloaded(served):
+        busy, beside, both = stats("tiny"), stats("helpsteer"), stats("crew")
+
+    assert idle == {
+        "queue_fraction": 0.0,
+        "queue_absolute": 0,
+        "results_pending": 0,
+        "batch_size": 64,
+    }
+    assert busy["queue_fraction"] > 0.5
+    assert 0 < busy["queue_absolute"] == both["queue_absolute"] <= 50
+    assert beside["queue_absolute"] == 0
+    assert busy["results_pending"] == beside["results_pending"] == 1
 
 
 def test_errors_have_its_shape(served: Server) -> None:

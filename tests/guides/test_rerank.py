@@ -55,8 +55,10 @@ def test_llama_indexs_nodes_get_it(server: Server, run_example: RunExample) -> N
 def test_infinitys_client_gets_raw_rewards(server: Server, run_example: RunExample) -> None:
     """`raw_scores` is heeded, for documents and for a text through the template."""
     expected = ranked(server)
+    served = [one["id"] for one in server.http.get("/models").json()["data"]]
 
     answer = run_example("score_with_infinity.py")
 
+    assert answer["models"] == [[name, ["classify", "rerank"]] for name in served]
     assert answer["rerank"] == [[index, reward] for index, reward in expected]
     assert answer["classify"] == [["LABEL_0", dict(expected)[1]]]

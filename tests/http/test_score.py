@@ -285,7 +285,7 @@ def test_the_envelope_names_the_model_and_its_revision(starter: Server) -> None:
 
 
 def test_every_native_route_also_answers_under_v1(http: httpx.Client) -> None:
-    """The prefix changes nothing about an answer."""
+    """The prefix changes nothing about an answer; models have an owner there, as OpenAI's do."""
     group = {"prompt": PROMPT, "responses": ["Yes.", "No, never."]}
     bodies = {"/score": {"inputs": FORMS}, "/compare": group, "/best-of-n": group}
     for route, body in (bodies | {"/tokenize": {"inputs": FORMS}}).items():
@@ -293,8 +293,11 @@ def test_every_native_route_also_answers_under_v1(http: httpx.Client) -> None:
 
         assert versioned.status_code == 200
         assert versioned.json()["data"] == plain.json()["data"]
-    for path in ("/models", "/models/starter", "/models/starter/member-3"):
-        assert http.get(f"/v1{path}").json() == http.get(path).json()
+    for path in ("/models/starter", "/models/starter/member-3"):
+        plain = http.get(path).json()
+        assert http.get(f"/v1{path}").json() == {**plain, "owned_by": "assay"}
+    listed = http.get("/models").json()["data"]
+    assert http.get("/v1/models").json()["data"] == [{**one, "owned_by": "assay"} for one in listed]
 
 
 def test_batch_priority_and_a_generous_deadline_change_no_score(starter: Server) -> None:

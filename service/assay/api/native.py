@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Literal, TypeVar
 
 from fastapi import APIRouter, Request, Response
 from pydantic_core import to_json
@@ -81,7 +81,8 @@ async def tokenize(request: Request) -> Response:
 async def models(request: Request) -> Response:
     """List what is served."""
     scorer = scorer_of(request)
-    data = [inspection.describe(scorer, target) for target in scorer.targets.by_name.values()]
+    owner = _owner(request)
+    data = [inspection.describe(scorer, one, owner) for one in scorer.targets.by_name.values()]
     return _json(wire.ModelList(data=data))
 
 
@@ -90,9 +91,14 @@ async def model(request: Request, name: str) -> Response:
     """Show one target with its whole card."""
     scorer = scorer_of(request)
     target = scorer.target(name)
-    entry = inspection.describe(scorer, target)
+    entry = inspection.describe(scorer, target, _owner(request))
     card = target.card.model_dump(mode="json", exclude_none=True)
     return _json(wire.ModelDetail(**dict(entry), card=card))
+
+
+def _owner(request: Request) -> Literal["assay"] | None:
+    """Return whose a model is, where OpenAI has that; Infinity's client takes only its own."""
+    return "assay" if request.url.path.startswith("/v1/") else None
 
 
 async def _answer(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from assay import wire
 from assay.errors import AssayError
@@ -29,13 +29,18 @@ async def tokenize(scorer: Scorer, request: wire.TokenizeRequest) -> wire.Tokeni
     return wire.TokenizeAnswer(model=target.name, data=data)
 
 
-def describe(scorer: Scorer, target: Target) -> wire.ModelEntry:
+def describe(
+    scorer: Scorer, target: Target, owned_by: Literal["assay"] | None = None
+) -> wire.ModelEntry:
     """Return the entry of `GET /models` for a target."""
     loaded = scorer.loaded(target.members[0])
     moments = target.card.statistics
     entry = wire.ModelEntry(
         id=target.name,
         created=scorer.started_at,
+        owned_by=owned_by,
+        stats=_stats(scorer, target),
+        capabilities=[] if meaning.only_compares(target) else ["classify", "rerank"],
         kind=target.kind,
         state=scorer.state(target),
         default=target is scorer.targets.default,
@@ -63,6 +68,17 @@ def describe(scorer: Scorer, target: Target) -> wire.ModelEntry:
             ),
             "batch_tokens": loaded.budget_tokens,
         }
+    )
+
+
+def _stats(scorer: Scorer, target: Target) -> wire.Stats:
+    door, loaded = scorer.admission, scorer.loaded(target.members[0])
+    waiting = (scorer.queue.depth(name) for name in {model.name for model in target.members})
+    return wire.Stats(
+        queue_fraction=door.tokens / door.bound,
+        queue_absolute=sum(items for items, _ in waiting),
+        results_pending=door.requests,
+        batch_size=loaded.budget_tokens if loaded else None,
     )
 
 
