@@ -226,6 +226,16 @@ CASES = [
         NATIVE,
         takes="one",
     ),
+    Case(
+        "slime.reward",
+        "/reward",
+        lambda items: {"prompt": items[0].turns[:1], "response": items[0].response},
+        lambda answer: [answer],
+        "response",
+        NATIVE,
+        takes="one",
+        name="messages",
+    ),
     *(
         Case(
             "tei.predict",
@@ -296,6 +306,20 @@ CASES = [
         OPENAI,
         sigmoid,
         "prompt",
+    ),
+    Case(
+        "rerank",
+        "/v1/rerank",
+        lambda items: {
+            "query": asked(items),
+            "documents": [{"text": text} for text in responses(items)],
+        },
+        relevance,
+        "documents",
+        COHERE,
+        sigmoid,
+        "prompt",
+        name="objects",
     ),
     *(
         Case("rerank", path, ranking(), relevance, "documents", COHERE, sigmoid, "prompt")

@@ -44,6 +44,18 @@ POISON = "‽"  # the only character here that is spelt with the byte 0xBD
 ODD = ["🌞", "👩\u200d👩\u200d👧", "a\0b", "\ufeffa", "e\u0301\u202e"]
 LONG = "many words " * 600  # more than the tiny model takes
 UNKNOWN: dict[str, Any] = {"user": "me", "cache_salt": "x", "invented": {"deep": [1, None]}}
+
+
+def widened(body: Any) -> Any:
+    """Return a body in which each object but the whole has fields that nobody knows."""
+    if isinstance(body, list):
+        return [
+            {**widened(one), **UNKNOWN} if isinstance(one, dict) else widened(one) for one in body
+        ]
+    return {name: widened(one) for name, one in body.items()} if isinstance(body, dict) else body
+
+
+NESTED = [case for case in CASES if widened(case.body(REAL[:1])) != case.body(REAL[:1])]
 LISTS = [case for case in CASES if case.takes != "one"]
 BY_NAME = {case.id: case for case in CASES}
 LARGE = [  # one of each way from a body to items
@@ -267,6 +279,16 @@ def test_unknown_fields_are_taken(wide: Server, case: Case) -> None:
     items = REAL[:1]
 
     assert case.scores(wide, items, **UNKNOWN) == shown(case, natively(wide, items))
+
+
+@pytest.mark.parametrize("nested", NESTED, ids=named)
+def test_unknown_fields_of_nested_objects_are_taken(wide: Server, nested: Case) -> None:
+    """A turn's, a document's, an instance's: each object in a body may have more than it needs."""
+    (item, *_) = REAL
+
+    answer = nested.send(wide, [item], **widened(nested.body([item])))
+
+    assert nested.read(answer) == shown(nested, natively(wide, [item]))
 
 
 def test_overload_is_503_with_retry_after(served: Server) -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from tests.contract.conftest import exchanges, replay
 from tests.contract.served import ITEMS, natively, post, refused
-from tests.http.texts import CONVERSATION
+from tests.http.texts import CONVERSATION, PROMPT, RESPONSE
 
 if TYPE_CHECKING:
     from tests.http.processes import Server
@@ -37,6 +37,19 @@ def test_a_prompt_may_be_messages(served: Server) -> None:
     reward = post(served, PATH, prompt=prompt, response=response["content"], label=None)
 
     assert [reward] == natively(served, CONVERSATION)
+
+
+def test_a_turn_is_taken_as_its_data_has_it(served: Server) -> None:
+    """With fields of its own, without content, with content in parts."""
+    turns = [
+        {"role": "system", "content": None, "weight": 0},
+        {"role": "user", "content": [{"type": "text", "text": PROMPT}], "tool_calls": None},
+    ]
+    plain = [{"role": "system", "content": ""}, {"role": "user", "content": PROMPT}]
+
+    reward = post(served, PATH, prompt=turns, response=RESPONSE, label=None)
+
+    assert [reward] == natively(served, {"prompt": plain, "response": RESPONSE})
 
 
 def test_a_key_wraps_the_number(served: Server) -> None:

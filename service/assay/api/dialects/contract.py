@@ -20,6 +20,7 @@ from starlette.requests import ClientDisconnect
 from assay import wire
 from assay.api import problems
 from assay.api.body import read
+from assay.api.dialects.chains import in_steps
 from assay.api.dialects.form import JSON
 from assay.api.exchange import CLIENT_CLOSED_REQUEST, scorer_of, unless_gone
 from assay.engine.template import Ids, Text
@@ -87,10 +88,7 @@ class Ask:
         model: str | None = None,
         **options: Any,
     ) -> tuple[Call, Outcome, list[Judged]]:
-        """Let a target that scores read items; one bad item fails the request.
-
-        How many were cut is in the answer's headers: most contracts have no field for it.
-        """
+        """Let a target that scores read items; one bad item fails the request."""
         call = self.call(model, **options)
         if call.only_compares:
             raise InvalidField(
@@ -98,10 +96,21 @@ class Ask:
                 "/compare or /best-of-n",
                 param="model",
             )
-        outcome, judged = await call.run(list(sources), lambda place, _: path(place))
+        return call, *await self.run(call, sources, path)
+
+    async def run(
+        self, call: Call, sources: Sequence[Source], path: Path
+    ) -> tuple[Outcome, list[Judged]]:
+        """Let a call's target read items, those that are spelt in its steps as steps.
+
+        How many were cut is in the answer's headers: most contracts have no field for it.
+        """
+        steps = call.target.card.steps
+        spelt = await aside(len(sources), lambda: [in_steps(one, steps) for one in sources])
+        outcome, judged = await call.run(spelt, lambda place, _: path(place))
         if cut := sum(one.truncated for one in judged):
             self.headers["x-assay-truncated"] = str(cut)
-        return call, outcome, judged
+        return outcome, judged
 
 
 @dataclass(frozen=True, slots=True)

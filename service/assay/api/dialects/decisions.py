@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
-from pydantic import Discriminator, Field, StrictBool, StrictStr, Tag, model_validator
+from pydantic import Field, StrictBool, StrictStr, Tag, model_validator
 
 from assay.api.dialects.contract import Ask, Body, Contract
 from assay.api.dialects.questions import (
@@ -28,6 +28,7 @@ from assay.api.dialects.questions import (
     turn,
     unanswerable,
 )
+from assay.api.dialects.turns import BY_FORM
 from assay.errors import Overloaded, UnknownTarget
 from assay.reward import choice
 from assay.scoring.aside import aside
@@ -39,17 +40,6 @@ if TYPE_CHECKING:
     from assay.errors import AssayError
 
 _ROLES = {"developer": "system"}  # a newer name
-
-
-def _form(value: object) -> str | None:
-    if isinstance(value, str):
-        return "as-text"
-    return "as-messages" if isinstance(value, list) else None
-
-
-_BY_FORM = Discriminator(
-    _form, custom_error_type="form", custom_error_message="send a string or a list"
-)
 
 
 class Part(Body):
@@ -66,7 +56,7 @@ class Part(Body):
 
 
 Said = Annotated[
-    Annotated[str, Tag("as-text")] | Annotated[list[Part], Tag("as-messages")], _BY_FORM
+    Annotated[str, Tag("as-text")] | Annotated[list[Part], Tag("as-messages")], BY_FORM
 ]
 
 
@@ -92,7 +82,7 @@ class Turn(Body):
 
 Input = Annotated[
     Annotated[str, Tag("as-text")] | Annotated[list[Turn], Field(min_length=1), Tag("as-messages")],
-    _BY_FORM,
+    BY_FORM,
 ]
 
 

@@ -77,13 +77,11 @@ class Compare(Body):
 
 async def _compare(ask: Ask, wanted: Compare) -> dict[str, Any]:
     texts = [one.text() for one in wanted.response_objs]
-    prompt = [
-        wire.Message(role=one.role, content=one.content) for one in wanted.conversation_history
-    ]
+    prompt = [wire.Message(**one.message()) for one in wanted.conversation_history]
     call = ask.call(wanted.model)
     if len(texts) < 2 and call.only_compares:
         return {"rewards": [0.5] * len(texts), "comparison_results": None, "metrics": None}
-    rewards, wins = await _met(call, prompt, texts)
+    rewards, wins = await _met(ask, call, prompt, texts)
     if len(texts) < 2:
         return {"rewards": rewards, "comparison_results": None, "metrics": None}
     return {
@@ -98,7 +96,7 @@ async def _compare(ask: Ask, wanted: Compare) -> dict[str, Any]:
 
 
 async def _met(
-    call: Call, prompt: list[wire.Message], texts: list[str]
+    ask: Ask, call: Call, prompt: list[wire.Message], texts: list[str]
 ) -> tuple[list[float], Callable[[int, int], float]]:
     """Return a reward for each response, and with what probability one beats another."""
     if call.only_compares:
@@ -107,8 +105,7 @@ async def _met(
             raise matrix
         return tournament.scores(matrix), lambda i, j: matrix[i][j]
     sources = await aside(len(texts), lambda: items.sources([(prompt, texts)]))
-    path = each("response_objs")
-    _, judged = await call.run(sources, lambda place, _: path(place))
+    _, judged = await ask.run(call, sources, each("response_objs"))
 
     def wins(i: int, j: int) -> float:
         rows = [list(pair) for pair in zip(judged[i].rewards, judged[j].rewards, strict=True)]

@@ -65,8 +65,8 @@ async def _first_wins(ask: Ask, wanted: Feedback) -> list[float]:
         _, matrices = await call.contest(groups, "batch_candidates")
         return [one[0][1] for one in matrices if isinstance(one, list)]
     sources = await aside(len(groups), lambda: items.sources(groups))
-    _, judged = await call.run(
-        sources, lambda place, _: f"batch_candidates[{place // 2}][{place % 2}]"
+    _, judged = await ask.run(
+        call, sources, lambda place: f"batch_candidates[{place // 2}][{place % 2}]"
     )
     return await aside(
         len(judged),

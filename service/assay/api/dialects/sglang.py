@@ -61,7 +61,7 @@ class Score(Body):
 
 async def _classify(ask: Ask, wanted: Classify) -> Any:
     if wanted.conv is not None:
-        given = await _conversations(ask, wanted)
+        given = await _conversations(wanted.conv)
     else:
         field = "text" if wanted.text is not None else "input_ids"
         given = await text_or_ids(getattr(wanted, field), field)
@@ -81,19 +81,18 @@ async def _classify(ask: Ask, wanted: Classify) -> Any:
     return data[0] if given.is_one else data
 
 
-async def _conversations(ask: Ask, wanted: Classify) -> Given:
+async def _conversations(given: Any) -> Given:
     """Return the items of `conv`, which is a conversation, or a list of them.
 
     Raises:
         InvalidField: It is neither, or one doesn't end with the assistant's turn.
     """
-    given, steps = wanted.conv, ask.scorer.target(wanted.model or None).card.steps
     is_one = isinstance(given, list) and bool(given) and isinstance(given[0], dict)
     path = only("conv") if is_one else each("conv")
 
     def read() -> list[Source]:
         talks = _TALKS.validate_python([given] if is_one else given)
-        return [conversation(turns, path(place), steps) for place, turns in enumerate(talks)]
+        return [conversation(turns, path(place)) for place, turns in enumerate(talks)]
 
     try:
         sources = await aside(len(given) if isinstance(given, list) else 0, read)

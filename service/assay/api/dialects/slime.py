@@ -9,12 +9,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from assay import wire
 from assay.api import problems
 from assay.api.dialects.contract import Ask, Body, Contract, only
-from assay.engine.template import Text
+from assay.api.dialects.turns import Prompt, Turn
+from assay.engine.template import Conversation, Text
 from assay.reward import ensemble
-from assay.scoring import items
 
 if TYPE_CHECKING:
     from assay.engine.template import Source
@@ -23,7 +22,7 @@ if TYPE_CHECKING:
 class Sample(Body):
     """`label` is sent along, and not needed."""
 
-    prompt: wire.Prompt
+    prompt: Prompt
     response: str
     model: str | None = None
 
@@ -39,7 +38,10 @@ async def _reward(ask: Ask, wanted: Sample) -> float | dict[str, float]:
 def _source(wanted: Sample, *, is_templated: bool) -> Source:
     if is_templated and isinstance(wanted.prompt, str):
         return Text(wanted.prompt + wanted.response)
-    return items.source(wire.Item(prompt=wanted.prompt, response=wanted.response))
+    prompt = wanted.prompt
+    asked = [Turn(role="user", content=prompt)] if isinstance(prompt, str) else prompt
+    turns = [*asked, Turn(role="assistant", content=wanted.response)]
+    return Conversation(tuple(one.message() for one in turns))
 
 
 CONTRACTS = (Contract("slime.reward", ("/reward",), Sample, _reward, problems.native),)

@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING, Annotated
 
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator, Discriminator, Field, Tag
 
 from assay.api.dialects.contract import Body
-from assay.engine.template import Conversation, Solution
+from assay.engine.template import Conversation
 from assay.errors import InvalidField
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from assay.cards.mechanism import Steps
-    from assay.engine.template import Source
 
+def _form(value: object) -> str | None:
+    if isinstance(value, str):
+        return "as-text"
+    return "as-messages" if isinstance(value, list) else None
+
+
+BY_FORM = Discriminator(
+    _form, custom_error_type="form", custom_error_message="send a string or a list"
+)
 _TYPES = {"text", "input_text", "output_text", None}
 
 
@@ -46,34 +52,26 @@ class Turn(Body):
 
     role: str = Field(min_length=1)
     content: Words = ""
+    name: str | None = None
 
     def message(self) -> dict[str, str]:
         """Return the turn as templates take it."""
-        return {"role": self.role, "content": self.content}
+        turn = {"role": self.role, "content": self.content}
+        return turn if self.name is None else {**turn, "name": self.name}
 
 
-def conversation(turns: Sequence[Turn], field: str, steps: Steps | None = None) -> Source:
+Prompt = Annotated[
+    Annotated[str, Tag("as-text")] | Annotated[list[Turn], Field(min_length=1), Tag("as-messages")],
+    BY_FORM,
+]
+
+
+def conversation(turns: Sequence[Turn], field: str) -> Conversation:
     """Return a conversation to score.
-
-    It is in steps where its last turn is spelt as the card spells them. What stands behind the last
-    step's marker can't change a step's score, and is left out.
 
     Raises:
         InvalidField: The assistant's turn isn't the last.
     """
     if not turns or turns[-1].role != "assistant":
         raise InvalidField(f"'{field}' must end with the assistant turn to score", param=field)
-    messages = tuple(turn.message() for turn in turns)
-    if steps is None or steps.form != "joined" or steps.step.endswith("{step}"):
-        return Conversation(messages)
-    form = re.escape(steps.step)
-    form = form.replace(re.escape("{number}"), r"\d+").replace(re.escape("{step}"), "(.*?)")
-    *prompt, response = messages
-    found = re.findall(form, response["content"], re.DOTALL)
-    spelt = steps.between.join(
-        steps.step.replace("{number}", str(number)).replace("{step}", step)
-        for number, step in enumerate(found, 1)
-    )
-    if not found or not response["content"].startswith(spelt):
-        return Conversation(messages)
-    return Solution(tuple(prompt), tuple(found))
+    return Conversation(tuple(turn.message() for turn in turns))

@@ -17,6 +17,7 @@ from fastapi import APIRouter, Request, Response
 
 from assay import __version__
 from assay.api.dialects import rows
+from assay.api.dialects.chains import in_steps
 from assay.api.dialects.contract import (
     Ask,
     Body,
@@ -34,12 +35,12 @@ from assay.engine.template import Text
 from assay.errors import AssayError, InvalidField
 from assay.reward import ensemble
 from assay.reward.transform import sigmoid
+from assay.scoring import items
 from assay.scoring.aside import aside
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from assay.cards.mechanism import Steps
     from assay.engine.template import Source
     from assay.scoring.call import Call, Judged
 
@@ -133,13 +134,13 @@ async def classify(ask: Ask, wanted: Inputs) -> dict[str, Any]:
         probs = [wanted.shown(judged)]
         return {"index": index, "label": LABEL, "probs": probs, "num_classes": 1}
 
-    given = await _given(ask, wanted)
+    given = await _given(wanted)
     call, _, judged = await ask.read(given.sources, given.path, model=wanted.model or None)
     return await _answer(ask, call, "classify", judged, entry)
 
 
 async def _pool(ask: Ask, wanted: Pooling) -> dict[str, Any]:
-    given = await _given(ask, wanted)
+    given = await _given(wanted)
     call, _, judged = await ask.read(given.sources, given.path, model=wanted.model or None)
     outputs = ask.scorer.sizes(call.target)[0]
 
@@ -166,11 +167,9 @@ async def _score(ask: Ask, wanted: Score) -> dict[str, Any]:
     def entry(index: int, judged: Judged) -> dict[str, Any]:
         return {"index": index, "object": "score", "score": wanted.shown(judged)}
 
-    steps = ask.scorer.target(wanted.model or None).card.steps
     pairs = _pairs(wanted)
-    sources = await aside(
-        len(pairs.texts), lambda: [_answered(*texts, pairs.field, steps) for texts in pairs.texts]
-    )
+    groups = [(query, [document]) for query, document in pairs.texts]
+    sources = await aside(len(groups), lambda: items.sources(groups))
     call, _, judged = await ask.read(sources, each(pairs.field), model=wanted.model or None)
     return await _answer(ask, call, "score", judged, entry)
 
@@ -179,7 +178,7 @@ async def _tokenize(ask: Ask, wanted: Tokenize) -> dict[str, Any]:
     target = ask.call(wanted.model or None).target
     source: Source
     if wanted.messages is not None:
-        source = _talk(wanted.messages, target.card.steps, wanted.chat_template)
+        source = in_steps(_talk(wanted.messages, wanted.chat_template), target.card.steps)
     elif wanted.prompt is not None:
         source = Text(wanted.prompt)
     else:
@@ -196,38 +195,32 @@ async def _tokenize(ask: Ask, wanted: Tokenize) -> dict[str, Any]:
     }
 
 
-async def _given(ask: Ask, wanted: Inputs) -> Given:
+async def _given(wanted: Inputs) -> Given:
     """Return the items of a request; a conversation is one.
 
     Raises:
         InvalidField: There are none, or they aren't of a form that is known.
     """
     if wanted.messages is not None:
-        steps = ask.scorer.target(wanted.model or None).card.steps
-        source = _talk(wanted.messages, steps, wanted.chat_template)
+        source = _talk(wanted.messages, wanted.chat_template)
         return Given([source], only("messages"), is_one=True)
     if wanted.input is None:
         raise InvalidField("send 'input' or 'messages'", param="input")
     return await text_or_ids(wanted.input, "input")
 
 
-def _talk(turns: Sequence[Turn], steps: Steps | None, chat_template: object) -> Source:
+def _talk(turns: Sequence[Turn], chat_template: object) -> Source:
     if chat_template is not None:
         raise InvalidField(
             "a chat template of the request isn't used: the model's own, or its card's, is",
             param="chat_template",
         )
-    return conversation(turns, "messages", steps)
+    return conversation(turns, "messages")
 
 
 class _Pairs(NamedTuple):
     field: str  # of the documents
     texts: list[tuple[str, str]]
-
-
-def _answered(query: str, document: str, field: str, steps: Steps | None) -> Source:
-    turns = (Turn(role="user", content=query), Turn(role="assistant", content=document))
-    return conversation(turns, field, steps)
 
 
 def _pairs(wanted: Score) -> _Pairs:

@@ -1,0 +1,45 @@
+"""Responses that come spelt in steps as a process reward model's card spells them, as steps.
+
+Whichever contract brings them. How a response without markers is split: `engine.spelling`.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from assay.engine.template import Conversation, Solution
+
+if TYPE_CHECKING:
+    from assay.cards.mechanism import Steps
+    from assay.engine.template import Source
+
+_STEP = "{step}"
+
+
+def in_steps(source: Source, steps: Steps | None) -> Source:
+    """Return a conversation as a solution where its last turn is spelt in the card's steps.
+
+    What stands behind the last step's marker can't change a step's score, and is left out.
+    """
+    if not isinstance(source, Conversation) or steps is None or steps.form != "joined":
+        return source
+    *prompt, response = source.messages
+    found = _read(response["content"], steps)
+    return Solution(tuple(prompt), tuple(found)) if found else source
+
+
+def _read(text: str, steps: Steps) -> list[str]:
+    """Return the steps that a text begins with; none where a marker stands elsewhere, too."""
+    found: list[str] = []
+    at, end = 0, 0
+    while True:
+        spelt = steps.step.replace("{number}", str(len(found) + 1))
+        ahead, _, marker = (steps.between * bool(found) + spelt).partition(_STEP)
+        if not marker:
+            return []
+        begin = at + len(ahead)
+        end = text.find(marker, begin) if text.startswith(ahead, at) else -1
+        if end < 0:
+            return [] if marker in text[at:] else found
+        found.append(text[begin:end])
+        at = end + len(marker)
