@@ -156,7 +156,22 @@ def test_an_item_is_scored_behind_its_query(contracts: Server, model: str) -> No
     assert found(items=items[0]) == [[behind[0]]]
     assert found(query=[3, 4], items=IDS) == [[one] for one in ids]
     assert found(apply_softmax=True) == [[sigmoid(one)] for one in behind]
-    assert found(label_token_ids=[]) == [[one] for one in behind]
+    for labels in ([], [9454, 2753], [[9454], [2753]]):
+        assert found(label_token_ids=labels) == [[one] for one in behind]
+
+
+def test_items_need_no_query(contracts: Server) -> None:
+    """Alone they are SGLang's; beside `queries` vLLM's, in whichever order."""
+    (expected,) = scores(contracts, {"text": "Yes."})
+    paired = scores(contracts, {"prompt": "Is it?", "response": "Yes."})
+
+    alone = post(contracts, "/v1/score", items=["Yes."])
+    behind = post(contracts, "/v1/score", queries="Is it?", items=["Yes."])
+    ahead = post(contracts, "/v1/score", items=["Yes."], queries="Is it?")
+
+    assert alone["scores"] == [[expected]]
+    assert [one["score"] for one in behind["data"]] == paired
+    assert behind["data"] == ahead["data"]
 
 
 def test_unknown_fields_are_taken(contracts: Server) -> None:

@@ -40,6 +40,7 @@ CONTRACTS: tuple[Contract, ...] = (
     *sglang.CONTRACTS,
     *rerank.CONTRACTS,
     *vllm.CONTRACTS,
+    *sglang.OF_ITEMS_ALONE,
     *systemone.CONTRACTS,
     *sglang_decisions.CONTRACTS,
     *decisions.CONTRACTS,

@@ -2,8 +2,11 @@
 
 Numbers are raw: one an item, or one a step from a process reward model; SGLang's own `/v1/classify`
 answers the softmax of one number, 1. Text gets exactly one BOS. `/v1/embeddings` answers floats,
-whatever `encoding_format` says, as SGLang does. Its first clients sent `conv`, conversations, to
-`/judge`, later `/classify`. `/v1/rerank` is told by `instruct`, and answers a bare list.
+whatever `encoding_format` says, as SGLang does. `/v1/score` of a reward model is its score,
+whatever `label_token_ids` say, as SGLang answers of a sequence classifier; 501 where there is no
+score of one item, either. It is told by `query`, or by `items` alone. Its first clients sent
+`conv`, conversations, to `/judge`, later `/classify`. `/v1/rerank` is told by `instruct`, and
+answers a bare list.
 """
 
 from __future__ import annotations
@@ -15,6 +18,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from assay.api.dialects import rerank
 from assay.api.dialects.contract import Ask, Body, Contract, Given, each, only, text_or_ids, told
+from assay.api.dialects.questions import unanswerable
 from assay.api.dialects.turns import Turn, conversation
 from assay.api.dialects.vllm import Inputs, classify, named, usage
 from assay.engine.template import Ids, Text
@@ -118,12 +122,9 @@ async def _embed(ask: Ask, wanted: Embeddings) -> dict[str, Any]:
 
 
 async def _score(ask: Ask, wanted: Score) -> dict[str, Any]:
-    if wanted.label_token_ids:
-        raise InvalidField(
-            "a reward model has no probabilities of tokens; leave 'label_token_ids' out, and each "
-            "item has its one score",
-            param="label_token_ids",
-        )
+    if wanted.label_token_ids and ask.call(wanted.model or None).only_compares:
+        reason = "the model compares responses: it has no probabilities of tokens, and no scores"
+        raise unanswerable(ask, reason, "label_token_ids")
     given = await _joined(wanted)
     call, _, judged = await ask.read(given.sources, given.path, model=wanted.model or None)
     rewards = [ensemble.mean(one.rewards) for one in judged]
@@ -198,8 +199,6 @@ def _native_problem(error: AssayError, request_id: str) -> tuple[int, dict[str, 
 def _problem(error: AssayError, request_id: str) -> tuple[int, dict[str, Any]]:
     del request_id
     status, kind = named(error)
-    if error.param == "label_token_ids":
-        status, kind = 501, "NotImplementedError"
     return status, {
         "object": "error",
         "message": error.message,
@@ -237,3 +236,5 @@ CONTRACTS = (
         tells=frozenset({"query", "label_token_ids"}),
     ),
 )
+# Of bodies that aren't vLLM's: its queries may have `items`, too.
+OF_ITEMS_ALONE = (replace(CONTRACTS[-1], tells=frozenset({"items"})),)
