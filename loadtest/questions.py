@@ -216,7 +216,7 @@ def _asked(case: Case, items: Sequence[Item], kind: Kind, number: int = 0) -> Qu
         kind,
         msgspec.msgpack.encode(body) if case.is_packed else json.dumps(body).encode(),
         PACKED if case.is_packed else JSON,
-        [other.error for other in CASES if other.path == case.path],
+        [error for other in CASES if other.path == case.path for error in other.errors],
         case.broken,
     )
 
@@ -248,7 +248,7 @@ def _malformed(known: Sequence[Question]) -> Iterator[Question]:
 
 
 def _every_form() -> list[Any]:
-    return [one.error for one in CASES]
+    return [error for one in CASES for error in one.errors]
 
 
 def _state(question: Question, answer: Answer) -> str:

@@ -25,6 +25,7 @@ NATIVE = {"error": ["code", "message", "retryable"], "request_id": None}  # and 
 OPENAI = {"error": ["message", "type", "param", "code"]}
 FLAT = ["object", "message", "type", "param", "code"]
 TEI = ["error", "error_type"]
+DETAIL = ["detail"]
 COHERE = {"id": None, "message": None, "error": ["message", "type", "param", "code"]}
 Takes = Literal["many", "prompt", "one"]
 
@@ -79,10 +80,16 @@ class Case:
     invalid: int = 422
     broken: int = 500
     has_model: bool = True  # heeds the name it is given
+    wrong: Any = None  # the error of a request that is wrong, where its form is another
 
     @property
     def id(self) -> str:
         return f"{self.route} {self.path} {self.name}".strip()
+
+    @property
+    def errors(self) -> list[Any]:
+        """The forms of its errors."""
+        return [self.error] if self.wrong is None else [self.error, self.wrong]
 
     def split(self, items: Sequence[Item]) -> list[list[Item]]:
         """Return the items of each request."""
@@ -124,6 +131,15 @@ def form(answer: Any) -> Any:
     if "request_id" in answer:
         fields["error"] = [key for key in answer["error"] if key != "param"]
     return fields if any(fields.values()) else list(fields)
+
+
+def place(answer: Any) -> str:
+    """Return all that an error says of where in the request it is."""
+    said = json.dumps(answer)
+    if form(answer) == DETAIL and isinstance(answer["detail"], list):
+        _, *path = answer["detail"][0]["loc"]
+        said += "".join(f"[{one}]" if isinstance(one, int) else f".{one}" for one in path)
+    return said
 
 
 def by_index(score: str) -> Callable[[Any], list[float]]:
@@ -213,7 +229,7 @@ CASES = [
         lambda items: {"model": "model", "messages": texts(items)},
         lambda answer: answer["scores"],
         "messages",
-        ["detail"],
+        DETAIL,
         is_text=True,
         has_model=False,
     ),
@@ -296,6 +312,7 @@ CASES = [
         "input",
         OPENAI,
         is_text=True,
+        wrong=DETAIL,
     ),
     Case(
         "infinity.rerank",
@@ -306,6 +323,7 @@ CASES = [
         OPENAI,
         sigmoid,
         "prompt",
+        wrong=DETAIL,
     ),
     Case(
         "rerank",

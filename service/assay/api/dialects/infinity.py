@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from assay.api.dialects import labels
+from assay.api.dialects import detail, labels
 from assay.api.dialects.contract import Ask, Body, Contract, created, each
 from assay.api.dialects.rerank import pairs, ranked
 from assay.engine.template import Text
@@ -86,14 +86,17 @@ def _envelope(ask: Ask, call: Call, judged: Sequence[Judged]) -> dict[str, Any]:
 
 
 def _problem(error: AssayError, request_id: str) -> tuple[int, dict[str, Any]]:
+    """A bad request is told as FastAPI tells it, anything else as OpenAI does."""
     del request_id
-    detail = {
+    if error.status == 422:
+        return error.status, detail.of(error)
+    told = {
         "message": error.message,
         "type": error.code,
         "param": error.param,
         "code": error.status,
     }
-    return error.status, {"error": detail}
+    return error.status, {"error": told}
 
 
 CONTRACTS = (

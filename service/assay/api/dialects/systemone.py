@@ -10,11 +10,11 @@ SGLang add of a vocabulary (`diagnostics`, `x_label_mass`) isn't there: no token
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field
 
+from assay.api.dialects import detail
 from assay.api.dialects.contract import Ask, Body, Contract
 from assay.api.dialects.questions import (
     Content,
@@ -147,10 +147,7 @@ def _problem(error: AssayError, request_id: str) -> tuple[int, dict[str, Any]]:
     del request_id
     if error.status != 422:
         return error.status, {"detail": error.message}
-    place = re.findall(r"[^.\[\]]+", error.param or "")
-    message = error.message.removeprefix(f"field '{error.param}': ")
-    entry = {"loc": ["body", *place], "msg": message, "type": error.code}
-    return error.status, {"detail": [entry]}
+    return error.status, detail.of(error)
 
 
 CONTRACTS = (Contract("systemone", ("/v1/systemone",), SystemOne, _answer, _problem),)
