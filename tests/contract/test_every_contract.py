@@ -274,6 +274,15 @@ def test_an_alias_is_a_name_and_any_other_is_not(wide: Server, case: Case) -> No
         assert case.read(unknown) == expected
 
 
+def test_no_name_and_an_empty_one_are_the_default(wide: Server, case: Case) -> None:
+    """As is null; clients that must name a model send what they have."""
+    items = REAL[:1]
+    expected = shown(case, natively(wide, items))
+
+    for name in ("", None):
+        assert case.scores(wide, items, model=name) == expected
+
+
 def test_unknown_fields_are_taken(wide: Server, case: Case) -> None:
     """And change nothing."""
     items = REAL[:1]

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from assay.engine.template import Source
     from assay.scoring.call import Judged
     from assay.scoring.scorer import Outcome, Scorer
+    from assay.scoring.targets import Target
 
     Endpoint = Callable[[Request], Awaitable[Response]]
     Path = Callable[[int], str]  # an item's place to its path in the request
@@ -68,6 +69,14 @@ class Ask:
         """The target that was asked last; none before."""
         return self._asked[-1] if self._asked else ""
 
+    def target(self, model: str | None) -> Target:
+        """Return the named target; the default one of no name, or an empty one.
+
+        Raises:
+            UnknownTarget: Nothing of that name is served.
+        """
+        return self.scorer.target(model or None)
+
     def call(self, model: str | None = None, **options: Any) -> Call:
         """Name the target and what is asked of it; `options` are those of a native request.
 
@@ -75,7 +84,7 @@ class Ask:
             UnknownTarget: Nothing of that name is served.
             InvalidField: An option means nothing to the target.
         """
-        call = Call(self.scorer, wire.Options(model=model, **options), self.route)
+        call = Call(self.scorer, wire.Options(model=model or None, **options), self.route)
         self._asked.append(call.target.name)
         self.headers[problems.REVISION] = call.target.revision
         return call

@@ -27,7 +27,7 @@ _TELLS = frozenset({"raw_scores"})
 
 
 class _Named(Body):
-    model: str = _UNNAMED
+    model: str | None = _UNNAMED
     raw_scores: bool = False
 
     @property

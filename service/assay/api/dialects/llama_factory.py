@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 class ScoreEvaluation(Body):
     """`max_length` is not needed: limits are the model's."""
 
-    model: str = ""
+    model: str | None = ""
     messages: list[str]
 
 
@@ -32,7 +32,7 @@ async def _evaluate(ask: Ask, wanted: ScoreEvaluation) -> dict[str, Any]:
     return {
         "id": f"scoreeval-{ask.request_id}",
         "object": "score.evaluation",
-        "model": wanted.model,
+        "model": wanted.model or "",
         "scores": scores,
     }
 

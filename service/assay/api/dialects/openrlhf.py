@@ -26,7 +26,7 @@ class GetReward(Body):
 async def _get_reward(ask: Ask, wanted: GetReward) -> dict[str, Any]:
     if not wanted.query:  # sent where there are more servers than samples
         return {"rewards": [], "scores": [], "extra_logs": {}}
-    template = ask.scorer.target(wanted.model).members[0].template
+    template = ask.target(wanted.model).members[0].template
     sources = await aside(
         len(wanted.query),
         lambda: [Text(template.without_padding(text)) for text in wanted.query],

@@ -69,7 +69,7 @@ async def _classify(ask: Ask, wanted: Classify) -> Any:
     else:
         field = "text" if wanted.text is not None else "input_ids"
         given = await text_or_ids(getattr(wanted, field), field)
-    _, outcome, judged = await ask.read(given.sources, given.path, model=wanted.model or None)
+    _, outcome, judged = await ask.read(given.sources, given.path, model=wanted.model)
 
     def entry(index: int, one: Judged) -> dict[str, Any]:
         return {
@@ -110,7 +110,7 @@ async def _conversations(given: Any) -> Given:
 
 async def _embed(ask: Ask, wanted: Embeddings) -> dict[str, Any]:
     given = await text_or_ids(wanted.input, "input")
-    call, _, judged = await ask.read(given.sources, given.path, model=wanted.model or None)
+    call, _, judged = await ask.read(given.sources, given.path, model=wanted.model)
     data = await aside(
         len(judged),
         lambda: [
@@ -122,11 +122,11 @@ async def _embed(ask: Ask, wanted: Embeddings) -> dict[str, Any]:
 
 
 async def _score(ask: Ask, wanted: Score) -> dict[str, Any]:
-    if wanted.label_token_ids and ask.call(wanted.model or None).only_compares:
+    if wanted.label_token_ids and ask.call(wanted.model).only_compares:
         reason = "the model compares responses: it has no probabilities of tokens, and no scores"
         raise unanswerable(ask, reason, "label_token_ids")
     given = await _joined(wanted)
-    call, _, judged = await ask.read(given.sources, given.path, model=wanted.model or None)
+    call, _, judged = await ask.read(given.sources, given.path, model=wanted.model)
     rewards = [ensemble.mean(one.rewards) for one in judged]
     # SGLang's softmax of one number would be 1 for every item.
     scores = [[sigmoid(one) if wanted.apply_softmax else one] for one in rewards]

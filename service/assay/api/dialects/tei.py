@@ -273,7 +273,7 @@ async def info(request: Request, model: str | None = None) -> Any:
     """Say what a target is, as Text Embeddings Inference does."""
     scorer = scorer_of(request)
     try:
-        return _info(scorer, scorer.target(model))
+        return _info(scorer, scorer.target(model or None))
     except AssayError as error:
         status, body = _problem(error, request.state.request_id)
         return JSONResponse(body, status_code=status, headers=problems.headers(error))

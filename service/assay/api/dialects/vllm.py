@@ -135,13 +135,13 @@ async def classify(ask: Ask, wanted: Inputs) -> dict[str, Any]:
         return {"index": index, "label": LABEL, "probs": probs, "num_classes": 1}
 
     given = await _given(wanted)
-    call, _, judged = await ask.read(given.sources, given.path, model=wanted.model or None)
+    call, _, judged = await ask.read(given.sources, given.path, model=wanted.model)
     return await _answer(ask, call, "classify", judged, entry)
 
 
 async def _pool(ask: Ask, wanted: Pooling) -> dict[str, Any]:
     given = await _given(wanted)
-    call, _, judged = await ask.read(given.sources, given.path, model=wanted.model or None)
+    call, _, judged = await ask.read(given.sources, given.path, model=wanted.model)
     outputs = ask.scorer.sizes(call.target)[0]
 
     def entry(index: int, judged: Judged) -> dict[str, Any]:
@@ -159,7 +159,7 @@ async def _pool(ask: Ask, wanted: Pooling) -> dict[str, Any]:
 
 async def _invoke(ask: Ask, wanted: Pooling) -> dict[str, Any]:
     """Answer as vLLM's own order of routes has it: models of steps pool, others classify."""
-    steps = ask.scorer.target(wanted.model or None).card.steps
+    steps = ask.target(wanted.model).card.steps
     return await (classify if steps is None else _pool)(ask, wanted)
 
 
@@ -170,12 +170,12 @@ async def _score(ask: Ask, wanted: Score) -> dict[str, Any]:
     pairs = _pairs(wanted)
     groups = [(query, [document]) for query, document in pairs.texts]
     sources = await aside(len(groups), lambda: items.sources(groups))
-    call, _, judged = await ask.read(sources, each(pairs.field), model=wanted.model or None)
+    call, _, judged = await ask.read(sources, each(pairs.field), model=wanted.model)
     return await _answer(ask, call, "score", judged, entry)
 
 
 async def _tokenize(ask: Ask, wanted: Tokenize) -> dict[str, Any]:
-    target = ask.call(wanted.model or None).target
+    target = ask.call(wanted.model).target
     source: Source
     if wanted.messages is not None:
         source = in_steps(_talk(wanted.messages, wanted.chat_template), target.card.steps)
