@@ -152,6 +152,13 @@ def test_steps_that_a_model_does_not_take_are_refused(source, steps, error, says
         spell(source, NOTHING, steps)
 
 
+def test_ids_that_are_read_everywhere_need_no_steps():
+    """Whatever the card reads of its own items."""
+    everywhere = Ids((1, 2), reads_all=True)
+
+    assert spell(everywhere, NOTHING, SEPARATE) == Spelt(everywhere)
+
+
 # --- two responses ----------------------------------------------------------------------------
 
 

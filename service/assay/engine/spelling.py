@@ -52,9 +52,10 @@ class Text:
 
 @dataclass(frozen=True, slots=True)
 class Ids:
-    """Token ids, scored verbatim."""
+    """Token ids, scored verbatim; `reads_all` of them, whatever the card reads."""
 
     ids: Sequence[int]
+    reads_all: bool = False
 
 
 Source = Conversation | Solution | Contest | Text | Ids
@@ -119,7 +120,8 @@ def spell(source: Source, template: mechanism.Template, steps: mechanism.Steps |
             return _solution(_cut_up(source, steps), steps, template)
         case Conversation():
             return Spelt(Conversation(_with_system(source.messages, template)))
-    if steps is not None and steps.form == "separate":
+    reads_all = isinstance(source, Ids) and source.reads_all
+    if steps is not None and steps.form == "separate" and not reads_all:
         raise InvalidField("the model's steps are tokenized one by one; send 'prompt' and 'steps'")
     return Spelt(source)
 

@@ -509,6 +509,8 @@ class Template:
 
     def _marked(self, rendered: Rendered, item: Spelt) -> Rendered:
         """Say where the item is read."""
+        if isinstance(item.item, Ids) and item.item.reads_all:
+            return replace(rendered, marks=Marks(np.arange(len(rendered.ids), dtype=np.int32)))
         if self._card.policy is not None:
             return replace(rendered, marks=self._response_marks(rendered, item))
         return replace(rendered, marks=self._reader.marks(rendered.ids, item.steps))

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from assay import wire
+from assay.engine.template import Ids
 from assay.errors import BodyTooLarge, DeadlineExceeded, ServiceError
 from assay.reward import ensemble, transform
 from assay.scoring import contests, demands, meaning, observed
@@ -37,7 +38,7 @@ class Judged:
 
     @property
     def rewards(self) -> tuple[float, ...]:
-        """The rewards, one for each member of an ensemble, else one."""
+        """The rewards, one for each member of an ensemble, else one; none read at all tokens."""
         return self.verdict.rewards
 
     @property
@@ -70,7 +71,11 @@ class Call:
         outcome = await self._score(sources, path)
         sizes = self._scorer.sizes(self.target)
         judged = await aside(
-            len(sources), lambda: [self._judge(item, sizes) for item in outcome.items]
+            len(sources),
+            lambda: [
+                self._judge(source, item, sizes)
+                for source, item in zip(sources, outcome.items, strict=True)
+            ],
         )
         await aside(len(sources), lambda: self._count(outcome, judged))
         await aside(len(sources), lambda: self._observe(sources, judged))
@@ -160,10 +165,12 @@ class Call:
             "assay.items": items,
         }
 
-    def _judge(self, scored: Scored, sizes: Sequence[Mapping[str, int]]) -> Judged:
+    def _judge(self, source: Source, scored: Scored, sizes: Sequence[Mapping[str, int]]) -> Judged:
         if scored.numbers is None:
             return Judged(scored.error, scored=scored)
         found = meaning.verdict(self.target, scored.numbers, sizes, self._wish)
+        if isinstance(source, Ids) and source.reads_all:  # which are steps isn't known here
+            found = Verdict((), steps=found.steps)
         return Judged(None, found, scored)
 
     def shown(self, reward: float) -> float:

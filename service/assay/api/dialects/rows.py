@@ -2,12 +2,32 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
+
+from assay.engine.template import Ids
+from assay.scoring import meaning
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from assay.api.dialects.contract import Given
     from assay.scoring.call import Call, Judged
+    from assay.scoring.targets import Target
+
+
+def at_every_token(given: Given, target: Target) -> Given:
+    """Return items whose token ids are read everywhere, of a model of separate steps.
+
+    Where its steps end isn't to be seen in ids: clients know, and pick.
+    """
+    steps = target.card.steps
+    if steps is None or steps.form != "separate" or not meaning.scores_steps(target):
+        return given
+    sources = [
+        replace(one, reads_all=True) if isinstance(one, Ids) else one for one in given.sources
+    ]
+    return replace(given, sources=sources)
 
 
 def shown(call: Call, judged: Judged, outputs: Sequence[tuple[str, int]]) -> list[list[float]]:

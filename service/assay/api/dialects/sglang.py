@@ -2,9 +2,10 @@
 
 Numbers are raw: one an item, or one a step from a process reward model; SGLang's own `/v1/classify`
 answers the softmax of one number, 1. Text gets exactly one BOS. `/v1/embeddings` answers floats,
-whatever `encoding_format` says, as SGLang does. `/v1/score` of a reward model is its score,
-whatever `label_token_ids` say, as SGLang answers of a sequence classifier; 501 where there is no
-score of one item, either. It is told by `query`, or by `items` alone. Its first clients sent
+whatever `encoding_format` says, as SGLang does; of a model whose steps are tokenized each alone,
+token ids are embedded as the head's number at every token. `/v1/score` of a reward model is its
+score, whatever `label_token_ids` say, as SGLang answers of a sequence classifier; 501 where there
+is no score of one item, either. It is told by `query`, or by `items` alone. Its first clients sent
 `conv`, conversations, to `/judge`, later `/classify`. `/v1/rerank` is told by `instruct`, and
 answers a bare list.
 """
@@ -16,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from assay.api.dialects import rerank
+from assay.api.dialects import rerank, rows
 from assay.api.dialects.contract import Ask, Body, Contract, Given, each, only, text_or_ids, told
 from assay.api.dialects.questions import unanswerable
 from assay.api.dialects.turns import Turn, conversation
@@ -110,14 +111,16 @@ async def _conversations(given: Any) -> Given:
 
 async def _embed(ask: Ask, wanted: Embeddings) -> dict[str, Any]:
     given = await text_or_ids(wanted.input, "input")
+    given = rows.at_every_token(given, ask.target(wanted.model))
     call, _, judged = await ask.read(given.sources, given.path, model=wanted.model)
-    data = await aside(
-        len(judged),
-        lambda: [
-            {"object": "embedding", "index": index, "embedding": _numbers(one)}
-            for index, one in enumerate(judged)
-        ],
-    )
+    outputs = list(ask.scorer.sizes(call.target)[0].items())
+
+    def entry(index: int, one: Judged) -> dict[str, Any]:
+        is_read = not one.rewards  # at every token
+        numbers = [row[-1] for row in rows.raw(call, one, outputs)] if is_read else _numbers(one)
+        return {"object": "embedding", "index": index, "embedding": numbers}
+
+    data = await aside(len(judged), lambda: [entry(*numbered) for numbered in enumerate(judged)])
     return {"object": "list", "data": data, "model": call.target.name, "usage": usage(judged)}
 
 

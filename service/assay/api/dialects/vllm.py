@@ -4,6 +4,8 @@ Numbers are raw unless activation is asked for, by any of the names it has had; 
 by default. Text gets exactly one BOS, whatever `add_special_tokens` says; what may be cut from an
 item is the card's. Of a process reward model `/pooling` answers each step: [1 − p, p] where the
 card's rule is a softmax over two labels, else [score]; with activation refused, the head's numbers.
+Of one whose steps are tokenized each alone it answers token ids with the head's numbers at every
+token, unless activation is asked for.
 """
 
 from __future__ import annotations
@@ -140,15 +142,18 @@ async def classify(ask: Ask, wanted: Inputs) -> dict[str, Any]:
 
 
 async def _pool(ask: Ask, wanted: Pooling) -> dict[str, Any]:
-    given = await _given(wanted)
+    given = rows.at_every_token(await _given(wanted), ask.target(wanted.model))
     call, _, judged = await ask.read(given.sources, given.path, model=wanted.model)
-    outputs = ask.scorer.sizes(call.target)[0]
+    outputs = list(ask.scorer.sizes(call.target)[0].items())
 
     def entry(index: int, judged: Judged) -> dict[str, Any]:
-        data: Any = [wanted.shown(judged)]
-        if judged.verdict.steps is not None:
-            show = rows.raw if wanted.activates is False else rows.shown
-            data = show(call, judged, list(outputs.items()))
+        data: Any
+        if judged.verdict.steps is None:
+            data = [wanted.shown(judged)]
+        elif wanted.activates or (wanted.activates is None and judged.rewards):
+            data = rows.shown(call, judged, outputs)
+        else:
+            data = rows.raw(call, judged, outputs)
         if wanted.encoding_format == "base64":
             order = {"native": "=", "big": ">", "little": "<"}[wanted.endianness]
             data = base64.b64encode(np.asarray(data, f"{order}f4").tobytes()).decode()
