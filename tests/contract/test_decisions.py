@@ -138,6 +138,27 @@ def test_one_request_computes_the_input_once(served: Server) -> None:
     assert 0 < usage["input_tokens"] - cached < usage["input_tokens"] / 2
 
 
+@pytest.mark.parametrize("model", SCORED)
+def test_usage_counts_each_option_once(served: Server, model: str) -> None:
+    """As an ensemble's first member reads it, on both contracts; what was shared is cached."""
+    (openai, sglang) = ([{"value": one} for one in LABELS], [{"name": one} for one in LABELS])
+    inputs = [{"prompt": JOINED, "response": one} for one in LABELS]
+    expected = sum(
+        one["n_tokens"] for one in post(served, "/score", inputs=inputs, model=model)["data"]
+    )
+
+    one = sent(served, questions=[{**CHOICE, "choices": openai}], model=model).json()["usage"]
+    other = sent_to_sglang(served, {**SGLANG_CHOICE, "options": sglang}, model=model).json()
+
+    assert one["input_tokens"] == one["total_tokens"] == expected
+    assert 0 < one["input_tokens_details"]["cached_tokens"] < expected
+    assert other["usage"] == {
+        "prompt_tokens": expected,
+        "total_tokens": expected,
+        "completion_tokens": 0,
+    }
+
+
 def test_a_conversation_ends_with_the_instructions(served: Server) -> None:
     """In the last user turn, or in one of their own; a developer's turn is the system's."""
     talk: list[dict[str, Any]] = [

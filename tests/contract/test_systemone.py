@@ -169,14 +169,20 @@ def test_levels_that_read_alike_share_the_probability(served: Server) -> None:
     assert (answer["score"], answer["confidence"]) == (0.5, 0.0)
 
 
-def test_usage_counts_the_tokens_of_all_options(served: Server) -> None:
-    """As the native answer does; nothing is generated."""
+@pytest.mark.parametrize("model", [*SCORED, "pairrm"])
+def test_usage_counts_the_tokens_of_all_options(served: Server, model: str) -> None:
+    """As an ensemble's first member reads them, or the pairs that meet; nothing is generated."""
     inputs = [{"prompt": JOINED, "response": one} for one in READ]
-    native = post(served, "/score", inputs=inputs)
+    if model == "pairrm":
+        native = post(served, "/best-of-n", prompt=JOINED, responses=READ, model=model)
+        expected = native["usage"]["tokens"]
+    else:
+        data = post(served, "/score", inputs=inputs, model=model)["data"]
+        expected = sum(one["n_tokens"] for one in data)
 
-    answer = post(served, PATH, state=STATE, questions={"team": CHOICE})
+    answer = post(served, PATH, state=STATE, questions={"team": CHOICE}, model=model)
 
-    assert answer["usage"] == {"input_tokens": native["usage"]["tokens"], "output_tokens": 0}
+    assert answer["usage"] == {"input_tokens": expected, "output_tokens": 0}
 
 
 def test_the_request_id_is_where_the_sdk_looks(served: Server) -> None:

@@ -111,9 +111,10 @@ def test_rerank_as_llama_index_asks(served: Server) -> None:
     assert all(one["text"] == texts[one["index"]] for one in answer)
 
 
-def test_headers_state_what_it_took(served: Server) -> None:
-    """Milliseconds, tokens and characters."""
-    answer = served.http.post("/predict", json={"inputs": PAIRS[0]})
+@pytest.mark.parametrize("model", ["tiny", "crew"])
+def test_headers_state_what_it_took(served: Server, model: str) -> None:
+    """Milliseconds, characters, and tokens, which an ensemble's first member counts."""
+    answer = served.http.post("/predict", json={"inputs": PAIRS[0], "model": model})
     (native,) = post(served, "/score", inputs=ITEMS[0])["data"]
     names = ["compute", "total", "tokenization", "queue", "inference"]
 

@@ -25,6 +25,7 @@ from assay.api.dialects.questions import (
     prompt,
     size,
     text,
+    tokens,
     turn,
     unanswerable,
 )
@@ -183,21 +184,22 @@ async def _answer(ask: Ask, wanted: Decisions) -> dict[str, Any]:
     asked = await aside(len(wanted.questions), lambda: list(_asked(ask, wanted)))
     questions = [question for _, question in asked]
     outcome, found = await answered(call, questions)
-    pairs = zip(asked, found, strict=True)
+    pairs, read = zip(asked, found, strict=True), tokens(outcome)
+    computed = round(outcome.computed_tokens / len(call.target.members))
     return {
         "model": call.target.name,
         "answers": await aside(
             size(questions), lambda: [one.answer(its) for (one, _), its in pairs]
         ),
         "usage": {
-            "input_tokens": outcome.tokens,
+            "input_tokens": read,
             "input_tokens_details": {
-                "cached_tokens": outcome.tokens - outcome.computed_tokens,
+                "cached_tokens": max(0, read - computed),
                 "cache_write_tokens": 0,
             },
             "output_tokens": 0,
             "output_tokens_details": {"reasoning_tokens": 0},
-            "total_tokens": outcome.tokens,
+            "total_tokens": read,
         },
     }
 

@@ -113,6 +113,11 @@ async def answered(
     return outcome, await aside(len(owners), lambda: _choices(questions, judged, temperature))
 
 
+def tokens(outcome: Outcome) -> int:
+    """Return how many tokens the options have, as an ensemble's first member reads them."""
+    return sum(len(one.ids) for one in outcome.items)
+
+
 def _choices(
     questions: Sequence[Question], judged: Sequence[Judged], temperature: float
 ) -> list[Choice]:

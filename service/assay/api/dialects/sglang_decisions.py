@@ -25,6 +25,7 @@ from assay.api.dialects.questions import (
     prompt,
     size,
     text,
+    tokens,
     turn,
     unanswerable,
 )
@@ -131,7 +132,7 @@ async def _answer(ask: Ask, wanted: Decisions) -> dict[str, Any]:
     asked = await aside(len(wanted.questions), lambda: list(_asked(ask, wanted)))
     questions = [question for _, question in asked]
     outcome, found = await answered(call, questions, temperature=wanted.temperature)
-    pairs = zip(asked, found, strict=True)
+    pairs, read = zip(asked, found, strict=True), tokens(outcome)
     return {
         "object": "decisions",
         "model": call.target.name,
@@ -139,11 +140,7 @@ async def _answer(ask: Ask, wanted: Decisions) -> dict[str, Any]:
         "answers": await aside(
             size(questions), lambda: {one.id: one.answer(its) for (one, _), its in pairs}
         ),
-        "usage": {
-            "prompt_tokens": outcome.tokens,
-            "total_tokens": outcome.tokens,
-            "completion_tokens": 0,
-        },
+        "usage": {"prompt_tokens": read, "total_tokens": read, "completion_tokens": 0},
     }
 
 

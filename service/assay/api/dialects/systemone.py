@@ -26,6 +26,7 @@ from assay.api.dialects.questions import (
     prompt,
     size,
     text,
+    tokens,
     turn,
     unanswerable,
 )
@@ -124,7 +125,7 @@ async def _answer(ask: Ask, wanted: SystemOne) -> dict[str, Any]:
     return {
         "model": call.target.name,
         "answers": dict(zip(wanted.questions, answers, strict=True)),
-        "usage": {"input_tokens": outcome.tokens, "output_tokens": 0},
+        "usage": {"input_tokens": tokens(outcome), "output_tokens": 0},
     }
 
 

@@ -164,10 +164,11 @@ class Vertex(Body):
 
 async def _answer(ask: Ask, wanted: Predict | Rerank) -> list[Any]:
     """Answer, and state the times in the answer's headers."""
-    call, outcome, (answer,) = await _read(ask, [wanted], [""], wanted.model)
+    call, outcome, tokens, (answer,) = await _read(ask, [wanted], [""], wanted.model)
     device = _device(ask.scorer, call.target)
     ask.headers.update(_times(outcome), **{"x-compute-type": device})
     ask.headers["x-compute-characters"] = str(wanted.characters)
+    ask.headers["x-compute-tokens"] = str(tokens)
     return answer
 
 
@@ -180,15 +181,18 @@ async def _vertex(ask: Ask, wanted: Vertex) -> dict[str, list[Any]]:
     for (model, _), places in alike.items():
         prefixes = [f"instances[{place}]." for place in places]
         some = [wanted.instances[place] for place in places]
-        _, _, answers = await _read(ask, some, prefixes, model)
+        _, _, _, answers = await _read(ask, some, prefixes, model)
         found.update(zip(places, answers, strict=True))
     return {"predictions": [found[place] for place in range(len(wanted.instances))]}
 
 
 async def _read(
     ask: Ask, asked: Sequence[Predict | Rerank], prefixes: Sequence[str], model: str | None
-) -> tuple[Call, Outcome, list[list[Any]]]:
-    """Read the items of bodies that ask for the same model and `truncate`; return their answers."""
+) -> tuple[Call, Outcome, int, list[list[Any]]]:
+    """Read the items of bodies that ask for the same model and `truncate`.
+
+    Return their answers, and how many tokens an ensemble's first member reads of them.
+    """
     groups = await aside(_size(asked), lambda: [one.sources() for one in asked])
     for one, group, prefix in zip(asked, groups, prefixes, strict=True):
         if not group:
@@ -217,7 +221,7 @@ async def _read(
             for one, group in zip(asked, groups, strict=True)
         ],
     )
-    return call, outcome, answers
+    return call, outcome, sum(one.n_tokens for one in judged), answers
 
 
 def _size(asked: Sequence[Predict | Rerank]) -> int:
@@ -231,7 +235,7 @@ def _device(scorer: Scorer, target: Target) -> str:
 
 
 def _times(outcome: Outcome) -> dict[str, str]:
-    """Return the headers of the tokens read and of the milliseconds it took."""
+    """Return the headers of the milliseconds that it took."""
     seconds = {
         "x-compute-time": outcome.total_s,
         "x-total-time": outcome.total_s,
@@ -239,8 +243,7 @@ def _times(outcome: Outcome) -> dict[str, str]:
         "x-queue-time": outcome.queue_s,
         "x-inference-time": outcome.compute_s,
     }
-    times = {name: str(round(1e3 * time)) for name, time in seconds.items()}
-    return {**times, "x-compute-tokens": str(outcome.tokens)}
+    return {name: str(round(1e3 * time)) for name, time in seconds.items()}
 
 
 def _source(given: str | list[str]) -> Source:
