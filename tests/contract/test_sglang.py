@@ -174,6 +174,20 @@ def test_items_need_no_query(contracts: Server) -> None:
     assert behind["data"] == ahead["data"]
 
 
+def test_its_model_info_and_health_answer(contracts: Server) -> None:
+    """A client that begins with them learns what is served by default, and that it can score."""
+    revision = contracts.http.get("/models/tiny").json()["revision"]
+
+    assert contracts.http.get("/get_model_info").json() == {
+        "model_path": "tiny",
+        "tokenizer_path": "tiny",
+        "is_generation": False,
+        "weight_version": revision,
+    }
+    health = contracts.http.get("/health_generate")
+    assert (health.status_code, health.content) == (200, b"")
+
+
 def test_unknown_fields_are_taken(contracts: Server) -> None:
     """And change nothing."""
     expected = [[one] for one in scores(contracts, *({"text": text} for text in TEXTS))]

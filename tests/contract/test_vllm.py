@@ -14,6 +14,7 @@ from assay.api.dialects import vllm
 from assay.errors import DeadlineExceeded, ForwardFailed, ItemTooLong, Overloaded
 from assay.reward.transform import sigmoid
 from tests.contract.conftest import entries, exchanges, replay, scores
+from tests.contract.served import overloaded
 from tests.families.process import HENS, LAID
 from tests.http.texts import CONVERSATION, PAIR, PROMPT, RESPONSE, RESPONSES
 
@@ -416,6 +417,15 @@ def test_version_and_ping_answer(contracts: Server) -> None:
     assert contracts.http.get("/version").json() == {"version": __version__}
     for answer in (contracts.http.get("/ping"), contracts.http.post("/ping")):
         assert (answer.status_code, answer.content) == (200, b"")
+
+
+def test_load_counts_the_requests_that_are_being_answered(served: Server) -> None:
+    """vLLM's own word for it."""
+    idle = served.http.get("/load").json()
+    with overloaded(served):
+        busy = served.http.get("/load").json()
+
+    assert (idle, busy) == ({"server_load": 0}, {"server_load": 1})
 
 
 def test_routes_are_counted_by_their_names(contracts: Server) -> None:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from tests.http.processes import Server
 
 LOAD_S = 4 * WAIT_S
-OPEN = {"/health", "/health/live", "/health/ready"}
+OPEN = {"/health", "/health/live", "/health/ready", "/ping", "/health_generate"}
 CHANGES = {"/admin/load", "/admin/unload", "/admin/reload"}
 RIGHTS = ("score", "metrics", "admin")
 BESIDES = [("GET", "/docs"), ("GET", "/openapi.json"), ("GET", "/nope"), ("POST", "/v1/score")]

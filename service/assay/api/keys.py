@@ -41,7 +41,9 @@ if TYPE_CHECKING:
 
 Right = Literal["score", "metrics", "admin"]
 RIGHTS: frozenset[Right] = frozenset(get_args(Right))
-OPEN_ROUTES = frozenset({"/health", "/health/live", "/health/ready"})
+OPEN_ROUTES = frozenset(
+    {"/health", "/health/live", "/health/ready", "/ping", "/health_generate"}  # vLLM's, SGLang's
+)
 NAME = r"^[A-Za-z0-9._-]{1,64}$"  # it stands in the log
 _LOOK_AGAIN_S = 1.0
 _METHOD = "sha256:"

@@ -15,13 +15,15 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from fastapi import APIRouter, Request
 from pydantic import TypeAdapter, ValidationError
 
 from assay.api.dialects import rerank, rows
 from assay.api.dialects.contract import Ask, Body, Contract, Given, each, only, text_or_ids, told
 from assay.api.dialects.questions import unanswerable
 from assay.api.dialects.turns import Turn, conversation
-from assay.api.dialects.vllm import Inputs, classify, named, usage
+from assay.api.dialects.vllm import Inputs, classify, named, ping, usage
+from assay.api.exchange import scorer_of
 from assay.engine.template import Ids, Text
 from assay.errors import InvalidField
 from assay.reward import ensemble
@@ -34,6 +36,8 @@ if TYPE_CHECKING:
     from assay.scoring.call import Judged
 
 
+router = APIRouter(include_in_schema=False)
+router.add_api_route("/health_generate", ping, methods=["GET", "HEAD"])
 _TALKS = TypeAdapter(list[list[Turn]])
 
 
@@ -62,6 +66,18 @@ class Score(Body):
     label_token_ids: Any = None
     apply_softmax: bool = False
     item_first: bool = False
+
+
+@router.get("/get_model_info")
+async def model_info(request: Request) -> dict[str, Any]:
+    """Say what the default target is, in SGLang's words."""
+    target = scorer_of(request).target(None)
+    return {
+        "model_path": target.name,
+        "tokenizer_path": target.name,
+        "is_generation": False,
+        "weight_version": target.revision,
+    }
 
 
 async def _classify(ask: Ask, wanted: Classify) -> Any:

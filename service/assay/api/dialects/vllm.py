@@ -122,6 +122,13 @@ async def version() -> dict[str, str]:
     return {"version": __version__}
 
 
+@router.get("/load")
+async def load(request: Request) -> dict[str, int]:
+    """Return how many requests are being answered."""
+    return {"server_load": scorer_of(request).admission.requests}
+
+
+@router.head("/ping")
 @router.get("/ping")
 @router.post("/ping")
 async def ping(request: Request) -> Response:
