@@ -340,9 +340,11 @@ def test_sglang_is_told_by_its_questions_or_its_own_fields(served: Server) -> No
     (one,) = asked(served, openai)
     other = sent_to_sglang(served, sglang).json()["answers"]["team"]
     empty = sent(served, questions=[], prompt_format_version=1)
+    named = sent(served, questions=[{**openai, "id": "mine"}]).json()["answers"]
 
     assert probabilities(one) == list(other["probabilities"].values())
     assert empty.json()["object"] == "error"
+    assert named == [one]
 
 
 def test_sglangs_input_may_be_json(served: Server) -> None:

@@ -186,10 +186,21 @@ def test_usage_counts_the_tokens_of_all_options(served: Server, model: str) -> N
 
 
 def test_the_request_id_is_where_the_sdk_looks(served: Server) -> None:
-    """The same as everywhere, under the contract's name too."""
-    answer = sent(served)
+    """The same as everywhere, under the contract's name too, whatever the answer is."""
+    answers = {
+        200: sent(served),
+        422: sent(served, questions={}),
+        404: sent(served, model="nope"),
+        501: sent(served, images=["data:image/png;base64,"]),
+        400: served.http.post(PATH, content=b"{"),
+        405: served.http.get(PATH),
+        503: refused(served, PATH, state=STATE, questions={"team": CHOICE}),
+    }
 
-    assert answer.headers["x-typesafe-request-id"] == answer.headers["x-request-id"]
+    for status, answer in answers.items():
+        assert answer.status_code == status
+        assert answer.headers["x-typesafe-request-id"] == answer.headers["x-request-id"]
+    assert "x-typesafe-request-id" not in served.http.get("/health").headers
 
 
 def test_unknown_fields_are_taken(served: Server) -> None:
@@ -209,22 +220,27 @@ def test_unknown_fields_are_taken(served: Server) -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "says"),
+    ("change", "says", "where"),
     [
-        ({"questions": {"a": {"type": "noul", "instructions": "Is it?"}}}, "ask for a 'choice'"),
-        ({"questions": {"a": CHOICE, "b": {"type": "box"}}}, "no boxes"),
-        ({"assets": {"x": {"type": "image"}}}, "text only"),
-        ({"images": ["data:image/png;base64,"]}, "text only"),
+        (
+            {"questions": {"a": {"type": "noul", "instructions": "Is it?"}}},
+            "ask for a 'choice'",
+            "questions.a: ",
+        ),
+        ({"questions": {"a": CHOICE, "b": {"type": "box"}}}, "no boxes", "questions.b: "),
+        ({"assets": {"x": {"type": "image"}}}, "text only", "assets: "),
+        ({"images": ["data:image/png;base64,"]}, "text only", "the models"),
     ],
 )
 def test_what_a_reward_model_cant_answer_is_a_501_that_says_why(
-    served: Server, change: dict[str, Any], says: str
+    served: Server, change: dict[str, Any], says: str, where: str
 ) -> None:
-    """One sentence, and nothing is scored."""
+    """One sentence that names the question, and nothing is scored."""
     answer = sent(served, **change)
 
     assert (answer.status_code, list(answer.json())) == (501, ["detail"])
     assert says in answer.json()["detail"]
+    assert answer.json()["detail"].startswith(where)
 
 
 @pytest.mark.parametrize(

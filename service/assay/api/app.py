@@ -54,6 +54,7 @@ def create_app(
         max_body_bytes=settings.max_body_bytes,
         body_timeout_s=settings.body_timeout_s,
         shapes=dialects.shapes(own),
+        id_headers=dialects.id_headers(),
     )
     known = framed if tracing is None else Traced(framed, tracing, endpoints)
     return _shared(known, settings.cors_origins) if settings.cors_origins else known

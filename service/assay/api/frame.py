@@ -11,6 +11,7 @@ import random
 import re
 import time
 import traceback
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from assay.api import problems
@@ -58,6 +59,7 @@ class Frame:
         metrics: Where a refusal is counted that no route has counted.
         routes: What metrics call the paths that are posted to.
         shapes: How errors look at paths where that isn't the native way.
+        id_headers: Where else the request's id is told, by path.
     """
 
     def __init__(
@@ -69,12 +71,14 @@ class Frame:
         max_body_bytes: int,
         routes: Mapping[str, str],
         shapes: Mapping[str, Shape],
+        id_headers: Mapping[str, str] = MappingProxyType({}),
         body_timeout_s: float = 60.0,
     ) -> None:
         self._app = app
         self._metrics = metrics
         self._routes = routes
         self._shapes = shapes
+        self._id_headers = id_headers
         self._keys = keys
         self._max_body_bytes = max_body_bytes
         self._body_timeout_s = body_timeout_s
@@ -101,6 +105,8 @@ class Frame:
                     *_SAFE_HEADERS,
                     (b"x-request-id", request_id.encode()),
                 ]
+                if also := self._id_headers.get(scope["path"]):
+                    message["headers"].append((also.encode(), request_id.encode()))
             await send(message)
 
         try:

@@ -64,6 +64,11 @@ def routes(native: Iterable[str]) -> dict[str, str]:
     return foreign | {path: path.rsplit("/", 1)[-1] for path in native}
 
 
+def id_headers() -> dict[str, str]:
+    """Return the header in which a path's clients look for the request's id, beside our own."""
+    return {path: one.id_header for one in CONTRACTS if one.id_header for path in one.paths}
+
+
 def _by_path() -> dict[str, list[Contract]]:
     paths: dict[str, list[Contract]] = {}
     for contract in CONTRACTS:

@@ -139,6 +139,7 @@ class Contract:
     problem: Shape
     tells: frozenset[str] = frozenset()
     forms: tuple[Form, ...] = (JSON,)
+    id_header: str | None = None  # where its clients look for the request's id, too
 
     async def respond(
         self, request: Request, content: Mapping[str, Any], form: Form = JSON

@@ -187,7 +187,6 @@ CONTRACTS = (
         _problem,
         tells=frozenset(
             {
-                "questions[].id",
                 "questions[].question",
                 "prompt_format_version",
                 "return_prompt_token_ids",

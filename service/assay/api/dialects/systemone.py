@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import Field
 
 from assay.api.dialects import detail
-from assay.api.dialects.contract import Ask, Body, Contract
+from assay.api.dialects.contract import Ask, Body, Contract, told
 from assay.api.dialects.questions import (
     Content,
     Question,
@@ -113,7 +113,6 @@ class SystemOne(Body):
 
 
 async def _answer(ask: Ask, wanted: SystemOne) -> dict[str, Any]:
-    ask.headers["x-typesafe-request-id"] = ask.request_id
     call = ask.call(wanted.model)
     asked = await aside(len(wanted.questions), lambda: list(_asked(ask, wanted)))
     questions = [question for _, question in asked]
@@ -147,8 +146,17 @@ def _problem(error: AssayError, request_id: str) -> tuple[int, dict[str, Any]]:
     """A bad request is told as FastAPI tells it, anything else in one sentence."""
     del request_id
     if error.status != 422:
-        return error.status, {"detail": error.message}
+        return error.status, {"detail": told(error)}
     return error.status, detail.of(error)
 
 
-CONTRACTS = (Contract("systemone", ("/v1/systemone",), SystemOne, _answer, _problem),)
+CONTRACTS = (
+    Contract(
+        "systemone",
+        ("/v1/systemone",),
+        SystemOne,
+        _answer,
+        _problem,
+        id_header="x-typesafe-request-id",
+    ),
+)
