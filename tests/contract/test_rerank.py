@@ -75,7 +75,7 @@ def test_documents_come_back_where_the_contract_has_them(
 
     for one in post(served, path, **body)["results"]:
         if has_them:
-            assert one["document"] == {"text": RESPONSES[one["index"]]}
+            assert one["document"] == {"text": RESPONSES[one["index"]], "multi_modal": None}
         else:
             assert "document" not in one
 
@@ -95,7 +95,7 @@ def test_every_form_of_a_document_is_read_alike(served: Server, documents: Any) 
     (result,) = post(served, "/rerank", query=PROMPT, documents=documents)["results"]
 
     assert result["relevance_score"] == sigmoid(expected)
-    assert result["document"] == {"text": RESPONSES[0]}
+    assert result["document"]["text"] == RESPONSES[0]
 
 
 @pytest.mark.parametrize(("top_n", "count"), [(None, 4), (0, 4), (1, 1), (3, 3), (50, 4)])
@@ -147,6 +147,17 @@ def test_requests_of_other_clients_are_taken(served: Server) -> None:
         assert answer["results"][0]["relevance_score"] == expected
         assert answer["meta"]["billed_units"] == {"search_units": 1}
         assert answer["usage"]["total_tokens"] > 0
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_a_limit_below_the_models_is_refused(served: Server, path: str) -> None:
+    """vLLM's clients may name one."""
+    body = {"query": "a", "documents": ["b"], "truncate_prompt_tokens": 8}
+
+    answer = served.http.post(path, json=body)
+
+    assert answer.status_code == 422
+    assert answer.json()["error"]["param"] == "truncate_prompt_tokens"
 
 
 @pytest.mark.parametrize("path", PATHS)

@@ -298,6 +298,21 @@ def test_unknown_fields_are_taken(contracts: Server) -> None:
     )
 
 
+def test_the_models_own_limit_may_be_named(contracts: Server) -> None:
+    """As -1, as it is, or as more; a text that is longer keeps its end."""
+    text = "many words " * 400
+    expected = scores(contracts, {"text": text})
+
+    for limit in (-1, None, 512, 100_000):
+        asked = {"truncate_prompt_tokens": limit, "truncation_side": "left"}
+        assert classified(contracts, input=text, **asked) == expected
+
+
+def test_floats_have_no_type(contracts: Server) -> None:
+    """`embed_dtype` is of base64 alone, as in vLLM."""
+    assert pooled(contracts, input=TEXTS, embed_dtype="float16") == pooled(contracts, input=TEXTS)
+
+
 def test_empty_lists_are_answered_with_empty_lists(contracts: Server) -> None:
     """Nothing to score is no error."""
     for path, body in [
@@ -333,6 +348,7 @@ def test_an_unknown_model_is_not_found(contracts: Server, path: str, body: dict[
 
 
 LONG = [5] * 600
+CUT = ("the model's own limit of 512 tokens", "truncate_prompt_tokens")
 REFUSALS: dict[str, tuple[str, dict[str, Any], str, str | None]] = {
     "nothing": ("/classify", {}, "'input' or 'messages'", "input"),
     "a number": ("/classify", {"input": 7}, "token ids", "input"),
@@ -346,6 +362,31 @@ REFUSALS: dict[str, tuple[str, dict[str, Any], str, str | None]] = {
     "no turns": ("/pooling", {"messages": []}, "assistant", "messages"),
     "a template": ("/pooling", {"messages": PAIRED, "chat_template": "x"}, "own", "chat_template"),
     "embeddings": ("/pooling", {"input": "Yes.", "task": "embed"}, "token_classify", "task"),
+    "float16": (
+        "/pooling",
+        {"input": "Yes.", "encoding_format": "base64", "embed_dtype": "float16"},
+        "'float32'",
+        "embed_dtype",
+    ),
+    "fewer tokens": ("/classify", {"input": "Yes.", "truncate_prompt_tokens": 100}, *CUT),
+    "no tokens": ("/pooling", {"messages": PAIRED, "truncate_prompt_tokens": 0}, *CUT),
+    "a shorter pair": (
+        "/score",
+        {"queries": "a", "documents": "b", "truncate_prompt_tokens": 8},
+        *CUT,
+    ),
+    "fewer than none": (
+        "/classify",
+        {"input": "Yes.", "truncate_prompt_tokens": -2},
+        "greater than or equal to -1",
+        "truncate_prompt_tokens",
+    ),
+    "cut from the right": (
+        "/classify",
+        {"input": "Yes.", "truncate_prompt_tokens": -1, "truncation_side": "right"},
+        "'left'",
+        "truncation_side",
+    ),
     "bytes": ("/pooling", {"input": "Yes.", "encoding_format": "bytes"}, "base64", None),
     "half a pair": ("/score", {"queries": "a"}, "'documents'", "queries"),
     "two with three": (

@@ -14,7 +14,7 @@ from pydantic import BeforeValidator
 
 from assay.api.dialects.contract import Ask, Contract, each
 from assay.api.dialects.turns import text_of
-from assay.api.dialects.vllm import Asked
+from assay.api.dialects.vllm import Asked, check_limit
 from assay.reward import ensemble
 from assay.reward.transform import sigmoid
 from assay.scoring import items
@@ -64,27 +64,32 @@ def _answering(version: int) -> Callable[[Ask, Rerank], Awaitable[dict[str, Any]
             {
                 "index": index,
                 "relevance_score": reward if is_raw else sigmoid(reward),
-                **({"document": {"text": wanted.documents[index]}} if shows else {}),
+                **({"document": _document(wanted.documents[index])} if shows else {}),
             }
             for index, reward in ranking
         ]
         return {
             "id": f"rerank-{ask.request_id}",
             "model": call.target.name,
+            "usage": {"prompt_tokens": sum(tokens), "total_tokens": sum(tokens)},
             "results": results,
             "meta": {
                 "api_version": {"version": str(version), "is_experimental": False},
                 "billed_units": {"search_units": 1},
                 "tokens": {"input_tokens": sum(tokens), "output_tokens": 0},
             },
-            "usage": {"prompt_tokens": sum(tokens), "total_tokens": sum(tokens)},
         }
 
     return answer
 
 
+def _document(text: str) -> dict[str, Any]:
+    return {"text": text, "multi_modal": None}
+
+
 async def read(ask: Ask, wanted: Rerank) -> tuple[Call, list[tuple[int, float]], list[int]]:
     """Return the call, the ranking, and how many tokens each document's item has."""
+    check_limit(ask, wanted)
     sources = await pairs(wanted.query, wanted.documents)
     call, _, judged = await ask.read(sources, each("documents"), model=wanted.model)
     ranking = await aside(len(judged), lambda: ranked(judged, wanted.top_n))

@@ -2,10 +2,11 @@
 
 Numbers are raw unless activation is asked for, by any of the names it has had; vLLM itself squashes
 by default. Text gets exactly one BOS, whatever `add_special_tokens` says; what may be cut from an
-item is the card's. Of a process reward model `/pooling` answers each step: [1 − p, p] where the
-card's rule is a softmax over two labels, else [score]; with activation refused, the head's numbers.
-Of one whose steps are tokenized each alone it answers token ids with the head's numbers at every
-token, unless activation is asked for.
+item is the card's, and the limit the model's: no lower one is heeded, nor ignored. Of a process
+reward model `/pooling` answers each step: [1 − p, p] where the card's rule is a softmax over two
+labels, else [score]; with activation refused, the head's numbers. Of one whose steps are tokenized
+each alone it answers token ids with the head's numbers at every token, unless activation is asked
+for.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 from fastapi import APIRouter, Request, Response
+from pydantic import Field
 
 from assay import __version__
 from assay.api.dialects import rows
@@ -45,6 +47,7 @@ if TYPE_CHECKING:
 
     from assay.engine.template import Source
     from assay.scoring.call import Call, Judged
+    from assay.scoring.targets import Target
 
 _PAIRS = (
     ("queries", "documents"),
@@ -64,6 +67,8 @@ class Asked(Body):
     activation: bool | None = None  # until 0.11
     softmax: bool | None = None
     normalize: bool | None = None
+    truncate_prompt_tokens: int | None = Field(default=None, ge=-1)
+    truncation_side: Literal["left"] | None = None
 
     @property
     def activates(self) -> bool | None:
@@ -90,7 +95,7 @@ class Pooling(Inputs):
 
     task: Literal["classify", "token_classify", "reward", "encode", "score"] | None = None
     encoding_format: Literal["float", "base64"] = "float"
-    embed_dtype: Literal["float32"] = "float32"  # of base64
+    embed_dtype: str = "float32"  # of base64
     endianness: Literal["native", "big", "little"] = "native"
 
 
@@ -136,6 +141,26 @@ async def ping(request: Request) -> Response:
     return Response(status_code=503 if scorer_of(request).reasons() else 200)
 
 
+def check_limit(ask: Ask, wanted: Asked) -> None:
+    """Refuse a limit below the model's own; -1 is that.
+
+    Raises:
+        InvalidField: Fewer tokens are asked for.
+    """
+    asked, own = wanted.truncate_prompt_tokens, _limit(ask.target(wanted.model))
+    if asked is not None and 0 <= asked < own:
+        field = "truncate_prompt_tokens"
+        raise InvalidField(
+            f"items are cut to the model's own limit of {own} tokens, and to no other: leave "
+            f"'{field}' out, or send -1",
+            param=field,
+        )
+
+
+def _limit(target: Target) -> int:
+    return min(member.template.max_tokens for member in target.members)
+
+
 async def classify(ask: Ask, wanted: Inputs) -> dict[str, Any]:
     """Answer each item's reward, as the one label of a classifier."""
 
@@ -143,12 +168,16 @@ async def classify(ask: Ask, wanted: Inputs) -> dict[str, Any]:
         probs = [wanted.shown(judged)]
         return {"index": index, "label": LABEL, "probs": probs, "num_classes": 1}
 
+    check_limit(ask, wanted)
     given = await _given(wanted)
     call, _, judged = await ask.read(given.sources, given.path, model=wanted.model)
     return await _answer(ask, call, "classify", judged, entry)
 
 
 async def _pool(ask: Ask, wanted: Pooling) -> dict[str, Any]:
+    check_limit(ask, wanted)
+    if wanted.encoding_format == "base64" and wanted.embed_dtype != "float32":
+        raise InvalidField("numbers in base64 are of type 'float32' only", param="embed_dtype")
     given = rows.at_every_token(await _given(wanted), ask.target(wanted.model))
     call, _, judged = await ask.read(given.sources, given.path, model=wanted.model)
     outputs = list(ask.scorer.sizes(call.target)[0].items())
@@ -179,6 +208,7 @@ async def _score(ask: Ask, wanted: Score) -> dict[str, Any]:
     def entry(index: int, judged: Judged) -> dict[str, Any]:
         return {"index": index, "object": "score", "score": wanted.shown(judged)}
 
+    check_limit(ask, wanted)
     pairs = _pairs(wanted)
     groups = [(query, [document]) for query, document in pairs.texts]
     sources = await aside(len(groups), lambda: items.sources(groups))
@@ -201,7 +231,7 @@ async def _tokenize(ask: Ask, wanted: Tokenize) -> dict[str, Any]:
     ids = rendered.ids.tolist()
     return {
         "count": len(ids),
-        "max_model_len": min(model.template.max_tokens for model in target.members),
+        "max_model_len": _limit(target),
         "tokens": ids,
         "token_strs": target.members[0].template.tokens(ids) if wanted.return_token_strs else None,
     }
