@@ -98,6 +98,39 @@ def test_every_form_of_a_document_is_read_alike(served: Server, documents: Any) 
     assert result["document"]["text"] == RESPONSES[0]
 
 
+def test_rank_fields_are_what_is_read_of_an_object(served: Server) -> None:
+    """Cohere's first version: their texts in that order; without any, `text`; of a string, all."""
+    expected = natively(served)[:2]
+    joined = natively(served, {"prompt": PROMPT, "response": f"{RESPONSES[1]}\n{RESPONSES[0]}"})
+    documents = [
+        {"title": RESPONSES[0], "text": RESPONSES[1], "year": 1999},
+        RESPONSES[0],
+        {"text": RESPONSES[1]},
+    ]
+
+    def ranked(**body: Any) -> dict[int, float]:
+        asked = {"query": PROMPT, "documents": documents, "use_activation": False, **body}
+        results = post(served, "/v1/rerank", **asked)["results"]
+        return {one["index"]: one["relevance_score"] for one in results}
+
+    assert ranked() == {0: expected[1], 1: expected[0], 2: expected[1]}
+    assert ranked(rank_fields=[]) == ranked(rank_fields=["text"]) == ranked()
+    several = ranked(rank_fields=["text", "title"])
+    assert several == {0: joined[0], 1: expected[0], 2: expected[1]}
+
+
+@pytest.mark.parametrize("field", ["author", "year"])
+def test_rank_fields_without_text_are_refused(served: Server, field: str) -> None:
+    """Absent, or a number: there would be nothing to score."""
+    documents = ["a", {"text": "b", "year": 1999}]
+    body = {"query": PROMPT, "documents": documents, "rank_fields": [field]}
+
+    answer = served.http.post("/v1/rerank", json=body)
+
+    assert (answer.status_code, answer.json()["error"]["param"]) == (422, "documents[1]")
+    assert "'rank_fields'" in answer.json()["message"]
+
+
 @pytest.mark.parametrize(("top_n", "count"), [(None, 4), (0, 4), (1, 1), (3, 3), (50, 4)])
 def test_top_n_keeps_the_best(served: Server, top_n: int | None, count: int) -> None:
     """0 and null mean all."""

@@ -153,8 +153,9 @@ def test_vertex_names_the_instance_that_is_wrong(served: Server) -> None:
         (long, 422, "instances[1].inputs[1]: "),
         (cut, 422, "instances[1].inputs: "),
         ({"query": "a", "texts": []}, 400, "instances[1].texts"),
-        ({"inputs": 7}, 422, "instances[1]"),
-        ({}, 422, "instances[1]"),
+        ({"inputs": 7}, 422, "field 'instances[1].inputs': "),
+        ({"texts": ["b"]}, 422, "field 'instances[1].query': "),
+        ({}, 422, "field 'instances[1].inputs': "),
     ]:
         answer = served.http.post("/vertex", json={"instances": [good, wrong]})
 
@@ -261,6 +262,25 @@ def test_errors_have_teis_shape(
     assert answer.status_code == status, answer.text
     assert list(answer.json()) == ["error", "error_type"]
     assert answer.json()["error_type"] == kind
+
+
+@pytest.mark.parametrize(
+    ("inputs", "says"),
+    [
+        (7, "field 'inputs': send a text, a pair in a list, or a list of such lists"),
+        (None, "field 'inputs': send a text"),
+        ([["a"], 7], "field 'inputs[1]': "),
+        ([["a"], ["b", 7]], "field 'inputs[1][1]': "),
+        ([["a", "b", "c"]], "field 'inputs[0]': "),
+        ([["a"], []], "field 'inputs[1]': "),
+    ],
+)
+def test_an_error_names_the_field_as_it_was_sent(served: Server, inputs: Any, says: str) -> None:
+    """And none of the forms that it might have had."""
+    answer = served.http.post("/predict", json={"inputs": inputs})
+
+    assert answer.status_code == 422
+    assert answer.json()["error"].startswith(says)
 
 
 def test_a_body_that_is_not_json_is_answered_in_the_same_shape(served: Server) -> None:

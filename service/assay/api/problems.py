@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 REVISION = "x-assay-revision"
 MOST_ERRORS = 1_000  # that are looked at for the most telling
-_FORMS = {"as-text", "as-messages"}
+_FORMS = {"as-text", "as-messages", "as-pair", "as-batch", "as-predict", "as-rerank"}
 _INSIDE: dict[int | str, type[wire.Request]] = {
     "comparisons": wire.Comparison,
     "groups": wire.Group,

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated, Any
 
-from pydantic import BeforeValidator
+from pydantic import BeforeValidator, ValidationInfo
 
 from assay.api.dialects.contract import Ask, Contract, each
 from assay.api.dialects.turns import text_of
@@ -37,6 +37,17 @@ def _text(value: object) -> object:
     return text_of(value["content"]) if "content" in value else value.get("text", value)
 
 
+def _fields(value: object, info: ValidationInfo) -> object:
+    """Return the fields of Cohere's object that `rank_fields` names, in its order, a line each."""
+    fields = info.data.get("rank_fields")
+    if not fields or not isinstance(value, dict):
+        return value
+    texts = [value[name] for name in fields if name in value]
+    if not texts or not all(isinstance(text, str) for text in texts):
+        raise ValueError("none of the 'rank_fields' is here, or one of them isn't text")
+    return "\n".join(texts)
+
+
 def _listed(value: object) -> object:
     return value if isinstance(value, list) else [value]
 
@@ -47,8 +58,9 @@ Words = Annotated[str, BeforeValidator(_text)]
 class Rerank(Asked):
     """`query` is a prompt, `documents` are responses to it; `top_n` of 0 means all."""
 
+    rank_fields: list[str] | None = None  # ahead of the documents, whose texts it decides
     query: Words
-    documents: Annotated[list[Words], BeforeValidator(_listed)]
+    documents: Annotated[list[Annotated[Words, BeforeValidator(_fields)]], BeforeValidator(_listed)]
     top_n: int | None = None
     return_documents: bool | None = None
 

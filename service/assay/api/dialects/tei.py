@@ -60,13 +60,31 @@ _UNCOUNTED = 2**31 - 1  # what is limited are the tokens of requests, not their 
 
 
 def _no_batch_of_texts(value: object) -> object:
-    if isinstance(value, list) and len(value) > 2 and all(isinstance(one, str) for one in value):
+    if _form(value) == "as-pair" and isinstance(value, list) and len(value) > 2:
         raise ValueError("a flat list is one pair; send a batch as a list of lists")
     return value
 
 
+def _form(value: object) -> str | None:
+    if isinstance(value, str):
+        return "as-text"
+    if not isinstance(value, list):
+        return None
+    return "as-pair" if value and all(isinstance(one, str) for one in value) else "as-batch"
+
+
 Parts = Annotated[list[str], Field(min_length=1, max_length=2)]
-Inputs = Annotated[str | Parts | list[Parts], BeforeValidator(_no_batch_of_texts)]
+Inputs = Annotated[
+    Annotated[str, Tag("as-text")]
+    | Annotated[Parts, Tag("as-pair")]
+    | Annotated[list[Parts], Tag("as-batch")],
+    Discriminator(
+        _form,
+        custom_error_type="form",
+        custom_error_message="send a text, a pair in a list, or a list of such lists",
+    ),
+    BeforeValidator(_no_batch_of_texts),
+]
 
 
 class _Asked(Body):
@@ -147,11 +165,12 @@ class Rerank(_Asked):
 
 
 def _kind(instance: object) -> str:
-    return "rerank" if isinstance(instance, dict) and "texts" in instance else "predict"
+    return "as-rerank" if isinstance(instance, dict) and "texts" in instance else "as-predict"
 
 
 Instance = Annotated[
-    Annotated[Predict, Tag("predict")] | Annotated[Rerank, Tag("rerank")], Discriminator(_kind)
+    Annotated[Predict, Tag("as-predict")] | Annotated[Rerank, Tag("as-rerank")],
+    Discriminator(_kind),
 ]
 
 
