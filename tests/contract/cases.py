@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import json
+import struct
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
@@ -10,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 
+from tests.contract.options import softmax
 from tests.contract.served import sigmoid
 
 if TYPE_CHECKING:
@@ -61,8 +64,9 @@ class Case:
     """A contract at a path.
 
     `body` makes a request of items, `numbers` finds theirs in its answer, in their order, and
-    `shown` is the documented transform of a reward. A request takes any items, those of one prompt,
-    or one. `paths` is where an error says that an item of that place is.
+    `shown` is the documented transform of a reward, `chosen` that of a request's rewards together.
+    A request takes any items, those of one prompt, or one. `where` is where an error says that an
+    item is, with its place unless it tells no items apart.
     """
 
     route: str
@@ -81,6 +85,9 @@ class Case:
     broken: int = 500
     has_model: bool = True  # heeds the name it is given
     wrong: Any = None  # the error of a request that is wrong, where its form is another
+    chosen: Callable[[list[float]], list[float]] | None = None
+    least: int = 1  # items of a request
+    has_places: bool = True
 
     @property
     def id(self) -> str:
@@ -90,6 +97,19 @@ class Case:
     def errors(self) -> list[Any]:
         """The forms of its errors."""
         return [self.error] if self.wrong is None else [self.error, self.wrong]
+
+    def path_of(self, place: int) -> str:
+        """Return where an error says that the item of a request is."""
+        has_place = self.has_places and self.takes != "one"
+        return f"{self.where}[{place}]" if has_place else self.where
+
+    def expected(self, items: Sequence[Item], rewards: Sequence[float]) -> list[float]:
+        """Return the documented transform of the rewards of items."""
+        if self.chosen is None:
+            return [self.shown(reward) for reward in rewards]
+        remaining = iter(rewards)
+        groups = [[next(remaining) for _ in group] for group in self.split(items)]
+        return [number for group in groups for number in self.chosen(group)]
 
     def split(self, items: Sequence[Item]) -> list[list[Item]]:
         """Return the items of each request."""
@@ -197,12 +217,37 @@ def first(numbers: list[float]) -> float:
     return number
 
 
+def last(one: float | list[float]) -> float:
+    """Return the number of an item, or the last of the numbers of a step."""
+    return one[-1] if isinstance(one, list) else one
+
+
+def pooled(answer: Any) -> list[float]:
+    """Return the numbers that are encoded in base64."""
+    data = [base64.b64decode(one["data"]) for one in answer["data"]]
+    return [number for one in data for (number,) in struct.iter_unpack("=f", one)]
+
+
+def rounded(number: float) -> float:
+    """Return a number as 32 bits hold it."""
+    (found,) = struct.unpack("f", struct.pack("f", number))
+    return float(found)
+
+
+def probabilities(answer: dict[str, Any]) -> list[float]:
+    """Return the probabilities of a question's options, keyed by them or listed."""
+    found = answer["probabilities"]
+    if isinstance(found, dict):
+        return list(found.values())
+    return [one["probability"] for one in found]
+
+
 SCORED = {
     "many": lambda items: {"batch_prompt": prompts(items), "batch_response": responses(items)},
     "pairs": lambda items: {"text_1": prompts(items), "text_2": responses(items)},
 }
 
-CASES = [
+SCORES = [
     Case(
         "openrlhf.get_reward",
         "/get_reward",
@@ -491,6 +536,29 @@ CASES = [
         invalid=400,
     ),
     Case(
+        "vllm.pooling",
+        "/pooling",
+        lambda items: {"messages": items[0].turns},
+        lambda answer: [last(one) for entry in answer["data"] for one in entry["data"]],
+        "messages",
+        OPENAI,
+        takes="one",
+        name="messages",
+        invalid=400,
+    ),
+    Case(
+        "vllm.pooling",
+        "/pooling",
+        lambda items: {"input": texts(items), "encoding_format": "base64"},
+        pooled,
+        "input",
+        OPENAI,
+        rounded,
+        is_text=True,
+        name="base64",
+        invalid=400,
+    ),
+    Case(
         "vllm.invocations",
         "/invocations",
         lambda items: {"input": texts(items)},
@@ -512,4 +580,89 @@ CASES = [
         )
         for path in ("/score", "/v1/score", "/invocations")
     ),
+    Case(
+        "vllm.score",
+        "/score",
+        lambda items: {"queries": prompts(items), "documents": responses(items)},
+        vllm("score"),
+        "documents",
+        OPENAI,
+        name="queries",
+        invalid=400,
+    ),
 ]
+
+# The questions that are best-of-n over the responses to a prompt, and levels as the same options.
+QUESTIONS = [
+    *(
+        Case(
+            "systemone",
+            "/v1/systemone",
+            lambda items, own=criteria, kind=kind: {
+                "state": asked(items),
+                "questions": {"best": {"type": kind, "criteria": own(responses(items))}},
+            },
+            lambda answer: probabilities(answer["answers"]["best"]),
+            "questions.best",
+            DETAIL,
+            takes="prompt",
+            name=kind,
+            empty=422,
+            chosen=softmax,
+            has_places=False,
+        )
+        for kind, criteria in (("choice", dict.fromkeys), ("score", list))
+    ),
+    *(
+        Case(
+            "decisions",
+            "/v1/decisions",
+            lambda items, own=own: {
+                "input": asked(items),
+                "questions": [{"instructions": "", **own(responses(items))}],
+            },
+            lambda answer: probabilities(answer["answers"][0]),
+            "questions[0]",
+            OPENAI,
+            takes="prompt",
+            name=name,
+            empty=400,
+            invalid=400,
+            chosen=softmax,
+            least=2,
+            has_places=False,
+        )
+        for name, own in (
+            (
+                "choice",
+                lambda said: {"type": "choice", "choices": [{"value": one} for one in said]},
+            ),
+            ("score", lambda said: {"type": "score", "levels": [{"label": one} for one in said]}),
+        )
+    ),
+    *(
+        Case(
+            "sglang.decisions",
+            "/v1/decisions",
+            lambda items, own=own: {
+                "input": asked(items),
+                "questions": [{"id": "best", "question": "", **own(responses(items))}],
+            },
+            lambda answer: probabilities(answer["answers"]["best"]),
+            "questions[0]",
+            FLAT,
+            takes="prompt",
+            name=name,
+            empty=400,
+            invalid=400,
+            chosen=softmax,
+            least=2,
+            has_places=False,
+        )
+        for name, own in (
+            ("choice", lambda said: {"type": "choice", "options": [{"name": one} for one in said]}),
+            ("score", lambda said: {"type": "score", "levels": said}),
+        )
+    ),
+]
+CASES = [*SCORES, *QUESTIONS]

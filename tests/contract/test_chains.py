@@ -9,7 +9,7 @@ import pytest
 from assay.api.dialects.chains import in_steps
 from assay.cards.mechanism import Steps
 from assay.engine.template import Conversation, Solution, Text
-from tests.contract.cases import CASES, Case, Item
+from tests.contract.cases import SCORES, Case, Item
 from tests.families.process import HENS, LAID
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 MARKED = Item(HENS, "".join(f"{step}<extra_0>" for step in LAID))
 SPLIT = Item(HENS, "\n\n".join(LAID))  # where the card itself splits a response
-RESPONSES = [case for case in CASES if not case.is_text]
+RESPONSES = [case for case in SCORES if not case.is_text]
 QWEN = Steps(step="{step}<extra_0>")
 SHEPHERD = Steps(step="Step {number}: {step} ки", between="\n")
 

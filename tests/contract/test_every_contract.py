@@ -10,6 +10,7 @@ import msgspec
 import pytest
 
 from assay.api.dialects import (
+    decisions,
     infinity,
     llama_factory,
     nemo_gym,
@@ -18,7 +19,9 @@ from assay.api.dialects import (
     openrlhf,
     rerank,
     sglang,
+    sglang_decisions,
     slime,
+    systemone,
     tei,
     vllm,
 )
@@ -28,14 +31,15 @@ from tests.http import checkpoints
 from tests.http.processes import serving
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     import numpy as np
 
     from tests.http.processes import Server
 
-OF_SCORES = (
-    *(infinity, llama_factory, nemo_gym, nvidia, oat, openrlhf, rerank, sglang, slime, tei, vllm),
+MODULES = (
+    *(decisions, infinity, llama_factory, nemo_gym, nvidia, oat, openrlhf, rerank, sglang),
+    *(sglang_decisions, slime, systemone, tei, vllm),
 )
 NO_SCORES = {"vllm.tokenize", "oat.compare"}  # the one shows ids; the other has a test of its own
 SHARED = {"/score", "/v1/score", "/compare"}  # with a native route: unreadable bodies are its own
@@ -46,16 +50,23 @@ LONG = "many words " * 600  # more than the tiny model takes
 UNKNOWN: dict[str, Any] = {"user": "me", "cache_salt": "x", "invented": {"deep": [1, None]}}
 
 
-def widened(body: Any) -> Any:
+KEYED = {"questions", "criteria"}  # by the caller's own names, where they are objects
+
+
+def widened(body: dict[str, Any]) -> dict[str, Any]:
     """Return a body in which each object but the whole has fields that nobody knows."""
-    if isinstance(body, list):
-        return [
-            {**widened(one), **UNKNOWN} if isinstance(one, dict) else widened(one) for one in body
-        ]
-    return {name: widened(one) for name, one in body.items()} if isinstance(body, dict) else body
+    return {name: _widened(name, one) for name, one in body.items()}
 
 
-NESTED = [case for case in CASES if widened(case.body(REAL[:1])) != case.body(REAL[:1])]
+def _widened(name: str, value: Any) -> Any:
+    if isinstance(value, list):
+        return [_widened("", one) for one in value]
+    if not isinstance(value, dict):
+        return value
+    return widened(value) if name in KEYED else {**widened(value), **UNKNOWN}
+
+
+NESTED = [case for case in CASES if widened(case.body(REAL[:2])) != case.body(REAL[:2])]
 LISTS = [case for case in CASES if case.takes != "one"]
 BY_NAME = {case.id: case for case in CASES}
 LARGE = [  # one of each way from a body to items
@@ -63,10 +74,17 @@ LARGE = [  # one of each way from a body to items
     for name in (
         "nemo-gym.compare /compare",
         "oat.feedback /get_feedback packed",
+        "infinity.classify /classify",
+        "llama-factory.score /v1/score/evaluation",
         "openrlhf.get_reward /get_reward",
         "rerank /v2/rerank",
         "sglang.classify /classify conv",
+        "sglang.embeddings /v1/embeddings",
+        "sglang.score /v1/score",
+        "tei.predict /predict",
         "tei.vertex /vertex",
+        "vllm.classify /classify",
+        "vllm.pooling /pooling",
         "vllm.score /score",
     )
 ]
@@ -105,8 +123,9 @@ def natively(server: Server, items: Sequence[Item]) -> list[float]:
     return [one["score"] for one in answer["data"]]
 
 
-def shown(case: Case, rewards: Sequence[float]) -> list[float]:
-    return [case.shown(reward) for reward in rewards]
+def few(case: Case) -> list[Item]:
+    """Return as few items as a request may have."""
+    return REAL[: case.least]
 
 
 def named(case: Case) -> str:
@@ -131,7 +150,7 @@ def test_every_contract_is_here() -> None:
     """Whatever has scores has a row at each of its paths."""
     every = {
         (contract.route, path)
-        for module in OF_SCORES
+        for module in MODULES
         for contract in module.CONTRACTS
         for path in contract.paths
         if contract.route not in NO_SCORES
@@ -152,7 +171,7 @@ def test_the_items_are_as_the_template_has_them(wide: Server) -> None:
 def test_real_items_have_the_native_scores(wide: Server, real: list[float], case: Case) -> None:
     """To the last bit, or by the documented transform; and again, and again."""
     for _ in range(3):
-        assert case.scores(wide, REAL) == shown(case, real)
+        assert case.scores(wide, REAL) == case.expected(REAL, real)
 
 
 @pytest.mark.parametrize("is_packed", [False, True], ids=["json", "packed"])
@@ -176,29 +195,63 @@ def test_real_pairs_have_the_sigmoid_of_their_margin(
         assert decoded["batch_first_win_prob"] == expected
 
 
+IDS = [
+    ("vllm.classify /classify", lambda ids: {"input": ids}),
+    ("vllm.pooling /pooling", lambda ids: {"input": ids}),
+    ("vllm.pooling /pooling base64", lambda ids: {"input": ids, "encoding_format": "base64"}),
+    ("vllm.invocations /invocations", lambda ids: {"input": ids}),
+    ("sglang.classify /classify", lambda ids: {"input_ids": ids}),
+    ("sglang.v1-classify /v1/classify", lambda ids: {"input": ids}),
+    ("sglang.embeddings /v1/embeddings", lambda ids: {"input": ids}),
+    ("sglang.score /v1/score", lambda ids: {"query": [], "items": ids}),
+    (
+        "sglang.score /v1/score",
+        lambda ids: {"query": ids[0][:3], "items": [one[3:] for one in ids]},
+    ),
+]
+
+
+@pytest.mark.parametrize(("name", "body"), IDS)
+def test_ids_of_real_items_have_the_native_scores(
+    wide: Server, real: list[float], name: str, body: Callable[[list[list[int]]], dict[str, Any]]
+) -> None:
+    """On every route that takes them: those that `/tokenize` shows."""
+    case = BY_NAME[name]
+    seen = post(wide, "/tokenize", inputs=[item.native for item in REAL])["data"]
+    ids = [one["input_ids"] for one in seen]
+    assert len({tuple(one[:3]) for one in ids}) == 1  # the opening of a user's turn
+
+    for _ in range(3):
+        answer = wide.http.post(case.path, json=body(ids))
+        assert case.read(answer) == case.expected(REAL, real)
+
+
 def test_an_empty_list_is_answered(wide: Server, lists: Case) -> None:
-    """With an empty one; TEI alone refuses it."""
+    """With an empty one; TEI alone refuses it, and a question has options."""
     answer = lists.send(wide, [])
 
     assert answer.status_code == lists.empty, answer.text
     if lists.empty == 200:
         assert lists.read(answer) == []
     else:
-        assert form(answer.json()) == lists.error
+        assert form(answer.json()) == (lists.wrong or lists.error)
 
 
-@pytest.mark.parametrize("count", [1, 1024])
+@pytest.mark.parametrize("count", ["least", 1024])
 def test_lists_of_any_length_keep_their_order(
-    wide: Server, numbers: list[float], lists: Case, count: int
+    wide: Server, numbers: list[float], lists: Case, count: int | str
 ) -> None:
     """Every item has its own score at its place."""
-    assert lists.read(lists.send(wide, NUMBERS[:count])) == shown(lists, numbers[:count])
+    size = lists.least if isinstance(count, str) else count
+    items = NUMBERS[:size]
+
+    assert lists.read(lists.send(wide, items)) == lists.expected(items, numbers[:size])
 
 
 @pytest.mark.parametrize("large", LARGE, ids=named)
 def test_a_list_may_have_10000_items(wide: Server, numbers: list[float], large: Case) -> None:
     """In one request."""
-    assert large.read(large.send(wide, NUMBERS)) == shown(large, numbers)
+    assert large.read(large.send(wide, NUMBERS)) == large.expected(NUMBERS, numbers)
 
 
 def test_an_item_that_is_too_long_is_cut_or_named(wide: Server, case: Case) -> None:
@@ -211,12 +264,11 @@ def test_an_item_that_is_too_long_is_cut_or_named(wide: Server, case: Case) -> N
         native = post(wide, "/score", inputs=[{"text": item.text} for item in items])["data"]
         assert native[-1]["truncated"]
         assert answer.headers["x-assay-truncated"] == "1"
-        assert case.read(answer) == shown(case, [one["score"] for one in native])
+        assert case.read(answer) == case.expected(items, [one["score"] for one in native])
     else:
         assert answer.status_code == case.invalid, answer.text
         assert form(answer.json()) == (case.wrong or case.error)
-        where = case.where if case.takes == "one" else f"{case.where}[{len(items) - 1}]"
-        assert where in place(answer.json())
+        assert case.path_of(len(items) - 1) in place(answer.json())
         assert "many words" not in answer.text
 
 
@@ -224,16 +276,17 @@ def test_odd_characters_are_scored_as_natively(wide: Server, case: Case) -> None
     """Emoji, joined ones, NUL, a byte order mark, and what isn't normalised."""
     items = [Item(REAL[0].prompt, text) for text in ODD]
 
-    assert case.scores(wide, items) == shown(case, natively(wide, items))
+    assert case.scores(wide, items) == case.expected(items, natively(wide, items))
 
 
 @pytest.mark.parametrize("lone", ["\\ud800", "\\udc00"])
 def test_a_lone_surrogate_is_refused(wide: Server, case: Case, lone: str) -> None:
     """It is half a character; of MessagePack, it isn't UTF-8."""
-    body = json.dumps(case.body([Item(REAL[0].prompt, "here: HALF")]))
+    items = [*few(case)[1:], Item(REAL[0].prompt, "here: HALF")]
+    body = json.dumps(case.body(items))
     content = body.replace("HALF", lone).encode()
     if case.is_packed:
-        packed = msgspec.msgpack.encode(case.body([Item(REAL[0].prompt, "here: HALF")]))
+        packed = msgspec.msgpack.encode(case.body(items))
         content = packed.replace(b"HALF", b"\xed\xa0\x80.")
 
     answer = wide.http.post(case.path, content=content)
@@ -248,21 +301,20 @@ def test_nan_is_an_error(wide: Server, case: Case) -> None:
     """In the contract's shape, never a number; the item is named, and its neighbours are well."""
     good = [] if case.takes == "one" else REAL[:2]
     items = [*good, Item(REAL[0].prompt, f"What{POISON}")]
-    path = case.where if case.takes == "one" else f"{case.where}[2]"
 
     answer = case.send(wide, items)
 
     assert answer.status_code == case.broken, answer.text
     assert form(answer.json()) == case.error
-    assert path in answer.text
+    assert case.path_of(2) in answer.text
     assert "NaN" not in answer.text
-    assert case.scores(wide, REAL[:2]) == shown(case, natively(wide, REAL[:2]))
+    assert case.scores(wide, REAL[:2]) == case.expected(REAL[:2], natively(wide, REAL[:2]))
 
 
 def test_an_alias_is_a_name_and_any_other_is_not(wide: Server, case: Case) -> None:
     """404 in the contract's shape; a contract whose clients name no model of ours takes any."""
-    items = REAL[:1]
-    expected = shown(case, natively(wide, items))
+    items = few(case)
+    expected = case.expected(items, natively(wide, items))
 
     unknown = case.send(wide, items, model="nobody")
 
@@ -276,8 +328,8 @@ def test_an_alias_is_a_name_and_any_other_is_not(wide: Server, case: Case) -> No
 
 def test_no_name_and_an_empty_one_are_the_default(wide: Server, case: Case) -> None:
     """As is null; clients that must name a model send what they have."""
-    items = REAL[:1]
-    expected = shown(case, natively(wide, items))
+    items = few(case)
+    expected = case.expected(items, natively(wide, items))
 
     for name in ("", None):
         assert case.scores(wide, items, model=name) == expected
@@ -285,25 +337,25 @@ def test_no_name_and_an_empty_one_are_the_default(wide: Server, case: Case) -> N
 
 def test_unknown_fields_are_taken(wide: Server, case: Case) -> None:
     """And change nothing."""
-    items = REAL[:1]
+    items = few(case)
 
-    assert case.scores(wide, items, **UNKNOWN) == shown(case, natively(wide, items))
+    assert case.scores(wide, items, **UNKNOWN) == case.expected(items, natively(wide, items))
 
 
 @pytest.mark.parametrize("nested", NESTED, ids=named)
 def test_unknown_fields_of_nested_objects_are_taken(wide: Server, nested: Case) -> None:
     """A turn's, a document's, an instance's: each object in a body may have more than it needs."""
-    (item, *_) = REAL
+    items = few(nested)
 
-    answer = nested.send(wide, [item], **widened(nested.body([item])))
+    answer = nested.send(wide, items, **widened(nested.body(items)))
 
-    assert nested.read(answer) == shown(nested, natively(wide, [item]))
+    assert nested.read(answer) == nested.expected(items, natively(wide, items))
 
 
 def test_overload_is_503_with_retry_after(served: Server) -> None:
     """Every contract's, in its own shape."""
     with overloaded(served):
-        answers = [(case, case.send(served, REAL[:1])) for case in CASES]
+        answers = [(case, case.send(served, few(case))) for case in CASES]
 
     for case, answer in answers:
         assert answer.status_code == 503, f"{case.id}: {answer.text}"
@@ -313,7 +365,7 @@ def test_overload_is_503_with_retry_after(served: Server) -> None:
 
 def test_every_answer_names_its_revision(wide: Server, case: Case) -> None:
     """In a header, for the bodies are other servers'."""
-    answer = case.send(wide, REAL[:1])
+    answer = case.send(wide, few(case))
 
     served = wide.http.get("/models").json()["data"]
     assert answer.headers["x-assay-revision"] in {one["revision"] for one in served}

@@ -111,7 +111,10 @@ def test_no_contract_tells_what_it_scored_or_could_not(chatty: Server, case: Cas
     """In its own form: an answer, a NaN, an item that is too long, a list of them."""
     scored = Item(CANARY, CANARY)
     bad = [Item(CANARY, f"{CANARY} What{POISON}"), Item(CANARY, f"{CANARY} " * 600)]
-    lists = [[scored], bad[:1], bad[1:], *([] if case.takes == "one" else [[scored, *bad]])]
+    more = [Item(CANARY, f"{CANARY} {number}") for number in range(1, case.least)]
+    lists = [[*more, scored], [*more, bad[0]], [*more, bad[1]]]
+    if case.takes != "one":
+        lists.append([scored, *bad])
 
     answers = [(str(number), case.send(chatty, items)) for number, items in enumerate(lists)]
 
