@@ -546,6 +546,7 @@ class ModelEntry(Answer):
     """One served target, OpenAI-style; Infinity's client reads `stats` to `capabilities`."""
 
     id: str
+    stats: Stats | None = None
     object: Literal["model"] = "model"
     created: int
     owned_by: Literal["assay"] | None = Field(
@@ -553,7 +554,6 @@ class ModelEntry(Answer):
         exclude_if=_absent,
         description="Under /v1, where OpenAI has it; elsewhere Infinity's client takes its own.",
     )
-    stats: Stats | None = None
     backend: Literal["torch"] = "torch"
     capabilities: list[Literal["classify", "rerank"]] = []
     kind: Literal["model", "ensemble", "policy", "composite"]

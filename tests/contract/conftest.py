@@ -29,7 +29,7 @@ FAMILIES = {
     "sky": (process, "skywork-o1-prm"),
     "gpm": (pairwise, "general-preference"),
 }
-_KINDS = {
+KINDS = {
     "<id>": str,
     "<text>": str,
     "<time>": int,
@@ -65,7 +65,7 @@ def golden(name: str) -> dict[str, Any]:
 
 def check(expected: Any, live: Any, where: str = "answer") -> None:
     """Compare an answer with a golden one: fields, their order, types, and what isn't masked."""
-    kind = _KINDS.get(expected) if isinstance(expected, str) else None
+    kind = KINDS.get(expected) if isinstance(expected, str) else None
     if kind is not None:
         assert type(live) is kind, f"{where} is {live!r}, no {kind.__name__}"
     elif isinstance(expected, dict):
@@ -90,7 +90,8 @@ def exchanges(prefix: str) -> list[str]:
 def replay(server: Server, name: str) -> None:
     """Send a golden request and compare the answer."""
     exchange = golden(name)
-    answer = server.http.post(exchange["route"].removeprefix("POST "), json=exchange["request"])
+    method, path = exchange["route"].split(" ")
+    answer = server.http.request(method, path, json=exchange.get("request"))
     assert answer.status_code == exchange.get("status", 200), answer.text
     check(exchange["answer"], answer.json())
 

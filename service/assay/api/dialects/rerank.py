@@ -75,8 +75,8 @@ def _answering(version: int) -> Callable[[Ask, Rerank], Awaitable[dict[str, Any]
         results = [
             {
                 "index": index,
-                "relevance_score": reward if is_raw else sigmoid(reward),
                 **({"document": _document(wanted.documents[index])} if shows else {}),
+                "relevance_score": reward if is_raw else sigmoid(reward),
             }
             for index, reward in ranking
         ]
