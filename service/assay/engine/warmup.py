@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -23,8 +24,10 @@ if TYPE_CHECKING:
 
 SIZES = (256, 512, 1024, 2048, 4096, 8192, 16384, 32768, 65536)
 LONGEST_BATCH_S = 1.2
-SHORTEST_BATCH_S = 0.4  # below, what a batch costs besides its tokens shows
+SHORTEST_BATCH_S = 0.4  # below, one lucky reading would choose a batch that isn't fast
+SHORTEST_FAST_BATCH_S = 0.1  # below, what a batch costs besides its tokens shows
 _AS_FAST = 0.97  # of the fastest rate
+_FASTER = 1.08  # than that, as its neighbour is: no luck, but a batch that fits the caches
 _TIMED_S = 0.2  # a size is run again until it took this long in all
 _MOST_RUNS = 3
 _ITEM_TOKENS = 256
@@ -51,7 +54,9 @@ def find_budget(
 ) -> Budget:
     """Return the smallest batch that takes long enough and is about as fast per token as any.
 
-    Sizes grow until a batch takes longer than `LONGEST_BATCH_S` or exceeds the memory.
+    A shorter one is taken where it is clearly faster: of a small model what a large batch computes
+    on its way doesn't fit the caches. Sizes grow until a batch takes longer than
+    `LONGEST_BATCH_S` or exceeds the memory.
 
     Raises:
         CheckpointError: Not even the smallest batch fits.
@@ -69,9 +74,17 @@ def find_budget(
         tried.append(Budget(size, size / max(seconds, 1e-9)))
     if not tried:
         raise CheckpointError(f"a batch of {sizes[0]} tokens exceeds the device's memory")
-    # Short batches aren't asked how fast they are: one lucky reading would choose them.
     long = [budget for budget in tried if budget.seconds >= SHORTEST_BATCH_S] or tried[-1:]
     fastest = max(budget.tokens_per_s for budget in long)
+    faster = [
+        budget
+        for neighbours in pairwise(tried)
+        if all(one.tokens_per_s >= fastest * _FASTER for one in neighbours)
+        for budget in neighbours
+        if budget.seconds >= SHORTEST_FAST_BATCH_S
+    ]
+    if faster:
+        return max(faster, key=lambda budget: budget.tokens_per_s)
     return next(budget for budget in long if budget.tokens_per_s >= fastest * _AS_FAST)
 
 
