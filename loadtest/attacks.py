@@ -131,8 +131,8 @@ def _bounded() -> list[Attack]:
 def _large() -> list[Attack]:
     """Return bodies of some 300 MB of ordinary items, too late to cost more than being read."""
     ids = [{"input_ids": [12345] * 4096}] * 10_000
-    chat = [{"prompt": "word " * 200, "response": "word " * 600}] * 75_000
-    smile = [{"prompt": "word " * 200, "response": "word " * 599 + SMILE}] * 75_000
+    chat = [{"prompt": "word " * 200, "response": "word " * 800}] * 60_000
+    smile = [{"prompt": "word " * 200, "response": "word " * 799 + SMILE}] * 60_000
     late = {"deadline_ms": 1}
     return [
         Attack("300 MB of text", scoring(chat, **late)),
