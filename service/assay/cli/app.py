@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
-from rich.console import Console
+from rich.text import Text
 
 from assay import __version__
+from assay.cli.terminal import err, out
 from assay.errors import AssayError, StartupError
 from assay.settings import Settings, load
 from assay.telemetry import logging as logs
@@ -27,11 +28,9 @@ app = typer.Typer(
     epilog="Try: assay serve, then curl http://127.0.0.1:8000/docs",
     no_args_is_help=True,
     add_completion=False,
-    rich_markup_mode="markdown",
+    rich_markup_mode="markdown" if err.is_terminal else None,  # boxes would cut what is in them
     pretty_exceptions_enable=False,
 )
-out = Console()
-err = Console(stderr=True)
 
 Models = Annotated[
     list[str] | None,
@@ -65,7 +64,7 @@ Threads = Annotated[int | None, typer.Option("--threads", help="CPU threads of a
 
 def _version(value: bool) -> None:
     if value:
-        out.print(f"assay {__version__}", highlight=False)
+        out.print(f"assay {__version__}")
         raise typer.Exit
 
 
@@ -112,5 +111,5 @@ def stop(error: AssayError) -> NoReturn:
     if logs.is_structured():
         logger.error(error.message)
     else:
-        err.print(f"[bold red]error[/] {error.message}", highlight=False, soft_wrap=True)
+        err.print(Text("error", style="bold red"), error.message)
     raise typer.Exit(EXIT_STARTUP if isinstance(error, StartupError) else 1)

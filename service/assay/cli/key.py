@@ -11,7 +11,8 @@ import tomli_w
 import typer
 
 from assay.api.keys import NAME, RIGHTS, hashed
-from assay.cli.app import app, err, out
+from assay.cli.app import app
+from assay.cli.terminal import err, out
 
 _BYTES = 32
 _PREFIX = "assay_"  # so that one can search for keys that went where they shouldn't
@@ -41,5 +42,5 @@ def make_key(
     entry: dict[str, object] = {"name": name, "hash": hashed(key), "rights": wanted}
     if expires is not None:
         entry["expires"] = expires.replace(tzinfo=UTC)
-    err.print(key, highlight=False, soft_wrap=True)
-    out.print(tomli_w.dumps({"keys": [entry]}), markup=False, highlight=False, soft_wrap=True)
+    err.print(key)
+    out.print(tomli_w.dumps({"keys": [entry]}))

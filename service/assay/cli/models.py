@@ -6,8 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tomli_w
 import typer
-from rich.markup import escape
-from rich.table import Table
+from rich.text import Text
 
 from assay import wire
 from assay.cards import catalogue, repository
@@ -18,11 +17,10 @@ from assay.cli.app import (
     Repository,
     Threads,
     app,
-    err,
-    out,
     run,
     settings_of,
 )
+from assay.cli.terminal import err, out, table
 from assay.engine.template import Rendered, Template
 from assay.errors import AssayError, CheckpointError
 from assay.scoring import answers
@@ -33,26 +31,25 @@ from assay.telemetry.metrics import Metrics
 from assay.telemetry.startup import StartupDisplay
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
     from assay.cards.card import Card, Golden
     from assay.settings import Settings
 
 _AROUND = 4  # tokens shown before and after the one that is read
+_SHOWN = 40  # characters of a golden example
 
 
 @app.command("models")
 def list_models(repository_folder: Repository = None, config: Config = None) -> None:
     """List the model repository and the catalogue: whose weights are here, whose are on the hub."""
     settings = settings_of({"repository": repository_folder}, config)
-    table = Table("name", "gives", "weights", "summary", box=None)
-    for name, folder in catalogue.folders(settings.repository).items():
-        try:
-            card = catalogue.read(folder)
-        except AssayError as error:
-            table.add_row(name, "unusable", "", escape(error.message))
-            continue
-        weights = "here" if repository.has_weights(folder, card) else _origin(card)
-        table.add_row(name, _kind(card), weights, escape(card.summary or ""))
-    out.print(table)
+    folders = catalogue.folders(settings.repository)
+    table(
+        ("name", "gives", "weights", "summary"),
+        [_listed(name, folder) for name, folder in folders.items()],
+    )
 
 
 @app.command("inspect")
@@ -101,14 +98,14 @@ def verify(
 
 async def _inspect(reference: str, settings: Settings) -> None:
     found = repository.find(reference, settings.repository)
-    out.print(f"[bold]{escape(found.name)}[/]  {escape(found.family)}", highlight=False)
+    out.print(Text(found.name, style="bold"), "", found.family)
     for doubt in found.doubts:
-        out.print(f"[yellow]doubt[/] {escape(doubt)}", highlight=False, soft_wrap=True)
+        out.print(Text("doubt", style="yellow"), doubt)
     for note in found.notes:
-        out.print(f"[dim]note[/] {escape(note)}", highlight=False, soft_wrap=True)
+        out.print(Text("note", style="dim"), note)
     said = found.card.model_dump(mode="json", exclude_defaults=True, exclude_none=True)
-    out.print("\n[dim]card.toml[/]")
-    out.print(escape(tomli_w.dumps(said)) or "(empty: transformers' own class)", highlight=False)
+    out.print(Text("\ncard.toml", style="dim"))
+    out.print(tomli_w.dumps(said) or "(empty: transformers' own class)")
     if found.card.ensemble is None:
         one = repository.checkpoint(found)
         template = Template(one.tokenizer_folder, found.card, config_folder=one.config_folder)
@@ -125,9 +122,9 @@ def _show_reading(template: Template, card: Card) -> None:
     """Print the tokens around the places that are read in a sample."""
     (rendered,) = template.render_all([sample(card)])
     if not isinstance(rendered, Rendered):
-        err.print(f"[yellow]no sample[/] {escape(rendered.message)}", highlight=False)
+        err.print(Text("no sample", style="yellow"), rendered.message)
         return
-    tokens = [escape(repr(token)[1:-1]) for token in template.tokens(rendered.ids.tolist())]
+    tokens = [repr(token)[1:-1] for token in template.tokens(rendered.ids.tolist())]
     last = len(tokens) - 1
     first = card.read is not None and card.read.at == "first"
     places = [0 if first else last]
@@ -137,12 +134,12 @@ def _show_reading(template: Template, card: Card) -> None:
     for place in places:
         before = " ".join(tokens[max(0, place - _AROUND) : place])
         after = " ".join(tokens[place + 1 : place + 1 + _AROUND])
-        out.print(f"  {before} [bold reverse]{tokens[place]}[/] {after}", highlight=False)
+        out.print(" ", before, Text(tokens[place], style="bold reverse"), after)
 
 
 async def _verify(settings: Settings) -> bool:
     """Return whether every golden example has its score."""
-    with StartupDisplay() as display:
+    with StartupDisplay(err) as display:
         scorer = Scorer(settings, Metrics(), on_progress=display.show)
         async with scorer:
             await scorer.ready()
@@ -153,22 +150,32 @@ async def _verify(settings: Settings) -> bool:
                 )
             request = wire.ScoreRequest(inputs=[wire.Item(**_item(one)) for one in golden])
             answer = await answers.score(scorer, request, "verify")
-    table = Table("example", "expected", "scored", "off by", "allowed", "", box=None)
+    rows: list[Sequence[str | Text]] = []
     are_right = True
     for one, entry in zip(golden, answer.data, strict=True):
         off = abs((entry.score or 0.0) - one.score)
         is_right = off <= one.tolerance
         are_right &= is_right
-        table.add_row(
-            escape((one.response or one.text or " ".join(one.steps or []))[:40]),
-            f"{one.score:.4f}",
-            f"{entry.score:.4f}",
-            f"{off:.4f}",
-            f"{one.tolerance:.4f}",
-            "[green]right[/]" if is_right else "[red]wrong[/]",
+        numbers = (one.score, entry.score, off, one.tolerance)
+        rows.append(
+            (
+                (one.response or one.text or " ".join(one.steps or []))[:_SHOWN],
+                *(f"{number:.4f}" for number in numbers),
+                Text("right", style="green") if is_right else Text("wrong", style="red"),
+            )
         )
-    out.print(table)
+    table(("example", "expected", "scored", "off by", "allowed", "verdict"), rows)
     return are_right
+
+
+def _listed(name: str, folder: Path) -> Sequence[str]:
+    """Return the row of `assay models` for one folder."""
+    try:
+        card = catalogue.read(folder)
+    except AssayError as error:
+        return name, "unusable", "", error.message
+    weights = "here" if repository.has_weights(folder, card) else _origin(card)
+    return name, _kind(card), weights, card.summary or ""
 
 
 def _item(golden: Golden) -> dict[str, Any]:

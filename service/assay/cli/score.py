@@ -26,11 +26,10 @@ from assay.cli.app import (
     Repository,
     Threads,
     app,
-    err,
-    out,
     run,
     settings_of,
 )
+from assay.cli.terminal import err, out
 from assay.client.client import AsyncClient
 from assay.scoring import answers
 from assay.scoring.scorer import Scorer
@@ -87,7 +86,7 @@ def score(
 async def _score_here(
     file: Path, sink: Path, settings: Settings, batch: int
 ) -> tuple[bulk.Tally, float]:
-    with StartupDisplay() as display:
+    with StartupDisplay(err) as display:
         patient = settings.model_copy(update={"max_wait_s": math.inf})  # nobody hangs up here
         scorer = Scorer(patient, Metrics(), on_progress=display.show)
         async with scorer:

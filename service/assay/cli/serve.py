@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from prometheus_client import disable_created_metrics
+from rich.text import Text
 
 from assay.cli.app import (
     Config,
@@ -22,12 +23,12 @@ from assay.cli.app import (
     Threads,
     Trusted,
     app,
-    err,
     given,
     run,
     settings_of,
     stop,
 )
+from assay.cli.terminal import err
 from assay.scoring.aside import DETACHED
 from assay.scoring.service import Service
 from assay.settings import PREFIX, rereader
@@ -111,7 +112,7 @@ async def _serve(settings: Settings, reread: Callable[[], Settings]) -> AssayErr
     from assay.api import server as servers  # noqa: PLC0415  only `serve` needs HTTP
 
     traced = tracing.exporting() if settings.tracing else contextlib.nullcontext()
-    with traced as spans, StartupDisplay(has_bars=not logs.is_structured()) as display:
+    with traced as spans, StartupDisplay(err, has_bars=not logs.is_structured()) as display:
         service = Service(
             settings,
             Metrics(),
@@ -140,4 +141,4 @@ async def _announce(service: Service, server: Any, settings: Settings) -> None:
     if logs.is_structured():
         logger.info("ready: %s", where)
     else:
-        err.print(f"[bold green]ready[/] {where}", highlight=False, soft_wrap=True)
+        err.print(Text("ready", style="bold green"), where)

@@ -25,9 +25,9 @@ class StartupDisplay:
         self._tasks: dict[tuple[str, str], TaskID] = {}
         self._bars = Progress(
             SpinnerColumn(),
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(),
-            TextColumn("{task.fields[stage]}"),
+            TextColumn("{task.fields[stage]}", markup=False),
             TimeElapsedColumn(),
             console=self._console,
             disable=not (has_bars and self._console.is_terminal),

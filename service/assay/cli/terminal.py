@@ -1,0 +1,65 @@
+"""Where the command line prints: a terminal gets colours and its width, a pipe plain whole lines.
+
+A string is printed as it is: brackets are no markup, `:name:` is no emoji. What is to be emphasised
+is a `rich.text.Text`.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+    from typing import TextIO
+
+    Cell = str | Text
+
+_UNBOUNDED = 1 << 20  # characters of a line off a terminal: nothing is wrapped or cut
+
+
+def is_terminal(stream: TextIO | None) -> bool:
+    """Return whether a person reads a stream; COLUMNS and FORCE_COLOR don't make it so."""
+    return stream is not None and not stream.closed and stream.isatty()
+
+
+def console(*, stderr: bool = False) -> Console:
+    """Return a console on standard output or error."""
+    is_seen = is_terminal(sys.stderr if stderr else sys.stdout)
+    return Console(
+        stderr=stderr,
+        force_terminal=is_seen,
+        width=None if is_seen else _UNBOUNDED,
+        markup=False,
+        emoji=False,
+        highlight=False,
+        soft_wrap=True,
+    )
+
+
+out = console()
+err = console(stderr=True)
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[Cell]]) -> None:
+    """Print rows under their heads; off a terminal each is one line, nothing of it cut."""
+    if not out.is_terminal:
+        return _lines([head, *rows])
+    made = Table(box=None)
+    for name in head:
+        made.add_column(name, overflow="fold")
+    for row in rows:
+        made.add_row(*(Text(cell) if isinstance(cell, str) else cell for cell in row))
+    return out.print(made, soft_wrap=False)
+
+
+def _lines(rows: Sequence[Sequence[Cell]]) -> None:
+    cells = [[" ".join(str(cell).split()) for cell in row] for row in rows]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    for row in cells:
+        padded = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
+        out.print("  ".join(padded).rstrip())
