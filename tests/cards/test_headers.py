@@ -58,6 +58,9 @@ def test_a_file_beside_the_index_is_not_the_trunks(tmp_path):
         ({"score.weight": "c.safetensors"}, "c.safetensors is missing"),
         ({"score.weight": "a.safetensors"}, "places 'score.weight' in a.safetensors, which"),
         ({"score.weight": 1}, "is not a valid index"),
+        ({"score.weight": "../b.safetensors"}, "is not a valid index"),
+        ({"score.weight": "/b.safetensors"}, "is not a valid index"),
+        ({"score.weight": "b.bin"}, "is not a valid index"),
         ([], "is not a valid index"),
     ],
 )
@@ -96,3 +99,153 @@ def test_a_config_that_cant_be_read_is_refused(tmp_path, content, message):
 def test_labels_are_counted_as_transformers_does(config, count):
     """`id2label` decides, then `num_labels`, and two is what nothing means."""
     assert headers.labels(config) == count
+
+
+def weights(path, head=1.0, dtype=np.float32):
+    """Write a trunk's tensor and a head's to one file."""
+    norm = np.linspace(-3, 3, 64, dtype=np.float32)
+    save_file(
+        {"model.norm.weight": norm.astype(dtype), "score.weight": np.full((1, 64), head, dtype)},
+        path,
+    )
+    return path
+
+
+def shards(folder, index=headers.INDEX, head=1.0, mark="a"):
+    """Write an index over two shards that hold what `weights` writes."""
+    norm = np.linspace(-3, 3, 64, dtype=np.float32)
+    save_file({"model.norm.weight": norm}, folder / f"{mark}1.safetensors")
+    save_file({"score.weight": np.full((1, 64), head, np.float32)}, folder / f"{mark}2.safetensors")
+    places = {"model.norm.weight": f"{mark}1.safetensors", "score.weight": f"{mark}2.safetensors"}
+    (folder / index).write_text(json.dumps({"weight_map": places}))
+
+
+def test_two_sets_of_other_values_are_refused_by_name(tmp_path):
+    """Headers agree and one number doesn't: nobody can say which of the two is meant."""
+    weights(tmp_path / headers.WEIGHTS)
+    shards(tmp_path, head=1.5)
+
+    message = f"two sets of weights that aren't equal, {headers.WEIGHTS} and {headers.INDEX}"
+    with pytest.raises(CheckpointError, match=re.escape(message)):
+        headers.tensors(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "index", ["model.safetensors.index.fp16.json", "reward.safetensors.index.json"]
+)
+def test_a_second_index_is_a_second_set(tmp_path, index):
+    """Two indexes over shards of other values are as ambiguous as an index beside a file."""
+    shards(tmp_path)
+    shards(tmp_path, index, head=1.5, mark="b")
+
+    with pytest.raises(CheckpointError, match=re.escape(f"{headers.INDEX} and {index}")):
+        headers.tensors(tmp_path)
+
+
+def test_two_equal_sets_are_one(tmp_path):
+    """The same bits twice leave nothing open; every reader gets the single file's."""
+    file = weights(tmp_path / headers.WEIGHTS)
+    shards(tmp_path)
+
+    found = headers.weights(tmp_path)
+
+    assert found.name == headers.WEIGHTS
+    assert set(found.files.values()) == {file}
+
+
+@pytest.mark.parametrize(("head", "is_taken"), [(0.1, True), (0.2, False)])
+def test_a_variant_is_the_same_where_it_is_only_rounded(tmp_path, head, is_taken):
+    """`model.fp16.safetensors` may hold the same numbers in half precision, and no others."""
+    file = weights(tmp_path / headers.WEIGHTS, head=0.1)
+    weights(tmp_path / "model.fp16.safetensors", head=head, dtype=np.float16)
+
+    if is_taken:
+        assert set(headers.weights(tmp_path).files.values()) == {file}
+        return
+    with pytest.raises(CheckpointError, match=r"model\.safetensors and model\.fp16\.safetensors"):
+        headers.tensors(tmp_path)
+
+
+def test_half_the_precision_is_another_set_under_transformers_own_names(tmp_path):
+    """Rounded shards beside a file of float32 give other scores, whichever is older."""
+    weights(tmp_path / headers.WEIGHTS, head=0.1)
+    save_file(
+        {
+            "model.norm.weight": np.linspace(-3, 3, 64, dtype=np.float16),
+            "score.weight": np.full((1, 64), 0.1, np.float16),
+        },
+        tmp_path / "a.safetensors",
+    )
+    places = dict.fromkeys(("model.norm.weight", "score.weight"), "a.safetensors")
+    (tmp_path / headers.INDEX).write_text(json.dumps({"weight_map": places}))
+
+    with pytest.raises(CheckpointError, match="aren't equal"):
+        headers.tensors(tmp_path)
+
+
+def test_a_variant_alone_is_the_checkpoint(tmp_path):
+    """One whole set is enough, whatever it is called."""
+    weights(tmp_path / "model.fp16.safetensors")
+    assert headers.weights(tmp_path).name == "model.fp16.safetensors"
+
+
+def test_mistrals_own_file_is_no_second_set(tmp_path):
+    """`consolidated.safetensors` has other names for the same weights; transformers skips it."""
+    weights(tmp_path / headers.WEIGHTS)
+    saved(tmp_path / "consolidated.safetensors", norm__weight=[4])
+    (tmp_path / "original").mkdir()
+    weights(tmp_path / "original" / headers.WEIGHTS, head=9.0)
+
+    assert headers.weights(tmp_path).name == headers.WEIGHTS
+
+
+def test_an_index_without_its_shards_beside_a_whole_file_is_refused(tmp_path):
+    """What is left of another set doesn't decide, and isn't passed over: the way out is named."""
+    weights(tmp_path / headers.WEIGHTS)
+    shards(tmp_path, head=1.5)
+    (tmp_path / "a2.safetensors").unlink()
+
+    message = "a2.safetensors is missing, and model.safetensors lies there too; copy it again, or "
+    with pytest.raises(CheckpointError, match=re.escape(message)):
+        headers.tensors(tmp_path)
+
+
+def test_a_file_cut_short_beside_whole_shards_is_refused(tmp_path):
+    """transformers would take the damaged one."""
+    file = weights(tmp_path / headers.WEIGHTS)
+    shards(tmp_path)
+    file.write_bytes(file.read_bytes()[:-2])
+
+    with pytest.raises(CheckpointError, match="damaged or cut short"):
+        headers.tensors(tmp_path)
+
+
+def test_a_tensor_that_two_shards_hold_must_be_one(tmp_path):
+    """Of two values of one tensor, which is read would hang on the order of the files."""
+    shards(tmp_path)
+    save_file({"score.weight": np.full((1, 64), 2.0, np.float32)}, tmp_path / "a3.safetensors")
+    index = json.loads((tmp_path / headers.INDEX).read_text())
+    index["weight_map"]["other"] = "a3.safetensors"
+    (tmp_path / headers.INDEX).write_text(json.dumps(index))
+
+    with pytest.raises(CheckpointError, match=r"'score\.weight' has one value in .*a2.* a.*a3"):
+        headers.tensors(tmp_path)
+
+
+def test_the_file_that_config_names_is_the_one(tmp_path):
+    """transformers takes `transformers_weights` before its own names, so everybody must."""
+    weights(tmp_path / headers.WEIGHTS)
+    other = weights(tmp_path / "tuned.safetensors", head=2.0)
+    (tmp_path / headers.CONFIG).write_text('{"transformers_weights": "tuned.safetensors"}')
+
+    assert set(headers.weights(tmp_path).files.values()) == {other}
+
+
+@pytest.mark.parametrize("name", ["../x.safetensors", "original/x.safetensors", "x.bin", 3])
+def test_config_names_no_file_outside_the_revision(tmp_path, name):
+    """A file elsewhere would be loaded, and its bytes would be in no revision."""
+    weights(tmp_path / headers.WEIGHTS)
+    (tmp_path / headers.CONFIG).write_text(json.dumps({"transformers_weights": name}))
+
+    with pytest.raises(CheckpointError, match="'transformers_weights' must name"):
+        headers.tensors(tmp_path)

@@ -85,6 +85,42 @@ def test_a_missing_shard_stops_the_start_with_its_path(folder):
         load(folder)
 
 
+def shard(folder, factor):
+    """Write the weights again, times a factor, as shards with an index, and leave the file."""
+    tensors = load_file(folder / "model.safetensors")
+    places = {}
+    for number, name in enumerate(tensors):
+        places[name] = f"model-{number % 2 + 1:05}-of-00002.safetensors"
+    for file in set(places.values()):
+        held = {name: factor * tensors[name] for name in tensors if places[name] == file}
+        save_file(held, folder / file, metadata={"format": "pt"})
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": places}))
+
+
+def test_trunk_and_head_never_come_from_two_sets(folder):
+    """A file beside shards of other values stops the start and names both; equal ones are one."""
+    shard(folder, factor=2)
+    with pytest.raises(CheckpointError, match=r"model\.safetensors and model\.safetensors\.index"):
+        load(folder)
+
+    shard(folder, factor=1)
+    stored = load_file(folder / "model.safetensors")
+    assert all(torch.equal(one, stored[name]) for name, one in load(folder).state_dict().items())
+
+
+@pytest.mark.parametrize("name", ["tuned.safetensors", "model.fp16.safetensors"])
+def test_the_trunk_is_read_from_the_file_that_the_head_is(folder, name):
+    """A file that config.json names, and a variant alone, are what everything is loaded from."""
+    stored = {key: 2 * one for key, one in load_file(folder / "model.safetensors").items()}
+    save_file(stored, folder / name, metadata={"format": "pt"})
+    if name.startswith("model."):
+        (folder / "model.safetensors").unlink()
+    else:
+        edit_config(folder, transformers_weights=name)
+
+    assert all(torch.equal(one, stored[key]) for key, one in load(folder).state_dict().items())
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

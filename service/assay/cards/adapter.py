@@ -30,7 +30,7 @@ def is_adapter(folder: Path) -> bool:
     """
     if not (folder / CONFIG).is_file():
         return False
-    if any((folder / name).is_file() for name in headers.TRUNK_FILES):
+    if headers.has_weights(folder):
         raise CheckpointError(
             f"{folder} holds both an adapter ({CONFIG}) and a whole model's weights; keep each in "
             "a folder of its own"

@@ -1,16 +1,19 @@
 """What a checkpoint's files say about themselves: config.json, and each tensor's name and shape.
 
-Only headers are read, never weights: recognising a checkpoint costs milliseconds and no torch.
+The one reader of which files are a checkpoint's weights: recognising, loading, trunk and heads all
+ask here. Only headers are read, never weights, but where a folder holds two whole sets of them.
 """
 
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from safetensors import SafetensorError, safe_open
 
+from assay.cards import sameness
 from assay.errors import CheckpointError
 
 if TYPE_CHECKING:
@@ -20,7 +23,12 @@ if TYPE_CHECKING:
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
-TRUNK_FILES = (WEIGHTS, INDEX)
+_CHOSEN = "transformers_weights"  # transformers' name for which file of a folder it loads
+# Whole sets of weights: a single file or an index of shards, also of a variant such as fp16. Not
+# `consolidated.safetensors`, the same weights under Mistral's own names, which transformers skips.
+_SET = re.compile(
+    r"model(\.\w+)?\.safetensors|(?!consolidated|adapter_).+\.safetensors\.index(\.\w+)?\.json"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,24 +54,115 @@ def config(folder: Path) -> dict[str, Any]:
     return json_object(path)
 
 
+@dataclass(frozen=True, slots=True)
+class Weights:
+    """A checkpoint's weights: the single file or index that names them all, and its tensors."""
+
+    name: str
+    tensors: Mapping[str, Tensor]
+
+    @property
+    def files(self) -> dict[str, Path]:
+        """Each tensor's file."""
+        return {name: tensor.file for name, tensor in self.tensors.items()}
+
+
+def has_weights(folder: Path) -> bool:
+    """Whether a folder holds a set of weights, whole or not."""
+    return bool(_sets(folder))
+
+
+def weights(folder: Path) -> Weights:
+    """Return the weights that every reader of a checkpoint takes: the trunk's and its heads'.
+
+    Raises:
+        CheckpointError: A set is incomplete or damaged, or there are two and they aren't equal.
+    """
+    named = _sets(folder) or [WEIGHTS]
+    declared = _declared(folder)
+    if declared is not None:
+        return Weights(declared, _of_set(folder, declared))
+    first, *others = (Weights(name, _of_set(folder, name)) for name in named)
+    for other in others:
+        if not sameness.are_equal(first.files, other.files, rounded=_is_variant(other.name)):
+            raise CheckpointError(
+                f"{folder} holds two sets of weights that aren't equal, {first.name} and "
+                f"{other.name}; move away the one that isn't meant"
+            )
+    return first
+
+
 def tensors(folder: Path) -> dict[str, Tensor]:
-    """Return the tensors of a checkpoint's own weights: its index's files, or its single one.
+    """Return the tensors of a checkpoint's own weights; see `weights`."""
+    return dict(weights(folder).tensors)
+
+
+def _sets(folder: Path) -> list[str]:
+    """Return the files that each stand for a set of weights; transformers' own names first."""
+    found = [path.name for path in folder.iterdir() if _SET.fullmatch(path.name)]
+    return sorted(found, key=lambda name: (_is_variant(name), name))
+
+
+def _is_variant(name: str) -> bool:
+    return name not in (WEIGHTS, INDEX)
+
+
+def _declared(folder: Path) -> str | None:
+    """Return the file that config.json names for its weights, as transformers reads it."""
+    path = folder / CONFIG
+    name = json_object(path).get(_CHOSEN) if path.is_file() else None
+    if name is not None and (not isinstance(name, str) or not _is_plain(name)):
+        raise CheckpointError(
+            f"{path}: '{_CHOSEN}' must name a .safetensors file of that folder, or an index"
+        )
+    return name
+
+
+def _is_plain(name: str) -> bool:
+    """Whether a name is that of a file in the folder itself, whose bytes its revision counts."""
+    return name.endswith((".safetensors", ".safetensors.index.json")) and not (
+        "/" in name or "\\" in name
+    )
+
+
+def _of_set(folder: Path, name: str) -> dict[str, Tensor]:
+    """Return the tensors of a single file, or of all files that an index names.
 
     Raises:
         CheckpointError: A file is missing or damaged, or has not what the index says.
     """
-    index = folder / INDEX
-    if not index.is_file():
-        return in_files([folder / WEIGHTS])
-    places = json_object(index).get("weight_map")
-    if not isinstance(places, dict) or not all(isinstance(file, str) for file in places.values()):
-        raise CheckpointError(f"{index} is not a valid index: it has no 'weight_map' of file names")
-    found = in_files(folder / name for name in sorted(set(places.values())))
+    path = folder / name
+    if not name.endswith(".json"):
+        return in_files([path])
+    places = json_object(path).get("weight_map")
+    if not isinstance(places, dict) or not all(
+        isinstance(file, str) and _is_plain(file) for file in places.values()
+    ):
+        raise CheckpointError(
+            f"{path} is not a valid index: it has no 'weight_map' of names of safetensors files in "
+            "that folder"
+        )
+    found = _in_shards(folder / file for file in sorted(set(places.values())))
     if lost := sorted(places.keys() - found.keys()):
         raise CheckpointError(
-            f"{index} places '{lost[0]}' in {places[lost[0]]}, which doesn't hold it; "
+            f"{path} places '{lost[0]}' in {places[lost[0]]}, which doesn't hold it; "
             "copy the files again"
         )
+    return found
+
+
+def _in_shards(files: Iterable[Path]) -> dict[str, Tensor]:
+    """Return the tensors of an index's files, none of which lies in two of them with two values."""
+    found: dict[str, Tensor] = {}
+    for file in files:
+        shard = in_files([file])
+        for name in found.keys() & shard.keys():
+            if not sameness.are_equal({name: found[name].file}, {name: file}):
+                raise CheckpointError(
+                    f"'{name}' has one value in {found[name].file} and another in {file}; copy "
+                    "the files again"
+                )
+        found |= shard
     return found
 
 
@@ -76,7 +175,7 @@ def in_files(files: Iterable[Path]) -> dict[str, Tensor]:
     found: dict[str, Tensor] = {}
     for file in files:
         if not file.is_file():
-            raise CheckpointError(f"{file} is missing")
+            raise CheckpointError(f"{file} is missing{_instead(file)}")
         try:
             with safe_open(file, framework="np") as opened:
                 for name in opened.keys():  # noqa: SIM118  not a mapping
@@ -108,3 +207,11 @@ def json_object(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise CheckpointError(f"{path} is not a JSON object")
     return content
+
+
+def _instead(lost: Path) -> str:
+    """Say which other weights lie in the folder of a file that is missing from a set."""
+    other = lost.parent / WEIGHTS
+    if other == lost or not other.is_file():
+        return ""
+    return f", and {WEIGHTS} lies there too; copy it again, or move its index away"

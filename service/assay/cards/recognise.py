@@ -101,7 +101,7 @@ def recognise(folder: Path) -> Recognised:
 def _adapter(folder: Path) -> Recognised | None:
     """Return an adapter whose base is a folder here; one whose base isn't is refused."""
     path = folder / "adapter_config.json"
-    if not path.is_file() or any((folder / one).is_file() for one in headers.TRUNK_FILES):
+    if not path.is_file() or headers.has_weights(folder):
         return None
     base = str(headers.json_object(path).get("base_model_name_or_path") or "")
     if not base or not (Path(base).is_dir() or (folder / base).is_dir()):

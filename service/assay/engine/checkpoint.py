@@ -8,7 +8,6 @@ or misshapen tensor stops the start with its name. No code of the checkpoint's b
 from __future__ import annotations
 
 import difflib
-import json
 import pickle
 import re
 from fnmatch import fnmatchcase
@@ -56,10 +55,10 @@ def load(
     if adapters.is_adapter(folder):
         model = _adapted(folder, base or adapters.base_folder(folder, _absent), card, device, dtype)
         return _still(model), own(model)
-    files = _tensor_files(folder)
+    weights = headers.weights(folder)
     has_own_head = not card.heads and card.policy is None
     if card.trunk.layout == "internlm2":
-        model, report = internlm2.load(folder, files, dtype)
+        model, report = internlm2.load(folder, weights.files, dtype)
     else:
         named = _trunk_class(card)
         if has_own_head:
@@ -68,12 +67,13 @@ def load(
         architecture = named or transformers.AutoModel
         if has_own_head:
             architecture = _architecture(config, labels=max(1, len(card.score.outputs)))
+        config.transformers_weights = weights.name
         model, report = _from_files(folder, architecture, config, card, device, dtype)
-    tensors = _Tensors(folder, files, model, device)
+    tensors = _Tensors(folder, weights.files, model, device)
     readout = None if has_own_head else _readout(card, folder, tensors)
     _check_complete(folder, report, used=tensors.used, unused=card.trunk.unused)
     model.to(device)
-    _restore_head_precision(model, files)
+    _restore_head_precision(model, weights.files)
     return _still(model), readout or own(model)
 
 
@@ -88,12 +88,13 @@ def load_by_own_code(
     auto_class = code.auto_class(folder)
     if auto_class is None:
         raise CheckpointError(f"{folder}/config.json names no code for a model (auto_map)")
-    _tensor_files(folder)  # whole?
+    weights = headers.weights(folder)
     kind = getattr(transformers, auto_class)
     try:
         config = transformers.AutoConfig.from_pretrained(
             folder, trust_remote_code=True, local_files_only=True
         )
+        config.transformers_weights = weights.name
         model, report = _from_files(folder, kind, config, card, device, dtype, trusts_code=True)
     except CheckpointError:
         raise
@@ -141,7 +142,8 @@ def _adapted(
             f"names them, and this one names {len(card.score.outputs)}: [score] outputs"
         )
     config.num_labels = labels
-    files = _tensor_files(base)
+    weights = headers.weights(base)
+    config.transformers_weights = weights.name
     kind = transformers.AutoModelForSequenceClassification
     model, report = _from_files(base, kind, config, card, device, dtype)
     saved = adapter.saved(model)
@@ -155,7 +157,9 @@ def _adapted(
     unused = [*card.trunk.unused, *(_OUTPUT_EMBEDDINGS if adapter.labels else ())]
     _check_complete(base, report, used=(), unused=unused)
     model.to(device)
-    _restore_head_precision(model, files)  # before the adapter's own head, or its part, goes on it
+    _restore_head_precision(
+        model, weights.files
+    )  # before the adapter's own head, or its part, goes on it
     return adapter.merge(model, device)
 
 
@@ -344,35 +348,6 @@ def _read_head_file(path: Path) -> dict[str, torch.Tensor]:
     if not isinstance(found, dict):
         raise CheckpointError(f"{path} holds no tensors by name")
     return {name: tensor for name, tensor in found.items() if isinstance(tensor, torch.Tensor)}
-
-
-def _tensor_files(folder: Path) -> dict[str, Path]:
-    """Return every tensor's file, from the headers alone."""
-    index = folder / "model.safetensors.index.json"
-    if index.is_file():
-        files = [folder / name for name in sorted(set(_weight_map(index).values()))]
-    else:
-        files = [folder / "model.safetensors"]
-    names: dict[str, Path] = {}
-    for file in files:
-        if not file.is_file():
-            raise CheckpointError(f"{file} is missing")
-        try:
-            with safe_open(file, framework="pt") as tensors:
-                names |= dict.fromkeys(tensors.keys(), file)
-        except (SafetensorError, OSError) as error:
-            raise CheckpointError(
-                f"{file} is damaged or cut short ({_first_line(error)}); copy it again"
-            ) from error
-    return names
-
-
-def _weight_map(index: Path) -> dict[str, str]:
-    try:
-        weight_map: dict[str, str] = json.loads(index.read_text())["weight_map"]
-    except (json.JSONDecodeError, KeyError, UnicodeDecodeError) as error:
-        raise CheckpointError(f"{index} is not a valid index ({_first_line(error)})") from error
-    return weight_map
 
 
 def _check_complete(
