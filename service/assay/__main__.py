@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import sys
 
 
@@ -14,6 +15,10 @@ def main() -> None:
             f"assay: the command line needs {error.name!r}; install it with "
             "pip install 'assay-rm[serve]'"
         )
+    # A name may have letters that the terminal's encoding lacks; they are escaped, not fatal.
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     app()
 
 

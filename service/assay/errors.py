@@ -36,9 +36,23 @@ to do and never contain prompt text.
 
 from __future__ import annotations
 
+import re
 from typing import ClassVar
 
 _SHOWN = 100  # characters of a name that nobody knows
+# Line breaks, other control characters, halves of characters, and what turns the writing around:
+# in a log's line, a header or a terminal they are no text.
+UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
+def printable(text: str) -> str:
+    """Return a text on one line, in letters that can be written anywhere; others are escaped."""
+    return UNPRINTABLE.sub(lambda found: ascii(found[0])[1:-1], text)
+
+
+def is_name(text: str) -> bool:
+    """Whether something may be called so: one line, without blanks around it."""
+    return bool(text) and text == text.strip() and not UNPRINTABLE.search(text)
 
 
 def shown(name: str) -> str:
@@ -57,7 +71,7 @@ class AssayError(Exception):
         self, message: str, *, param: str | None = None, retry_after_s: float | None = None
     ) -> None:
         super().__init__(message)
-        self.message = message
+        self.message = printable(message)
         self.param = param
         self.retry_after_s = retry_after_s
         self.revision: str | None = None  # of the target, where it is known

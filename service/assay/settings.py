@@ -6,13 +6,17 @@ the nearest known one.
 
 from __future__ import annotations
 
+import contextlib
+import json
 import os
 import tomllib
+from collections import Counter
 from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     ConfigDict,
     Field,
@@ -24,7 +28,8 @@ from pydantic import (
 from pydantic_settings import BaseSettings, EnvSettingsSource, NoDecode, SettingsConfigDict
 from pydantic_settings import SettingsError as UndecodableVariable
 
-from assay.errors import SettingsError
+from assay.cards import paths
+from assay.errors import SettingsError, is_name
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -36,8 +41,16 @@ DEFAULT_FILE = Path("assay.toml")
 _FILE_VARIABLE = "ASSAY_CONFIG"
 _CLIENT_PREFIX = "ASSAY_CLIENT_"  # options of `assay.client.adapters`
 
+
+def _text(name: str) -> str:
+    if not is_name(name):
+        raise ValueError("a name is one line of text, without blanks around it")
+    return name
+
+
 CommaSeparated = Annotated[tuple[str, ...], NoDecode]
 Origin = Annotated[str, StringConstraints(pattern=r"^(\*|https?://[^/\s]+)$")]
+Name = Annotated[str, StringConstraints(min_length=1, max_length=256), AfterValidator(_text)]
 Pinned = Annotated[str, StringConstraints(pattern=r"^.+@[0-9a-f]{12,40}$")]  # NAME@REVISION
 
 
@@ -77,7 +90,13 @@ class Settings(BaseSettings):
     models: CommaSeparated = Field(
         default=("starter",),
         min_length=1,
-        description="What to serve: repository names, folders or hub ids; first is default.",
+        description="What to serve: repository names, folders or hub ids; first is default. In "
+        "the environment between commas, or a JSON list where a path has a comma.",
+    )
+    names: dict[Name, Annotated[str, StringConstraints(min_length=1)]] = Field(
+        default={},
+        description="What else to serve, each under a name of its own: a path, hub id or "
+        "NAME=PATH by name. What `models` has, too, is served under that name only.",
     )
     repository: Path = Field(
         default=Path("models"), description="The model repository: one folder a model."
@@ -209,8 +228,39 @@ class Settings(BaseSettings):
     )
     @classmethod
     def _split(cls, value: object) -> object:
-        if isinstance(value, str):
-            return tuple(part.strip() for part in value.split(",") if part.strip())
+        """Return a list that is written as a string, between commas or in JSON."""
+        if not isinstance(value, str):
+            return value
+        if value.lstrip().startswith("["):
+            with contextlib.suppress(ValueError):
+                return tuple(json.loads(value))
+        return tuple(part.strip() for part in value.split(",") if part.strip())
+
+    @field_validator("models", mode="before")
+    @classmethod
+    def _keep_commas(cls, value: object) -> object:
+        """Take a string for one path, not for several, where only that exists."""
+        if not (isinstance(value, str) and "," in value and paths.exists(value.strip())):
+            return value
+        parts = [part.strip() for part in value.split(",")]
+        if all(map(paths.exists, parts)):
+            raise ValueError(
+                f"'{value}' is a folder, and so is each of its parts; write a JSON list, such as "
+                f"{json.dumps([value])}"
+            )
+        return (value.strip(),)
+
+    @field_validator("repository", "key_file", "tls_certificate", "tls_key", mode="before")
+    @classmethod
+    def _locate(cls, value: object) -> object:
+        return paths.of(value) if isinstance(value, str) else value
+
+    @field_validator("names")
+    @classmethod
+    def _are_different(cls, value: dict[str, str]) -> dict[str, str]:
+        for reference, count in Counter(map(_same, value.values())).items():
+            if count > 1:
+                raise ValueError(f"'{reference}' has two names; give it one, and an alias")
         return value
 
     @field_validator("api_key", "admin_key")
@@ -254,7 +304,7 @@ def load(
         merged |= values
         origins |= dict.fromkeys(values, origin)
     try:
-        return Settings(**merged), origins
+        return _with_named(Settings(**merged), origins), origins
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         name = str(first["loc"][0])
@@ -262,6 +312,21 @@ def load(
             f"setting '{'.'.join(map(str, first['loc']))}' (from {origins.get(name, '?')}): "
             f"{first['msg']}"
         ) from error
+
+
+def _with_named(settings: Settings, origins: Mapping[str, str]) -> Settings:
+    """Return the settings with what `names` has among the models, and its names by reference."""
+    if not settings.names:
+        return settings
+    named = {_same(reference): reference for reference in settings.names.values()}
+    given = () if origins["models"] == "default" else settings.models
+    models = dict.fromkeys([*(named.get(_same(one), one) for one in given), *named.values()])
+    return settings.model_copy(update={"models": tuple(models)})
+
+
+def _same(reference: str) -> str:
+    """Return what is equal for one path with and without a slash at its end."""
+    return reference.rstrip("/") or reference
 
 
 def rereader(flags: Mapping[str, Any], config: Path | None = None) -> Callable[[], Settings]:

@@ -580,9 +580,17 @@ class ModelEntry(Answer):
 
 
 class ModelReference(Request):
-    """`POST /admin/load` and `/admin/unload`."""
+    """`POST /admin/unload`."""
 
     model: str = Field(min_length=1, description="What to load, or the name of what is served.")
+
+
+class ModelToLoad(ModelReference):
+    """`POST /admin/load`."""
+
+    name: str | None = Field(
+        default=None, min_length=1, max_length=256, description="Under which name to serve it."
+    )
 
 
 class ModelList(Answer):

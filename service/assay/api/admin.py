@@ -23,17 +23,18 @@ if TYPE_CHECKING:
 
     from assay.scoring.service import Service
 
-BODIES = (wire.ModelReference,)
+BODIES = (wire.ModelReference, wire.ModelToLoad)
 
 router = APIRouter(prefix="/admin")
 logger = logging.getLogger("assay.audit")
 
 
-@router.post("/load", openapi_extra=takes(wire.ModelReference))
+@router.post("/load", openapi_extra=takes(wire.ModelToLoad))
 async def load(request: Request) -> wire.ModelList:
     """Serve one more model: a name of the repository, a path or a hub id."""
-    wanted = await body_of(request, wire.ModelReference)
-    return await _changed(request, _service(request).load(wanted.model), wanted.model)
+    wanted = await body_of(request, wire.ModelToLoad)
+    change = _service(request).load(wanted.model, wanted.name)
+    return await _changed(request, change, wanted.model)
 
 
 @router.post("/unload", openapi_extra=takes(wire.ModelReference))

@@ -8,6 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from assay.cards import card as cards
+from assay.cards import paths
 
 
 def embedded() -> Path:
@@ -23,7 +24,7 @@ def folders(repository: Path) -> dict[str, Path]:
     for root in (embedded(), repository):
         for entry in root.iterdir() if root.is_dir() else ():
             if (entry / cards.FILE_NAME).is_file() or (entry / "config.json").is_file():
-                found[entry.name] = entry
+                found[paths.label(entry.name)] = entry
     return dict(sorted(found.items()))
 
 

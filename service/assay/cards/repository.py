@@ -7,15 +7,16 @@ A name is a folder of the model repository; a path is a checkpoint folder; anyth
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+import shlex
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from assay.cards import adapter, catalogue, code
+from assay.cards import adapter, catalogue, code, paths
 from assay.cards import card as cards
 from assay.cards.recognise import recognise
-from assay.errors import CheckpointError
+from assay.errors import CheckpointError, shown
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable
@@ -99,17 +100,19 @@ class Found:
     notes: tuple[str, ...] = ()
 
 
-def resolve(reference: str, repository: Path, *, trusted: Collection[str] = ()) -> Source:
+def resolve(
+    reference: str, repository: Path, *, trusted: Collection[str] = (), name: str | None = None
+) -> Source:
     """Return what a name, path or hub id stands for, fetching it if need be.
 
     `NAME=PATH` is the card NAME of the catalogue over the checkpoint in PATH. `trusted` are names
-    whose own code may be run: it is fetched, too.
+    whose own code may be run: it is fetched, too. `name` is what to serve it under.
 
     Raises:
         CheckpointError: Nothing of that name exists, what exists isn't a checkpoint, or it is in
             doubt what it is.
     """
-    found = find(reference, repository, trusted=trusted)
+    found = find(reference, repository, trusted=trusted, name=name)
     name, folder, card = found.name, found.folder, found.card
     if found.doubts:
         raise CheckpointError(
@@ -146,36 +149,37 @@ def combined_revision(revisions: Iterable[str]) -> str:
     return hashlib.sha256("\n".join(revisions).encode()).hexdigest()[:12]
 
 
-def find(reference: str, repository: Path, *, trusted: Collection[str] = ()) -> Found:
+def find(
+    reference: str, repository: Path, *, trusted: Collection[str] = (), name: str | None = None
+) -> Found:
     """Return the folder of a name, path or hub id with its card: written, or recognised.
+
+    `name` is what to call it; without one the folder, the card or the hub says.
 
     Raises:
         CheckpointError: There is none, or it is nothing that can be served without a card.
     """
-    named, _, path = reference.partition("=")
     known = catalogue.folders(repository)
-    if path:
-        if named not in known:
-            raise CheckpointError(
-                f"the catalogue has no card '{named}'; `assay models` lists what it has"
-            )
-        return Found(named, _folder(path), cards.read(known[named]))
-    if not reference.startswith(_PATH_STARTS) and reference in known:
-        return _named(reference, known[reference])
-    if Path(reference).expanduser().exists():
-        folder = _folder(reference)
-        return _described(folder.name, folder, is_trusted=folder.name in trusted)
+    carded, path = _split(reference, known)
+    if carded is not None:
+        return Found(name or carded, _folder(path), cards.read(known[carded]))
+    if not reference.startswith(_PATH_STARTS) and (own := paths.label(reference)) in known:
+        return replace(_named(own, known[own]), name=name or own)
+    if paths.exists(reference):
+        called = name or paths.name(reference)
+        return _described(called, _folder(reference), is_trusted=called in trusted)
     if _looks_like_hub_id(reference):
-        name = reference.partition("@")[0]
-        folder = _fetch(reference, *([code.FILES] if name in trusted else []))
-        card = catalogue.of_source(name, repository)
+        hub_id = reference.partition("@")[0]
+        called = name or hub_id
+        folder = _fetch(reference, *([code.FILES] if called in trusted else []))
+        card = catalogue.of_source(hub_id, repository)
         if card is not None:
-            return Found(name, folder, card, card.family or "")
-        return _described(name, folder, is_trusted=name in trusted)
+            return Found(called, folder, card, card.family or "")
+        return _described(called, folder, is_trusted=called in trusted)
     served = [name for name, one in known.items() if has_weights(one, cards.read(one))]
     near = get_close_matches(reference, known, n=3)
     raise CheckpointError(
-        f"'{reference}' is neither a model of the repository {repository} (it has: "
+        f"'{shown(reference)}' is neither a model of the repository {repository} (it has: "
         f"{', '.join(served) or 'none'}), nor of the catalogue ("
         + (f"near it are {', '.join(near)}" if near else f"{len(known)} cards: `assay models`")
         + "), nor a folder, nor a hub id of the form org/name[@revision]"
@@ -235,13 +239,41 @@ def _is_checkpoint(folder: Path) -> bool:
     return (folder / "config.json").is_file() and any(folder.glob("*.safetensors"))
 
 
-def _folder(path: str) -> Path:
-    folder = Path(path).expanduser().resolve()
-    if not folder.is_dir():
+def _split(reference: str, known: Collection[str]) -> tuple[str | None, str]:
+    """Return the card and the path of `CARD=PATH`; None and all of it where `=` is the path's.
+
+    Raises:
+        CheckpointError: It is neither, or may be both.
+    """
+    carded, _, path = reference.partition("=")
+    if not path or reference.startswith(_PATH_STARTS):
+        return None, reference
+    is_path = paths.exists(reference)
+    if is_path and carded in known and paths.exists(path):
         raise CheckpointError(
-            f"{folder} is not a folder; give the folder that holds config.json and *.safetensors"
+            f"'{reference}' is a folder, and also the card '{carded}' over the folder '{path}'; "
+            f"write './{reference}' for the first, or '{carded}=./{path}' for the second"
         )
-    return folder
+    if is_path:
+        return None, reference
+    if carded in known:
+        return carded, path
+    raise CheckpointError(
+        f"the catalogue has no card '{shown(carded)}'; `assay models` lists what it has; "
+        + (
+            f"to serve '{path}' under that name, give --name {shlex.quote(reference)}"
+            if paths.exists(path)
+            else f"nor is '{shown(reference)}' a folder"
+        )
+    )
+
+
+def _folder(path: str) -> Path:
+    if not paths.exists(path) or not paths.of(path).is_dir():
+        raise CheckpointError(
+            f"{path} is not a folder; give the folder that holds config.json and *.safetensors"
+        )
+    return paths.of(path).resolve()
 
 
 def _looks_like_hub_id(reference: str) -> bool:
@@ -250,7 +282,7 @@ def _looks_like_hub_id(reference: str) -> bool:
         len(parts) == 2
         and all(parts)
         and not reference.startswith(_PATH_STARTS)
-        and not Path(reference).exists()
+        and not paths.exists(reference)
     )
 
 
@@ -294,8 +326,10 @@ def _policy(name: str, folder: Path, card: cards.Card) -> tuple[Checkpoint, ...]
 def _checkpoint(name: str, folder: Path, card: cards.Card) -> Checkpoint:
     if not folder.is_dir():
         raise CheckpointError(f"{name}: {folder} is not a folder")
+    folder = paths.readable(folder)
     if adapter.is_adapter(folder):
-        return Checkpoint(name, folder, card, adapter.base_folder(folder, _fetch))
+        base = paths.readable(adapter.base_folder(folder, _fetch))
+        return Checkpoint(name, folder, card, base)
     if not (folder / "config.json").is_file():
         raise CheckpointError(
             f"{name}: {folder} has no config.json; give the folder of a transformers checkpoint"

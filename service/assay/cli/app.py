@@ -41,6 +41,14 @@ Models = Annotated[
         "target of requests.",
     ),
 ]
+Names = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--name",
+        metavar="NAME=PATH",
+        help="Serve PATH (or a hub id, or CARD=PATH) under NAME; may be repeated.",
+    ),
+]
 Config = Annotated[
     Path | None, typer.Option("--config", help="Settings file; default assay.toml if it exists.")
 ]
@@ -88,6 +96,22 @@ def loaded(flags: dict[str, Any], config: Path | None) -> tuple[Settings, dict[s
         return load(given(flags), config)
     except AssayError as error:
         stop(error)
+
+
+def names_of(options: list[str] | None) -> dict[str, str] | None:
+    """Return what `--name` was given, by name; None if it wasn't.
+
+    Raises:
+        typer.BadParameter: One isn't NAME=PATH, or a name is given twice.
+    """
+    found: dict[str, str] = {}
+    for option in options or ():
+        name, _, reference = option.partition("=")
+        if not name or not reference:
+            raise typer.BadParameter(f"'{option}' is not NAME=PATH", param_hint="--name")
+        if found.setdefault(name, reference) != reference:
+            raise typer.BadParameter(f"'{name}' is given twice", param_hint="--name")
+    return found or None
 
 
 def given(flags: dict[str, Any]) -> dict[str, Any]:

@@ -19,11 +19,13 @@ from assay.cli.app import (
     Device,
     Dtype,
     Models,
+    Names,
     Repository,
     Threads,
     Trusted,
     app,
     given,
+    names_of,
     run,
     settings_of,
     stop,
@@ -50,6 +52,7 @@ _LAST_WORDS_S = 1.0
 @app.command()
 def serve(
     models: Models = None,
+    names: Names = None,
     host: Annotated[str | None, typer.Option(help="Address to bind; default 127.0.0.1.")] = None,
     port: Annotated[int | None, typer.Option(help="Port to bind; default 8000.")] = None,
     device: Device = None,
@@ -66,6 +69,7 @@ def serve(
     """
     flags = {
         "models": models,
+        "names": names_of(names),
         "host": host,
         "port": port,
         "device": device,
@@ -133,9 +137,8 @@ async def _announce(service: Service, server: Any, settings: Settings) -> None:
     scorer = service.scorer
     await scorer.ready()
     port = server.servers[0].sockets[0].getsockname()[1]
-    served = ", ".join(name for name in scorer.targets.by_name if "/" not in name)
     where = (
-        f"{served or scorer.targets.default.name} on "
+        f"{', '.join(scorer.targets.asked_for)} on "
         f"{'https' if settings.tls_key else 'http'}://{settings.host}:{port}  (docs at /docs)"
     )
     if logs.is_structured():

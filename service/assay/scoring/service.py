@@ -18,14 +18,16 @@ from assay.errors import (
     ChangeFailed,
     ChangeRefused,
     Draining,
+    InvalidField,
     SettingsError,
     StartupError,
     WorkerError,
+    is_name,
 )
 from assay.scoring.scorer import Scorer
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping
 
     from assay.engine.messages import Loaded, Progress
     from assay.settings import Settings
@@ -119,12 +121,22 @@ class Service:
         for tenure in (self._current, *self._leaving.values(), *coming):
             tenure.scorer.kill()
 
-    async def load(self, reference: str) -> None:
-        """Serve one more name, path or hub id; raises as `change`."""
+    async def load(self, reference: str, name: str | None = None) -> None:
+        """Serve one more name, path or hub id, under a name of its own if given; as `change`."""
         async with self._changing:
-            if reference in self._settings.models:
+            served, names = self._settings.models, dict(self._settings.names)
+            if reference in served:
                 raise ChangeRefused(f"'{reference}' is served already; reload it instead")
-            await self._change_models((*self._settings.models, reference))
+            if name is not None:
+                self._check_free(name)
+                names[name] = reference
+            await self._change_models((*served, reference), names)
+
+    def _check_free(self, name: str) -> None:
+        if not is_name(name):
+            raise InvalidField("a name is one line, without blanks around it", param="name")
+        if name in self.scorer.targets.by_name:
+            raise ChangeRefused(f"'{name}' is served already; give another name", param="name")
 
     async def unload(self, name: str) -> None:
         """Serve a target no more; raises as `change`, and `UnknownTarget`."""
@@ -133,7 +145,7 @@ class Service:
             rest = tuple(one for one in self._settings.models if one != reference)
             if not rest:
                 raise ChangeRefused(f"'{name}' is all that is served; load another one before")
-            await self._change_models(rest)
+            await self._change_models(rest, self._settings.names)
 
     async def reload(self) -> None:
         """Read everything that is served again: weights, cards, tokenizers; raises as `change`."""
@@ -151,8 +163,10 @@ class Service:
         async with self._changing:
             await self._change(settings)
 
-    async def _change_models(self, models: tuple[str, ...]) -> None:
-        await self._change(self._settings.model_copy(update={"models": models}))
+    async def _change_models(self, models: tuple[str, ...], names: Mapping[str, str]) -> None:
+        """Serve these models, and forget the names of others."""
+        kept = {name: reference for name, reference in names.items() if reference in models}
+        await self._change(self._settings.model_copy(update={"models": models, "names": kept}))
 
     async def _change(self, settings: Settings) -> None:
         if self._is_closed:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal
 
 from assay.cards import card as cards
-from assay.cards import repository
+from assay.cards import paths, repository
 from assay.engine.template import Contest, Conversation, Solution, Template
 from assay.errors import AssayError, CheckpointError, SettingsError, UnknownTarget, shown
 from assay.scoring import meaning
@@ -84,6 +85,15 @@ class Targets:
         return next(iter(self.by_name.values()))
 
     @property
+    def asked_for(self) -> list[str]:
+        """The names of what was asked for: without the members that an ensemble brings."""
+        return [
+            name
+            for name, target in self.by_name.items()
+            if name in self.references or target.kind != "model"
+        ]
+
+    @property
     def models(self) -> list[Model]:
         """Every checkpoint, once."""
         return list({m.name: m for t in self.by_name.values() for m in t.members}.values())
@@ -110,6 +120,7 @@ class Targets:
         Raises:
             UnknownTarget: Nothing of that name was: it isn't served, or made of others.
         """
+        name = self.aliases.get(name, name)
         if name not in self.references:
             known = ", ".join(f"'{one}'" for one in self.references)
             raise UnknownTarget(
@@ -127,9 +138,14 @@ def load(settings: Settings) -> Targets:
     """
     targets: dict[str, Target] = {}
     references: dict[str, str] = {}
+    names = {reference: name for name, reference in settings.names.items()}
     trusted = {entry.rpartition("@")[0] for entry in settings.trust_remote_code}
     for reference in settings.models:
-        source = repository.resolve(reference, settings.repository, trusted=trusted)
+        source = repository.resolve(
+            reference, settings.repository, trusted=trusted, name=names.get(reference)
+        )
+        if source.name in references:
+            raise SettingsError(_namesakes(source.name, references[source.name], reference))
         references[source.name] = reference
         if source.card.policy is not None:
             _add(targets, _policy(source, settings))
@@ -139,12 +155,16 @@ def load(settings: Settings) -> Targets:
             _add(targets, _ensemble(source.name, source.card, models))
         for model in models:
             _add(targets, _single(model))
+    by_path = _as_given(references, targets)
+    known = by_path | settings.aliases
     for name, members in settings.ensembles.items():
-        _add(targets, _ensemble(name, cards.Card(), tuple(_members(name, members, targets))))
-    composites = [_composite(*one, targets) for one in settings.composites.items()]
+        named = [known.get(member, member) for member in members]
+        _add(targets, _ensemble(name, cards.Card(), tuple(_members(name, named, targets))))
+    composites = [_composite(*one, targets, known) for one in settings.composites.items()]
     for target in composites:
         _add(targets, target)
-    for alias, name in settings.aliases.items():
+    aliases = {alias: by_path.get(name, name) for alias, name in settings.aliases.items()}
+    for alias, name in aliases.items():
         if alias in targets or name not in targets:
             raise SettingsError(
                 f"aliases.{alias}: "
@@ -154,7 +174,35 @@ def load(settings: Settings) -> Targets:
                     else f"'{name}' isn't served; there are {', '.join(targets)}"
                 )
             )
-    return Targets(targets, settings.aliases, references)
+    unshadowed = {path: name for path, name in by_path.items() if path not in targets}
+    return Targets(targets, unshadowed | aliases, references)
+
+
+def _as_given(references: Mapping[str, str], targets: Mapping[str, Target]) -> dict[str, str]:
+    """Return what each model may be called besides: the path or hub id that it was given as."""
+    return {
+        spelt: name
+        for name, reference in references.items()
+        for spelt in paths.spellings(reference.removeprefix(f"{name}="))
+        if spelt not in targets
+    }
+
+
+def _namesakes(name: str, one: str, other: str) -> str:
+    """Say that two models have one name, and the options that tell them apart."""
+    if one == other:
+        return f"'{one}' is to be served twice under one name; give it once"
+    told_apart = [paths.longer_name(reference) for reference in (one, other)]
+    if len(set(told_apart)) == 1:
+        told_apart = [f"{told_apart[0]}-{number}" for number in (1, 2)]
+    options = " ".join(
+        f"--name {shlex.quote(f'{apart}={reference}')}"
+        for apart, reference in zip(told_apart, (one, other), strict=True)
+    )
+    return (
+        f"two served models are named '{name}', '{one}' and '{other}'; name them, such as by "
+        f"{options}"
+    )
 
 
 def _model(checkpoint: repository.Checkpoint, settings: Settings) -> Model:
@@ -257,14 +305,16 @@ def _policy(source: repository.Source, settings: Settings) -> Target:
     return Target(source.name, source.card, members, "policy", _combined_revision(members))
 
 
-def _composite(name: str, wanted: Composite, targets: Mapping[str, Target]) -> Target:
-    """Return the target of a `[composites]` table.
+def _composite(
+    name: str, wanted: Composite, targets: Mapping[str, Target], known: Mapping[str, str]
+) -> Target:
+    """Return the target of a `[composites]` table; `known` are other names of its parts.
 
     Raises:
         SettingsError: A part isn't served, or isn't what the table says of it.
     """
     parts = tuple(
-        _part(f"composites.{name}.parts.{label}", label, part, targets)
+        _part(f"composites.{name}.parts.{label}", label, part, targets, known)
         for label, part in wanted.parts.items()
     )
     if wanted.gate is not None and wanted.gate.part not in wanted.parts:
@@ -286,8 +336,14 @@ def _composite(name: str, wanted: Composite, targets: Mapping[str, Target]) -> T
     )
 
 
-def _part(where: str, label: str, wanted: PartSetting, targets: Mapping[str, Target]) -> Part:
-    target = targets.get(wanted.target)
+def _part(
+    where: str,
+    label: str,
+    wanted: PartSetting,
+    targets: Mapping[str, Target],
+    known: Mapping[str, str],
+) -> Part:
+    target = targets.get(known.get(wanted.target, wanted.target))
     if target is None or target.kind not in ("model", "ensemble") or target.card.preference:
         raise SettingsError(f"{where}: '{wanted.target}' isn't a served model or ensemble")
     attributes = meaning.attributes(target)
@@ -315,5 +371,5 @@ def _combined_revision(members: Iterable[Model]) -> str:
 
 def _add(targets: dict[str, Target], target: Target) -> None:
     if target.name in targets:
-        raise SettingsError(f"two served models are named '{target.name}'; rename a folder")
+        raise SettingsError(f"two served models are named '{target.name}'; give one another name")
     targets[target.name] = target
