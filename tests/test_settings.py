@@ -270,3 +270,50 @@ def test_settings_are_frozen():
     """Nothing changes a setting after the start."""
     with pytest.raises(ValueError, match="frozen"):
         load()[0].port = 1
+
+
+def test_a_list_of_the_environment_may_be_json(monkeypatch):
+    """A path may have a comma, and begin with a bracket."""
+    monkeypatch.setenv("ASSAY_MODELS", '["/data/a,b", "starter"]')
+    assert load()[0].models == ("/data/a,b", "starter")
+    monkeypatch.setenv("ASSAY_MODELS", "[judge],starter")
+    assert load()[0].models == ("[judge]", "starter")
+
+
+def test_a_path_with_a_comma_that_is_there_is_one_path(monkeypatch, tmp_path):
+    """Unless each of its parts is there, too; then only a JSON list says which is meant."""
+    both = str(tmp_path / "a,b")
+    Path(both).mkdir()
+    monkeypatch.setenv("ASSAY_MODELS", both)
+    assert load()[0].models == (both,)
+    (tmp_path / "a").mkdir()
+    Path("b").mkdir()
+    with pytest.raises(SettingsError, match=r"write a JSON list, such as \["):
+        load()
+
+
+def test_what_has_a_name_of_its_own_is_served_in_the_place_of_the_default():
+    """In the order of the names; beside models that are given, and once."""
+    write('[names]\na = "/x/hf"\nb = "/y/hf"')
+    assert load()[0].models == ("/x/hf", "/y/hf")
+    assert load({"models": ["starter", "/y/hf/"]})[0].models == ("starter", "/y/hf", "/x/hf")
+
+
+@pytest.mark.parametrize("name", ["", "two\nlines", " blank", "x" * 257])
+def test_a_name_that_is_no_line_of_text_is_refused(name):
+    """It stands in logs, headers and metrics."""
+    with pytest.raises(SettingsError, match=r"^setting 'names\."):
+        load({"names": {name: "/x/hf"}})
+
+
+def test_one_path_has_one_name():
+    """Another is an alias: what is loaded twice costs its memory twice."""
+    with pytest.raises(SettingsError, match="'/x/hf' has two names"):
+        load({"names": {"a": "/x/hf", "b": "/x/hf/"}})
+
+
+def test_a_folder_may_be_below_the_home(monkeypatch):
+    """A file has no shell to expand `~`."""
+    monkeypatch.setenv("HOME", "/home/somebody")
+    write('repository = "~/models"')
+    assert load()[0].repository == Path("/home/somebody/models")

@@ -55,9 +55,9 @@ def is_name(text: str) -> bool:
     return bool(text) and text == text.strip() and not UNPRINTABLE.search(text)
 
 
-def shown(name: str) -> str:
-    """Return a name as a message repeats it: a long one is cut."""
-    return name if len(name) <= _SHOWN else f"{name[: _SHOWN - 1]}…"
+def shown(name: str, most: int = _SHOWN) -> str:
+    """Return a name as a message repeats it: one of more than `most` characters is cut."""
+    return name if len(name) <= most else f"{name[: most - 1]}…"
 
 
 class AssayError(Exception):

@@ -138,6 +138,21 @@ def test_a_folder_without_a_config_is_refused(models):
     assert refusal("judge", models).startswith(f"judge: {folder} has no config.json; give ")
 
 
+def test_a_snapshot_of_the_hub_is_called_as_its_repository(models, tmp_path):
+    """A commit's hash tells nobody what is served."""
+    folder = checkpoint(tmp_path / "models--org--judge" / "snapshots" / ("0123456789" * 4))
+    (one,) = repository.resolve(str(folder), models).checkpoints
+    assert (one.name, one.folder) == ("org/judge", folder)
+
+
+def test_a_link_to_a_folder_is_called_as_the_link(models, tmp_path):
+    """What it leads to is read as it is at the start, whatever becomes of the link."""
+    folder = checkpoint(tmp_path / "checkpoint-100")
+    (tmp_path / "judge").symlink_to(folder)
+    (one,) = repository.resolve(str(tmp_path / "judge"), models).checkpoints
+    assert (one.name, one.folder) == ("judge", folder)
+
+
 @pytest.mark.parametrize("name", ["config.json", "model.safetensors"])
 def test_a_file_instead_of_its_folder_is_refused(models, tmp_path, name):
     """The message says which folder is wanted."""
@@ -322,7 +337,65 @@ def test_an_unknown_card_over_a_local_copy_is_refused(catalogued, tmp_path):
     """The message says where the known ones are listed."""
     models, _ = catalogued
     message = refusal(f"jugde={tmp_path}", models)
-    assert message == "the catalogue has no card 'jugde'; `assay models` lists what it has"
+    assert message == (
+        "the catalogue has no card 'jugde'; `assay models` lists what it has; to serve "
+        f"'{tmp_path}' under that name, give --name jugde={tmp_path}"
+    )
+
+
+@pytest.mark.parametrize("reference", ["rm-lr=1e-5/checkpoint-100", "./judge=mine", "judge=mine"])
+def test_a_path_may_have_an_equals_sign(catalogued, reference):
+    """Trainers write their options into the names of folders."""
+    models, _ = catalogued
+    folder = checkpoint(Path.cwd() / reference)
+    (one,) = repository.resolve(reference, models).checkpoints
+    assert (one.name, one.folder) == (folder.name, folder)
+
+
+def test_a_path_to_nothing_with_an_equals_sign_is_said_to_be_nothing(catalogued):
+    """It is neither a card nor a folder."""
+    models, _ = catalogued
+    message = refusal("rm-lr=1e-5/checkpoint-100", models)
+    assert message == (
+        "the catalogue has no card 'rm-lr'; `assay models` lists what it has; nor is "
+        "'rm-lr=1e-5/checkpoint-100' a folder"
+    )
+
+
+def test_what_may_be_a_card_or_a_path_is_refused(catalogued):
+    """Both are there; the message says how to write each."""
+    models, _ = catalogued
+    checkpoint(Path.cwd() / "judge=mine")
+    checkpoint(Path.cwd() / "mine")
+    message = refusal("judge=mine", models)
+    assert "write './judge=mine' for the first, or 'judge=./mine' for the second" in message
+
+
+@pytest.mark.parametrize("reference", ["judge", "{folder}", "judge={folder}", "org/judge"])
+def test_anything_is_served_under_a_name_that_is_given(catalogued, tmp_path, reference):
+    """A name of the catalogue, a path, a card over a path, a hub id."""
+    models, _ = catalogued
+    wanted = reference.format(folder=checkpoint(tmp_path / "hf"))
+    source = repository.resolve(wanted, models, name="mine")
+    assert (source.name, [one.name for one in source.checkpoints]) == ("mine", ["mine"])
+
+
+def test_an_ensembles_members_are_below_its_given_name(models):
+    """So that two ensembles of one folder's name can be told apart."""
+    panel = models / "panel"
+    checkpoint(panel / "one")
+    checkpoint(panel / "other")
+    (panel / "card.toml").write_text(ENSEMBLE, encoding="utf-8")
+    source = repository.resolve("panel", models, name="mine")
+    assert [one.name for one in source.checkpoints] == ["mine/one", "mine/other"]
+
+
+@pytest.mark.parametrize("reference", ["", "x" * 5000, "nul\0", "half\ud83d", "a\nb", "~nobody/x"])
+def test_a_reference_that_nothing_is_called_is_refused_in_one_line(models, reference):
+    """Whatever a caller sends, the message can be logged and sent."""
+    message = refusal(reference, models)
+    assert "is neither a model of" in message
+    assert len(message.encode().splitlines()) == 1
 
 
 def test_a_card_with_neither_weights_nor_a_source_says_how_to_give_them(models):

@@ -194,8 +194,62 @@ def test_a_wrong_card_is_named_with_its_field(copy: Path) -> None:
 
 def test_two_models_of_one_name_are_refused(tiny: Path) -> None:
     """A request must name one of them."""
-    with pytest.raises(SettingsError, match="two served models are named 'tiny'"):
+    with pytest.raises(SettingsError, match="is to be served twice under one name; give it once"):
         targets.load(Settings(models=(str(tiny), str(tiny))))
+
+
+def test_two_folders_of_one_name_are_refused_with_the_options_that_name_them(
+    tiny: Path, tmp_path: Path
+) -> None:
+    """Exports are all called `hf`; the options can be pasted, and then both are served."""
+    for parent in ("a", "b c"):
+        (tmp_path / parent).mkdir()
+        (tmp_path / parent / "hf").symlink_to(tiny)
+    one, other = str(tmp_path / "a/hf"), str(tmp_path / "b c/hf")
+
+    with pytest.raises(SettingsError) as caught:
+        targets.load(Settings(models=(one, other)))
+
+    assert caught.value.message == (
+        f"two served models are named 'hf', '{one}' and '{other}'; name them, such as by "
+        f"--name a-hf={one} --name 'b c-hf={other}'"
+    )
+    settings, _ = load({"names": {"a-hf": one, "b c-hf": other}})
+    assert list(targets.load(settings).by_name) == ["a-hf", "b c-hf"]
+
+
+def test_a_model_is_known_by_the_path_that_it_was_given_as(
+    tiny: Path, bare: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In requests, and as a part of what is made of several."""
+    monkeypatch.chdir(bare.parent)
+    paths = (str(tiny), "./bare/")
+    served = targets.load(
+        Settings(
+            models=paths,
+            ensembles={"both": paths},
+            aliases={"other": "./bare/"},
+            composites={"mix": {"parts": {"one": {"target": "./bare/"}}}},
+        )
+    )
+
+    assert served.get(str(tiny)).name == "tiny"
+    for name in ("./bare/", "./bare", str(bare), "other"):
+        assert served.get(name).name == "bare"
+        assert served.reference(name) == "./bare/"
+    assert [one.name for one in served.by_name["both"].members] == ["tiny", "bare"]
+    assert [one.name for one in served.by_name["mix"].members] == ["bare"]
+
+
+def test_a_hub_id_is_asked_for_as_what_it_is(tiny: Path, tmp_path: Path) -> None:
+    """A name with a slash is no member's; members aren't named at the start."""
+    snapshot = tmp_path / "models--org--judge" / "snapshots" / ("0123456789" * 4)
+    snapshot.parent.mkdir(parents=True)
+    snapshot.symlink_to(tiny)
+
+    served = targets.load(Settings(models=(str(snapshot), "starter")))
+
+    assert served.asked_for == ["org/judge", "starter"]
 
 
 @pytest.fixture

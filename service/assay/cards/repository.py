@@ -32,6 +32,7 @@ _TEMPLATE_FILES = (
     "special_tokens_map.json",
     "added_tokens.json",
 )
+_LONGEST_PATH = 1024  # characters of one that a message repeats
 _PATH_STARTS = (".", "/", "~")
 _RENDERING = ("template", "steps", "read", "heads", "policy")  # tables of a card
 _DECIDING = (*_RENDERING, "trunk", "score", "preference")
@@ -179,8 +180,8 @@ def find(
     served = [name for name, one in known.items() if has_weights(one, cards.read(one))]
     near = get_close_matches(reference, known, n=3)
     raise CheckpointError(
-        f"'{shown(reference)}' is neither a model of the repository {repository} (it has: "
-        f"{', '.join(served) or 'none'}), nor of the catalogue ("
+        f"'{shown(reference, _LONGEST_PATH)}' is neither a model of the repository {repository} "
+        f"(it has: {', '.join(served) or 'none'}), nor of the catalogue ("
         + (f"near it are {', '.join(near)}" if near else f"{len(known)} cards: `assay models`")
         + "), nor a folder, nor a hub id of the form org/name[@revision]"
     )
@@ -263,7 +264,7 @@ def _split(reference: str, known: Collection[str]) -> tuple[str | None, str]:
         + (
             f"to serve '{path}' under that name, give --name {shlex.quote(reference)}"
             if paths.exists(path)
-            else f"nor is '{shown(reference)}' a folder"
+            else f"nor is '{shown(reference, _LONGEST_PATH)}' a folder"
         )
     )
 
