@@ -7,7 +7,7 @@ import pytest
 from safetensors.numpy import save_file
 
 from assay.cards import card as cards
-from assay.cards import catalogue, layouts, recognise
+from assay.cards import catalogue, layouts, parts, recognise
 from assay.cards.card import Card
 from assay.cards.mechanism import Read
 from assay.errors import CheckpointError
@@ -253,6 +253,11 @@ def test_openrlhf_normalizes_only_where_it_says_so(tmp_path, config, mean, std):
     heads = {"value_head.weight": (1, HIDDEN)}
     card = recognise.recognise(checkpoint(tmp_path, heads=heads, **config)).card
     assert (card.score.mean, card.score.std) == (mean, std)
+    if config.get("mean") is None:
+        assert card.statistics is None
+        return
+    normal = (0.0, 1.0) if config.get("normalize_reward") else (0.5, 2.0)
+    assert (card.statistics.mean, card.statistics.std) == normal
 
 
 @pytest.mark.parametrize("prefix", ["score", "value_head", "another"])
@@ -426,3 +431,15 @@ def test_recognising_loads_no_torch():
         [sys.executable, "-c", program], capture_output=True, text=True, check=False
     )
     assert (finished.stdout, finished.stderr) == ("set()\n", "")
+
+
+@pytest.mark.parametrize(("config", "groups"), [({"num_quantiles": 2}, 3), ({}, 19)])
+def test_qrms_quantiles_are_as_many_as_config_json_says(tmp_path, config, groups):
+    """So many neighbours are one attribute's: their mean is taken over each group."""
+    layers = {"gating.layers.0.weight": (4, HIDDEN), "gating.layers.2.running_mean": (4,)}
+    heads = {"regression_layer.weight": (6, HIDDEN), "reward_transform_matrix": (3, 3), **layers}
+    parts_of = parts.of(checkpoint(tmp_path, heads=heads, **config))
+
+    card = layouts.tuned(cards.read(catalogue.embedded() / "qrm-llama3-8b"), parts_of)
+
+    assert [one.groups for one in card.heads["reward"].layers if one.op == "mean"] == [groups]

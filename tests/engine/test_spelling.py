@@ -97,6 +97,23 @@ def test_joined_steps_are_one_response():
     assert (spelt.steps, spelt.is_cuttable) == (2, True)
 
 
+@pytest.mark.parametrize(
+    ("step", "expected"),
+    [
+        ("Step 2: b", "Step 2: b*"),
+        ("Step 2:b", "Step 2: b*"),
+        ("Step 2: b*", "Step 2: b*"),
+        ("Step 1: b", "Step 2: Step 1: b*"),
+        ("Step 20: b", "Step 2: Step 20: b*"),
+    ],
+)
+def test_a_step_that_brings_its_number_has_it_once(step, expected):
+    """Its own number and no other; what closes it isn't doubled either then."""
+    spelt = spell(Solution(ASKED, ("a", step)), NOTHING, JOINED)
+
+    assert contents(spelt)[-1][1] == f"Step 1: a*\n{expected}"
+
+
 def test_separate_steps_are_texts_of_their_own():
     """The prompt, then each step and what stands behind it."""
     spelt = spell(Solution(ASKED, ("a", "b")), NOTHING, SEPARATE)

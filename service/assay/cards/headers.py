@@ -188,6 +188,17 @@ def in_files(files: Iterable[Path]) -> dict[str, Tensor]:
     return found
 
 
+def head_files(folder: Path, name: str) -> list[Path]:
+    """Return where a head's own file may lie: LLaMA-Factory writes one name with either suffix.
+
+    The one that can be read without running code comes first, as LLaMA-Factory reads it.
+    """
+    path = folder / name
+    if path.suffix not in (".safetensors", ".bin"):
+        return [path]
+    return [path.with_suffix(".safetensors"), path.with_suffix(".bin")]
+
+
 def labels(config: Mapping[str, Any]) -> int:
     """Return how many labels transformers makes of a config; two where it says nothing."""
     names = config.get("id2label")

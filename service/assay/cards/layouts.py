@@ -7,10 +7,11 @@ few numbers that a family keeps in config.json.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 
+from assay.cards.card import Statistics
 from assay.cards.mechanism import Linear, Mean, Read, Softmax, Standardize
 
 if TYPE_CHECKING:
@@ -19,6 +20,9 @@ if TYPE_CHECKING:
     from assay.cards.card import Card
     from assay.cards.mechanism import Layer
     from assay.cards.parts import Parts
+
+_MOMENTS = ("mean", "std")
+_FLAT = 1e-8  # OpenRLHF writes no std below
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,15 +53,41 @@ class Layout:
         )
 
 
+def tuned(card: Card, parts: Parts) -> Card:
+    """Return a catalogue's card with the numbers that its family keeps in config.json."""
+    change = _TUNED.get(card.family or "")
+    return change(card, parts) if change is not None and card.heads else card
+
+
+def keeps_numbers(card: Card) -> bool:
+    """Whether a card's family keeps some of its numbers in config.json."""
+    return card.family in _TUNED
+
+
 def _openrlhf(card: Card, parts: Parts) -> Card:
-    """OpenRLHF names its head in config.json, and normalizes with that file's mean and std."""
-    weight = f"{parts.declared('value_head_prefix') or 'value_head'}.weight"
-    changed = _with_layers(card, [Linear(op="linear", weight=weight)])
+    """OpenRLHF names its head in config.json, and has its rewards' mean and std there."""
+    said = parts.declared("value_head_prefix")
+    names = (f"{one}.weight" for one in (said, "value_head", "score") if one)
+    weight = next((name for name in names if name in parts.heads), None)
+    changed = card if weight is None else _with_layers(card, [Linear(op="linear", weight=weight)])
+    return moments(changed, parts)
+
+
+def moments(card: Card, parts: Parts) -> Card:
+    """Return an OpenRLHF card with the mean and std of config.json, unless it has its own.
+
+    They are those of its evaluation set. It normalizes with them only where it is told to; else
+    they are what a caller's `normalize` asks for.
+    """
     mean, std = parts.number("mean"), parts.number("std")
-    if not parts.config.get("normalize_reward") or mean is None or not std:
-        return changed
+    has_own = card.statistics is not None or not card.score.model_fields_set.isdisjoint(_MOMENTS)
+    if card.family != "OpenRLHF" or has_own or mean is None or std is None or std <= _FLAT:
+        return card
+    if not parts.config.get("normalize_reward"):
+        return card.model_copy(update={"statistics": Statistics(mean=mean, std=std)})
     score = card.score.model_copy(update={"mean": mean, "std": std})
-    return changed.model_copy(update={"score": score})
+    done = Statistics(mean=0.0, std=1.0)  # what the scores have by then
+    return card.model_copy(update={"score": score, "statistics": done})
 
 
 def _internlm2(card: Card, parts: Parts) -> Card:
@@ -91,15 +121,25 @@ def _beaver(card: Card, parts: Parts) -> Card:
     return _with_layers(card, layers).model_copy(update={"trunk": trunk})
 
 
+def _named_beaver(card: Card, parts: Parts) -> Card:
+    """A card that was named says which score it is; config.json may say that it is normalized."""
+    if not parts.config.get("do_normalize"):
+        return card
+    is_cost = card.score.transform == "negate"
+    said = {**parts.config, "score_type": "cost" if is_cost else "reward"}
+    return _beaver(card, replace(parts, config=said))
+
+
 def _gated(card: Card, parts: Parts) -> Card:
     """ArmoRM and QRM have the gate's temperature and the number of quantiles in config.json."""
     temperature, quantiles = parts.number("gating_temperature"), parts.number("num_quantiles")
+    rows = parts.rows("regression_layer.weight")
 
     def changed(layer: Layer) -> Layer:
         if isinstance(layer, Softmax) and temperature:
             return layer.model_copy(update={"temperature": float(temperature)})
-        if isinstance(layer, Mean) and quantiles:
-            return layer.model_copy(update={"size": int(quantiles)})
+        if isinstance(layer, Mean) and quantiles and rows % int(quantiles) == 0:
+            return layer.model_copy(update={"groups": rows // int(quantiles)})
         return layer
 
     heads = {
@@ -107,6 +147,16 @@ def _gated(card: Card, parts: Parts) -> Card:
         for name, head in card.heads.items()
     }
     return card.model_copy(update={"heads": heads})
+
+
+_TUNED: dict[str, Callable[[Card, Parts], Card]] = {
+    "ArmoRM": _gated,
+    "Beaver": _named_beaver,
+    "InternLM2-reward": _internlm2,
+    "OpenAssistant": _open_assistant,
+    "OpenRLHF": _openrlhf,
+    "QRM": _gated,
+}
 
 
 def _with_layers(card: Card, layers: list[Layer]) -> Card:

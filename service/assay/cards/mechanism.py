@@ -158,10 +158,11 @@ class Read(Table):
 
     `last`, `first`: its last or first token. `mean`: all of them (encoders). `pattern`: where the
     tokens of `pattern` stand side by side, at the one of them that `offset` counts to. `steps`:
-    where each step of a `separate` item ends.
+    where each step of a `separate` item ends. `prompt`: where the prompt's turns end, rendered
+    without the response.
     """
 
-    at: Literal["last", "first", "mean", "pattern", "steps"] = "last"
+    at: Literal["last", "first", "mean", "pattern", "steps", "prompt"] = "last"
     pattern: list[Token] = Field(default=[], description="Tokens side by side.")
     offset: int = Field(default=0, ge=0, description="Which token of the pattern is read.")
     which: Literal["all", "last", "each"] = Field(
@@ -293,7 +294,8 @@ class Head(Table):
     file: str | None = Field(
         default=None,
         description="A file of its own beside the trunk's: .safetensors, or .pt/.bin, which is "
-        "read with weights_only=True. Default: the trunk's files.",
+        "read with weights_only=True; a .bin may lie there as .safetensors, and the other way. "
+        "Default: the trunk's files.",
     )
     read: Read | None = Field(default=None, description="Where it reads; default: [read].")
     joined: int = Field(

@@ -13,7 +13,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from assay.cards import adapter, catalogue, code, paths
+from assay.cards import adapter, catalogue, code, headers, layouts, parts, paths
 from assay.cards import card as cards
 from assay.cards.recognise import recognise
 from assay.errors import CheckpointError, shown
@@ -134,7 +134,8 @@ def resolve(
 
 def revision(folder: Path, card: cards.Card | None = None) -> str:
     """Return the first 12 hex digits of the SHA-256 over everything that decides the scores."""
-    files = [head.file for head in card.heads.values() if head.file] if card else []
+    named = [head.file for head in card.heads.values() if head.file] if card else []
+    files = [path.name for name in named for path in headers.head_files(folder, name)]
     said = _said(card, _DECIDING)
     weights = ("config.json", adapter.CONFIG, "*.safetensors", *files)
     return _digest(folder, (*weights, code.FILES, *_TEMPLATE_FILES), said)
@@ -163,7 +164,8 @@ def find(
     known = catalogue.folders(repository)
     carded, path = _split(reference, known)
     if carded is not None:
-        return Found(name or carded, _folder(path), cards.read(known[carded]))
+        folder = _folder(path)
+        return Found(name or carded, folder, _tuned(cards.read(known[carded]), folder))
     if not reference.startswith(_PATH_STARTS) and (own := paths.label(reference)) in known:
         return replace(_named(own, known[own]), name=name or own)
     if paths.exists(reference):
@@ -175,7 +177,7 @@ def find(
         folder = _fetch(reference, *([code.FILES] if called in trusted else []))
         card = catalogue.of_source(hub_id, repository)
         if card is not None:
-            return Found(called, folder, card, card.family or "")
+            return Found(called, folder, _tuned(card, folder), card.family or "")
         return _described(called, folder, is_trusted=called in trusted)
     served = [name for name, one in known.items() if has_weights(one, cards.read(one))]
     near = get_close_matches(reference, known, n=3)
@@ -208,20 +210,35 @@ def _named(name: str, folder: Path) -> Found:
         return _described(name, folder)
     card = cards.read(folder)
     if has_weights(folder, card) or any(folder.glob("*.safetensors")):
-        return Found(name, folder, card, card.family or "")
+        return Found(name, folder, _with_moments(card, folder), card.family or "")
     if card.source is None:
         raise CheckpointError(
             f"'{name}' is a card without weights; give them: {name}=PATH, with the folder of a "
             "checkpoint of that family"
         )
     at = f"@{card.source.revision}" if card.source.revision else ""
-    return Found(name, _fetch(f"{card.source.id}{at}"), card, card.family or "")
+    folder = _fetch(f"{card.source.id}{at}")
+    return Found(name, folder, _tuned(card, folder), card.family or "")
+
+
+def _with_moments(card: cards.Card, folder: Path) -> cards.Card:
+    """Return a checkpoint's own card with the statistics that its config.json has beside it."""
+    if card.family != "OpenRLHF" or not _is_checkpoint(folder):
+        return card
+    return layouts.moments(card, parts.of(folder))
+
+
+def _tuned(card: cards.Card, folder: Path) -> cards.Card:
+    """Return a card of the catalogue with the numbers that its family keeps in config.json."""
+    if not layouts.keeps_numbers(card) or not _is_checkpoint(folder):
+        return card
+    return layouts.tuned(card, parts.of(folder))
 
 
 def _described(name: str, folder: Path, *, is_trusted: bool = False) -> Found:
     """Return a checkpoint with its own card, or the one that its files ask for."""
     if (folder / cards.FILE_NAME).is_file():
-        card = cards.read(folder)
+        card = _with_moments(cards.read(folder), folder)
         return Found(name, folder, card, card.family or "")
     if adapter.is_adapter(folder):
         return Found(name, folder, cards.Card(), "an adapter")

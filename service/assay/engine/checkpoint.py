@@ -71,7 +71,8 @@ def load(
         model, report = _from_files(folder, architecture, config, card, device, dtype)
     tensors = _Tensors(folder, weights.files, model, device)
     readout = None if has_own_head else _readout(card, folder, tensors)
-    _check_complete(folder, report, used=tensors.used, unused=card.trunk.unused)
+    unused = [*card.trunk.unused, *_unread_output(card)]
+    _check_complete(folder, report, used=tensors.used, unused=unused)
     model.to(device)
     _restore_head_precision(model, weights.files)
     return _still(model), readout or own(model)
@@ -307,12 +308,12 @@ class _Tensors:
         """Return the function from a name to a tensor of a file of its own, or of the trunk's."""
         if file is None:
             return self
-        own_tensors = _read_head_file(folder / file)
+        path, own_tensors = _read_head(folder, file)
 
         def find(name: str) -> torch.Tensor:
             if name not in own_tensors:
                 raise CheckpointError(
-                    f"{folder / file} has no tensor '{name}', which the card names; it has "
+                    f"{path} has no tensor '{name}', which the card names; it has "
                     f"{_listed(own_tensors)}"
                 )
             return own_tensors[name].to(self._device, torch.float32)
@@ -333,9 +334,30 @@ class _Tensors:
         return weight.to(self._device, torch.float32)
 
 
+def _read_head(folder: Path, name: str) -> tuple[Path, dict[str, torch.Tensor]]:
+    """Return the file in which a head lies, and its tensors.
+
+    Raises:
+        CheckpointError: There is none, or it lies there under two names with two values.
+    """
+    there = [path for path in headers.head_files(folder, name) if path.is_file()]
+    if not there:
+        raise CheckpointError(f"{folder / name} is missing; the card reads a head from it")
+    first, *others = [(path, _read_head_file(path)) for path in there]
+    for path, tensors in others:
+        if not _are_equal(first[1], tensors):
+            raise CheckpointError(
+                f"{first[0]} and {path} hold two heads that aren't equal; move away the one that "
+                "isn't meant"
+            )
+    return first
+
+
+def _are_equal(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
+    return one.keys() == other.keys() and all(torch.equal(one[n], other[n]) for n in one)
+
+
 def _read_head_file(path: Path) -> dict[str, torch.Tensor]:
-    if not path.is_file():
-        raise CheckpointError(f"{path} is missing; the card reads a head from it")
     try:
         if path.suffix == ".safetensors":
             with safe_open(path, framework="pt") as tensors:
@@ -348,6 +370,13 @@ def _read_head_file(path: Path) -> dict[str, torch.Tensor]:
     if not isinstance(found, dict):
         raise CheckpointError(f"{path} holds no tensors by name")
     return {name: tensor for name, tensor in found.items() if isinstance(tensor, torch.Tensor)}
+
+
+def _unread_output(card: Card) -> tuple[str, ...]:
+    """Return the output embedding's names where a card's own heads don't read it."""
+    layers = [layer for head in card.heads.values() for layer in head.layers]
+    reads_it = any(layer.op == "vocabulary" for layer in layers)
+    return () if reads_it or not layers else _OUTPUT_EMBEDDINGS
 
 
 def _check_complete(

@@ -63,15 +63,28 @@ class Reader:
         self._reads = [(read, [token_id(token) for token in read.pattern]) for read in reads]
         self._joined = max((head.joined for head in card.heads.values()), default=1)
 
-    def marks(self, ids: np.ndarray, steps: int | None) -> Marks | None:
+    @property
+    def needs_prompt(self) -> bool:
+        """Whether some head reads where the prompt ends."""
+        return any(read.at == "prompt" for read, _ in self._reads)
+
+    def marks(
+        self, ids: np.ndarray, steps: int | None, prompt_end: int | None = None
+    ) -> Marks | None:
         """Return where a sequence is read, of so many steps if it has any; None: at its end.
+
+        `prompt_end` is the place of the prompt's last token, for heads that need it.
 
         Raises:
             InvalidField: What the heads are read at stands nowhere, or not once a step.
         """
         if not self._reads:
             return None
-        places = [place for read, pattern in self._reads for place in _places(ids, read, pattern)]
+        places = [
+            place
+            for read, pattern in self._reads
+            for place in _places(ids, read, pattern, prompt_end)
+        ]
         if steps is not None and len(places) != steps:
             raise InvalidField(
                 f"{steps} steps were sent, and the model's marker stands at {len(places)} places: "
@@ -81,9 +94,17 @@ class Reader:
         return Marks(np.asarray(places, np.int32), joined=self._joined)
 
 
-def _places(ids: np.ndarray, read: Read, pattern: Sequence[int]) -> list[int]:
+def _places(
+    ids: np.ndarray, read: Read, pattern: Sequence[int], prompt_end: int | None
+) -> list[int]:
     """Return where one head reads a sequence."""
     match read.at:
+        case "prompt":
+            if prompt_end is None:
+                raise InvalidField(
+                    "the model is read where the prompt ends; send 'prompt' with its response"
+                )
+            return [prompt_end]
         case "last":
             return [len(ids) - 1]
         case "first":

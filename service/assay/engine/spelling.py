@@ -168,10 +168,7 @@ def _cut_up(source: Conversation, steps: mechanism.Steps) -> Solution:
 def _solution(source: Solution, card: mechanism.Steps, template: mechanism.Template) -> Spelt:
     if not source.steps:
         raise InvalidField("'steps' is empty; send at least one", param="steps")
-    spelt = [
-        card.step.replace("{number}", str(number)).replace("{step}", step)
-        for number, step in enumerate(source.steps, 1)
-    ]
+    spelt = [_step(card.step, number, step) for number, step in enumerate(source.steps, 1)]
     prompt = _with_system(source.messages, template)
     count = len(spelt)
     match card.form:
@@ -187,6 +184,16 @@ def _solution(source: Solution, card: mechanism.Steps, template: mechanism.Templ
     turns = [first, *({"role": "user", "content": step} for step in spelt[1:])]
     talk = [message for turn in turns for message in (turn, reply)]
     return Spelt(Conversation((*before, *talk)), count, is_cuttable=False)
+
+
+def _step(form: str, number: int, step: str) -> str:
+    """Return a step as the card spells it; one that comes with its own number has it once."""
+    before, _, after = form.replace("{number}", str(number)).partition("{step}")
+    label, end = before.strip(), after.strip()
+    if "{number}" in form and step.lstrip().startswith(label):
+        step = step.lstrip().removeprefix(label).lstrip()
+        step = step.rstrip().removesuffix(end).rstrip() if end else step
+    return f"{before}{step}{after}"
 
 
 def _contest(source: Contest, template: mechanism.Template) -> Spelt:

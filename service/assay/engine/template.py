@@ -513,7 +513,30 @@ class Template:
             return replace(rendered, marks=Marks(np.arange(len(rendered.ids), dtype=np.int32)))
         if self._card.policy is not None:
             return replace(rendered, marks=self._response_marks(rendered, item))
-        return replace(rendered, marks=self._reader.marks(rendered.ids, item.steps))
+        end = self._prompt_end(rendered, item) if self._reader.needs_prompt else None
+        return replace(rendered, marks=self._reader.marks(rendered.ids, item.steps, end))
+
+    def _prompt_end(self, rendered: Rendered, item: Spelt) -> int | None:
+        """Return the place of the prompt's last token; None where nobody can tell.
+
+        As GPM's authors count it, from the end: what the response adds to the prompt's turns
+        rendered alone.
+        """
+        if not isinstance(item.item, Conversation) or rendered.text is None:
+            return None
+        text = self._alone(item.item.messages[:-1], generation_prompt=False)
+        alone, whole = self._ids([text, rendered.text])
+        behind = len(whole) - len(alone) + len(self._appended)
+        place = len(rendered.ids) - 1 - behind
+        ends = place >= 0 and rendered.ids[place] == alone[-1]
+        return place if ends else None
+
+    def _alone(self, prompt: Sequence[Message], *, generation_prompt: bool) -> str:
+        """Return a prompt's turns as the template spells them without the response."""
+        if self._spec.turns is not None:
+            return spelling.write(prompt, self._spec.turns.model_copy(update={"end": ""}))
+        (text,) = self._chat([prompt], generation_prompt=generation_prompt)
+        return text
 
     def _response_marks(self, rendered: Rendered, item: Spelt) -> Marks:
         """Return the places before each token of the response and of what ends it."""
@@ -521,11 +544,7 @@ class Template:
             raise InvalidField(
                 "the model scores responses token by token; send one with its prompt"
             )
-        prompt = item.item.messages[:-1]
-        if self._spec.turns is not None:
-            text = spelling.write(prompt, self._spec.turns.model_copy(update={"end": ""}))
-        else:
-            (text,) = self._chat([prompt], generation_prompt=True)
+        text = self._alone(item.item.messages[:-1], generation_prompt=True)
         if not rendered.text.startswith(text):
             raise TemplateRefused(
                 "the chat template spells the prompt otherwise once it is answered: which tokens "
