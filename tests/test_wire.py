@@ -65,6 +65,13 @@ def test_messages_must_end_with_the_assistant(messages):
     )
 
 
+def test_a_template_may_call_the_assistant_otherwise():
+    """A reranker's messages end with a document; whether the target has one, its template knows."""
+    messages = [{"role": "query", "content": "Hi"}, {"role": "document", "content": "Ho"}]
+
+    assert wire.Item(messages=messages).messages[-1].role == "document"
+
+
 @pytest.mark.parametrize("prompt", [5, {"role": "user", "content": "Hi"}, True])
 def test_a_prompt_is_a_text_or_messages(prompt):
     """Anything else is told the two forms."""

@@ -34,6 +34,8 @@ OnError = Literal["fail", "item"]
 Truncation = Literal["prompt_start", "response_end"]
 Include = Literal["members", "attributes", "steps", "tokens"]
 Aggregate = Literal["last", "min", "prod", "mean"]
+# Roles whose turns are never scored. A template may call the assistant otherwise ("document").
+NO_ANSWERS = frozenset({"user", "system", "developer", "tool", "function"})
 Rule = Literal["mean", "median", "min", "lower_bound", "variance_penalty", "vote"]
 
 
@@ -144,7 +146,7 @@ class Item(Request):
                 "send exactly one of 'prompt' with 'response', 'messages', 'text' or 'input_ids'"
             )
         if self.messages is not None and (
-            not self.messages or self.messages[-1].role != "assistant"
+            not self.messages or self.messages[-1].role in NO_ANSWERS
         ):
             raise ValueError("'messages' must end with the assistant turn to score")
         return self

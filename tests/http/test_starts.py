@@ -6,7 +6,9 @@ import os
 from typing import TYPE_CHECKING
 
 import pytest
+from typer.testing import CliRunner
 
+from assay.cli.app import app
 from assay.errors import CheckpointError, SettingsError
 from assay.scoring import targets
 from assay.settings import Settings, load
@@ -109,6 +111,21 @@ def test_a_file_cut_short_is_named(copy: Path, kept: int) -> None:
     file.write_bytes(file.read_bytes()[:kept])
 
     assert f"{file} is damaged or cut short" in refusal(copy)
+
+
+def test_a_template_that_swallows_a_turn_is_named_with_its_roles(copy: Path) -> None:
+    """Every response would have the same score; what the template looks for is in the message."""
+    (copy / "chat_template.jinja").write_text(
+        "{% for m in messages %}{% if m.role == 'user' %}{{ m.content }}"
+        "{% elif m.role == 'reviewer' %}{{ m.content }}{% endif %}{% endfor %}"
+    )
+
+    inspected = CliRunner().invoke(app, ["inspect", str(copy)])
+
+    assert inspected.exit_code == 3
+    for said in (unresolved(copy), inspected.stderr.replace("\n", " ")):
+        assert "leaves out what is said by 'assistant'" in said
+        assert "'user', 'reviewer'" in said
 
 
 def test_a_missing_shard_is_named(copy: Path) -> None:

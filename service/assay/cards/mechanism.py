@@ -69,6 +69,18 @@ class Turns(Table):
     end: str = ""
 
 
+class Roles(Table):
+    """What the chat template calls those who speak; found by itself where its names are plain.
+
+    A reranker's template may take a `query` and a `document`: the prompt is the one, the response
+    the other. Messages may have either names.
+    """
+
+    system: str = "system"
+    user: str = "user"
+    assistant: str = "assistant"
+
+
 class Pair(Table):
     """Two responses in one sequence, for models that compare them.
 
@@ -90,6 +102,7 @@ class Template(Table):
     )
     turns: Turns | None = Field(default=None, description="Fixed strings instead.")
     pair: Pair | None = None
+    roles: Roles | None = Field(default=None, description="The chat template's names for roles.")
     system: str = Field(
         default="allow",
         description="'allow': as sent; 'none': a system turn is refused; else the text of a system "

@@ -25,7 +25,7 @@ from assay.engine.template import Rendered, Template
 from assay.errors import AssayError, CheckpointError
 from assay.scoring import answers
 from assay.scoring.scorer import Scorer
-from assay.scoring.targets import sample
+from assay.scoring.targets import check, sample
 from assay.telemetry import logging as logs
 from assay.telemetry.metrics import Metrics
 from assay.telemetry.startup import StartupDisplay
@@ -109,12 +109,23 @@ async def _inspect(reference: str, settings: Settings) -> None:
     if found.card.ensemble is None:
         one = repository.checkpoint(found)
         template = Template(one.tokenizer_folder, found.card, config_folder=one.config_folder)
+        check(template, found.card)
+        _show_roles(template)
         _show_reading(template, found.card)
     if found.doubts:
         raise CheckpointError(
             f"{reference} isn't served until this is settled: say whose card holds "
             f"(NAME={reference}, with a NAME of `assay models`), or put the card above, corrected, "
             f"into {found.folder}/card.toml"
+        )
+
+
+def _show_roles(template: Template) -> None:
+    """Print what the chat template calls the roles, where that isn't what everybody calls them."""
+    for ours, theirs in template.roles.items():
+        out.print(
+            escape(f"the chat template calls the {ours} '{theirs}' ([template.roles])"),
+            highlight=False,
         )
 
 

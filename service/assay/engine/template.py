@@ -16,7 +16,7 @@ import jinja2
 import numpy as np
 
 from assay.cards.card import Card
-from assay.engine import spelling
+from assay.engine import probes, roles, spelling
 from assay.engine.marks import Marks, Reader
 from assay.engine.positions import steady_tokens
 from assay.engine.spelling import (
@@ -37,10 +37,11 @@ from assay.errors import (
     InvalidField,
     ItemTooLong,
     TemplateRefused,
+    shown,
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
     from assay.cards.mechanism import Token
@@ -53,6 +54,8 @@ _MOST_PER_TOKEN = 16
 _UNLIMITED = 1 << 20  # transformers writes 1e30 where a tokenizer states no limit
 _VOCABULARIES = ("tokenizer.json", "*.model", "vocab*")  # transformers makes do with none
 _COUNT_FROM_PADDING = {"roberta", "xlm-roberta", "xlm-roberta-xl", "camembert"}
+_USUAL = (roles.USER, roles.ASSISTANT)
+_MOST_SHAPES = 256  # of conversations, by their roles, that are remembered
 _SAMPLES = ["Seven — is 7 a prime?\n\n", "  <s>x</s>\u00a0[CLS] e\u0301 🌞", ""]
 _REFUSALS = (jinja2.TemplateError, TypeError, ValueError, KeyError, AttributeError)
 
@@ -105,6 +108,7 @@ class Template:
         self._spec = self._card.template
         self._reader = Reader(self._card, self.token_id)
         self._appended = [self.token_id(token) for token in self._spec.append]
+        self._losses: dict[tuple[str, ...], list[int] | None] = {}
         self.max_tokens = max_tokens or self._declared_limit(config)
         self._vocabulary = int(config.get("vocab_size") or len(self._tokenizer))
         self._has_segment_types = (
@@ -138,6 +142,12 @@ class Template:
         return [], []
 
     @cached_property
+    def _tells_apart(self) -> bool:
+        """Whether the tokenizer has other ids for the marker than for a sample's own words."""
+        marker, *words = self._encode([probes.MARKER, *probes.WORDS])
+        return marker not in words
+
+    @cached_property
     def _longest_token(self) -> int:
         """The characters that one token can stand for at most."""
         return max(map(len, self._tokenizer.get_vocab()))
@@ -168,6 +178,52 @@ class Template:
             and before[0] == tokenizer.cls_token_id
             and after[-1] == tokenizer.sep_token_id
         )
+
+    @cached_property
+    def roles(self) -> dict[str, str]:
+        """What the chat template calls those of our roles that it calls otherwise.
+
+        By the card, else as the template's own words are plain, where ours lose a turn or are
+        refused and these don't.
+        """
+        if self._spec.roles is not None:
+            named = self._spec.roles.model_dump()
+            return {ours: theirs for ours, theirs in named.items() if ours != theirs}
+        if self._jinja is None or self._lost(_USUAL, {}) == []:
+            return {}
+        guessed = roles.guess(roles.looked_for(self._jinja))
+        return guessed if guessed and self._lost(_USUAL, guessed) == [] else {}
+
+    @cached_property
+    def _jinja(self) -> str | None:
+        """The chat template that conversations go through; None where they go through none."""
+        if self._spec.turns is not None or not (self._spec.chat or self._tokenizer.chat_template):
+            return None
+        try:
+            text: str = self._tokenizer.get_chat_template(chat_template=self._spec.chat)
+        except _REFUSALS:  # several, none of which is the default
+            return None
+        return text
+
+    def check(self, source: Source) -> None:
+        """Check that each text of a sample leaves a trace in its ids.
+
+        What the template refuses isn't checked.
+
+        Raises:
+            CheckpointError: One leaves none: whatever it says, the score would be the same.
+        """
+        spelt = self._spell(source)
+        if isinstance(spelt, Spelt) and isinstance(spelt.item, Conversation):
+            turns = [message["role"] for message in spelt.item.messages]
+            if lost := self._lost_of(turns):
+                raise self._swallowed([turns[place] for place in lost])
+        parts, variants = zip(*probes.variants(source), strict=True)
+        written = self._write([spelt, *map(self._spell, variants)], "prompt_start")
+        whole, *changed = [self._traced(one) for one in written]
+        lost_parts = [part for part, one in zip(parts, changed, strict=True) if one == whole]
+        if lost_parts and self._tells_apart and not isinstance(whole, AssayError):
+            raise self._swallowed(lost_parts)
 
     def render_all(
         self, sources: Sequence[Source], truncation: Truncation = "prompt_start"
@@ -247,6 +303,83 @@ class Template:
         place = last if rendered.marks is None else int(rendered.marks.positions[-1])
         return place, self.tokens([int(rendered.ids[place])])[0]
 
+    def _traced(self, written: object) -> object:
+        """Return what tells whether a text made a difference: its ids, if it is one text."""
+        return next(self._encode([written]), None) if isinstance(written, str) else written
+
+    def _lost_of(self, turns: Sequence[str]) -> list[int]:
+        """Return which turns of a conversation of these roles the template leaves out."""
+        return self._known_lost(tuple(turns)) or []
+
+    def _known_lost(self, turns: tuple[str, ...]) -> list[int] | None:
+        if turns not in self._losses:
+            if len(self._losses) >= _MOST_SHAPES:
+                self._losses.clear()
+            self._losses[turns] = self._lost(turns, self.roles)
+        return self._losses[turns]
+
+    def _lost(self, turns: Sequence[str], names: Mapping[str, str]) -> list[int] | None:
+        """Return which turns don't come through to the text; None where it refuses them."""
+        talk = probes.marked(turns)
+        try:
+            if self._spec.turns is not None:
+                text = spelling.write(talk, self._spec.turns)
+            elif self._jinja is not None:
+                (text,) = self._chat([talk], generation_prompt=False, names=names)
+            else:
+                return None
+        except (AssayError, *_REFUSALS):
+            return None
+        return probes.missing(text, len(turns))
+
+    def _swallowed(self, parts: Sequence[str]) -> CheckpointError:
+        """Say which texts leave no trace, and what to write into a card."""
+        left_out = f"leaves out what is said by {roles.listed(dict.fromkeys(parts))}"
+        if self._jinja is None:
+            return CheckpointError(
+                f"the card's template {left_out}; put the placeholder for it into the card's text"
+            )
+        known = roles.looked_for(self._jinja)
+        return CheckpointError(
+            f"the chat template {left_out}, so that it would never change a score; the template "
+            f"looks for the roles {roles.listed(known)}: say in a card.toml whose is whose, as "
+            '[template.roles] with user = "…" and assistant = "…"'
+        )
+
+    def _in_our_names(self, source: Source) -> Source:
+        """Return an item whose roles are ours where they are the template's."""
+        if isinstance(source, Ids | Text) or not self.roles:
+            return source
+        ours = {theirs: name for name, theirs in self.roles.items()}
+        turns = tuple(
+            {**turn, "role": ours.get(turn["role"], turn["role"])} for turn in source.messages
+        )
+        return replace(source, messages=turns)
+
+    def _misplaced(self, source: Source) -> AssayError | None:
+        """Refuse a conversation whose last turn isn't the assistant's, under whatever name."""
+        if not isinstance(source, Conversation) or source.messages[-1]["role"] == roles.ASSISTANT:
+            return None
+        if self._known_lost(tuple(turn["role"] for turn in source.messages)) is None:
+            return None  # the template says it better
+        theirs = self.roles.get(roles.ASSISTANT)
+        return InvalidField(
+            "'messages' must end with the assistant turn to score"
+            + (f", which the model's template calls '{theirs}'" if theirs else ""),
+            param="messages",
+        )
+
+    def _left_out(self, source: Conversation) -> TemplateRefused | None:
+        """Refuse a conversation of which the chat template leaves out a turn."""
+        turns = [message["role"] for message in source.messages]
+        if not (lost := self._lost_of(turns)):
+            return None
+        return TemplateRefused(
+            f"the model's chat template leaves out turn {lost[0] + 1} of {len(turns)}, of the role "
+            f"'{shown(turns[lost[0]])}', and the score would not be of it; send the conversation "
+            "without that turn"
+        )
+
     def _spell(self, source: Source) -> Spelt | AssayError:
         most = max(_MOST_CHARACTERS, _MOST_PER_TOKEN * self.max_tokens)
         if (characters := spelling.characters(source)) > most:
@@ -254,8 +387,9 @@ class Template:
                 f"the item has {characters} characters, far more than {self.max_tokens} tokens can "
                 f"hold; cut the prompt to {most}"
             )
+        source = self._in_our_names(source)
         try:
-            return spelling.spell(source, self._spec, self._card.steps)
+            return self._misplaced(source) or spelling.spell(source, self._spec, self._card.steps)
         except AssayError as error:
             return error
 
@@ -310,6 +444,8 @@ class Template:
         """Return a conversation that is to go through the chat template, or what isn't."""
         if isinstance(source, Text):
             return source.text if self._spec.eos == "keep" else self._with_eos(source.text)
+        if isinstance(source, Conversation) and (refusal := self._left_out(source)):
+            return refusal
         if isinstance(source, Conversation) and truncation != "response_end":
             # Known before a million characters hold up everybody's tokenization.
             characters = len(source.messages[-1]["content"].strip())
@@ -337,10 +473,17 @@ class Template:
             return [error if isinstance(error, AssayError) else self._refusal(error)]
         return texts if self._spec.eos == "keep" else [*map(self._with_eos, texts)]
 
-    def _chat(self, talks: Sequence[Sequence[Message]], *, generation_prompt: bool) -> list[str]:
-        """Put conversations through the card's or the tokenizer's chat template."""
+    def _chat(
+        self,
+        talks: Sequence[Sequence[Message]],
+        *,
+        generation_prompt: bool,
+        names: Mapping[str, str] | None = None,
+    ) -> list[str]:
+        """Put conversations through the card's or the tokenizer's chat template, in its names."""
+        names = self.roles if names is None else names
         texts: list[str] = self._tokenizer.apply_chat_template(
-            [list(messages) for messages in talks],
+            [[_renamed(message, names) for message in messages] for messages in talks],
             chat_template=self._spec.chat,
             tokenize=False,
             add_generation_prompt=generation_prompt,
@@ -595,6 +738,12 @@ class Template:
 class _Pair:
     prompt: str
     response: str
+
+
+def _renamed(message: Message, names: Mapping[str, str]) -> Message:
+    """Return a turn with the template's name of its role."""
+    role = message["role"]
+    return {**message, "role": names[role]} if role in names else message
 
 
 def _stripped(ids: list[int], token: int | None) -> list[int]:

@@ -215,7 +215,7 @@ def _model(checkpoint: repository.Checkpoint, settings: Settings) -> Model:
             max_tokens=limit,
         )
         revision = checkpoint.revision
-        _try(template, checkpoint.card)
+        check(template, checkpoint.card)
     except OSError as error:
         raise CheckpointError(
             f"{checkpoint.folder} can't be read: {error.strerror or error}"
@@ -241,12 +241,14 @@ def sample(card: cards.Card) -> Source:
     return _WARM
 
 
-def _try(template: Template, card: cards.Card) -> None:
-    """Render a sample, which also compiles the chat template, and check where it is read.
+def check(template: Template, card: cards.Card) -> None:
+    """Render a sample, which also compiles the chat template, and check what comes of it.
 
     Raises:
-        CheckpointError: Another token stands there than the card expects.
+        CheckpointError: A turn leaves no trace in it, or it is read at another token than the card
+            expects.
     """
+    template.check(sample(card))
     (rendered,) = template.render_all([sample(card)])
     expected = card.template.expected_read_token
     if expected is None:

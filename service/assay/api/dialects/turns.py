@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from pydantic import BeforeValidator, Discriminator, Field, Tag
 
+from assay import wire
 from assay.api.dialects.contract import Body
 from assay.engine.template import Conversation
 from assay.errors import InvalidField
@@ -72,6 +73,6 @@ def conversation(turns: Sequence[Turn], field: str) -> Conversation:
     Raises:
         InvalidField: The assistant's turn isn't the last.
     """
-    if not turns or turns[-1].role != "assistant":
+    if not turns or turns[-1].role in wire.NO_ANSWERS:
         raise InvalidField(f"'{field}' must end with the assistant turn to score", param=field)
     return Conversation(tuple(turn.message() for turn in turns))
