@@ -123,10 +123,7 @@ async def _inspect(reference: str, settings: Settings) -> None:
 def _show_roles(template: Template) -> None:
     """Print what the chat template calls the roles, where that isn't what everybody calls them."""
     for ours, theirs in template.roles.items():
-        out.print(
-            escape(f"the chat template calls the {ours} '{theirs}' ([template.roles])"),
-            highlight=False,
-        )
+        out.print(f"the chat template calls the {ours} '{theirs}' ([template.roles])")
 
 
 def _show_reading(template: Template, card: Card) -> None:
