@@ -180,7 +180,8 @@ class Options(Request):
     )
     include: list[Include] = Field(
         default_factory=list,
-        description="What else to answer. Attributes and steps come whenever a model has them.",
+        description="What else to answer. Attributes and steps come whenever a model has them; "
+        "asked for where it has none, they are an error.",
     )
     aggregate: Aggregate | None = Field(
         default=None, description="From steps' scores to one; default the card's."

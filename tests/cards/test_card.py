@@ -103,6 +103,49 @@ def test_a_wrong_field_is_named_by_its_path(tmp_path, text, where):
         cards.read(folder)
 
 
+HEADS = "[heads.reward]\nlayers = [{ op = 'linear', weight = 'w' }]\n"
+PAIR = "[template.pair]\ntext = '{a}{b}'\n[preference]\nform = 'pair'\n"
+BILINEAR = "[preference]\nform = 'bilinear'\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("[trunk]\narchitecture = 'LlamaModel'", "'architecture' goes with"),
+        ("[trunk]\nlayout = 'internlm2'\nprefix = 'x.'", "'prefix' goes with"),
+        ("[template]\ngeneration_prompt = true\nturns = {user='', assistant=''}", "has its 'end'"),
+        ("[steps]\nprompt = 'Q: {prompt}'", "'prompt' goes with form = 'separate'"),
+        ("[steps]\nreply = '-'", "'reply' goes with form = 'turns'"),
+        ("[steps]\nform = 'separate'", "at = 'steps' goes with"),
+        ("[read]\nat = 'steps'", "at = 'steps' goes with"),
+        ("[read]\noffset = 1", "'offset' goes with at = 'pattern'"),
+        ("[read]\nwhich = 'all'", "'which' goes with at = 'pattern'"),
+        (
+            "[read]\nat = 'pattern'\npattern = ['a', 'b']\nwhich = 'each'\noffset = 1",
+            "which = 'each' reads all",
+        ),
+        ("[score]\nbias = 1.0", "'bias' goes with"),
+        ("[score]\nrule = 'gated'\nindex = 1", "'index' goes with"),
+        (HEADS + "[heads.other]\nlayers = [{ op = 'normalize' }]", "'other' is read by nothing"),
+        (HEADS + "[heads.gate]\nlayers = [{ op = 'normalize' }]", "'gate' goes with"),
+        (HEADS + "read = { at = 'mean' }", "of all heads alike"),
+        (BILINEAR + "swap = false", "'swap' goes with form = 'pair'"),
+        (BILINEAR + "[score]\ntransform = 'negate'", "leave [score] out"),
+        (PAIR + "temperature = 2.0", "goes with logit = true"),
+        ("[policy]\n[score]\nindex = 1", "leave [score] out"),
+        ("[policy]\n[read]\nat = 'first'", "leave [read] out"),
+        (
+            "[steps]\nform = 'separate'\n[read]\nat = 'steps'\n[template]\nappend = ['x']",
+            "'append' isn't of steps",
+        ),
+    ],
+)
+def test_a_field_that_nothing_would_read_is_refused(tmp_path, text, says):
+    """A card promises what is done: what does nothing in it is named."""
+    with pytest.raises(CheckpointError, match=re.escape(says)):
+        cards.read(written(tmp_path, text))
+
+
 def test_a_card_that_is_not_toml_is_refused(tmp_path):
     """The file is named."""
     with pytest.raises(CheckpointError, match=r"card\.toml is not valid TOML"):

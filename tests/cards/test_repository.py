@@ -193,6 +193,21 @@ def test_a_member_has_the_ensembles_limits_and_its_own_statistics(models):
     assert other.card.statistics is None
 
 
+def test_a_member_is_read_as_its_ensembles_card_says_or_its_own(models):
+    """Tables that say how a score is computed hold for every member without a card of its own."""
+    panel = models / "panel"
+    checkpoint(panel / "one")
+    own = "[score]\ntransform = 'negate'\n"
+    checkpoint(panel / "other", **{"card.toml": own})
+    (panel / "card.toml").write_text(ENSEMBLE + "[trunk]\nattention = 'padded'\n")
+
+    one, other = repository.resolve("panel", models).checkpoints
+
+    assert (one.card.trunk.attention, one.card.score.transform) == ("padded", "identity")
+    assert (other.card.trunk.attention, other.card.score.transform) == (None, "negate")
+    assert [one.card.limits.max_tokens, other.card.limits.max_tokens] == [64, 64]
+
+
 def test_a_missing_member_is_named(models):
     """An ensemble is served whole or not at all."""
     panel = models / "panel"

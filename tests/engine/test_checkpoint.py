@@ -9,7 +9,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from assay.cards.card import Card
-from assay.engine import checkpoint
+from assay.cards.mechanism import Trunk
+from assay.engine import checkpoint, trunk
 from assay.errors import CheckpointError
 from tests.fidelity import checkpoints
 
@@ -159,7 +160,8 @@ def test_loading_holds_no_second_copy_of_the_weights(tmp_path):
 import threading, torch, transformers, re
 from pathlib import Path
 from assay.cards.card import Card
-from assay.engine import checkpoint
+from assay.cards.mechanism import Trunk
+from assay.engine import checkpoint, trunk
 def anonymous():
     return int(re.search(r"RssAnon:\\s+(\\d+)", Path("/proc/self/status").read_text())[1]) * 1024
 import transformers.models.qwen3.modeling_qwen3
@@ -185,3 +187,24 @@ print(peak - before)
     grown = int(result.stdout.split()[-1])
     assert size > 200e6
     assert grown < 1.4 * size
+
+
+@pytest.mark.parametrize("way", ["packed", "padded"])
+def test_a_trunk_runs_the_way_that_its_card_says(folder, way):
+    """By default it runs packed where that equals eager, as it does here."""
+    card = Card(trunk=Trunk(attention=way))
+    loaded = trunk.load(folder, card, device=CPU, dtype=torch.float32)
+
+    loaded.verify()
+
+    assert loaded.forward == way
+
+
+def test_a_trunk_that_cant_run_the_way_that_its_card_says_is_refused(tmp_path):
+    """DeBERTa's attention can't be packed; nothing else is done instead, and the way is named."""
+    folder = checkpoints.make(tmp_path / "deberta", "deberta-v3", vocabulary=300)
+    card = Card(trunk=Trunk(attention="packed"))
+    loaded = trunk.load(folder, card, device=CPU, dtype=torch.float32)
+
+    with pytest.raises(CheckpointError, match=r"trunk\.attention = 'packed'"):
+        loaded.verify()

@@ -132,6 +132,8 @@ def test_models_name_their_attributes(families: Server) -> None:
         ("odin", {"attributes": {"quality": 1}, "normalize": True}, "one of the two", "normalize"),
         ("odin", {"normalize": True}, "no stored mean", "normalize"),
         ("odin", {"aggregate": "min"}, "scores no steps", "aggregate"),
+        ("tiny", {"include": ["attributes"]}, "'tiny' has no attributes", "include"),
+        ("odin", {"include": ["attributes", "steps"]}, "'odin' has no steps", "include"),
     ],
 )
 def test_what_attributes_cant_give_is_refused(

@@ -25,9 +25,11 @@ from assay.cards.mechanism import (
 from assay.errors import CheckpointError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
 FILE_NAME = "card.toml"
+_NOT_A_POLICYS = ("read", "steps", "preference", "score")
 
 
 class Moments(Table):
@@ -151,7 +153,47 @@ class Card(Table):
         preference, pair = self.preference, self.template.pair
         if preference is not None and preference.form == "pair" and pair is None:
             raise ValueError("preference: form 'pair' needs [template.pair]")
+        if idle := next(iter(self._idle()), None):
+            raise ValueError(idle)
         return self
+
+    def _idle(self) -> Iterator[str]:
+        """Yield a sentence for each table or field that nothing would read in such a card."""
+        if self.policy is not None:
+            yield from (
+                f"policy: it is read at each token of the response; leave [{name}] out"
+                for name in _NOT_A_POLICYS
+                if name in self.model_fields_set
+            )
+        if self.trunk.architecture and not self.heads and self.policy is None:
+            yield "trunk: 'architecture' goes with [heads] or [policy]; else config.json names it"
+        yield from (
+            f"heads: '{name}' is read by nothing; they are 'reward' and 'gate'"
+            for name in self.heads.keys() - {"reward", "gate"}
+        )
+        is_bilinear = self.preference is not None and self.preference.form == "bilinear"
+        if "gate" in self.heads and self.score.rule != "gated" and not is_bilinear:
+            yield "heads: 'gate' goes with [score] rule = 'gated', or with a bilinear preference"
+        if (
+            self.preference is not None
+            and (is_bilinear or self.preference.logit)
+            and self.score != Score()
+        ):
+            yield "score: the preference is computed from the heads' numbers; leave [score] out"
+        yield from self._misplaced()
+
+    def _misplaced(self) -> Iterator[str]:
+        """Yield a sentence for each reading that doesn't go with the heads or the steps."""
+        own = [head.read.at for head in self.heads.values() if head.read is not None]
+        if any(at in ("mean", "steps") for at in own):
+            yield "heads: 'mean' and 'steps' are of all heads alike; put it into [read]"
+        if own and self.read is not None and self.read.at in ("mean", "steps"):
+            yield f"read: '{self.read.at}' is of all heads alike; leave the heads' own 'read' out"
+        is_separate = self.steps is not None and self.steps.form == "separate"
+        if is_separate != (self.read is not None and self.read.at == "steps"):
+            yield "read: at = 'steps' goes with [steps] form = 'separate', and the other way"
+        if is_separate and (idle := self.template.says("append", "eos", "chat", "turns")):
+            yield f"template: '{idle}' isn't of steps that are tokenized each alone"
 
 
 def read(folder: Path) -> Card:

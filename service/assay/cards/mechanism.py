@@ -22,6 +22,14 @@ class Table(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
+    def says(self, *names: str) -> str | None:
+        """Return the first of some fields that isn't at its default, or None.
+
+        For fields that do nothing in some cards: such a card would promise what isn't so.
+        """
+        fields = type(self).model_fields
+        return next((one for one in names if getattr(self, one) != fields[one].default), None)
+
 
 # --- trunk ----------------------------------------------------------------------------------
 
@@ -54,6 +62,12 @@ class Trunk(Table):
     dtype: Literal["float32", "bfloat16", "float16"] | None = Field(
         default=None, description="What it runs in on a GPU; default: as the files have it."
     )
+
+    @model_validator(mode="after")
+    def _is_of_its_layout(self) -> Self:
+        if self.layout != "transformers" and (idle := self.says("architecture", "prefix")):
+            raise ValueError(f"'{idle}' goes with layout = 'transformers'")
+        return self
 
 
 # --- template -------------------------------------------------------------------------------
@@ -133,6 +147,8 @@ class Template(Table):
     def _has_one_form(self) -> Self:
         if self.chat is not None and self.turns is not None:
             raise ValueError("give either 'chat' or 'turns'")
+        if self.turns is not None and self.generation_prompt:
+            raise ValueError("'generation_prompt' is a chat template's; 'turns' has its 'end'")
         return self
 
 
@@ -162,6 +178,14 @@ class Steps(Table):
         default=0.5, description="The first step whose score is below counts as the first error."
     )
 
+    @model_validator(mode="after")
+    def _is_of_its_form(self) -> Self:
+        if self.form != "separate" and self.says("prompt"):
+            raise ValueError("'prompt' goes with form = 'separate'")
+        if self.form != "turns" and self.says("reply"):
+            raise ValueError("'reply' goes with form = 'turns'")
+        return self
+
 
 # --- reading --------------------------------------------------------------------------------
 
@@ -190,6 +214,10 @@ class Read(Table):
             raise ValueError("'pattern' goes with at = 'pattern'")
         if self.pattern and self.offset >= len(self.pattern):
             raise ValueError("'offset' counts a token of 'pattern', from 0")
+        if not self.pattern and (idle := self.says("offset", "which")):
+            raise ValueError(f"'{idle}' goes with at = 'pattern'")
+        if self.which == "each" and self.offset:
+            raise ValueError("'offset' counts within a pattern, and which = 'each' reads all of it")
         return self
 
     @property
@@ -342,6 +370,10 @@ class Score(Table):
             raise ValueError("'weights' goes with rule = 'weighted'")
         if unknown := self.weights.keys() - set(self.outputs):
             raise ValueError(f"'weights' names {sorted(unknown)}, which 'outputs' doesn't")
+        if self.bias and self.rule != "weighted":
+            raise ValueError("'bias' goes with rule = 'weighted'")
+        if self.index and self.rule not in ("index", "softmax"):
+            raise ValueError("'index' goes with rule = 'index' or 'softmax'")
         return self
 
 
@@ -358,7 +390,17 @@ class Preference(Table):
     form: Literal["pair", "bilinear"]
     logit: bool = False
     swap: bool = Field(default=True, description="Of 'pair': both orders are averaged.")
-    temperature: float = Field(default=1.0, gt=0)
+    temperature: float = Field(
+        default=1.0, gt=0, description="Of 'bilinear', and of 'pair' with `logit`."
+    )
+
+    @model_validator(mode="after")
+    def _is_of_its_form(self) -> Self:
+        if self.form == "bilinear" and (idle := self.says("logit", "swap")):
+            raise ValueError(f"'{idle}' goes with form = 'pair'")
+        if self.form == "pair" and not self.logit and self.says("temperature"):
+            raise ValueError("'temperature' divides a logit: it goes with logit = true")
+        return self
 
 
 class Policy(Table):

@@ -126,7 +126,7 @@ def resolve(
     if card.ensemble is None:
         return Source(name, card, (checkpoint(found),))
     members = tuple(
-        _checkpoint(f"{name}/{member}", folder / member, _member_card(card, member))
+        _checkpoint(f"{name}/{member}", folder / member, _member_card(card, folder / member))
         for member in card.ensemble.members
     )
     return Source(name, card, members)
@@ -324,11 +324,19 @@ def _fetch(reference: str, *more_files: str) -> Path:
         ) from error
 
 
-def _member_card(card: cards.Card, member: str) -> cards.Card:
-    """Return a member's card: the ensemble's limits with the member's own statistics."""
-    moments = card.statistics.members.get(member) if card.statistics else None
+def _member_card(card: cards.Card, folder: Path) -> cards.Card:
+    """Return a member's card: its own, or else how the ensemble's says that members are read.
+
+    Limits are the ensemble's where the member states none, statistics the member's own.
+    """
+    moments = card.statistics.members.get(folder.name) if card.statistics else None
     statistics = cards.Statistics(mean=moments.mean, std=moments.std) if moments else None
-    return cards.Card(summary=card.summary, limits=card.limits, statistics=statistics)
+    own = cards.read(folder)
+    if not own.model_fields_set:
+        said = {name: getattr(card, name) for name in _DECIDING if name in card.model_fields_set}
+        own = cards.Card(summary=card.summary, **said)
+    limits = own.limits if "limits" in own.model_fields_set else card.limits
+    return own.model_copy(update={"limits": limits, "statistics": statistics or own.statistics})
 
 
 def _policy(name: str, folder: Path, card: cards.Card) -> tuple[Checkpoint, ...]:

@@ -153,6 +153,10 @@ def load(folder: Path, card: Card, *, device: torch.device, dtype: torch.dtype |
         raise CheckpointError(
             f"{folder} runs by its own code; its card can't have [read], [steps] or [preference]"
         )
+    if card.trunk.attention == "packed":
+        raise CheckpointError(
+            f"{folder} runs by its own code, which is never packed; leave out trunk.attention"
+        )
     model = checkpoint.load_by_own_code(folder, card, device=device, dtype=dtype)
     return Foreign(model, max(1, len(card.score.outputs)))
 

@@ -51,7 +51,14 @@ _TOLERANCE_OF_ITSELF = 1e-5  # in float32, between a trunk and the same one run 
 class Trunk:
     """A loaded model with the path that computes it."""
 
-    def __init__(self, model: transformers.PreTrainedModel, readout: Readout) -> None:
+    def __init__(
+        self,
+        model: transformers.PreTrainedModel,
+        readout: Readout,
+        *,
+        wanted: Forward | None = None,
+    ) -> None:
+        """Take a model and its readout; `wanted` is the only way it may run, if the card says."""
         self.model = model
         self.device = model.device
         self.dtype = model.base_model.dtype
@@ -62,6 +69,7 @@ class Trunk:
         self.pages: Pages | None = None  # what stays on the device between batches
         self.is_compiled = False
         self._obstacle = ""
+        self._wanted = wanted
         self.parameters = sum(parameter.numel() for parameter in model.parameters())
         self._first_position = _first_position(model)
 
@@ -131,7 +139,7 @@ class Trunk:
         if self.device.type == "cpu":
             compilation.prepack(self.model.base_model)
         gaps: dict[str, float] = {}
-        for attention in (*interface.names(self.device, self.dtype, compiled=compiled), "eager"):
+        for attention in self._attentions(compiled=compiled):
             self.forward = "padded" if attention == "eager" else "packed"
             self.attention = attention
             gaps[attention] = self._gap(Forest.unshared(sample), expected)
@@ -139,6 +147,11 @@ class Trunk:
                 break
         else:
             tried = ", ".join(f"{name} by {gap:.2g}" for name, gap in gaps.items())
+            if self._wanted is not None:
+                raise CheckpointError(
+                    f"{type(self.model).__name__} can't run as the card's trunk.attention = "
+                    f"'{self._wanted}' says ({tried}); leave it out, and what can is chosen"
+                )
             raise CheckpointError(
                 f"{type(self.model).__name__}: scores differ from the model's own forward pass "
                 f"({tried}); this architecture can't be served correctly yet"
@@ -147,6 +160,12 @@ class Trunk:
             bound = gaps[self.attention] + self._tolerance_of_itself(expected)
             self.shares_prefixes = self._gap(_shared(sample), expected) <= bound
             self.shares_prefixes &= self.readout.head.joined == 1
+
+    def _attentions(self, *, compiled: bool) -> list[str]:
+        """Return the ways to try, the fastest first: packed ones, then padded, as the card says."""
+        packed = interface.names(self.device, self.dtype, compiled=compiled)
+        both = {"packed": packed, "padded": ["eager"]}
+        return [*packed, "eager"] if self._wanted is None else both[self._wanted]
 
     @torch.inference_mode()
     def compile(self) -> None:
@@ -342,7 +361,9 @@ def load(
     base: Path | None = None,
 ) -> Trunk:
     """Return a checkpoint's trunk and heads, not yet verified; `base` is that of an adapter."""
-    return Trunk(*checkpoint.load(folder, card or Card(), device=device, dtype=dtype, base=base))
+    card = card or Card()
+    model, readout = checkpoint.load(folder, card, device=device, dtype=dtype, base=base)
+    return Trunk(model, readout, wanted=card.trunk.attention)
 
 
 def _shared(sample: Sequence[np.ndarray]) -> Forest:

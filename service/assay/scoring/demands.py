@@ -20,6 +20,7 @@ def check(target: Target, options: wire.Options) -> None:
     Raises:
         InvalidField: One does; the message says what it is for.
     """
+    _check_include(target, options)
     if meaning.only_compares(target):
         _check_comparing(target, options)
         return
@@ -33,6 +34,19 @@ def check(target: Target, options: wire.Options) -> None:
         )
     if isinstance(options, wire.BestOfNRequest):
         _check_rule(target, options)
+
+
+def _check_include(target: Target, options: wire.Options) -> None:
+    """Refuse to include what the answer can't have: the request would get less than it asked."""
+    is_score = isinstance(options, wire.ScoreRequest)
+    has = {
+        "attributes": is_score and bool(meaning.attributes(target)),
+        "steps": is_score and meaning.scores_steps(target),
+    }
+    for name in options.include:
+        if not has.get(name, True):
+            whose = f"'{target.name}' has" if is_score else "answers of this route have"
+            raise InvalidField(f"{whose} no {name}; leave it out of 'include'", param="include")
 
 
 def _check_comparing(target: Target, options: wire.Options) -> None:
