@@ -11,6 +11,7 @@ AssayError
 │   ├── BodyTooSlow           408 the body took longer than its size allows
 │   ├── ChangeRefused         409 what is to be served can't be
 │   ├── BodyTooLarge          413 more bytes than `max_body_bytes`, or too many items
+│   ├── UnsupportedMedia      415 the body is in a coding or charset that isn't taken
 │   ├── InvalidField          422 a field is unknown, missing or wrong
 │   ├── TemplateRefused       422 the chat template rejects the conversation
 │   ├── EmptyItem             422 nothing left to score after tokenization
@@ -144,6 +145,13 @@ class BodyTooLarge(RequestError):
 
     code = "body_too_large"
     status = 413
+
+
+class UnsupportedMedia(RequestError):
+    """The body is in a content coding or a charset that isn't taken."""
+
+    code = "unsupported_media"
+    status = 415
 
 
 class InvalidField(RequestError):

@@ -180,8 +180,8 @@ class Options(Request):
     )
     include: list[Include] = Field(
         default_factory=list,
-        description="What else to answer. Attributes and steps come whenever a model has them; "
-        "asked for where it has none, they are an error.",
+        description="What else to answer of each response. `/score` has attributes and steps of "
+        "every model that gives them, the other routes where they are asked for.",
     )
     aggregate: Aggregate | None = Field(
         default=None, description="From steps' scores to one; default the card's."
@@ -446,7 +446,7 @@ class ScoreAnswer(Envelope):
 
 
 class CompareEntry(Entry):
-    """One comparison.
+    """One comparison; what `include` adds is a list with an element for each response.
 
     For two responses `margin` is r_0 − r_1 and `probability` P(0 ≻ 1); for more, both compare the
     first of `ranking` with the second. A model that only compares gives no margin, and as scores
@@ -462,6 +462,11 @@ class CompareEntry(Entry):
     undecided: bool | None = None
     ranking: list[int] | None = Field(default=None, exclude_if=_absent)
     probabilities: list[list[float]] | None = Field(default=None, exclude_if=_absent)
+    members: list[dict[str, float]] | None = Field(default=None, exclude_if=_absent)
+    attributes: list[dict[str, float]] | None = Field(default=None, exclude_if=_absent)
+    steps: list[list[float]] | None = Field(default=None, exclude_if=_absent)
+    first_error: list[int | None] | None = Field(default=None, exclude_if=_absent)
+    tokens: list[list[int]] | None = Field(default=None, exclude_if=_absent)
     n_tokens: list[int] = []
     truncated: list[bool] = []
 
@@ -484,12 +489,17 @@ class Candidate(Answer):
 
 
 class Ranked(Answer):
-    """One response's place."""
+    """One response's place, and what `include` adds to it."""
 
     index: int
     score: float
     std: float | None = None
     selection_score: float
+    members: dict[str, float] | None = Field(default=None, exclude_if=_absent)
+    attributes: dict[str, float] | None = Field(default=None, exclude_if=_absent)
+    steps: list[float] | None = Field(default=None, exclude_if=_absent)
+    first_error: int | None = Field(default=None, exclude_if=_absent)
+    tokens: list[int] | None = Field(default=None, exclude_if=_absent)
 
 
 class BestOfNEntry(Entry):
@@ -594,6 +604,10 @@ class ModelToLoad(ModelReference):
     name: str | None = Field(
         default=None, min_length=1, max_length=256, description="Under which name to serve it."
     )
+
+
+class Reload(Request):
+    """`POST /admin/reload`: an empty object, or no body at all; everything is read again."""
 
 
 class ModelList(Answer):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import math
 from typing import TYPE_CHECKING, Any
@@ -144,6 +145,25 @@ def lists(request: pytest.FixtureRequest) -> Case:
     """Each contract that takes lists."""
     one: Case = request.param
     return one
+
+
+def test_an_encoded_body_is_answered_as_a_plain_one(wide: Server, case: Case) -> None:
+    """In gzip, with a byte-order mark where it is JSON; another coding or charset is a 415."""
+    body, mark = case.body(few(case)), b"" if case.is_packed else b"\xef\xbb\xbf"
+    raw = msgspec.msgpack.encode(body) if case.is_packed else mark + json.dumps(body).encode()
+    sent = {"content-encoding": "gzip"}
+
+    answer = wide.http.post(case.path, content=gzip.compress(raw), headers=sent)
+    half = wide.http.post(case.path, content=gzip.compress(raw)[:-9], headers=sent)
+    refused = [
+        wide.http.post(case.path, content=raw, headers=headers)
+        for headers in ({"content-encoding": "zstd"}, {"content-type": "a/b; charset=utf-16"})
+    ]
+
+    assert case.read(answer) == case.scores(wide, few(case))
+    assert (half.status_code, "ends before its gzip" in half.text) == (400, True)
+    assert [one.status_code for one in refused] == [415, 415]
+    assert refused[0].headers["accept-encoding"] == "gzip, deflate"
 
 
 def test_every_contract_is_here() -> None:

@@ -79,6 +79,19 @@ def workers(server: Server) -> list[psutil.Process]:
     return [one for one in children if "assay.engine.worker" in one.cmdline()]
 
 
+def test_a_reload_takes_no_options(server: Server) -> None:
+    """They would do nothing: which models are read again can't be chosen, nor in the URL."""
+    for body, query, param in (
+        ({"model": "judge"}, "", "model"),
+        ({"models": ["judge"]}, "", "models"),
+        ([], "", None),
+        ({}, "?model=judge", "model"),
+    ):
+        answer = server.http.post(f"/admin/reload{query}", json=body, headers=ADMIN)
+        assert answer.status_code == 422, answer.text
+        assert answer.json()["error"].get("param") == param
+
+
 def test_who_waits_is_answered_by_the_revision_that_was_asked(server: Server, judge: Path) -> None:
     """Newcomers get the new one meanwhile; the old device process ends with its last answer."""
     old = told(server.score(inputs=[PAIR]))

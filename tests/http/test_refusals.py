@@ -65,7 +65,6 @@ CASES = [
     malformed("something behind the body", '{"prompt": "zzz-secret", "response": "b"} more'),
     malformed("single quotes", "{'prompt': 'zzz-secret'}"),
     malformed("bytes that aren't UTF-8", b'{"prompt": "zzz-secret \xff", "response": "b"}'),
-    malformed("a byte order mark", b'\xef\xbb\xbf{"prompt": "zzz-secret", "response": "b"}'),
     malformed("a lone high surrogate", '{"prompt": "zzz-secret \\ud83d", "response": "b"}'),
     malformed("a lone low surrogate", '{"prompt": "zzz-secret \\udc00", "response": "b"}'),
     malformed("100,000 open brackets", "[" * 100_000),
@@ -162,6 +161,15 @@ CASES = [
     ),
     Case("an unknown field", {**SAID, "temprature": 1}, "unknown field", "temprature"),
     Case("an item's unknown field", item(**SAID, txt=""), "unknown field", "inputs[1].txt"),
+    Case("items", {"items": [SAID]}, "did you mean 'inputs'?", "items"),
+    Case("a word of others", item(question=SECRET), "mean 'prompt'?", "inputs[1].question"),
+    Case(
+        "completions to pick from",
+        {"prompt": SECRET, "completions": [SECRET]},
+        "mean 'responses'?",
+        "completions",
+        route="/best-of-n",
+    ),
     Case("a misspelt field", {**SAID, "modle": "x"}, "did you mean 'model'?", "modle"),
     Case("an item's misspelt field", item(**SAID, txt=""), "mean 'text'?", "inputs[1].txt"),
     Case(

@@ -131,7 +131,9 @@ def test_a_member_asked_by_name_answers_as_within_the_ensemble(starter: Server) 
         alone = entries(starter, FORMS, model=f"starter/{member}", include=["members"])
         assert [entry["score"] for entry in alone] == [scores[member] for scores in within]
         assert all(entry["uncertainty"] is None for entry in alone)
-        assert all("members" not in entry for entry in alone)
+        assert [entry["members"] for entry in alone] == [
+            {f"starter/{member}": entry["score"]} for entry in alone
+        ]
 
 
 def test_tokens_are_shown_on_request(starter: Server) -> None:

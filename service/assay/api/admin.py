@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from assay.scoring.service import Service
 
-BODIES = (wire.ModelReference, wire.ModelToLoad)
+BODIES = (wire.ModelReference, wire.ModelToLoad, wire.Reload)
 
 router = APIRouter(prefix="/admin")
 logger = logging.getLogger("assay.audit")
@@ -44,9 +44,10 @@ async def unload(request: Request) -> wire.ModelList:
     return await _changed(request, _service(request).unload(wanted.model), wanted.model)
 
 
-@router.post("/reload")
+@router.post("/reload", openapi_extra=takes(wire.Reload, is_required=False))
 async def reload(request: Request) -> wire.ModelList:
     """Read everything that is served again: weights, cards, tokenizers."""
+    await body_of(request, wire.Reload, empty=b"{}")
     return await _changed(request, _service(request).reload())
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -11,7 +12,7 @@ from pydantic import ValidationError
 from assay import wire
 from assay.api import problems
 from assay.api.piecemeal import Parser
-from assay.errors import BodyTooLarge, MalformedBody
+from assay.errors import BodyTooLarge, InvalidField, MalformedBody, UnsupportedMedia, shown
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -24,6 +25,13 @@ MOST_WHOLE_BYTES = 262_144  # some milliseconds of one call, whatever is in them
 MOST_OPAQUE_BYTES = 16 * 1024**2  # of what can't be parsed as it comes
 _PARSED_ON_THE_LOOP_BYTES = 16_384
 _JSON_BEGINS = {b"{", b"[", b""}
+_BYTE_ORDER_MARK = b"\xef\xbb\xbf"  # UTF-8's; it marks nothing
+# What begins as a body does that isn't UTF-8, or in a coding of which nothing was said.
+_UNSAID = (
+    (re.compile(rb"\xff\xfe|\xfe\xff|\x00|[^\x80-\xff]\x00"), "UTF-16 or UTF-32; send UTF-8"),
+    (re.compile(rb"\x1f\x8b"), "gzip; say so with 'Content-Encoding: gzip'"),
+    (re.compile(rb"\x28\xb5\x2f\xfd"), "zstd, which isn't taken; send gzip, or plain JSON"),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +62,7 @@ async def read(request: Request) -> Body:
 
     Raises:
         BodyTooLarge: It has more than one request may bring.
+        UnsupportedMedia: It is in a coding or charset that isn't taken.
         ClientDisconnect: The caller left before it was whole.
     """
     known: Body | None = getattr(request.state, "body", None)
@@ -62,15 +71,22 @@ async def read(request: Request) -> Body:
     return known
 
 
-async def body_of(request: Request, kind: type[RequestT]) -> RequestT:
-    """Read and validate the body of a native route.
+async def body_of(request: Request, kind: type[RequestT], *, empty: bytes = b"") -> RequestT:
+    """Read and validate the body of a native route; `empty` stands for one without a byte.
 
     Raises:
         MalformedBody: It isn't JSON.
         BodyTooLarge: It has more than one request may bring.
-        InvalidField: A field is wrong.
+        InvalidField: A field is wrong, or one stands in the URL.
     """
     body = await read(request)
+    if body.raw == b"":
+        body = Body(empty)
+    for name in request.query_params:
+        raise InvalidField(
+            f"this route takes no query parameter '{shown(name)}'; options are fields of the body",
+            param=shown(name),
+        )
     try:
         return await body.parsed(kind.model_validate_json, kind.model_validate)
     except ValidationError as error:
@@ -81,12 +97,12 @@ async def _received(request: Request) -> Body:
     chunks = request.stream()
     try:
         return await _taken(chunks)
-    except (BodyTooLarge, MalformedBody) as error:
+    except (BodyTooLarge, MalformedBody, UnsupportedMedia) as error:
         async for _ in chunks:  # who still sends when the connection ends never sees the answer
             pass
-        if isinstance(error, BodyTooLarge):
-            raise
-        return Body(None, error=error)
+        if isinstance(error, MalformedBody):
+            return Body(None, error=error)
+        raise
 
 
 async def _taken(chunks: AsyncIterator[bytes]) -> Body:
@@ -96,6 +112,8 @@ async def _taken(chunks: AsyncIterator[bytes]) -> Body:
         buffer += chunk
         if len(buffer) <= MOST_WHOLE_BYTES:
             continue
+        if parser is None:
+            buffer = _said(buffer)
         if parser is None and bytes(buffer.lstrip()[:1]) in _JSON_BEGINS:
             parser = Parser()
         if parser is not None:
@@ -104,6 +122,18 @@ async def _taken(chunks: AsyncIterator[bytes]) -> Body:
         elif len(buffer) > MOST_OPAQUE_BYTES:
             raise BodyTooLarge(f"what isn't JSON may have {MOST_OPAQUE_BYTES} bytes")
     if parser is None:
-        return Body(bytes(buffer))
+        return Body(bytes(_said(buffer)))
     await asyncio.to_thread(parser.feed, bytes(buffer))
     return Body(None, await asyncio.to_thread(parser.end))
+
+
+def _said(buffer: bytearray) -> bytearray:
+    """Return what begins a body without its byte-order mark.
+
+    Raises:
+        UnsupportedMedia: It can't be read as what its headers say.
+    """
+    for begin, what in _UNSAID:
+        if begin.match(buffer):
+            raise UnsupportedMedia(f"the body is {what}")
+    return buffer.removeprefix(_BYTE_ORDER_MARK)

@@ -14,7 +14,7 @@ import traceback
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
-from assay.api import problems
+from assay.api import coding, problems
 from assay.api.exchange import STOPPED
 from assay.api.keys import OPEN_ROUTES
 from assay.errors import AssayError, BodyTooLarge, BodyTooSlow, Draining, InternalError
@@ -46,6 +46,12 @@ _SAFE_HEADERS = [
 ]
 _SLOWEST_BYTES_PER_S = 16_384
 _SAFE_ID = re.compile(r"[\x21-\x7e]{1,128}")
+
+
+def unslash(scope: Scope) -> None:
+    """Take the slashes from a path's end: `/score/` is `/score`, and no redirect loses a body."""
+    if scope["path"].endswith("/"):
+        scope["path"] = scope["path"].rstrip("/") or "/"
 
 
 class Frame:
@@ -88,6 +94,7 @@ class Frame:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
+        unslash(scope)
         headers = dict(scope["headers"])  # ASGI has their names in lower case
         request_id = _request_id(headers.get(b"x-request-id"))
         state = scope.setdefault("state", {})
@@ -111,7 +118,7 @@ class Frame:
 
         try:
             self._check(scope, headers)
-            await self._app(scope, self._limited(receive), send_framed)
+            await self._app(scope, self._received(scope, receive), send_framed)
         except asyncio.CancelledError:  # the drain is over
             if status:
                 return
@@ -146,9 +153,18 @@ class Frame:
         name = self._keys.check(scope["path"], headers)
         scope["state"]["caller"] = name
         caller.NAME.set(name or "")
+        coding.check_charset(headers.get(b"content-type", b""))
         length = headers.get(b"content-length", b"0")
         if length.isdigit() and int(length) > self._max_body_bytes:
             raise self._too_large()
+
+    def _received(self, scope: Scope, receive: Receive) -> Receive:
+        """Return what receives the body as it was before it was encoded."""
+        limited = self._limited(receive)
+        names = coding.codings(scope["headers"])
+        if not names:
+            return limited
+        return coding.Decoded(limited, names, self._max_body_bytes).receive
 
     def _limited(self, receive: Receive) -> Receive:
         """Bound the body while it is read: its bytes, and the time that these may take."""

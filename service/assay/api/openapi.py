@@ -34,6 +34,7 @@ _WITH_BODY = (
     errors.MalformedBody,
     errors.BodyTooSlow,
     errors.BodyTooLarge,
+    errors.UnsupportedMedia,
     errors.InvalidField,
     errors.TemplateRefused,
     errors.EmptyItem,
@@ -48,10 +49,10 @@ _OF_CONTRACTS = (*_WITH_BODY, errors.Unanswerable)
 _OF_CHANGES = (*_WITH_BODY, errors.ChangeRefused)
 
 
-def takes(model: type[BaseModel]) -> dict[str, object]:
+def takes(model: type[BaseModel], *, is_required: bool = True) -> dict[str, object]:
     """Return the words for a route that takes a body of this model; `document` adds its schema."""
     reference = {"$ref": _REFERENCES.format(model=model.__name__)}
-    return {"requestBody": {"required": True, "content": {_JSON: {"schema": reference}}}}
+    return {"requestBody": {"required": is_required, "content": {_JSON: {"schema": reference}}}}
 
 
 def document(app: FastAPI, native: Iterable[type[BaseModel]]) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
 from assay import wire
+from assay.api import coding
 from assay.errors import (
     AssayError,
     InvalidField,
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 
 REVISION = "x-assay-revision"
 MOST_ERRORS = 1_000  # that are looked at for the most telling
+_SURELY = 0.8  # so much alike are a name and one that is misspelt
 _FORMS = {"as-text", "as-messages", "as-pair", "as-batch", "as-predict", "as-rerank"}
 _INSIDE: dict[int | str, type[wire.Request]] = {
     "comparisons": wire.Comparison,
@@ -41,6 +43,22 @@ _INSIDE: dict[int | str, type[wire.Request]] = {
     "inputs": wire.Item,
     "messages": wire.Message,
     "prompt": wire.Message,
+}
+# What fields of ours are called elsewhere, where their names aren't alike.
+_ELSEWHERE = {
+    **dict.fromkeys(("items", "pairs", "samples", "instances", "data", "texts"), "inputs"),
+    **dict.fromkeys(("candidates", "completions", "outputs", "answers", "documents"), "responses"),
+    **dict.fromkeys(("completion", "output", "answer", "document"), "response"),
+    **dict.fromkeys(("query", "question", "instruction", "input"), "prompt"),
+    **dict.fromkeys(("conversation", "conversations", "chat", "turns"), "messages"),
+    **dict.fromkeys(("ids", "tokens", "token_ids", "prompt_token_ids"), "input_ids"),
+    **dict.fromkeys(("k", "n", "top_n"), "top_k"),
+    **dict.fromkeys(("lambda", "coefficient"), "penalty"),
+    **dict.fromkeys(("timeout", "timeout_ms", "deadline"), "deadline_ms"),
+    **dict.fromkeys(("weights", "weight"), "attributes"),
+    **dict.fromkeys(("strategy", "method"), "rule"),
+    "margin": "tie_margin",
+    "raw_scores": "activation",
 }
 _HTTP: dict[int, type[AssayError]] = {404: UnknownRoute, 405: MethodNotAllowed}
 
@@ -79,6 +97,8 @@ def headers(error: AssayError) -> dict[str, str]:
     found = {} if error.revision is None else {REVISION: error.revision}
     if error.retry_after_s is not None:
         return found | {"Retry-After": str(max(1, math.ceil(error.retry_after_s)))}
+    if error.param == "content-encoding":
+        return found | {"Accept-Encoding": ", ".join(coding.KNOWN)}
     return found | ({"WWW-Authenticate": "Bearer"} if error.status == 401 else {})
 
 
@@ -118,7 +138,10 @@ def _nearest(location: tuple[int | str, ...], kind: type[wire.Request]) -> str |
     """Return the field of that place whose name is most like the one that was given."""
     names = [part for part in location[:-1] if part in _INSIDE]
     fields = (_INSIDE[names[-1]] if names else kind).model_fields
-    return next(iter(get_close_matches(str(location[-1]), fields, n=1)), None)
+    given = str(location[-1])
+    near = get_close_matches(given, fields, n=1, cutoff=_SURELY)
+    known = [_ELSEWHERE[given]] if _ELSEWHERE.get(given) in fields else []
+    return next(iter([*near, *known, *get_close_matches(given, fields, n=1)]), None)
 
 
 def path_of(location: tuple[int | str, ...]) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from assay.api.frame import QUIET_ROUTES
+from assay.api.frame import QUIET_ROUTES, unslash
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -32,6 +32,8 @@ class Traced:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one request."""
+        if scope["type"] == "http":
+            unslash(scope)
         if scope["type"] != "http" or scope["path"] in QUIET_ROUTES:
             await self._app(scope, receive, send)
             return

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from assay import wire
 from assay.errors import AssayError
@@ -103,17 +103,17 @@ def _entry(call: Call, index: int, item: wire.Item, judged: Judged) -> wire.Scor
     """Return one item's part of the answer."""
     rewards, verdict = judged.rewards, judged.verdict
     several = call.target.is_ensemble and rewards
-    wanted = call.options.include
+    given = {
+        "attributes": dict(verdict.attributes) if verdict.attributes else None,
+        "steps": list(verdict.steps) if verdict.steps is not None else None,
+        "first_error": verdict.first_error,
+    }
     return wire.ScoreEntry(
         index=index,
         id=item.id,
         score=call.shown(ensemble.mean(rewards)) if rewards else None,
         uncertainty=_uncertainty(rewards) if several else None,
-        members=_members(call, verdict) if verdict.members and "members" in wanted else None,
-        attributes=dict(verdict.attributes) if verdict.attributes else None,
-        steps=list(verdict.steps) if verdict.steps is not None else None,
-        first_error=verdict.first_error,
-        tokens=judged.scored.ids.tolist() if judged.scored and "tokens" in wanted else None,
+        **{**given, **_included(call, judged)},
         n_tokens=judged.n_tokens,
         truncated=judged.truncated,
         error=_item_error(judged.error),
@@ -184,6 +184,7 @@ def _comparison(
         undecided=outcome.undecided,
         ranking=outcome.ranking if several else None,
         probabilities=outcome.probabilities if several else None,
+        **_listed([_included(call, item) for item in items]),
         n_tokens=[item.n_tokens for item in items],
         truncated=[item.truncated for item in items],
     )
@@ -212,6 +213,7 @@ def _best(
                 score=call.shown(chosen.scores[i]),
                 std=chosen.stds[i] if chosen.stds else None,
                 selection_score=chosen.selection_scores[i],
+                **_included(call, items[i]),
             )
             for i in chosen.ranking
         ],
@@ -246,9 +248,36 @@ def _by_member(items: Sequence[Judged]) -> list[list[float]]:
     return [list(row) for row in zip(*(item.rewards for item in items), strict=True)]
 
 
-def _members(call: Call, verdict: Verdict) -> dict[str, float]:
+def _included(call: Call, judged: Judged) -> dict[str, Any]:
+    """Return what `include` asks of one item, by field; nothing of one that has no score."""
+    wanted, verdict = call.options.include, judged.verdict
+    found: dict[str, Any] = {}
+    if judged.error is not None:
+        return found
+    if "members" in wanted:
+        found["members"] = _members(call, verdict)
+    if "attributes" in wanted:
+        found["attributes"] = dict(verdict.attributes)
+    if "steps" in wanted:
+        found["steps"] = list(verdict.steps or ())
+    if "steps" in wanted or call.options.threshold is not None:
+        found["first_error"] = verdict.first_error
+    if "tokens" in wanted and judged.scored is not None:
+        found["tokens"] = judged.scored.ids.tolist()
+    return found
+
+
+def _listed(included: Sequence[dict[str, Any]]) -> dict[str, list[Any]]:
+    """Return what each response has, as a list by field."""
+    return {name: [one[name] for one in included] for name in included[0]}
+
+
+def _members(call: Call, verdict: Verdict) -> dict[str, float] | None:
+    """Return each member's reward; one model's own."""
     labels = map(call.target.member_label, call.target.members)
-    return {name: call.shown(one) for name, one in zip(labels, verdict.members, strict=True)}
+    rewards = verdict.members or verdict.rewards
+    named = zip(labels, rewards, strict=True) if rewards else ()
+    return {name: call.shown(one) for name, one in named} or None
 
 
 def _uncertainty(rewards: Sequence[float]) -> wire.Uncertainty:

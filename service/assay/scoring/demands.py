@@ -6,12 +6,11 @@ from typing import TYPE_CHECKING
 
 from assay import wire
 from assay.errors import InvalidField, shown
+from assay.reward.selection import DEFAULT_PENALTY
 from assay.scoring import meaning
 
 if TYPE_CHECKING:
     from assay.scoring.targets import Target
-
-_NEEDS_MEMBERS = ("lower_bound", "variance_penalty")
 
 
 def check(target: Target, options: wire.Options) -> None:
@@ -20,12 +19,14 @@ def check(target: Target, options: wire.Options) -> None:
     Raises:
         InvalidField: One does; the message says what it is for.
     """
-    _check_include(target, options)
+    if isinstance(options, wire.BestOfNRequest):
+        _check_penalty(options)
     if meaning.only_compares(target):
         _check_comparing(target, options)
         return
     _check_steps(target, options)
     _check_attributes(target, options)
+    _check_included(target, options)
     if options.normalize and target.card.statistics is None:
         raise InvalidField(
             f"'{target.name}' has no stored mean and std; leave 'normalize' out, or add "
@@ -34,19 +35,6 @@ def check(target: Target, options: wire.Options) -> None:
         )
     if isinstance(options, wire.BestOfNRequest):
         _check_rule(target, options)
-
-
-def _check_include(target: Target, options: wire.Options) -> None:
-    """Refuse to include what the answer can't have: the request would get less than it asked."""
-    is_score = isinstance(options, wire.ScoreRequest)
-    has = {
-        "attributes": is_score and bool(meaning.attributes(target)),
-        "steps": is_score and meaning.scores_steps(target),
-    }
-    for name in options.include:
-        if not has.get(name, True):
-            whose = f"'{target.name}' has" if is_score else "answers of this route have"
-            raise InvalidField(f"{whose} no {name}; leave it out of 'include'", param="include")
 
 
 def _check_comparing(target: Target, options: wire.Options) -> None:
@@ -63,6 +51,7 @@ def _check_comparing(target: Target, options: wire.Options) -> None:
         "aggregate": options.aggregate is not None,
         "threshold": options.threshold is not None,
         "attributes": options.attributes is not None,
+        "include": bool(options.include),
         "temperature": isinstance(options, wire.CompareRequest) and options.temperature != 1.0,
     }
     if name := next((name for name, is_asked in asked.items() if is_asked), None):
@@ -110,10 +99,34 @@ def _check_attributes(target: Target, options: wire.Options) -> None:
         )
 
 
-def _check_rule(target: Target, request: wire.BestOfNRequest) -> None:
-    if request.rule in _NEEDS_MEMBERS and not target.is_ensemble:
+def _check_included(target: Target, options: wire.Options) -> None:
+    """Refuse to include what the target doesn't give; all have members, if only themselves."""
+    gives = {
+        "attributes": bool(meaning.attributes(target)),
+        "steps": meaning.scores_steps(target),
+    }
+    for name in options.include:
+        if not gives.get(name, True):
+            raise InvalidField(
+                f"'{target.name}' has no {name}; leave '{name}' out of 'include'",
+                param="include",
+            )
+
+
+def _check_penalty(request: wire.BestOfNRequest) -> None:
+    if request.penalty is not None and request.rule not in DEFAULT_PENALTY:
+        rules = " and ".join(f"'{rule}'" for rule in DEFAULT_PENALTY)
         raise InvalidField(
-            f"rule '{request.rule}' needs an ensemble's spread and '{target.name}' is one model; "
-            "use 'mean', or serve an ensemble",
+            f"rule '{request.rule}' has no penalty, {rules} have; leave 'penalty' out",
+            param="penalty",
+        )
+
+
+def _check_rule(target: Target, request: wire.BestOfNRequest) -> None:
+    """Refuse what is over an ensemble's members: of one model all rules are its score."""
+    if request.rule != "mean" and not target.is_ensemble:
+        raise InvalidField(
+            f"rule '{request.rule}' is over an ensemble's members and '{target.name}' gives one "
+            "reward; use 'mean', or serve an ensemble",
             param="rule",
         )

@@ -11,10 +11,11 @@ import re
 import time
 from array import array
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any
 
 from fastapi import Response
-from pydantic import ConfigDict, ValidationError
+from pydantic import AfterValidator, ConfigDict, ValidationError
 from starlette.requests import ClientDisconnect
 
 from assay import wire
@@ -24,7 +25,7 @@ from assay.api.dialects.chains import in_steps
 from assay.api.dialects.form import JSON
 from assay.api.exchange import CLIENT_CLOSED_REQUEST, scorer_of, unless_gone
 from assay.engine.template import Ids, Text
-from assay.errors import AssayError, InvalidField, MalformedBody
+from assay.errors import AssayError, InvalidField, MalformedBody, shown
 from assay.scoring.aside import aside
 from assay.scoring.call import Call
 
@@ -45,6 +46,17 @@ if TYPE_CHECKING:
     Path = Callable[[int], str]  # an item's place to its path in the request
 
 _LAST_ID = 2**31 - 1
+
+
+def unheeded(reason: str) -> AfterValidator:
+    """Return what refuses an option that would change the answer and can't, where it is set."""
+
+    def check(value: object) -> object:
+        if value:
+            raise ValueError(f"{reason}; leave it out")
+        return value
+
+    return AfterValidator(check)
 
 
 class Body(wire.Bounded):
@@ -129,7 +141,8 @@ class Contract:
     `tells` are top-level keys of which a body of this contract has one, or as "list[].key" a key of
     the objects in a list, where no native route has the path; none for the contract that a path is
     otherwise meant for. `answer` returns what is sent, in the form that the
-    body had. `problem` is how its errors look, which are always JSON.
+    body had. `query` are the parameters of the URL that it knows. `problem` is how its errors
+    look, which are always JSON.
     """
 
     route: str  # its name in metrics
@@ -140,6 +153,7 @@ class Contract:
     tells: frozenset[str] = frozenset()
     forms: tuple[Form, ...] = (JSON,)
     id_header: str | None = None  # where its clients look for the request's id, too
+    query: frozenset[str] = frozenset()
 
     async def respond(
         self, request: Request, content: Mapping[str, Any], form: Form = JSON
@@ -149,6 +163,7 @@ class Contract:
         ask = Ask(scorer, self.route, request.state.request_id, request.query_params)
         outcome = "ok"
         try:
+            self._check_query(request)
             size = _size(content)
             wanted = await aside(size, lambda: self.request.model_validate(content))
             answer = await unless_gone(request, self.answer(ask, wanted))
@@ -168,6 +183,23 @@ class Contract:
             raise
         finally:
             scorer.metrics.request(ask.target_name, self.route, outcome)
+
+    def _check_query(self, request: Request) -> None:
+        """Refuse a field of the body that stands in the URL, and what is near to a parameter.
+
+        Anything else there is a gateway's.
+
+        Raises:
+            InvalidField: There is one.
+        """
+        for name in request.query_params.keys() - self.query:
+            if name in self.request.model_fields:
+                message = f"'{name}' is a field of the body, not of the URL"
+            elif near := get_close_matches(name, self.query, n=1):
+                message = f"unknown query parameter '{shown(name)}'; did you mean '{near[0]}'?"
+            else:
+                continue
+            raise InvalidField(message, param=shown(name))
 
     def left(self, request: Request) -> Response:
         """Count a caller who left before the body was whole."""

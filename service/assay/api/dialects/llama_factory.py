@@ -9,24 +9,29 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from assay.api.dialects.contract import Ask, Body, Contract, each, told
+from assay.api.dialects.vllm import refuse_limit
 from assay.engine.template import Text
 from assay.reward import ensemble
+from assay.scoring.aside import aside
 
 if TYPE_CHECKING:
     from assay.errors import AssayError
 
 
 class ScoreEvaluation(Body):
-    """`max_length` is not needed: limits are the model's."""
+    """`max_length` may not be below the model's own limit."""
 
     model: str | None = ""
     messages: list[str]
+    max_length: int | None = None
 
 
 async def _evaluate(ask: Ask, wanted: ScoreEvaluation) -> dict[str, Any]:
+    refuse_limit(ask, None, wanted.max_length, "max_length")
     scores: list[float] = []
     if wanted.messages:
-        sources = [Text(text) for text in wanted.messages]
+        texts = wanted.messages
+        sources = await aside(len(texts), lambda: [Text(text) for text in texts])
         _, _, judged = await ask.read(sources, each("messages"))
         scores = [ensemble.mean(one.rewards) for one in judged]
     return {

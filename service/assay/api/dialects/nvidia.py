@@ -8,9 +8,9 @@ client takes strings: one reads the number behind the colon.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from assay.api.dialects.contract import Ask, Body, Contract, created, only
 from assay.api.dialects.turns import Turn, conversation
@@ -26,12 +26,20 @@ if TYPE_CHECKING:
 _ROLES = {"developer": "system"}  # a newer name
 
 
+def _no_form(value: object) -> object:
+    if isinstance(value, dict) and value.get("type", "text") != "text":
+        raise ValueError("the answer is a reward, in this contract's own form; leave it out")
+    return value
+
+
 class ChatCompletion(Body):
     """`model` and `messages`; what governs sampling is not needed."""
 
     messages: list[Turn] = Field(min_length=1)
     model: str | None = None
     stream: bool | None = None
+    n: Annotated[int | None, Field(ge=1, le=1)] = None  # choices
+    response_format: Annotated[Any, AfterValidator(_no_form)] = None
 
 
 async def _complete(ask: Ask, wanted: ChatCompletion) -> dict[str, Any]:

@@ -13,13 +13,23 @@ answers a bare list.
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from fastapi import APIRouter, Request
 from pydantic import TypeAdapter, ValidationError
 
 from assay.api.dialects import rerank, rows
-from assay.api.dialects.contract import Ask, Body, Contract, Given, each, only, text_or_ids, told
+from assay.api.dialects.contract import (
+    Ask,
+    Body,
+    Contract,
+    Given,
+    each,
+    only,
+    text_or_ids,
+    told,
+    unheeded,
+)
 from assay.api.dialects.questions import unanswerable
 from assay.api.dialects.turns import Turn, conversation
 from assay.api.dialects.vllm import Inputs, classify, named, ping, usage
@@ -39,6 +49,8 @@ if TYPE_CHECKING:
 router = APIRouter(include_in_schema=False)
 router.add_api_route("/health_generate", ping, methods=["GET", "HEAD"])
 _TALKS = TypeAdapter(list[list[Turn]])
+_NOT_TEXT = unheeded("the models served here read text only")
+_ADAPTER = unheeded("an adapter is served under a name of its own, which 'model' takes")
 
 
 class Classify(Body):
@@ -48,6 +60,10 @@ class Classify(Body):
     text: Any = None
     input_ids: Any = None
     conv: Any = None
+    image_data: Annotated[Any, _NOT_TEXT] = None
+    video_data: Annotated[Any, _NOT_TEXT] = None
+    audio_data: Annotated[Any, _NOT_TEXT] = None
+    lora_path: Annotated[Any, _ADAPTER] = None
 
 
 class Embeddings(Body):
@@ -55,6 +71,8 @@ class Embeddings(Body):
 
     model: str | None = None
     input: Any
+    dimensions: Annotated[int | None, unheeded("a reward has no dimensions to cut")] = None
+    lora_path: Annotated[Any, _ADAPTER] = None
 
 
 class Score(Body):
@@ -169,10 +187,13 @@ async def _joined(wanted: Score) -> Given:
     query = await text_or_ids(wanted.query, "query")
     if not query.is_one:
         raise InvalidField("field 'query': send one text, or one list of token ids", param="query")
-    joined = [
-        _one(query.sources[0], item, items.path(place), item_first=wanted.item_first)
-        for place, item in enumerate(items.sources)
-    ]
+    joined = await aside(
+        len(items.sources),
+        lambda: [
+            _one(query.sources[0], item, items.path(place), item_first=wanted.item_first)
+            for place, item in enumerate(items.sources)
+        ],
+    )
     return replace(items, sources=joined)
 
 
@@ -187,8 +208,21 @@ def _one(query: Source, item: Source, where: str, *, item_first: bool) -> Source
     )
 
 
-async def _bare_list(ask: Ask, wanted: rerank.Rerank) -> list[dict[str, Any]]:
+class Rerank(rerank.Rerank):
+    """`POST /v1/rerank`, as SGLang's clients send it."""
+
+    instruct: str | None = None
+
+
+async def _bare_list(ask: Ask, wanted: Rerank) -> list[dict[str, Any]]:
     """Answer `/v1/rerank`."""
+    if wanted.instruct:
+        ask.call(wanted.model)
+        raise InvalidField(
+            "a request can't change the instruction, which stands in the model's template; send "
+            "null, or write it into 'query'",
+            param="instruct",
+        )
     _, ranking, tokens = await rerank.read(ask, wanted)
     shows = wanted.return_documents is not False
     return [
@@ -240,7 +274,7 @@ CONTRACTS = (
     Contract(
         "sglang.rerank",
         ("/v1/rerank",),
-        rerank.Rerank,
+        Rerank,
         _bare_list,
         _problem,
         tells=frozenset({"instruct"}),

@@ -13,6 +13,7 @@ from assay.api import problems
 from assay.api.dialects.contract import Ask, Body, Contract, only
 from assay.api.dialects.turns import Prompt, Turn
 from assay.engine.template import Conversation, Text
+from assay.errors import InvalidField
 from assay.reward import ensemble
 
 if TYPE_CHECKING:
@@ -28,11 +29,23 @@ class Sample(Body):
 
 
 async def _reward(ask: Ask, wanted: Sample) -> float | dict[str, float]:
-    source = _source(wanted, is_templated=ask.query.get("verbatim") == "true")
+    source = _source(wanted, is_templated=_is_templated(ask))
     _, _, judged = await ask.read([source], only("response"), model=wanted.model)
     reward = ensemble.mean(judged[0].rewards)
     key = ask.query.get("reward_key")
     return reward if key is None else {key: reward}
+
+
+def _is_templated(ask: Ask) -> bool:
+    """Return whether the prompt went through a template.
+
+    Raises:
+        InvalidField: The URL says neither yes nor no.
+    """
+    said = ask.query.get("verbatim", "false")
+    if said not in ("true", "false"):
+        raise InvalidField("send 'verbatim=true' or 'verbatim=false'", param="verbatim")
+    return said == "true"
 
 
 def _source(wanted: Sample, *, is_templated: bool) -> Source:
@@ -44,4 +57,13 @@ def _source(wanted: Sample, *, is_templated: bool) -> Source:
     return Conversation(tuple(one.message() for one in turns))
 
 
-CONTRACTS = (Contract("slime.reward", ("/reward",), Sample, _reward, problems.native),)
+CONTRACTS = (
+    Contract(
+        "slime.reward",
+        ("/reward",),
+        Sample,
+        _reward,
+        problems.native,
+        query=frozenset({"reward_key", "verbatim"}),
+    ),
+)

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import base64
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
 import numpy as np
 from fastapi import APIRouter, Request, Response
@@ -31,6 +31,7 @@ from assay.api.dialects.contract import (
     each,
     only,
     text_or_ids,
+    unheeded,
 )
 from assay.api.dialects.labels import LABEL
 from assay.api.dialects.turns import Turn, conversation
@@ -56,6 +57,8 @@ _PAIRS = (
     ("data_1", "data_2"),
 )
 
+ENDS_WITH_THE_TURN = unheeded("a conversation is rendered to the end of the turn that is scored")
+
 router = APIRouter(include_in_schema=False)
 
 
@@ -69,6 +72,9 @@ class Asked(Body):
     normalize: bool | None = None
     truncate_prompt_tokens: int | None = Field(default=None, ge=-1)
     truncation_side: Literal["left"] | None = None
+    add_generation_prompt: Annotated[bool | None, ENDS_WITH_THE_TURN] = None
+    continue_final_message: Annotated[bool | None, ENDS_WITH_THE_TURN] = None
+    echo: Annotated[bool | None, ENDS_WITH_THE_TURN] = None
 
     @property
     def activates(self) -> bool | None:
@@ -96,6 +102,7 @@ class Pooling(Inputs):
     task: Literal["classify", "token_classify", "reward", "encode", "score"] | None = None
     encoding_format: Literal["float", "base64"] = "float"
     embed_dtype: str = "float32"  # of base64
+    dimensions: Annotated[int | None, unheeded("a reward has no dimensions to cut")] = None
     endianness: Literal["native", "big", "little"] = "native"
 
 
@@ -110,6 +117,12 @@ class Score(Asked):
     data_1: Any = None
     data_2: Any = None
 
+    @property
+    def size(self) -> int:
+        """How many texts the longest list has."""
+        fields = (getattr(self, name) for pair in _PAIRS for name in pair)
+        return max((len(one) for one in fields if isinstance(one, list)), default=0)
+
 
 class Tokenize(Body):
     """`POST /tokenize`."""
@@ -118,6 +131,8 @@ class Tokenize(Body):
     prompt: str | None = None
     messages: list[Turn] | None = None
     chat_template: Any = None
+    add_generation_prompt: Annotated[bool | None, ENDS_WITH_THE_TURN] = None
+    continue_final_message: Annotated[bool | None, ENDS_WITH_THE_TURN] = None
     return_token_strs: bool | None = False
 
 
@@ -147,9 +162,17 @@ def check_limit(ask: Ask, wanted: Asked) -> None:
     Raises:
         InvalidField: Fewer tokens are asked for.
     """
-    asked, own = wanted.truncate_prompt_tokens, _limit(ask.target(wanted.model))
+    refuse_limit(ask, wanted.model, wanted.truncate_prompt_tokens, "truncate_prompt_tokens")
+
+
+def refuse_limit(ask: Ask, model: str | None, asked: int | None, field: str) -> None:
+    """Refuse a field's limit where it is below the target's own.
+
+    Raises:
+        InvalidField: It is.
+    """
+    own = _limit(ask.target(model))
     if asked is not None and 0 <= asked < own:
-        field = "truncate_prompt_tokens"
         raise InvalidField(
             f"items are cut to the model's own limit of {own} tokens, and to no other: leave "
             f"'{field}' out, or send -1",
@@ -209,9 +232,11 @@ async def _score(ask: Ask, wanted: Score) -> dict[str, Any]:
         return {"index": index, "object": "score", "score": wanted.shown(judged)}
 
     check_limit(ask, wanted)
-    pairs = _pairs(wanted)
-    groups = [(query, [document]) for query, document in pairs.texts]
-    sources = await aside(len(groups), lambda: items.sources(groups))
+    pairs = await aside(wanted.size, lambda: _pairs(wanted))
+    sources = await aside(
+        len(pairs.texts),
+        lambda: items.sources([(query, [document]) for query, document in pairs.texts]),
+    )
     call, _, judged = await ask.read(sources, each(pairs.field), model=wanted.model)
     return await _answer(ask, call, "score", judged, entry)
 

@@ -1,0 +1,87 @@
+"""An option of a contract that would change the answer is heeded or refused, never passed over."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from tests.contract.served import post
+from tests.http.texts import PROMPT, RESPONSES
+
+if TYPE_CHECKING:
+    from tests.http.processes import Server
+
+TALK = [{"role": "user", "content": PROMPT}, {"role": "assistant", "content": RESPONSES[0]}]
+RANKED: dict[str, Any] = {"query": PROMPT, "documents": RESPONSES}
+BODIES: dict[str, dict[str, Any]] = {
+    "/classify": {"messages": TALK},
+    "/pooling": {"messages": TALK},
+    "/score": {"queries": PROMPT, "documents": RESPONSES},
+    "/rerank": RANKED,
+    "/v2/rerank": RANKED,
+    "/v1/embeddings": {"input": RESPONSES},
+    "/judge": {"text": RESPONSES},
+    "/v1/rerank": {**RANKED, "instruct": None},
+    "/v1/chat/completions": {"messages": TALK},
+    "/v1/score/evaluation": {"messages": RESPONSES},
+    "/reward": {"prompt": PROMPT, "response": RESPONSES[0]},
+}
+REFUSED: list[tuple[str, str, Any]] = [
+    *(
+        (path, name, True)
+        for path in ("/classify", "/pooling")
+        for name in ("add_generation_prompt", "continue_final_message", "echo")
+    ),
+    ("/pooling", "dimensions", 16),
+    ("/v1/embeddings", "dimensions", 16),
+    ("/v1/embeddings", "lora_path", "other"),
+    ("/judge", "image_data", ["data:image/png;base64,AAAA"]),
+    ("/judge", "audio_data", "a.wav"),
+    ("/judge", "video_data", "a.mp4"),
+    ("/judge", "lora_path", "other"),
+    ("/v1/rerank", "instruct", "Find the funniest."),
+    ("/v1/chat/completions", "n", 2),
+    ("/v1/chat/completions", "response_format", {"type": "json_object"}),
+    ("/v1/score/evaluation", "max_length", 8),
+    *(
+        (path, "truncate_prompt_tokens", 8)
+        for path in ("/classify", "/pooling", "/score", "/rerank")
+    ),
+]
+NOTHING: dict[str, Any] = {"n": 1, "response_format": {"type": "text"}, "max_length": 10**6}
+
+
+@pytest.mark.parametrize(("path", "name", "value"), REFUSED)
+def test_an_option_that_cannot_be_heeded_is_refused_by_name(
+    served: Server, path: str, name: str, value: Any
+) -> None:
+    """And taken where it asks for nothing."""
+    refused = served.http.post(path, json={**BODIES[path], name: value})
+
+    assert refused.status_code in (400, 422), refused.text
+    assert name in refused.text
+    for nothing in (None, NOTHING.get(name)):
+        post(served, path, **{**BODIES[path], name: nothing})
+
+
+@pytest.mark.parametrize("path", BODIES)
+def test_a_field_of_the_body_in_the_url_is_refused(served: Server, path: str) -> None:
+    """There it would do nothing; what else a gateway writes there is its own."""
+    refused = served.http.post(f"{path}?model=other", json=BODIES[path])
+    other = served.http.post(f"{path}?api-version=2026-01-01", json=BODIES[path])
+
+    assert refused.status_code in (400, 422), refused.text
+    assert "a field of the body" in refused.text
+    assert other.status_code == 200, other.text
+
+
+@pytest.mark.parametrize(
+    ("query", "says"), [("reward_kye=a", "reward_key"), ("verbatim=1", "true")]
+)
+def test_a_misspelt_parameter_of_slimes_is_refused(served: Server, query: str, says: str) -> None:
+    """Its two parameters change the answer."""
+    answer = served.http.post(f"/reward?{query}", json=BODIES["/reward"])
+
+    assert answer.status_code == 422
+    assert says in answer.json()["error"]["message"]
