@@ -1,15 +1,17 @@
 """One connection, bounded before any route is asked: the size of a head, and how long it may take.
 
 uvicorn has no bound on either, and a caller that sends a byte now and then keeps it from closing a
-connection. A body's bounds are `frame`'s; what comes after an answer was sent is read for as long
-as an idle connection is kept.
+connection. An upgrade that is offered is passed over. A body's bounds are `frame`'s; what comes
+after an answer was sent is read for as long as an idle connection is kept.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from assay.api.upgrade import Parser
 
 if TYPE_CHECKING:
     import asyncio
@@ -37,6 +39,10 @@ class Connection(HttpToolsProtocol):
     _received_bytes = 0  # since the chunk that the head began in
     _is_in_head = True
     _has_begun = False  # a message, in what was received last
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.parser: Parser = Parser(self)  # type: ignore[assignment]
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Wait for the first head."""
@@ -71,6 +77,8 @@ class Connection(HttpToolsProtocol):
 
     def on_message_begin(self) -> None:
         """Begin to count a head."""
+        if self.parser.is_replaying:
+            return
         super().on_message_begin()
         self._head_bytes = self._received_bytes = 0
         self._has_begun = True
@@ -78,19 +86,33 @@ class Connection(HttpToolsProtocol):
 
     def on_url(self, url: bytes) -> None:
         """Take a part of the first line."""
+        if self.parser.is_replaying:
+            return
         self._count(len(url))
         super().on_url(url)
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """Take a header or trailer."""
+        if self.parser.is_replaying:
+            return
         self._count(len(name) + len(value) + _AROUND_HEADER_BYTES)
         super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
         """Let the request go its way."""
+        if self.parser.is_replaying:
+            return
         self._is_in_head = False
         self._head_came()
         super().on_headers_complete()
+
+    def on_message_complete(self) -> None:
+        """End the request, unless that is only where another protocol would begin."""
+        if not self.parser.passes_over:
+            super().on_message_complete()
+
+    def _unsupported_upgrade_warning(self) -> None:
+        """Say nothing: there is nothing to install."""
 
     def _count(self, size: int) -> None:
         self._head_bytes += size
