@@ -4,7 +4,8 @@
 
 Each attack is sent to a server of a tiny model (or to the one at --url) while another connection
 asks whether it lives, 50 times a second. Passes where the loop's lag stays under 100 ms, by the
-server's own histogram, and the server answers all the while.
+server's own histogram, and the server answers all the while. What is refused because others wait
+is sent to a second server, whose one request never comes to an end.
 """
 
 from __future__ import annotations
@@ -143,6 +144,38 @@ def _large() -> list[Attack]:
     ]
 
 
+def refused() -> list[Attack]:
+    """Return as much as one request may have, for a server that has no room for it."""
+    chat = [{"prompt": "word " * 200, "response": "word " * 800}] * 60_000
+    ids = [{"input_ids": [12345] * 4096}] * 10_000
+    talk = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
+    pair = {"prompt": "a", "responses": ["b", "c"]}
+    texts = ["a"] * MOST_ITEMS
+    bodies: dict[str, tuple[str, dict[str, object]]] = {
+        f"{MOST_ITEMS:,} texts": ("/score", {"inputs": [{"text": "a"}] * MOST_ITEMS}),
+        f"{MOST_ITEMS:,} pairs": (
+            "/score",
+            {"inputs": [{"prompt": "a", "response": "b"}] * MOST_ITEMS},
+        ),
+        f"{MOST_ITEMS:,} conversations": ("/score", {"inputs": [{"messages": talk}] * MOST_ITEMS}),
+        "300 MB of text": ("/score", {"inputs": chat}),
+        "a text of 60 MB": ("/score", {"inputs": [{"text": "word " * 12_000_000}]}),
+        "290 MB of token ids": ("/score", {"inputs": ids}),
+        "32,768 comparisons": ("/compare", {"comparisons": [pair] * (MOST_ITEMS // 2)}),
+        "32,768 groups": ("/best-of-n", {"groups": [pair] * (MOST_ITEMS // 2)}),
+        f"{MOST_ITEMS:,} responses": ("/best-of-n", {"prompt": "a", "responses": texts}),
+        "the same, vLLM's /classify": ("/classify", {"input": texts}),
+        "the same, /rerank": ("/rerank", {"query": "a", "documents": texts}),
+        "the same, vLLM's /score": ("/score", {"text_1": "a", "text_2": texts}),
+        "the same, SGLang's /v1/score": ("/v1/score", {"query": "a", "items": texts}),
+        "the same, /get_reward": ("/get_reward", {"query": texts}),
+    }
+    return [
+        Attack(f"refused: {name}", post(path, json.dumps(body).encode()))
+        for name, (path, body) in bodies.items()
+    ]
+
+
 def main() -> None:
     """Attack and report; exit with 1 where the loop was late or the server silent."""
     parser = argparse.ArgumentParser(prog="python -m loadtest.attacks", description=__doc__)
@@ -152,6 +185,9 @@ def main() -> None:
     table = Table(*HEADS, box=None)
     with _served(arguments.url) as (url, pid):
         passed = [_run(one, url, pid, table) for one in attacks(arguments.items)]
+    if arguments.url is None:
+        with _full() as (url, pid):
+            passed += [_run(one, url, pid, table) for one in refused()]
     out.print(table)
     sys.exit(not all(passed))
 
@@ -163,6 +199,29 @@ def _served(url: str | None) -> Iterator[tuple[str, int | None]]:
         return
     with checkpoint.given_or_random(None) as folder, server.assay(folder, "float32", 1) as assay:
         yield assay.url, assay.pid
+
+
+@contextmanager
+def _full() -> Iterator[tuple[str, int | None]]:
+    """Serve where one request waits and no other may."""
+    settings = {"max_queued_requests": 1, "watchdog_s": ANSWER_S * 10}
+    with (
+        checkpoint.given_or_random(None) as folder,
+        server.assay(folder, "float32", 1, **settings) as assay,
+    ):
+        front = psutil.Process(assay.pid)
+        (worker,) = [one for one in front.children() if "assay.engine.worker" in one.cmdline()]
+        worker.suspend()
+        waits = threading.Thread(
+            target=_exchange, args=(scoring([{"text": "a"}]), assay.url), daemon=True
+        )
+        waits.start()
+        time.sleep(1.0)
+        try:
+            yield assay.url, assay.pid
+        finally:
+            worker.resume()
+            waits.join()
 
 
 def _run(attack: Attack, url: str, pid: int | None, table: Table) -> bool:

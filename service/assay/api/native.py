@@ -72,7 +72,9 @@ async def tokenize(request: Request) -> Response:
     scorer = scorer_of(request)
     target = scorer.target(wanted.model)
     with _naming(target):
-        response = _json(await inspection.tokenize(scorer, wanted))
+        result = await inspection.tokenize(scorer, wanted)
+        bare = result.model_copy(update={"data": []})
+        response = await aside(len(result.data), lambda: _json(bare, result.data))
     response.headers[problems.REVISION] = target.revision
     return response
 

@@ -155,6 +155,11 @@ class Admission:
             if not holder.requests:
                 del self._holders[caller]
 
+    def has_room(self, tokens: int, *, caller: str = "") -> bool:
+        """Whether a request would be admitted now, whatever was promised to it."""
+        holder = self._holders.get(caller, _Holder())
+        return self._is_within_share(caller, holder, tokens) or self._is_open(tokens, self.bound)
+
     def close(self) -> None:
         """Admit nothing more."""
         self.is_closed = True
@@ -171,13 +176,8 @@ class Admission:
     def _look(self, tokens: int, identity: Callable[[], Hashable] | None) -> None:
         """Return if there is room for so many tokens more."""
         bound = self.bound
-        self._forget(self._clock())
-        if self.requests < self._max_requests:
-            if not self.tokens or (tokens > bound and self.tokens <= _LOW_PART * bound):
-                return
-            after = self.tokens + tokens
-            if after <= self._open(bound) or after + self._due_tokens <= bound:
-                return
+        if self._is_open(tokens, bound):
+            return
         name = identity() if identity is not None else None
         promise = self._promises.get(name)
         if promise is not None and self._is_kept(promise, tokens, bound):
@@ -189,6 +189,16 @@ class Admission:
         raise Overloaded(
             f"{waits}; retry later", retry_after_s=self._when(tokens, bound, name, promise)
         )
+
+    def _is_open(self, tokens: int, bound: float) -> bool:
+        """Whether there is room for so many tokens more, beside what is promised."""
+        self._forget(self._clock())
+        if self.requests >= self._max_requests:
+            return False
+        if not self.tokens or (tokens > bound and self.tokens <= _LOW_PART * bound):
+            return True
+        after = self.tokens + tokens
+        return after <= self._open(bound) or after + self._due_tokens <= bound
 
     @property
     def bound(self) -> float:

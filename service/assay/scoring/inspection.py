@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Literal
 from assay import wire
 from assay.errors import AssayError
 from assay.scoring import items, meaning
+from assay.scoring.aside import aside
 
 if TYPE_CHECKING:
     from assay.engine.template import Rendered
@@ -17,15 +18,18 @@ if TYPE_CHECKING:
 async def tokenize(scorer: Scorer, request: wire.TokenizeRequest) -> wire.TokenizeAnswer:
     """Answer `POST /tokenize`."""
     target = scorer.target(request.model)
-    rendered = await scorer.render(
-        target, [items.source(item) for item in request.inputs], request.truncation
-    )
+    size = len(request.inputs)
+    sources = await aside(size, lambda: [items.source(item) for item in request.inputs])
+    rendered = await scorer.render(target, sources, request.truncation)
     loaded = scorer.loaded(target.members[0])
     reads = loaded.reads if loaded else "last"
-    data = [
-        _tokenized(target, index, item, one, reads=reads)
-        for index, (item, one) in enumerate(zip(request.inputs, rendered, strict=True))
-    ]
+    data = await aside(
+        size,
+        lambda: [
+            _tokenized(target, index, item, one, reads=reads)
+            for index, (item, one) in enumerate(zip(request.inputs, rendered, strict=True))
+        ],
+    )
     return wire.TokenizeAnswer(model=target.name, data=data)
 
 

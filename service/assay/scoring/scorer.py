@@ -43,6 +43,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("assay.scorer")
 _RETRY_S = 2.0
+_TOKENS_PER_ITEM = 1_024  # that are as much work as an item
 _NO_IDS = np.empty(0, dtype=np.int32)
 
 
@@ -245,11 +246,10 @@ class Scorer:
         if (state := self.state(target)) != "ready":
             raise NotReady(f"'{target.name}' is {state}; retry shortly", retry_after_s=_RETRY_S)
         tokens = await aside(len(sources), lambda: sum(map(rendering.estimate, sources)))
+        name = await self._name(target, sources, tokens)
         longest_s = self._settings.max_wait_s
         with self.admission.admit(
-            len(target.members) * tokens,
-            lambda: _identity(target, sources),
-            caller=caller.NAME.get(),
+            len(target.members) * tokens, lambda: name, caller=caller.NAME.get()
         ) as room:
             return await self._score(
                 target,
@@ -272,6 +272,18 @@ class Scorer:
                 target.members[0].template, chunk, truncation or _truncation(target.members[0])
             )
         return rendered
+
+    async def _name(
+        self, target: Target, sources: Sequence[Source], tokens: int
+    ) -> Hashable | None:
+        """Return a request's identity where there is no room for all; it reads every character."""
+        own = caller.NAME.get()
+        if self.admission.is_closed or self.admission.has_room(
+            len(target.members) * tokens, caller=own
+        ):
+            return None
+        size = max(len(sources), tokens // _TOKENS_PER_ITEM)
+        return await aside(size, lambda: _identity(own, target, sources))
 
     async def _score(
         self,
@@ -493,9 +505,12 @@ class Scorer:
             self._on_failure(error)
 
 
-def _identity(target: Target, sources: Sequence[Source]) -> Hashable:
-    """Return what a request has in common with itself when it is sent again."""
-    return hash((caller.NAME.get(), target.name, tuple(map(rendering.identity, sources))))
+def _identity(own: str, target: Target, sources: Sequence[Source]) -> Hashable:
+    """Return what a caller's request has in common with itself when it is sent again.
+
+    An item at a time: one call for all would hold the interpreter, and with it the loop.
+    """
+    return hash((own, target.name, tuple(hash(rendering.identity(one)) for one in sources)))
 
 
 def _tokens(rows: Sequence[Sequence[Rendered | AssayError]]) -> int:

@@ -76,7 +76,8 @@ class Compare(Body):
 
 
 async def _compare(ask: Ask, wanted: Compare) -> dict[str, Any]:
-    texts = [one.text() for one in wanted.response_objs]
+    given = wanted.response_objs
+    texts = await aside(len(given), lambda: [one.text() for one in given])
     prompt = [wire.Message(**one.message()) for one in wanted.conversation_history]
     call = ask.call(wanted.model)
     if len(texts) < 2 and call.only_compares:
