@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from assay.api.keys import OPEN_ROUTES, Keys, hashed, read
+from assay.api.keys import OPEN_ROUTES, Keys, add, hashed, read
 from assay.errors import AssayError, Forbidden, SettingsError, Unauthorized
 from assay.settings import Settings
 
@@ -64,6 +64,68 @@ def test_the_quick_keys_are_for_everything_but_changes() -> None:
         "metrics": "api-key-2",
         "admin": Forbidden,
     }
+
+
+def test_two_keys_of_one_name_are_good_while_one_takes_over(file: Path) -> None:
+    """Rotation with overlap: one caller, whichever it sends, each with its own rights."""
+    file.write_text(entry(key="old") + entry(key="new", rights='["score", "metrics"]'))
+    ring = keys(key_file=file)
+
+    assert outcomes(ring, "old") == {"score": "a", "metrics": Forbidden, "admin": Forbidden}
+    assert outcomes(ring, "new") == {"score": "a", "metrics": "a", "admin": Forbidden}
+
+
+@pytest.mark.parametrize("path", ["/models", "/v1/models", "/models/judge", "/v1/models/org/a"])
+def test_who_may_change_what_is_served_may_look_at_it(file: Path, path: str) -> None:
+    """But not score, nor read the metrics; who may read the metrics sees no models."""
+    file.write_text(entry("chief", '["admin"]') + entry("watch", '["metrics"]', key="other"))
+    ring = keys(key_file=file)
+
+    assert outcome(ring, path, "a-key") == "chief"
+    assert outcome(ring, path, "other") is Forbidden
+    assert outcome(ring, "/modelsx", "a-key") is Forbidden
+    assert outcomes(ring, "a-key") == {"score": Forbidden, "metrics": Forbidden, "admin": "chief"}
+
+
+def test_an_entry_is_added_in_one_step(file: Path) -> None:
+    """To what stands there, which keeps its words and its mode; a new file is its owner's alone."""
+    add(file, entry("first"))
+    assert file.stat().st_mode & 0o777 == 0o600
+    file.write_text("# ours\n" + file.read_text())
+    file.chmod(0o640)
+
+    add(file, entry("second", key="other"))
+
+    assert (
+        file.read_text() == f"# ours\n{entry('first').rstrip()}\n\n{entry('second', key='other')}"
+    )
+    assert file.stat().st_mode & 0o777 == 0o640
+    assert [path.name for path in file.parent.iterdir()] == [file.name]
+    assert outcome(keys(key_file=file), "/score", "other") == "second"
+
+
+@pytest.mark.parametrize("text", ["[[keys]]\nname =", "keys = []\n", entry("first")])
+def test_what_would_be_no_key_file_is_not_written(file: Path, text: str) -> None:
+    """The file stays as it was, and the message names it."""
+    file.write_text(text)
+
+    with pytest.raises(SettingsError, match=str(file)):
+        add(file, entry("second"))
+
+    assert file.read_text() == text
+    assert [path.name for path in file.parent.iterdir()] == [file.name]
+
+
+def test_a_link_to_a_key_file_stays_one(file: Path) -> None:
+    """What it leads to is written."""
+    add(file, entry("first"))
+    link = file.with_name("link.toml")
+    link.symlink_to(file)
+
+    add(link, entry("second", key="other"))
+
+    assert link.is_symlink()
+    assert "second" in file.read_text()
 
 
 def test_the_admin_key_is_for_everything() -> None:
@@ -179,7 +241,6 @@ def test_a_ring_knows_no_key_only_digests(file: Path) -> None:
         (entry(rights='["write"]'), "Input should be 'score', 'metrics' or 'admin'"),
         (entry(more="expires = 'soon'"), "keys.0.expires: Input should be a valid datetime"),
         (entry(more="expire = 2027-01-31"), "keys.0.expire: Extra inputs"),
-        (entry(key="x") + entry(key="y"), "two keys have the same name"),
         (entry("a") + entry("b"), "two keys have the same hash"),
     ],
 )

@@ -157,6 +157,14 @@ def test_what_is_no_url_is_refused(url):
         AsyncClient(url)
 
 
+def test_an_address_of_ipv6_without_brackets_is_told_how_it_is_written():
+    """It would be a host and several ports."""
+    for url in ("http://::1:8000", "::1:8000"):
+        with pytest.raises(errors.InvalidField, match=r"http://\[::1\]:8000"):
+            AsyncClient(url)
+    AsyncClient("http://[::1]:8000/")
+
+
 class Leaps(selectors.DefaultSelector):
     """Doesn't wait for a timer, but notes how long it would have."""
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
+import httpx
 import pytest
 
 import assay
+from assay.cli.serve import in_url
 from tests.http.conftest import KEYS
 from tests.http.processes import run
 from tests.http.texts import FORMS, PROMPT, RESPONSES, many
@@ -171,3 +173,19 @@ def test_a_server_that_refuses_or_isnt_there_ends_the_command_with_1(
     assert "send a valid API key" in refused.stderr
     assert "no model 'nope' is served" in unknown.stderr
     assert "can't be reached" in absent.stderr
+
+
+@pytest.mark.parametrize(
+    ("host", "written"),
+    [
+        ("127.0.0.1", "127.0.0.1"),
+        ("judge.example", "judge.example"),
+        ("::1", "[::1]"),
+        ("::", "[::]"),
+        ("fe80::1%eth0", "[fe80::1%25eth0]"),
+    ],
+)
+def test_an_address_of_ipv6_is_written_as_urls_have_it(host: str, written: str) -> None:
+    """In brackets (RFC 3986, 3.2.2): the address that is printed can be copied."""
+    assert in_url(host) == written
+    assert httpx.URL(f"http://{in_url(host)}:8000").port == 8000

@@ -171,10 +171,12 @@ def test_every_route_is_open_to_its_right_alone(ringed: Server, ring: dict[str, 
         wrong = httpx.request(method, ringed.url + path, headers=bearer("wrong"))
         none = httpx.request(method, ringed.url + path)
 
+        if path.startswith(("/models", "/v1/models")):
+            assert answers.pop("admin").status_code in {200, 404, 405}, path
         opened = answers.pop(needed)
         assert opened.status_code in {200, 400, 404, 405}, (path, opened.text)
         assert [one.status_code for one in (none, wrong)] == [401, 401], path
-        assert [one.status_code for one in answers.values()] == [403, 403], path
+        assert {one.status_code for one in answers.values()} == {403}, path
         assert none.headers["www-authenticate"] == "Bearer"
         for refused in answers.values():
             assert f"right '{needed}'" in refused.text
@@ -221,6 +223,28 @@ def test_who_changes_what_is_on_record(ringed: Server, ring: dict[str, str]) -> 
         "'/admin/nope' refused to an unknown caller",
     ):
         until(f"it is on record: {said}", lambda said=said: said in ringed.log.read_text())
+
+
+def test_a_key_takes_over_from_another_of_its_name(
+    ringed: Server, ring: dict[str, str], folder: Path
+) -> None:
+    """`assay key --file` adds the new one; both are good until the old entry is removed."""
+    file = folder / "keys.toml"
+    kept = file.read_text()
+
+    def status(key: str) -> int:
+        return ringed.http.get("/models", headers=bearer(key)).status_code
+
+    key, said = made(folder, "score", "--file", str(file))
+    until("the new key is good", lambda: status(key) == 200)
+    assert status(ring["score"]) == 200
+    assert "keys.toml" in said
+    assert key not in said
+    file.write_text(file.read_text().removeprefix(kept.rstrip()))
+    until("the old one is not", lambda: status(ring["score"]) == 401)
+    assert status(key) == 200
+    file.write_text(kept)
+    until("it is again", lambda: status(ring["score"]) == 200)
 
 
 def test_keys_come_and_go_without_a_restart(

@@ -9,7 +9,7 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.routing import Route
 
 from assay import __version__
-from assay.api import admin, dialects, health, native, openapi, problems
+from assay.api import admin, dialects, health, native, openapi, pages, problems
 from assay.api.dialects import sglang, tei, vllm
 from assay.api.frame import Frame
 from assay.api.shortcut import Shortcut, posted
@@ -28,8 +28,16 @@ def create_app(
     settings: Settings, service: Service, keys: Keys, tracing: Tracing | None = None
 ) -> ASGIApp:
     """Return the application; the caller starts and stops the service."""
-    app = FastAPI(title="Assay", version=__version__, summary="Reward models over HTTP.")
+    app = FastAPI(
+        title="Assay",
+        version=__version__,
+        summary="Reward models over HTTP.",
+        docs_url=None,
+        redoc_url=None,
+        redirect_slashes=False,
+    )
     app.state.service = service
+    app.include_router(pages.router)
     app.include_router(native.router, tags=["native"])
     app.include_router(native.router, prefix="/v1", include_in_schema=False)
     app.include_router(health.router, tags=["operations"])

@@ -9,6 +9,8 @@ has names, rights and hashes instead, and is read again when it changes:
     rights = ["score"]
     expires = 2027-01-31
 
+Two entries may have one name: for a while both the old key and the new one are good.
+
 Plain SHA-256 is enough for what `assay key` makes: salt and slowness make up for passwords that
 people choose, and nobody finds 256 random bits by trying. Keys are compared by their digests, with
 each that is known, so the time it takes tells nothing of any of them.
@@ -20,6 +22,7 @@ import asyncio
 import hashlib
 import hmac
 import logging
+import secrets
 import tomllib
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -110,7 +113,8 @@ class Keys:
         right = _right(path)
         key = ring.find(_key(headers))
         has_expired = key is not None and key.has_expired
-        if key is not None and not has_expired and (is_health or right in key.rights):
+        may = key is not None and (is_health or right in key.rights or _shows(path, key))
+        if key is not None and may and not has_expired:
             return key.name
         if right == "admin":
             audit.warning("%r refused to %s", path, key.name if key else "an unknown caller")
@@ -221,26 +225,56 @@ def _digest(key: str) -> bytes:
 
 
 def _of_file(file: Path) -> Iterator[Key]:
+    return _of_text(file, text_of(file))
+
+
+def text_of(file: Path) -> str:
+    """Return what stands in a key file.
+
+    Raises:
+        SettingsError: It can't be read.
+    """
     try:
-        content = _File.model_validate(tomllib.loads(file.read_text(encoding="utf-8")))
+        return file.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it isn't UTF-8"
         raise SettingsError(f"the key file {file} can't be read: {reason}") from None
+
+
+def add(file: Path, entry: str) -> None:
+    """Add an entry to a key file, which is made if there is none; it is never seen half written.
+
+    Raises:
+        SettingsError: It can't be read or written, or isn't a key file, or wouldn't be one.
+    """
+    file = file.resolve()
+    before = text_of(file) if file.exists() else ""
+    text = f"{before.rstrip()}\n\n{entry}" if before.strip() else entry
+    list(_of_text(file, text))
+    mode = file.stat().st_mode & 0o777 if before else 0o600
+    beside = file.with_name(f".{file.name}.{secrets.token_hex(4)}")
+    try:
+        beside.touch(mode=0o600)
+        beside.write_text(text, encoding="utf-8")
+        beside.chmod(mode)
+        beside.replace(file)
+    except OSError as error:
+        beside.unlink(missing_ok=True)
+        raise SettingsError(f"the key file {file} can't be written: {error.strerror}") from None
+
+
+def _of_text(file: Path, text: str) -> Iterator[Key]:
+    try:
+        content = _File.model_validate(tomllib.loads(text))
     except tomllib.TOMLDecodeError as error:
         raise SettingsError(f"the key file {file} is not valid TOML: {error}") from None
     except ValidationError as error:  # without the input: it may be a key
         first = error.errors(include_url=False, include_input=False)[0]
         place = ".".join(map(str, first["loc"]))
         raise SettingsError(f"the key file {file}: {place}: {first['msg']}") from None
-    _check_unique(file, "name", (one.name for one in content.keys))
-    _check_unique(file, "hash", (one.hash for one in content.keys))
+    if len({one.hash for one in content.keys}) < len(content.keys):
+        raise SettingsError(f"the key file {file}: two keys have the same hash")
     return (one.key for one in content.keys)
-
-
-def _check_unique(file: Path, what: str, values: Iterable[str]) -> None:
-    all_of_them = list(values)
-    if len(set(all_of_them)) < len(all_of_them):
-        raise SettingsError(f"the key file {file}: two keys have the same {what}")
 
 
 def _stamp(file: Path) -> tuple[int, ...] | None:
@@ -256,6 +290,12 @@ def _right(path: str) -> Right:
     if path == "/admin" or path.startswith("/admin/"):
         return "admin"
     return "metrics" if path == "/metrics" else "score"
+
+
+def _shows(path: str, key: Key) -> bool:
+    """Whether who changes what is served looks at it: loading and unloading go by its names."""
+    served = path.removeprefix("/v1")
+    return "admin" in key.rights and (served == "/models" or served.startswith("/models/"))
 
 
 def _key(headers: Mapping[bytes, bytes]) -> bytes:

@@ -139,9 +139,15 @@ async def _announce(service: Service, server: Any, settings: Settings) -> None:
     port = server.servers[0].sockets[0].getsockname()[1]
     where = (
         f"{', '.join(scorer.targets.asked_for)} on "
-        f"{'https' if settings.tls_key else 'http'}://{settings.host}:{port}  (docs at /docs)"
+        f"{'https' if settings.tls_key else 'http'}://{in_url(settings.host)}:{port}"
+        "  (docs at /docs)"
     )
     if logs.is_structured():
         logger.info("ready: %s", where)
     else:
         err.print(Text("ready", style="bold green"), where)
+
+
+def in_url(host: str) -> str:
+    """Return a host as a URL has it: an address of IPv6 in brackets, its zone's percent encoded."""
+    return f"[{host.replace('%', '%25')}]" if ":" in host else host

@@ -257,7 +257,10 @@ def _checked(url: str) -> str:
     except httpx.InvalidURL:
         is_url = False
     if not is_url:
-        raise errors.InvalidField(f"'{url}' is not a URL; write http://HOST:PORT", param="urls")
+        hint = ", an address of IPv6 in brackets: http://[::1]:8000" if url.count(":") > 2 else ""
+        raise errors.InvalidField(
+            f"'{url}' is not a URL; write http://HOST:PORT{hint}", param="urls"
+        )
     return url.rstrip("/")
 
 

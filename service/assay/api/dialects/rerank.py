@@ -8,13 +8,14 @@ Instructions, limits and priorities of these contracts change nothing.
 
 from __future__ import annotations
 
+from http import HTTPStatus
 from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import BeforeValidator, ValidationInfo
 
 from assay.api.dialects.contract import Ask, Contract, each
 from assay.api.dialects.turns import text_of
-from assay.api.dialects.vllm import Asked, check_limit
+from assay.api.dialects.vllm import Asked, check_limit, named
 from assay.reward import ensemble
 from assay.reward.transform import sigmoid
 from assay.scoring import items
@@ -27,7 +28,8 @@ if TYPE_CHECKING:
     from assay.errors import AssayError
     from assay.scoring.call import Call, Judged
 
-_KINDS = {400: "BadRequestError", 404: "NotFoundError", 422: "UnprocessableEntityError"}
+_UNPROCESSABLE = 422
+_OURS = "InternalServerError"
 
 
 def _text(value: object) -> object:
@@ -122,7 +124,8 @@ def ranked(judged: Sequence[Judged], top_n: int | None) -> list[tuple[int, float
 
 def _problem(error: AssayError, request_id: str) -> tuple[int, dict[str, Any]]:
     """Cohere reads `message`, vLLM's clients `error`."""
-    kind = _KINDS.get(error.status, "InternalServerError")
+    kind = named(error)[1] if error.status < HTTPStatus.INTERNAL_SERVER_ERROR else _OURS
+    kind = "UnprocessableEntityError" if error.status == _UNPROCESSABLE else kind
     detail = {"message": error.message, "type": kind, "param": error.param, "code": error.status}
     return error.status, {"id": request_id, "message": error.message, "error": detail}
 
