@@ -158,6 +158,10 @@ def refused() -> list[Attack]:
             {"inputs": [{"prompt": "a", "response": "b"}] * MOST_ITEMS},
         ),
         f"{MOST_ITEMS:,} conversations": ("/score", {"inputs": [{"messages": talk}] * MOST_ITEMS}),
+        "40,000 conversations of 30 turns": (
+            "/score",
+            {"inputs": [{"messages": [talk[0]] * 29 + talk[1:]}] * 40_000},
+        ),
         "300 MB of text": ("/score", {"inputs": chat}),
         "a text of 60 MB": ("/score", {"inputs": [{"text": "word " * 12_000_000}]}),
         "290 MB of token ids": ("/score", {"inputs": ids}),

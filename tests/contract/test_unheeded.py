@@ -85,3 +85,51 @@ def test_a_misspelt_parameter_of_slimes_is_refused(served: Server, query: str, s
 
     assert answer.status_code == 422
     assert says in answer.json()["error"]["message"]
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/v1/score", {"query": "a" * 1_000_000, "items": ["b"] * 1_000}),
+        ("/v1/score", {"query": [5] * 1_000_000, "items": [[6]] * 1_000}),
+        (
+            "/v1/systemone",
+            {
+                "state": "a" * 1_000_000,
+                "questions": {
+                    str(number): {"type": "choice", "criteria": {"b": None, "c": None}}
+                    for number in range(1_000)
+                },
+            },
+        ),
+        (
+            "/v1/decisions",
+            {
+                "input": "a" * 1_000_000,
+                "questions": [
+                    {"type": "score", "instructions": "?", "levels": [{"label": "b"}] * 2}
+                ]
+                * 1_000,
+            },
+        ),
+        (
+            "/v1/decisions",
+            {
+                "input": "a" * 1_000_000,
+                "prompt_format_version": 1,
+                "questions": [
+                    {"type": "score", "id": str(number), "question": "?", "levels": ["b", "c"]}
+                    for number in range(1_000)
+                ],
+            },
+        ),
+    ],
+)
+def test_a_text_that_would_stand_in_each_of_many_items_is_bounded(
+    served: Server, path: str, body: dict[str, Any]
+) -> None:
+    """A megabyte before each of a thousand would be a gigabyte."""
+    answer = served.http.post(path, json=body)
+
+    assert answer.status_code == 413, answer.text
+    assert "send fewer at a time" in answer.text

@@ -13,6 +13,7 @@ from assay import wire
 from assay.api import problems
 from assay.api.piecemeal import Parser
 from assay.errors import BodyTooLarge, InvalidField, MalformedBody, UnsupportedMedia, shown
+from assay.scoring import garbage
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -88,7 +89,9 @@ async def body_of(request: Request, kind: type[RequestT], *, empty: bytes = b"")
             param=shown(name),
         )
     try:
-        return await body.parsed(kind.model_validate_json, kind.model_validate)
+        wanted = await body.parsed(kind.model_validate_json, kind.model_validate)
+        garbage.note(vars(wanted).values())
+        return wanted  # noqa: TRY300  noting can't fail
     except ValidationError as error:
         raise problems.from_validation(error, kind) from None
 
@@ -124,7 +127,9 @@ async def _taken(chunks: AsyncIterator[bytes]) -> Body:
     if parser is None:
         return Body(bytes(_said(buffer)))
     await asyncio.to_thread(parser.feed, bytes(buffer))
-    return Body(None, await asyncio.to_thread(parser.end))
+    content = await asyncio.to_thread(parser.end)
+    garbage.note(content.values() if isinstance(content, dict) else [content])
+    return Body(None, content)
 
 
 def _said(buffer: bytearray) -> bytearray:

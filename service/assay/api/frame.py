@@ -18,7 +18,7 @@ from assay.api import coding, problems
 from assay.api.exchange import STOPPED
 from assay.api.keys import OPEN_ROUTES
 from assay.errors import AssayError, BodyTooLarge, BodyTooSlow, Draining, InternalError
-from assay.scoring import caller
+from assay.scoring import caller, garbage
 from assay.telemetry import ending
 from assay.telemetry.metrics import NO_ROUTE
 
@@ -101,6 +101,7 @@ class Frame:
         state["request_id"] = request_id
         begin = time.perf_counter()
         end = ending.begun()
+        left = garbage.collected()
         status = 0
 
         async def send_framed(message: Message) -> None:
@@ -131,6 +132,8 @@ class Frame:
             response = self._problem(error, scope["path"], request_id)
             await response(scope, receive, send_framed)
         finally:
+            if left:
+                asyncio.get_running_loop().run_in_executor(None, garbage.empty, left)
             self._count(end, scope["path"])
             _log(scope, status, 1e3 * (time.perf_counter() - begin), end)
 

@@ -10,7 +10,7 @@ from assay import wire
 from assay.engine.template import Ids
 from assay.errors import BodyTooLarge, DeadlineExceeded, ServiceError
 from assay.reward import ensemble, transform
-from assay.scoring import contests, demands, meaning, observed
+from assay.scoring import contests, demands, garbage, meaning, observed
 from assay.scoring.aside import aside
 from assay.scoring.meaning import Verdict, Wish
 from assay.telemetry import tracing
@@ -110,6 +110,7 @@ class Call:
 
     async def _score(self, sources: list[Source], path: Path) -> Outcome:
         options = self.options
+        garbage.note([sources])
         if len(sources) > wire.MOST_ITEMS:
             raise BodyTooLarge(
                 f"the request has {len(sources)} items; send at most {wire.MOST_ITEMS} at a time"

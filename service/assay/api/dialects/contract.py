@@ -25,7 +25,8 @@ from assay.api.dialects.chains import in_steps
 from assay.api.dialects.form import JSON
 from assay.api.exchange import CLIENT_CLOSED_REQUEST, scorer_of, unless_gone
 from assay.engine.template import Ids, Text
-from assay.errors import AssayError, InvalidField, MalformedBody, shown
+from assay.errors import AssayError, BodyTooLarge, InvalidField, MalformedBody, shown
+from assay.scoring import garbage
 from assay.scoring.aside import aside
 from assay.scoring.call import Call
 
@@ -46,6 +47,20 @@ if TYPE_CHECKING:
     Path = Callable[[int], str]  # an item's place to its path in the request
 
 _LAST_ID = 2**31 - 1
+_MOST_JOINED = 128 * 1024**2  # characters
+
+
+def check_joined(size: int, times: int, field: str) -> None:
+    """Refuse what would be written again into each of many items and take all memory.
+
+    Raises:
+        BodyTooLarge: It would.
+    """
+    if size * times > _MOST_JOINED:
+        raise BodyTooLarge(
+            f"'{field}' with each of {times} makes more than {_MOST_JOINED} characters; send fewer "
+            "at a time"
+        )
 
 
 def unheeded(reason: str) -> AfterValidator:
@@ -166,6 +181,7 @@ class Contract:
             self._check_query(request)
             size = _size(content)
             wanted = await aside(size, lambda: self.request.model_validate(content))
+            garbage.note(vars(wanted).values())
             answer = await unless_gone(request, self.answer(ask, wanted))
             body = await aside(size, lambda: form.write(answer))
             return Response(body, media_type=form.media_type, headers=ask.headers)

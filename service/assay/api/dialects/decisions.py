@@ -19,6 +19,7 @@ from assay.api.dialects.questions import (
     Content,
     Question,
     answered,
+    check_size,
     no_image,
     no_truth,
     option,
@@ -208,6 +209,7 @@ def _asked(ask: Ask, wanted: Decisions) -> Iterator[tuple[Choice | Score, Questi
     if wanted.stream:
         raise unanswerable(ask, "decisions come at once; leave 'stream' out", "stream")
     turns = _turns(ask, wanted.input)
+    check_size(turns, len(wanted.questions), "input")
     for place, one in enumerate(wanted.questions):
         where = f"questions[{place}]"
         if isinstance(one, Predicate):

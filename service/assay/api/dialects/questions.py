@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from assay import wire
+from assay.api.dialects.contract import check_joined
 from assay.errors import Unanswerable
 from assay.reward import choice, ensemble
 from assay.scoring import items
@@ -73,6 +74,16 @@ def prompt(turns: Sequence[wire.Message], *words: str) -> list[wire.Message]:
     if before and before[-1].role == "user":
         last = before.pop().content
     return [*before, turn("\n\n".join(filter(None, [last, *words])))]
+
+
+def check_size(turns: Sequence[wire.Message], questions: int, field: str) -> None:
+    """Refuse an input that is too large to stand before each of so many questions.
+
+    Raises:
+        BodyTooLarge: It is.
+    """
+    if turns and turns[-1].role == "user":
+        check_joined(len(turns[-1].content), questions, field)
 
 
 def unanswerable(ask: Ask, reason: str, where: str) -> Unanswerable:

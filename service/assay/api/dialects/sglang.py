@@ -24,6 +24,7 @@ from assay.api.dialects.contract import (
     Body,
     Contract,
     Given,
+    check_joined,
     each,
     only,
     text_or_ids,
@@ -187,10 +188,13 @@ async def _joined(wanted: Score) -> Given:
     query = await text_or_ids(wanted.query, "query")
     if not query.is_one:
         raise InvalidField("field 'query': send one text, or one list of token ids", param="query")
+    (one,) = query.sources
+    size = len(one.ids) if isinstance(one, Ids) else len(wanted.query)
+    check_joined(size, len(items.sources), "query")
     joined = await aside(
         len(items.sources),
         lambda: [
-            _one(query.sources[0], item, items.path(place), item_first=wanted.item_first)
+            _one(one, item, items.path(place), item_first=wanted.item_first)
             for place, item in enumerate(items.sources)
         ],
     )

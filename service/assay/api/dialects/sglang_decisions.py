@@ -19,6 +19,7 @@ from assay.api.dialects.questions import (
     Content,
     Question,
     answered,
+    check_size,
     no_image,
     no_truth,
     option,
@@ -147,6 +148,7 @@ async def _answer(ask: Ask, wanted: Decisions) -> dict[str, Any]:
 def _asked(ask: Ask, wanted: Decisions) -> Iterator[tuple[Choice | Score, Question]]:
     _check(ask, wanted)
     turns = [turn(wanted.input)]
+    check_size(turns, len(wanted.questions), "input")
     for place, one in enumerate(wanted.questions):
         where = f"questions[{place}]"
         if isinstance(one, YesNo):

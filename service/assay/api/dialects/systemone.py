@@ -20,6 +20,7 @@ from assay.api.dialects.questions import (
     Content,
     Question,
     answered,
+    check_size,
     no_image,
     no_truth,
     option,
@@ -132,6 +133,7 @@ def _asked(ask: Ask, wanted: SystemOne) -> Iterator[tuple[Choice | Score, Questi
     if wanted.assets or wanted.images:
         raise no_image(ask, "assets" if wanted.assets else "images")
     turns = [turn(wanted.state)]
+    check_size(turns, len(wanted.questions), "state")
     ahead = text(wanted.instructions)
     for name, one in wanted.questions.items():
         where = f"questions.{name}"
