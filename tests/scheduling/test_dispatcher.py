@@ -31,7 +31,7 @@ from assay.errors import (
     WorkerError,
 )
 from assay.scheduling import budget
-from assay.scheduling.dispatcher import BATCHES_AT_WORKER, Dispatcher, rate
+from assay.scheduling.dispatcher import BATCHES_AT_WORKER, Dispatcher, rate, timed_rate
 from assay.scheduling.queue import Queue, Ticket
 from tests.scheduling.models import loaded
 
@@ -74,7 +74,7 @@ class Site:
 
     def device(self, start):
         """Make one device."""
-        assert start is START
+        assert [spec.name for spec in start.models] == [MODEL]
         greeting = self.greetings[self.starts] if self.starts < len(self.greetings) else [LOADED]
         self.starts += 1
         self.started_at.append(time.monotonic())
@@ -199,10 +199,10 @@ class Observer:
         self.exhausted += 1
 
 
-def dispatcher(site, queue=None, observer=None, **options):
+def dispatcher(site, queue=None, observer=None, start=START, **options):
     """Return a dispatcher of the site's devices that restarts them without delay."""
     return Dispatcher(
-        START,
+        start,
         queue or Queue(),
         observer or Observer(),
         first_backoff_s=0.0,
@@ -598,8 +598,33 @@ async def test_the_rate_starts_from_warm_up_and_follows_what_is_measured():
         await Request(queue, [1]).outcome()
         assert one.rate.served == TOKENS_PER_S / 2
         await Request(queue, range(10)).outcome()
-    assert TOKENS_PER_S / 2 < one.rate.served < TOKENS_PER_S
-    assert rate([one, one]) == 2 * one.rate.served
+        assert one.rate.served == TOKENS_PER_S
+        assert timed_rate([one]) == 0.0
+        await Request(queue, range(20)).outcome()
+        assert timed_rate([one, dispatcher(site, queue)]) == 0.0
+    assert rate([one, one]) == timed_rate([one, one]) == 2 * one.rate.served
+
+
+async def test_the_batch_that_is_fastest_is_found_while_it_serves():
+    """Batches take as long whatever their size: warm-up's choice doesn't hold for good."""
+    site, queue = Site(greetings=[[replace(LOADED, tokens_per_s=1.0)]]), Queue()
+    site.is_open.set()
+    one = dispatcher(site, queue)
+    async with serving(one):
+        await Request(queue, range(1_000), tokens=ITEM_TOKENS).outcome()
+        assert one.loaded[MODEL].budget_tokens > BUDGET
+
+
+async def test_a_batch_size_that_was_given_stays():
+    """The setting `batch_tokens` is the operator's word."""
+    site, queue = Site(greetings=[[replace(LOADED, tokens_per_s=1.0)]]), Queue()
+    site.is_open.set()
+    one = dispatcher(
+        site, queue, start=replace(START, models=(replace(SPEC, batch_tokens=BUDGET),))
+    )
+    async with serving(one):
+        await Request(queue, range(1_000), tokens=ITEM_TOKENS).outcome()
+    assert {len(batch) for batch in site.batches} == {BUDGET // ITEM_TOKENS}
 
 
 async def test_a_worker_that_hangs_after_light_traffic_is_found():

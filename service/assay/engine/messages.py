@@ -81,6 +81,7 @@ class Loaded:
     budget_tokens: int
     prefix_pages: int  # of `PAGE_TOKENS` tokens, that the device keeps between batches
     tokens_per_s: float
+    most_batch_tokens: int = 65_536  # that fit the device's memory
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ show, and small enough that a newcomer needn't wait long behind it.
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
@@ -39,6 +39,7 @@ class Budget:
 
     tokens: int
     tokens_per_s: float
+    most: int = SIZES[-1]  # tokens that fit the memory
 
     @property
     def seconds(self) -> float:
@@ -63,17 +64,24 @@ def find_budget(
     """
     trunk.score(_batch(trunk, sizes[0]))  # first call: allocations, kernels
     tried: list[Budget] = []
+    most = sizes[-1]
     for size in sizes:
         try:
             seconds = _time(trunk, size, clock)
         except torch.OutOfMemoryError:
             torch.cuda.empty_cache()
+            most = tried[-1].tokens if tried else 0
             break
         if tried and seconds > LONGEST_BATCH_S:
             break
         tried.append(Budget(size, size / max(seconds, 1e-9)))
     if not tried:
         raise CheckpointError(f"a batch of {sizes[0]} tokens exceeds the device's memory")
+    return replace(_best(tried), most=most)
+
+
+def _best(tried: Sequence[Budget]) -> Budget:
+    """Return the best of what was tried, by readings that other work may have disturbed."""
     long = [budget for budget in tried if budget.seconds >= SHORTEST_BATCH_S] or tried[-1:]
     fastest = max(budget.tokens_per_s for budget in long)
     faster = [

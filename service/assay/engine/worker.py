@@ -113,6 +113,7 @@ def _load(spec: ModelSpec, start: Start, send: Callable[[FromWorker], None]) -> 
             budget_tokens=spec.batch_tokens or budget.tokens,
             prefix_pages=trunk.pages.count if trunk.pages else 0,
             tokens_per_s=budget.tokens_per_s,
+            most_batch_tokens=budget.most,
         )
     )
     return trunk

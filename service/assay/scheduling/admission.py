@@ -7,6 +7,10 @@ Who is refused is promised a time: `Retry-After` is when the backlog, and what i
 others, will have made room. Then the room is kept for a while. Newcomers get it where the one who
 was promised doesn't come, and always as long as less than half of what may wait does, or so much
 less that the largest of those who are due fits beside it.
+
+Others count before someone only as far as those who were promised something do come back: until
+that has been seen nobody is told a later time than a newcomer would be admitted at. Else the
+devices would idle for those who left, while those who do as they are told wait outside.
 """
 
 from __future__ import annotations
@@ -14,13 +18,13 @@ from __future__ import annotations
 import heapq
 import math
 import time
-from collections import deque
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import count
 from typing import TYPE_CHECKING
 
 from assay.errors import Draining, Overloaded
+from assay.scheduling.returns import LATE_S, Returns
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Iterator
@@ -32,6 +36,9 @@ _KEPT_PART = 1.1  # of the bound: the rate is an estimate, a promise isn't
 _LONGEST_WAIT_S = 600.0
 _UNKNOWN_WAIT_S = 60.0  # where no rate was measured
 _GRACE_S = 5.0  # for the way back
+_AT_ONCE_S = 0.001
+_READ_TOKENS = 16_384  # of a request that is told by its content though there is room
+_NEARLY_S = 1.0  # the header has whole seconds
 _MOST_PROMISES = 100_000
 
 
@@ -47,8 +54,29 @@ class _Promise:
     due: float
     ends: float
     first_due: float
+    before: int = 0  # tokens that were promised before, ever
+    is_expected: bool = False  # about now
+    is_passed: bool = False  # counts before nobody any more
     is_over: bool = False
     holds_room: bool = False
+
+
+@dataclass(eq=False, slots=True)
+class _Line:
+    """Promises by a time of theirs, the earliest first."""
+
+    _heap: list[tuple[float, int, _Promise]] = field(default_factory=list)
+    _numbers: Iterator[int] = field(default_factory=count)
+
+    def add(self, at: float, promise: _Promise) -> None:
+        heapq.heappush(self._heap, (at, next(self._numbers), promise))
+
+    def until(self, now: float) -> Iterator[_Promise]:
+        """Remove and yield those whose time has come and that aren't over."""
+        while self._heap and (self._heap[0][0] <= now or self._heap[0][-1].is_over):
+            promise = heapq.heappop(self._heap)[-1]
+            if not promise.is_over:
+                yield promise
 
 
 @dataclass(eq=False, slots=True)
@@ -96,6 +124,15 @@ class Admission:
     """Bounds what is admitted, all-or-nothing per request.
 
     A request that is larger than the bound by itself is admitted when hardly anything waits.
+
+    Args:
+        max_tokens: How many may wait, whatever the devices do.
+        tokens_per_s: What they do by the batches of callers; 0 until enough of these were timed.
+            Nobody is refused by less than that.
+        max_requests: How many requests may.
+        max_wait_s: How long anything may.
+        estimated_per_s: What they do by their warm-up, to tell when to come back until then.
+        clock: The monotonic clock.
     """
 
     def __init__(
@@ -105,18 +142,25 @@ class Admission:
         *,
         max_requests: int = 2**31,
         max_wait_s: float = math.inf,
+        estimated_per_s: Callable[[], float] = lambda: 0.0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._max_tokens = max_tokens
         self._max_requests = max_requests
         self._max_wait_s = max_wait_s
         self._tokens_per_s = tokens_per_s
+        self._estimated_per_s = estimated_per_s
         self._clock = clock
         self._holders: dict[str, _Holder] = {}  # of callers who hold something
         self._promises: dict[Hashable, _Promise] = {}
-        self._promised_tokens = 0
-        self._coming: deque[_Promise] = deque()  # about in the order in which they are due
-        self._due: deque[_Promise] = deque()  # about in the order in which they end
+        self._promised_ever = 0
+        self._passed = 0  # tokens of these that count before nobody
+        self._near = _Line()  # by when they are nearly due
+        self._expected_tokens = 0
+        self._late = _Line()  # by when nobody waits for them any more
+        self._returns = Returns()
+        self._coming = _Line()  # by when they are nearly due
+        self._due = _Line()  # by when they end
         self._due_tokens = 0
         self._largest: list[tuple[int, int, _Promise]] = []  # a heap of those that hold room
         self._numbers = count()
@@ -131,7 +175,7 @@ class Admission:
         """Hold room for a request's tokens while it runs, less as parts of it are done.
 
         `identity` is what a request has in common with itself when it comes again; it is asked for
-        only where there is no room for all.
+        only where there is, or was, no room for all.
 
         Raises:
             Overloaded: There is no room; `retry_after_s` is when there will be.
@@ -156,7 +200,9 @@ class Admission:
                 del self._holders[caller]
 
     def has_room(self, tokens: int, *, caller: str = "") -> bool:
-        """Whether a request would be admitted now, whatever was promised to it."""
+        """Whether a request would be admitted now, and nobody needs to know who it is."""
+        if self._promises and tokens <= _READ_TOKENS:
+            return False  # one that was told to come back is to be known by its content
         holder = self._holders.get(caller, _Holder())
         return self._is_within_share(caller, holder, tokens) or self._is_open(tokens, self.bound)
 
@@ -177,6 +223,7 @@ class Admission:
         """Return if there is room for so many tokens more."""
         bound = self.bound
         if self._is_open(tokens, bound):
+            self._greet(tokens, identity)
             return
         name = identity() if identity is not None else None
         promise = self._promises.get(name)
@@ -200,6 +247,15 @@ class Admission:
         after = self.tokens + tokens
         return after <= self._open(bound) or after + self._due_tokens <= bound
 
+    def _greet(self, tokens: int, identity: Callable[[], Hashable] | None) -> None:
+        """End the promise to who is let in without it; not worth a look at much text."""
+        if not self._promises or identity is None or tokens > _READ_TOKENS:
+            return
+        promise = self._promises.get(identity())
+        if promise is not None:
+            self._returns.come(promise.due)
+            self._end(promise)
+
     @property
     def bound(self) -> float:
         """How many tokens may wait: what is surely served in time, at the most.
@@ -211,8 +267,13 @@ class Admission:
         return min(self._max_tokens, in_time) if in_time > 0 else self._max_tokens
 
     def _open(self, bound: float) -> float:
-        """Return up to how many tokens newcomers are admitted whatever is due."""
-        return min(_OPEN_PART * bound, self._beside(self._largest_due(), bound))
+        """Return up to how many tokens newcomers are admitted whatever is due.
+
+        At the time itself, that is: else who asks all the time would be let in before who comes
+        then.
+        """
+        beside_these = max(_LOW_PART * bound, _KEPT_PART * bound - self._expected_tokens)
+        return min(_OPEN_PART * bound, self._beside(self._largest_due(), bound), beside_these)
 
     def _largest_due(self) -> _Promise | None:
         while self._largest and not self._largest[0][-1].holds_room:
@@ -230,66 +291,110 @@ class Admission:
 
         One that was due before, and is so large that it would never fit, goes first.
         """
-        if promise.due > self._clock() or self.requests >= self._max_requests:
+        if promise.due > self._clock() + _AT_ONCE_S or self.requests >= self._max_requests:
             return False
-        if self.tokens > _LOW_PART * bound and self.tokens + tokens > _KEPT_PART * bound:
+        may = bound if self._before(promise) else _KEPT_PART * bound
+        if self.tokens > _LOW_PART * bound and self.tokens + tokens > may:
             return False
         largest = self._largest_due()
         is_first = largest is None or promise.first_due <= largest.first_due
         if not is_first and self.tokens + tokens > self._beside(largest, bound):
             return False
+        self._returns.come(promise.due)
         self._end(promise)
         return True
 
     def _when(self, tokens: int, bound: float, name: Hashable, promise: _Promise | None) -> float:
         """Return in how many seconds to come back, and promise that there will be room."""
         now = self._clock()
-        if promise is not None and promise.due > now:
+        if promise is not None and promise.due > now + _AT_ONCE_S:
             return promise.due - now
-        if (rate := self._tokens_per_s()) <= 0:
-            return _UNKNOWN_WAIT_S
-        promised = 0 if promise is not None else self._promised_tokens
-        before = self.tokens + promised + tokens - bound
-        # The header has whole seconds.
-        wait_s = min(_LONGEST_WAIT_S, max(1.0, math.ceil(before / rate)))
-        if name is not None and (promise is not None or len(self._promises) < _MOST_PROMISES):
-            ends = now + wait_s + max(_GRACE_S, wait_s / 4)
-            due = now + wait_s
-            first_due = due if promise is None else promise.first_due
-            self._promise(_Promise(name, tokens, due, ends, first_due), promise)
-        return wait_s
+        if promise is not None:
+            self._returns.come(promise.due)
+        wait_s = self._wait_s(tokens, bound, promise)
+        if wait_s < math.inf and name is not None:
+            self._promise(name, tokens, wait_s, promise)
+        return min(wait_s, _UNKNOWN_WAIT_S) if not self._tokens_per_s() else wait_s
 
-    def _promise(self, promise: _Promise, broken: _Promise | None) -> None:
+    def _wait_s(self, tokens: int, bound: float, promise: _Promise | None) -> float:
+        """Return in how many seconds there will be room; infinity where no rate is known.
+
+        That is between when a newcomer would be admitted, if no other came, and when everybody has
+        been served who was promised something before: the later, the more of them come back.
+        """
+        if (rate := self._tokens_per_s() or self._estimated_per_s()) <= 0:
+            return math.inf
+        first = self.tokens - max(_LOW_PART * bound, _OPEN_PART * bound - tokens)
+        last = self.tokens + self._before(promise) + tokens - bound
+        place = min(last, first + max(0, last - first) * self._returns.part(self._clock()))
+        # The header has whole seconds.
+        return min(_LONGEST_WAIT_S, max(1.0, math.ceil(place / rate)))
+
+    def _before(self, promise: _Promise | None) -> int:
+        """Return how many tokens are promised to those who were before, and may still come."""
+        before = self._promised_ever if promise is None else promise.before
+        return max(0, before - self._passed)
+
+    def _promise(self, name: Hashable, tokens: int, wait_s: float, broken: _Promise | None) -> None:
         """Keep room from when a promise is due; at once where it stands for one that was broken."""
+        if broken is None and len(self._promises) >= _MOST_PROMISES:
+            return
+        due = self._clock() + wait_s
+        promise = _Promise(
+            *(name, tokens, due, due + max(_GRACE_S, wait_s / 4)),
+            first_due=due if broken is None else broken.first_due,
+            before=self._promised_ever if broken is None else broken.before,
+        )
         if broken is not None:
             self._end(broken)
+            self._passed -= broken.tokens  # it goes on
+            self._promised_ever -= tokens
+        if broken is not None and not self._before(promise):
             self._hold(promise)
         else:
-            self._coming.append(promise)
-        self._promises[promise.name] = promise
-        self._promised_tokens += promise.tokens
+            self._coming.add(due - _NEARLY_S, promise)
+        self._returns.expect(due)
+        self._near.add(due - _NEARLY_S, promise)
+        self._late.add(due + LATE_S, promise)
+        self._promises[name] = promise
+        self._promised_ever += tokens
 
     def _hold(self, promise: _Promise) -> None:
         promise.holds_room = True
         self._due_tokens += promise.tokens
-        self._due.append(promise)
+        self._due.add(promise.ends, promise)
         heapq.heappush(self._largest, (-promise.tokens, next(self._numbers), promise))
 
     def _forget(self, now: float) -> None:
         """Keep room for the promises that are due, and for none that is over."""
-        while self._coming and self._coming[0].due <= now:
-            promise = self._coming.popleft()
-            if not promise.is_over:
-                self._hold(promise)
-        while self._due and (self._due[0].is_over or self._due[0].ends <= now):
-            self._end(self._due.popleft())
+        for promise in self._coming.until(now):
+            self._hold(promise)
+        for promise in self._near.until(now):
+            self._expect(promise)
+        for promise in self._late.until(now):
+            self._pass(promise)
+        for promise in self._due.until(now):
+            self._end(promise)
+
+    def _expect(self, promise: _Promise) -> None:
+        if not promise.is_passed:
+            promise.is_expected = True
+            self._expected_tokens += promise.tokens
+
+    def _pass(self, promise: _Promise) -> None:
+        if promise.is_expected:
+            promise.is_expected = False
+            self._expected_tokens -= promise.tokens
+        if not promise.is_passed:
+            promise.is_passed = True
+            self._passed += promise.tokens
 
     def _end(self, promise: _Promise) -> None:
         if promise.is_over:
             return
         promise.is_over = True
+        self._pass(promise)
         del self._promises[promise.name]
-        self._promised_tokens -= promise.tokens
         if promise.holds_room:
             promise.holds_room = False
             self._due_tokens -= promise.tokens

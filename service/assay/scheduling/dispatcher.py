@@ -40,6 +40,7 @@ from assay.errors import CheckpointError, ForwardFailed, NonFiniteScore, WorkerE
 from assay.scheduling.budget import Budget
 from assay.scheduling.pages import PrefixCache
 from assay.scheduling.rate import Rate
+from assay.scheduling.search import Search
 from assay.scheduling.workers import Worker
 
 if TYPE_CHECKING:
@@ -226,8 +227,7 @@ class Dispatcher:
                 case Refused():
                     raise CheckpointError(f"{message.model}: {message.message}")
                 case Loaded():
-                    self.loaded[message.model] = message
-                    self._budgets[message.model] = Budget(message.budget_tokens)
+                    self._take_up(message)
                     if message.prefix_pages:
                         self._caches[message.model] = PrefixCache(message.prefix_pages)
                     self.rate.warm(message.model, message.tokens_per_s)
@@ -236,6 +236,16 @@ class Dispatcher:
                 self._on_progress(self.device, message)
         self.state = "ready"
         self.refusal = None
+
+    def _take_up(self, loaded: Loaded) -> None:
+        """Begin with what warm-up found; one that is started again goes on with what is known."""
+        name = loaded.model
+        if name not in self._budgets:
+            is_given = any(spec.batch_tokens for spec in self._start.models if spec.name == name)
+            found, rate, most = loaded.budget_tokens, loaded.tokens_per_s, loaded.most_batch_tokens
+            search = None if is_given else Search(found, rate, most=most)
+            self._budgets[name] = Budget(found, search=search)
+        self.loaded[name] = replace(loaded, budget_tokens=self._budgets[name].whole)
 
     async def _hear(self, worker: Device) -> FromWorker:
         """Wait for what a worker that loads says next; kill one that says nothing for too long."""
@@ -330,6 +340,7 @@ class Dispatcher:
         if taken.is_full:
             served = sum(work.tokens for work in plan.works)
             self.rate.note(taken.model, computed=tokens, served=served, seconds=done.compute_s)
+        self._weigh(taken, done.compute_s)
         self._observer.batch(
             taken.model,
             done,
@@ -347,6 +358,19 @@ class Dispatcher:
         for claim, numbers in zip(taken.claims, plan.numbers(done.numbers), strict=True):
             _settle(claim, numbers)
 
+    def _weigh(self, taken: Taken, seconds: float) -> None:
+        """Let a batch count for how large the next ones may be."""
+        model, budget = taken.model, self._budgets[taken.model]
+        budget.note(
+            taken.budget_tokens,
+            computed=taken.plan.forest.tokens,
+            seconds=seconds,
+            is_full=taken.fills_its_budget,
+        )
+        if budget.whole != self.loaded[model].budget_tokens:
+            logger.info("batches of %s now have up to %d tokens", model, budget.whole)
+            self.loaded[model] = replace(self.loaded[model], budget_tokens=budget.whole)
+
     def _retry(self, taken: Taken, failed: Failed) -> None:
         """Run each item of a failed batch again, alone; an item that failed alone is answered.
 
@@ -358,7 +382,8 @@ class Dispatcher:
         may_shrink = False
         if failed.out_of_memory:
             self._observer.out_of_memory(self.device, taken.model)
-            may_shrink = self._budgets[taken.model].halve() and len(taken.claims) > 1
+            budget = self._budgets[taken.model]
+            may_shrink = budget.halve(taken.budget_tokens) and len(taken.claims) > 1
         if len(taken.claims) > 1 or taken.plan.forest.held:
             self._queue.put_back(taken.model, taken.entries, was_tried=not may_shrink)
             return
@@ -393,5 +418,11 @@ def _settle(claim: Claim, numbers: np.ndarray) -> None:
 
 
 def rate(dispatchers: Sequence[Dispatcher]) -> float:
-    """Return the measured tokens per second of all devices."""
+    """Return the tokens per second of all devices, before anything was timed an estimate."""
     return sum(dispatcher.rate.served for dispatcher in dispatchers)
+
+
+def timed_rate(dispatchers: Sequence[Dispatcher]) -> float:
+    """Return that of the batches of callers; 0 until each device has had enough of these."""
+    rates = [dispatcher.rate.timed for dispatcher in dispatchers]
+    return sum(rates) if all(rates) else 0.0

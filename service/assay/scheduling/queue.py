@@ -94,6 +94,12 @@ class Taken:
     plan: Plan
     claims: tuple[Claim, ...]
     is_full: bool = False  # nothing more that waits would have fitted
+    budget_tokens: int = 0  # that it might have had
+
+    @property
+    def fills_its_budget(self) -> bool:
+        """Whether it is about as large as it might be."""
+        return self.is_full and self.plan.forest.tokens >= FULL * self.budget_tokens
 
     @property
     def entries(self) -> list[tuple[Work, Claim]]:
@@ -206,7 +212,8 @@ class Queue:
         self._advance(drafted)
         is_full = line.items > 0 or drafted.forest.tokens >= FULL * spec.budget_tokens
         claims = tuple(map(self._release, drafted.works))
-        return Taken(model, drafted, claims, is_full and not drafted.works[0].goes_alone)
+        is_alone = drafted.works[0].goes_alone
+        return Taken(model, drafted, claims, is_full and not is_alone, spec.budget_tokens)
 
     def depth(self, model: str) -> tuple[int, int]:
         """Return how many items and tokens wait for a model."""

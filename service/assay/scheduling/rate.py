@@ -2,34 +2,54 @@
 
 A batch of one short item takes nearly as long as a full one: what it says of tokens a second is
 true of an idle device, and none that much waits for is idle.
+
+A reading that is too low refuses callers on an idle device, one that is too high is found out by
+the next batches: so a faster batch is believed at once, a slower one by and by.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 _MEMORY = 0.9  # weight of the past
+_TIMED = 3  # batches, before what they say is more than an estimate
+
+
+@dataclass(slots=True)
+class _Lately:
+    """Tokens of a model's last batches, the later the more."""
+
+    computed: float = 0.0
+    served: float = 0.0
 
 
 class Rate:
     """Of one device, for all its models."""
 
     def __init__(self) -> None:
-        self._computed: dict[str, float] = {}  # tokens a second, by model
-        self._served: float | None = None
+        self._speeds: dict[str, float] = {}  # computed tokens a second, by model
+        self._lately: dict[str, _Lately] = {}
+        self._timed = 0
 
     @property
     def served(self) -> float:
         """Tokens a second of what callers wait for: all of each item, shared or not; 0 unknown.
 
-        Before anything was measured, of models that get equally many tokens.
+        Before anything was timed, of models that get equally many tokens.
         """
-        if self._served is not None:
-            return self._served
-        per_token = [1 / rate for rate in self._computed.values() if rate > 0]
-        return len(per_token) / sum(per_token) if per_token else 0.0
+        if not self._lately:
+            return _harmonic_mean([speed for speed in self._speeds.values() if speed > 0])
+        seconds = sum(one.computed / self._speeds[name] for name, one in self._lately.items())
+        return sum(one.served for one in self._lately.values()) / max(seconds, 1e-9)
+
+    @property
+    def timed(self) -> float:
+        """As `served`, by batches of callers alone; 0 until there were enough of these."""
+        return self.served if self._timed >= _TIMED else 0.0
 
     def warm(self, model: str, tokens_per_s: float) -> None:
         """Take a model's rate at its warm-up, unless it is known better."""
-        self._computed.setdefault(model, tokens_per_s)
+        self._speeds.setdefault(model, tokens_per_s)
 
     def note(self, model: str, *, computed: int, served: int, seconds: float) -> None:
         """Take a full batch: the tokens that were computed, those that callers got, and its time.
@@ -37,14 +57,20 @@ class Rate:
         Raises:
             KeyError: The model was never warmed up.
         """
-        seconds = max(seconds, 1e-9)
-        self._computed[model] = _mixed(self._computed[model], computed / seconds)
-        self._served = _mixed(self.served, served / seconds)
+        now, past = computed / max(seconds, 1e-9), self._speeds[model]
+        self._speeds[model] = max(now, _MEMORY * past + (1 - _MEMORY) * now, 1e-9)
+        self._timed += 1
+        for one in self._lately.values():
+            one.computed *= _MEMORY
+            one.served *= _MEMORY
+        lately = self._lately.setdefault(model, _Lately())
+        lately.computed += computed
+        lately.served += served
 
     def expected_s(self, model: str, computed: int) -> float:
         """Return how long so many tokens take a model, all of them computed."""
-        return computed / max(self._computed.get(model, 0.0), 1e-9)
+        return computed / max(self._speeds.get(model, 0.0), 1e-9)
 
 
-def _mixed(past: float, now: float) -> float:
-    return _MEMORY * past + (1 - _MEMORY) * now
+def _harmonic_mean(rates: list[float]) -> float:
+    return len(rates) / sum(1 / rate for rate in rates) if rates else 0.0

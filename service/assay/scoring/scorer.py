@@ -133,9 +133,10 @@ class Scorer:
         self.dispatchers: list[Dispatcher] = []
         self.admission = Admission(
             settings.max_queued_tokens,
-            lambda: dispatchers.rate(self.dispatchers),
+            lambda: dispatchers.timed_rate(self.dispatchers),
             max_requests=settings.max_queued_requests,
             max_wait_s=settings.max_wait_s,
+            estimated_per_s=lambda: dispatchers.rate(self.dispatchers),
         )
         self.failure: AssayError | None = None
         self.started_at = int(time.time())
