@@ -131,6 +131,10 @@ class Item(Request):
     messages: list[Message] | None = None
     text: str | None = None
     input_ids: TokenIds | None = None
+    token_type_ids: TokenIds | None = Field(
+        default=None,
+        description="Of `input_ids`, for encoders that tell segments apart; default: all 0.",
+    )
 
     @model_validator(mode="after")
     def _has_one_form(self) -> Self:
@@ -145,6 +149,10 @@ class Item(Request):
             raise ValueError(
                 "send exactly one of 'prompt' with 'response', 'messages', 'text' or 'input_ids'"
             )
+        if self.token_type_ids is not None and (
+            self.input_ids is None or len(self.token_type_ids) != len(self.input_ids)
+        ):
+            raise ValueError("'token_type_ids' goes with 'input_ids': send one for each id")
         if self.messages is not None and (
             not self.messages or self.messages[-1].role in NO_ANSWERS
         ):
@@ -527,6 +535,9 @@ class TokenizeEntry(Entry):
     """What the model sees of one item."""
 
     input_ids: list[int] = []
+    token_type_ids: list[int] | None = Field(
+        default=None, description="Segment ids, where there are others than 0."
+    )
     tokens: list[str] = []
     read_position: int | None = Field(default=None, description="The last of `read_positions`.")
     read_positions: list[int] = Field(

@@ -40,7 +40,7 @@ UNKNOWN = {
     "priority": 0,
     "request_id": "mine",
     "cache_salt": "salt",
-    "add_special_tokens": False,
+    "add_special_tokens": True,
     "mm_processor_kwargs": None,
     "invented": {"deep": [1]},
 }
@@ -266,15 +266,19 @@ def test_tokenize_shows_what_is_scored(contracts: Server) -> None:
 
 
 def test_text_gets_one_bos_whether_it_has_one_or_not(contracts: Server) -> None:
-    """Clients strip it or leave it; `add_special_tokens` changes nothing."""
+    """Clients strip it or leave it; with `add_special_tokens: false` nothing is added."""
     text = f"{HENS} Step 1: {LAID[0]} ки"
     (entry,) = entries(contracts, {"text": text}, model="ki")
     expected = [[1.0 - one, one] for one in entry["steps"]]
 
     for given in (text, f"<s>{text}", f"<s><s>{text}"):
-        for option in (True, False):
-            (found,) = pooled(contracts, model="ki", input=given, add_special_tokens=option)
+        for option in ({}, {"add_special_tokens": True}):
+            (found,) = pooled(contracts, model="ki", input=given, **option)
             assert found == expected
+    (found,) = pooled(contracts, model="ki", input=f"<s>{text}", add_special_tokens=False)
+    assert found == expected
+    (found,) = pooled(contracts, model="ki", input=text, add_special_tokens=False)
+    assert found != expected
 
 
 def test_ids_and_usage_are_real(contracts: Server) -> None:

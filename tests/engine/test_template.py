@@ -1,7 +1,10 @@
 """From items to ids: one BOS, nothing doubled, cut only where allowed."""
 
+from dataclasses import replace
+
 import pytest
 
+from assay.cards.card import Card
 from assay.engine.template import Conversation, Ids, Template, Text
 from assay.errors import (
     CheckpointError,
@@ -232,16 +235,45 @@ def test_an_encoders_text_stands_in_its_frame_once(tmp_path, text):
     assert template.tokens(one(template, Text(text)).ids) == ["<cls>", "a", "b", "c", "<sep>"]
 
 
-def test_an_encoder_with_segment_ids_refuses_pairs(tmp_path):
-    """BERT's second segment is marked by ids that aren't supported: refused, not ignored."""
-    folder = tokenizers.make(tmp_path, is_encoder=True, chat=None, config={"type_vocab_size": 2})
+SEGMENTED = {"is_encoder": True, "has_segments": True, "chat": None}
 
-    template = Template(folder)
-    template._tokenizer.model_input_names = ["input_ids", "token_type_ids"]
-    template._has_segment_types = True
 
-    with pytest.raises(TemplateRefused, match="segment ids"):
-        one(template, talk("hi", "ho"))
+@pytest.mark.parametrize("size", [8, 1])
+def test_a_pair_of_an_encoder_with_segments_has_the_tokenizer_s_own_segment_ids(tmp_path, size):
+    """BERT's second segment is the response and the separator behind it, cut or not."""
+    folder = tokenizers.make(tmp_path, config={"type_vocab_size": 2}, **SEGMENTED)
+    template = Template(folder, max_tokens=10)
+    source = talk("p" * size, "yes")
+
+    rendered = one(template, source)
+
+    expected = template._tokenizer("p" * min(size, 4), "yes")
+    assert rendered.ids.tolist() == expected["input_ids"]
+    assert rendered.segments.tolist() == expected["token_type_ids"]
+
+
+def test_a_model_without_segments_reads_none_whatever_its_tokenizer_says(tmp_path):
+    """DeBERTa's tokenizer tells segments apart, and most of its models don't."""
+    folder = tokenizers.make(tmp_path, config={"type_vocab_size": 0}, **SEGMENTED)
+    sources = [talk("hi", "ho"), Ids((5, 6), segments=(0, 1)), Text("hi")]
+
+    assert [one(Template(folder), source).segments for source in sources] == [None] * 3
+
+
+@pytest.mark.parametrize(
+    ("options", "config", "segments", "last"),
+    [
+        (SEGMENTED, {"type_vocab_size": 2}, (0, 2), 1),
+        (SEGMENTED, {"type_vocab_size": 1}, (0, 1), 0),
+        ({}, {}, (0, 1), 0),
+    ],
+)
+def test_segment_ids_that_the_model_has_not_are_refused(tmp_path, options, config, segments, last):
+    """An encoder of two, one of one, and a decoder, which has none."""
+    template = Template(tokenizers.make(tmp_path, config=config, **options))
+
+    with pytest.raises(InvalidField, match=f"the model's segments end at {last}"):
+        one(template, Ids((5, 6), segments=segments))
 
 
 def test_a_pair_over_the_limit_loses_the_start_of_its_prompt(tmp_path):
@@ -334,3 +366,66 @@ def test_padding_is_taken_off_in_time_that_is_linear_in_it(tmp_path, form, rest)
 
     assert kept == rest.format(pads=pads)
     assert len(pads) <= text.looked <= len(text) + 2 * len("<pad>")
+
+
+TEXTS = ["ab", "<s>ab", "ab</s>", "<s>ab</s>"]
+
+
+@pytest.mark.parametrize(("front", "end"), [("<s>", "</s>"), ("<s>", ""), ("", "</s>")])
+@pytest.mark.parametrize("text", TEXTS)
+def test_a_text_gets_what_its_tokenizer_adds_each_once(tmp_path, front, end, text):
+    """As servers that tokenize with special tokens have it, and nothing twice."""
+    made = tokenizers.make(tmp_path, adds_bos=bool(front), adds_eos=bool(end))
+    template = Template(made)
+
+    tokens = "".join(template.tokens(one(template, Text(text, "tokenizer")).ids))
+
+    assert tokens.removeprefix("<s>").removesuffix("</s>") == "ab"
+    assert tokens.startswith("<s>") == (front == "<s>" or text.startswith("<s>"))
+    assert tokens.endswith("</s>") == (end == "</s>" or text.endswith("</s>"))
+
+
+@pytest.mark.parametrize("is_encoder", [False, True])
+@pytest.mark.parametrize("text", ["ab", "<s>ab</s>"])
+def test_a_text_without_special_tokens_is_what_was_sent(tmp_path, text, is_encoder):
+    """vLLM's `add_special_tokens: false`."""
+    options = {"is_encoder": True} if is_encoder else {"adds_bos": True, "adds_eos": True}
+    template = Template(tokenizers.make(tmp_path, **options))
+
+    assert "".join(template.tokens(one(template, Text(text, "none")).ids)) == text
+
+
+@pytest.mark.parametrize(
+    ("spec", "tokens"),
+    [
+        ({"bos": "none"}, "ab</s>"),
+        ({"eos": "ensure"}, "<s>abĠ</s>"),
+        ({"append": ["<sep>"]}, "<s>ab<sep>"),
+    ],
+)
+def test_a_card_that_says_how_a_text_begins_or_ends_is_followed(tmp_path, spec, tokens):
+    """Its family's authors know better than the tokenizer's defaults."""
+    card = Card.model_validate({"template": spec})
+    template = Template(tokenizers.make(tmp_path, adds_bos=True, adds_eos=True), card)
+
+    assert "".join(template.tokens(one(template, Text("ab", "tokenizer")).ids)) == tokens
+
+
+@pytest.mark.parametrize(("specials", "ends"), [("card", ("<s>", "</s>")), ("none", ("[", "</s>"))])
+def test_a_conversation_gets_what_its_template_says_unless_none_is_wanted(tmp_path, specials, ends):
+    """Natively one BOS in front; with none only what the template writes."""
+    template = Template(tokenizers.make(tmp_path, adds_bos=True, adds_eos=True))
+
+    ids = one(template, replace(talk("hi", "ho"), specials=specials)).ids
+
+    tokens = template.tokens(ids)
+    assert (tokens[0], tokens[-1], tokens.count("</s>")) == (*ends, 2)
+
+
+def test_a_text_that_is_cut_keeps_both_ends(tmp_path):
+    """From the left, behind BOS; EOS stays last."""
+    template = Template(tokenizers.make(tmp_path, adds_bos=True, adds_eos=True), max_tokens=4)
+
+    ids = one(template, Text("abcdef", "tokenizer")).ids
+
+    assert "".join(template.tokens(ids)) == "<s>ef</s>"

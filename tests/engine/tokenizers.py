@@ -27,6 +27,7 @@ def make(
     adds_bos: bool = False,
     adds_eos: bool = False,
     is_encoder: bool = False,
+    has_segments: bool = False,
     chat: str | None = CHAT,
     config: dict | None = None,
 ) -> Path:
@@ -37,7 +38,8 @@ def make(
     core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     core.decoder = decoders.ByteLevel()
     if is_encoder:
-        frame, pair = "<cls> $A <sep>", "<cls> $A <sep> $B <sep>"
+        frame = "<cls> $A <sep>"
+        pair = f"{frame} $B:1 <sep>:1" if has_segments else f"{frame} $B <sep>"
     else:
         frame = f"{'<s> ' if adds_bos else ''}$A{' </s>' if adds_eos else ''}"
         pair = f"{frame} $B"
@@ -51,6 +53,10 @@ def make(
         pad_token="<pad>",
         cls_token="<cls>" if is_encoder else None,
         sep_token="<sep>" if is_encoder else None,
+        model_input_names=[
+            *("input_ids", "attention_mask"),
+            *(["token_type_ids"] if has_segments else []),
+        ],
     )
     tokenizer.chat_template = chat
     tokenizer.save_pretrained(folder)

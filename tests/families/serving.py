@@ -37,6 +37,8 @@ class Served:
         settings = Settings(models=(str(folder),))
         self.target = targets.load(settings).default
         self.trunks = [_trunk(model, compiled=compiled) for model in self.target.members]
+        for model, trunk in zip(self.target.members, self.trunks, strict=True):
+            model.template.hold_to(trunk.inputs)
         self.caches = [
             PrefixCache(trunk.pages.count) if trunk.pages else None for trunk in self.trunks
         ]
@@ -83,7 +85,7 @@ class Served:
         places: dict[Work, int] = {}
         for place, one in enumerate(template.render_all(sources)):
             if isinstance(one, Rendered):
-                work = Work(one.ids, Flow(), marks=one.marks)
+                work = Work(one.ids, Flow(), marks=one.marks, segments=one.segments)
                 places[work] = place
                 line.add(work, 0.0)
             else:

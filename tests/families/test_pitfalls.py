@@ -18,13 +18,16 @@ import torch
 import transformers
 from safetensors.torch import load_file, save_file
 
+from assay import wire
 from assay.cards import card as cards
 from assay.cards.card import Card
 from assay.cards.catalogue import embedded
+from assay.engine import notices
 from assay.engine import trunk as trunks
 from assay.engine.messages import Forest
 from assay.engine.template import Conversation, Ids, Solution, Template, Text
 from assay.errors import CheckpointError, InvalidField, ItemTooLong, TemplateRefused
+from assay.scoring import items
 from tests.families import attributes, contrast, layout, pairwise, process, scalar, tokenizers
 from tests.families.layout import TALK, encode, hidden, logits, read
 from tests.families.serving import Served
@@ -186,22 +189,88 @@ def test_every_pitfall_has_a_test_or_a_reason():
 # --- reading position -------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("pad", ["<|eot_id|>", "<|begin_of_text|>", None])
-@pytest.mark.parametrize("name", ["grm-linear", "skywork-v0.2-llama"])
-def test_02_no_pad_token_moves_where_a_conversation_is_read(make, name, pad):
-    """Pad equal to EOS, which ends each turn: chosen and rejected are read at their own ends."""
-    folder = make(name)
+def padding_with(folder, pad):
+    """Make a token the tokenizer's padding and config.json's; return its id."""
     made = layout.tokenizer(folder)
     made.pad_token = pad
     made.save_pretrained(folder)
     configure(folder, pad_token_id=made.pad_token_id)
+    return made.pad_token_id
+
+
+@pytest.mark.parametrize("pad", ["<|eot_id|>", "<|begin_of_text|>", None])
+def test_02_no_pad_token_moves_where_a_card_s_head_reads(make, pad):
+    """Pad equal to EOS, which ends each turn: chosen and rejected are read at their own ends."""
+    folder = make("grm-linear")
+    padding_with(folder, pad)
     wanted = [TALK, TALK | {"response": "Yes, I am."}]
 
     chosen, rejected = Served(folder).verdicts(wanted)
 
-    expected = [LAYOUTS[name].reference(folder, item).score for item in wanted]
+    expected = [LAYOUTS["grm-linear"].reference(folder, item).score for item in wanted]
     assert [*chosen.rewards, *rejected.rewards] == pytest.approx(expected, abs=CLOSE)
     assert chosen.rewards != rejected.rewards
+
+
+@torch.inference_mode()
+def own_scores(folder, sequences):
+    """Return what transformers' own class says of sequences of ids, one by one, unpadded."""
+    kind = transformers.AutoModelForSequenceClassification
+    model = kind.from_pretrained(folder, attn_implementation="eager").eval()
+    return [float(model(input_ids=torch.tensor([ids])).logits[0, 0]) for ids in sequences]
+
+
+@pytest.mark.parametrize("pad", ["<|eot_id|>", "<|begin_of_text|>", None])
+def test_02_transformers_own_class_is_read_where_it_reads(make, pad):
+    """At the last token that isn't padding: what it was trained with. In any batch, kept or not."""
+    folder = make("fsfairx")
+    token = padding_with(folder, pad) or 7
+    long = [9, 8, 7, 6, 5, 4, 3, 9, 8, 6, 5]
+    every = [
+        [*long, token, token],
+        long,
+        [token, *long],
+        [*long[:8], *8 * [token]],
+        [*long[:8], *9 * [token], 9],
+        [token, token],
+    ]
+    talk = rendered(template(folder), items.source(wire.Item(**TALK))).ids.tolist()
+    wanted = [TALK, *({"input_ids": ids} for ids in every)]
+    served = Served(folder)
+
+    first, again = served.verdicts(wanted), served.verdicts(wanted)
+
+    found = [one.rewards[0] for one in first]
+    assert found == pytest.approx(own_scores(folder, [talk, *every]), abs=CLOSE)
+    assert found == [one.rewards[0] for one in again]
+    assert found == [one.rewards[0] for one in served.verdicts(wanted, together=False)]
+
+
+def test_02_a_card_may_read_the_last_token_whatever_it_is(make):
+    """`[read] at = "last"` says so; the template then ends where the score is read."""
+    folder = make("fsfairx", card=lambda text: f'{text}\n[read]\nat = "last"\n')
+    token = padding_with(folder, "<|eot_id|>")
+
+    (verdict,) = Served(folder).verdicts([{"input_ids": [9, 8, 7, token]}])
+
+    configure(folder, pad_token_id=None)
+    assert verdict.rewards == pytest.approx(own_scores(folder, [[9, 8, 7, token]]), abs=CLOSE)
+
+
+@pytest.mark.parametrize(("pad", "count"), [("<|eot_id|>", 1), ("<|begin_of_text|>", 0)])
+def test_02_a_template_that_ends_in_padding_is_told_with_both_tokens(make, pad, count):
+    """Whoever trained with another rule learns it before the first score."""
+    folder = make("fsfairx")
+    padding_with(folder, pad)
+    one = template(folder)
+
+    sample = rendered(one, said("Hello", "Hi"))
+
+    told = notices.of(one, sample)
+
+    assert len(told) == count
+    before = repr(one.tokens(sample.ids[-2:].tolist())[0])
+    assert all("'<|eot_id|>'" in text and before in text for text in told)
 
 
 def test_03_pads_within_a_sequence_are_tokens_like_others(make):

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from assay.engine.messages import Forest
+from assay.engine.positions import stated_tokens
 from tests.fidelity import checkpoints, reference, texts
 
 ITEMS = texts.generated(24, longest_words=60)
@@ -202,14 +203,50 @@ def test_positions_that_depend_on_the_batch_bound_an_item(folder, name):
     assert np.abs(scores - reference.eager(path, items)).max() <= reference.FLOAT32_TOLERANCE
 
 
+@pytest.mark.parametrize("kind", ["yarn", "linear"])
+def test_stretched_positions_are_eager_s_up_to_what_the_config_states(folder, kind):
+    """Four times as many as there are without, in any batch."""
+    rope = {"rope_type": kind, "rope_theta": 10_000.0, "factor": 4.0}
+    path = folder("llama", max_position_embeddings=64, rope_parameters=rope)
+    trunk = reference.load(path)
+    items = [np.tile(item, 60)[:256] for item in ITEMS[:3]]
+
+    scores = trunk.score(Forest.unshared([*items, *ITEMS]))[:3, 0]
+
+    assert stated_tokens(json.loads((path / "config.json").read_text())) == 256
+    assert trunk.max_tokens is None
+    assert np.abs(scores - reference.eager(path, items)).max() <= reference.FLOAT32_TOLERANCE
+
+
+@pytest.mark.parametrize("name", ["gpt2", "bert", "roberta"])
+def test_a_config_states_as_many_positions_as_there_are(folder, name):
+    """Whatever it calls them: a start doesn't offer more than the table has."""
+    path = folder(name)
+    config = json.loads((path / "config.json").read_text())
+
+    assert stated_tokens(config) == reference.load(path).max_tokens
+
+
 @pytest.mark.parametrize("pad", [None, 2, 0])
 def test_the_pad_id_never_moves_the_reading_position(folder, pad):
-    """Pad equal to EOS, no pad and a pad of its own give the same bits, EOS at the end or not."""
+    """A trunk reads where it is told, or at the end; the front looks for padding, and no mask."""
     items = [np.append(ITEMS[0], [2]), np.append(ITEMS[1], [2, 2]), ITEMS[2]]
     expected = reference.eager(folder("qwen2", pad_token_id=None), items)
 
     scores = reference.load(folder("qwen2", pad_token_id=pad)).score(Forest.unshared(items))[:, 0]
 
+    assert np.abs(scores - expected).max() <= reference.FLOAT32_TOLERANCE
+
+
+@pytest.mark.parametrize("name", ["bert", "roberta", "electra", "modernbert", "deberta-v3"])
+def test_padding_within_an_encoder_s_item_counts_as_in_eager(folder, name):
+    """RoBERTa's kind gives it no position of its own; text may name it, too."""
+    items = [np.concatenate([ITEMS[0][:5], [0], ITEMS[0][5:], [0, 0]]), ITEMS[1], ITEMS[2] * 0]
+    items = [item.astype(np.int32) for item in items]
+
+    scores = reference.load(folder(name)).score(Forest.unshared(items))[:, 0]
+
+    expected = reference.eager(folder(name), items)
     assert np.abs(scores - expected).max() <= reference.FLOAT32_TOLERANCE
 
 

@@ -1,6 +1,6 @@
 """What a device says of a model."""
 
-from assay.engine.messages import Loaded
+from assay.engine.messages import Inputs, Loaded
 
 
 def loaded(model, budget, *, shares, tokens_per_s=1.0):
@@ -16,6 +16,7 @@ def loaded(model, budget, *, shares, tokens_per_s=1.0):
         shares_prefixes=shares,
         reads="last",
         outputs={"reward": 1},
+        inputs=Inputs(100),
         parameters=1,
         budget_tokens=budget,
         prefix_pages=0,

@@ -270,13 +270,17 @@ def test_a_failed_batch_takes_no_readings_of_older_pages_with_it():
     assert [len(batch.works) for batch in run.batches] == [1, 1, 1, 1]
 
 
-def test_items_with_and_without_marks_make_no_batch():
-    """A model reads all of its items at marks, or none."""
+def test_an_item_without_marks_beside_others_is_read_at_its_end():
+    """Of items that end in padding and items that don't, in one batch."""
     line = Line(lambda _: False, count())
     line.add(at(PROMPT, 3), 0.0)
     line.add(Work(PROMPT, Flow()), 0.0)
-    with pytest.raises(ValueError, match="all read at marks, or none"):
-        plan(line, 100, shares=True)
+
+    batch = plan(line, 100, shares=True)
+
+    assert batch.forest.marks.tolist() == [3, len(PROMPT) - 1]
+    first, second = batch.numbers(np.array([[0.25], [0.5]]))
+    assert (first.tolist(), second.tolist()) == ([[0.25]], [[0.5]])
 
 
 def test_the_first_page_that_lacks_a_reading_is_told():

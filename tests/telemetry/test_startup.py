@@ -4,7 +4,7 @@ import logging
 import pytest
 from rich.console import Console
 
-from assay.engine.messages import Loaded, Progress
+from assay.engine.messages import Inputs, Loaded, Progress
 from assay.telemetry.startup import StartupDisplay
 
 LOADED = Loaded(
@@ -18,6 +18,7 @@ LOADED = Loaded(
     shares_prefixes=True,
     reads="last",
     outputs={"reward": 1},
+    inputs=Inputs(100),
     parameters=12_300_000,
     budget_tokens=4096,
     prefix_pages=64,

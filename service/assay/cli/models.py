@@ -21,6 +21,7 @@ from assay.cli.app import (
     settings_of,
 )
 from assay.cli.terminal import err, out, table
+from assay.engine import notices
 from assay.engine.template import Rendered, Template
 from assay.errors import AssayError, CheckpointError
 from assay.scoring import answers
@@ -109,7 +110,8 @@ async def _inspect(reference: str, settings: Settings) -> None:
     if found.card.ensemble is None:
         one = repository.checkpoint(found)
         template = Template(one.tokenizer_folder, found.card, config_folder=one.config_folder)
-        check(template, found.card)
+        for notice in notices.of(template, check(template, found.card)):
+            out.print(Text("doubt", style="yellow"), notice)
         _show_roles(template)
         _show_reading(template, found.card)
     if found.doubts:

@@ -8,13 +8,13 @@ else each runs alone. Nothing is shared, kept or compiled.
 from __future__ import annotations
 
 from collections import defaultdict
+from inspect import signature
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
 from assay.engine import checkpoint
-from assay.engine.messages import Forest
 from assay.engine.readout import Readout
 from assay.engine.trunk import BUCKET, Trunk
 from assay.errors import CheckpointError
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     import transformers
 
     from assay.cards.card import Card
+    from assay.engine.messages import Forest
 
 _NAMES = ("score", "scores", "reward", "rewards", "logits")  # of what is read from the output
 
@@ -58,6 +59,8 @@ class Foreign(Trunk):
         self.attention = "own"
         self._outputs = outputs
         self._pads = False
+        if "token_type_ids" not in signature(model.forward).parameters:
+            self._segments = 0
 
     @torch.inference_mode()
     def verify(self, *, compiled: bool = False) -> None:
@@ -69,7 +72,7 @@ class Foreign(Trunk):
         del compiled
         sample = self._sample()
         try:
-            alone = torch.cat([self._run([ids], len(ids)) for ids in sample])
+            alone = torch.cat([self._run([ids], [self._halves(ids)], len(ids)) for ids in sample])
         except CheckpointError:
             raise
         except Exception as error:  # the code may raise anything
@@ -78,7 +81,7 @@ class Foreign(Trunk):
             raise self._unusable("its scores aren't finite")
         self._pads = True
         try:
-            gap = float((self._score_padded(Forest.unshared(sample)) - alone).abs().max())
+            gap = float((self._score_padded(self._in_segments(sample)) - alone).abs().max())
         except Exception:  # noqa: BLE001  then it can't be padded
             gap = float("inf")
         self._pads = gap <= self._tolerance_of_itself(alone)
@@ -104,7 +107,7 @@ class Foreign(Trunk):
         """Run sequences of one bucket together, or each alone."""
         if (batch.parents >= 0).any() or batch.marks is not None:
             raise ValueError("a model of its own code reads whole sequences only")
-        sequences = batch.runs()
+        sequences, segments = batch.runs(), batch.segment_runs()
         groups: dict[tuple[int, int], list[int]] = defaultdict(list)
         for index, ids in enumerate(sequences):
             width = -(-len(ids) // BUCKET) * BUCKET
@@ -112,21 +115,26 @@ class Foreign(Trunk):
         found: dict[int, torch.Tensor] = {}
         for (width, _), members in groups.items():
             limit = min(width, self.max_tokens or width)
-            rows = self._run([sequences[index] for index in members], limit)
+            read, types = ([one[index] for index in members] for one in (sequences, segments))
+            rows = self._run(read, types, limit)
             found |= dict(zip(members, rows, strict=True))
         return torch.stack([found[read] for read in batch.reads.tolist()])
 
-    def _run(self, sequences: Sequence[np.ndarray], width: int) -> torch.Tensor:
+    def _run(
+        self, sequences: Sequence[np.ndarray], segments: Sequence[np.ndarray], width: int
+    ) -> torch.Tensor:
         """Return (sequences, outputs) float32 of the model's own forward pass."""
         pad = self.model.config.get_text_config().pad_token_id
         ids = np.full((len(sequences), width), pad or 0, dtype=np.int64)
-        mask = np.zeros_like(ids)
-        for row, one in enumerate(sequences):
+        mask, types = np.zeros_like(ids), np.zeros_like(ids)
+        for row, (one, of_it) in enumerate(zip(sequences, segments, strict=True)):
             ids[row, : len(one)] = one
             mask[row, : len(one)] = 1
+            types[row, : len(one)] = of_it
         outcome = self.model(
             input_ids=torch.from_numpy(ids).to(self.device),
             attention_mask=torch.from_numpy(mask).to(self.device),
+            **self._told(types),
         )
         numbers = _numbers(outcome)
         if numbers.shape == (len(sequences),):

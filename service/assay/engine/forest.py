@@ -27,6 +27,7 @@ class Packed:
 
     ids: np.ndarray  # (rows,) int64
     positions: np.ndarray  # (rows,) int64, absolute within each token's own sequence
+    segments: np.ndarray  # (rows,) int64
     lengths: np.ndarray  # (runs,) int32
     parents: np.ndarray  # (runs,) int32, -1 for a root
     starts: np.ndarray  # (runs,) int32, the row of a run's first token; a held one's follow `rows`
@@ -79,9 +80,13 @@ def pack(forest: Forest) -> Packed:
     ids[:total] = forest.ids
     positions = np.zeros(rows, dtype=np.int64)
     positions[:total] = np.arange(total) + np.repeat((offsets - starts)[forest.held :], computed)
+    segments = np.zeros(rows, dtype=np.int64)
+    if forest.segments is not None:
+        segments[:total] = forest.segments
     return Packed(
         ids=ids,
         positions=positions,
+        segments=segments,
         lengths=lengths,
         parents=forest.parents,
         starts=starts,

@@ -54,6 +54,11 @@ class Vocabulary:
     def __init__(self, weight: torch.Tensor) -> None:
         self._weight = weight.float()  # (tokens, hidden)
 
+    @property
+    def size(self) -> int:
+        """How many tokens it has."""
+        return len(self._weight)
+
     def __call__(self, state: torch.Tensor, next_ids: torch.Tensor) -> torch.Tensor:
         """Return (rows, 1) of (rows, hidden) and (rows,) ids."""
         parts = []

@@ -64,6 +64,19 @@ class Progress:
 
 
 @dataclass(frozen=True, slots=True)
+class Inputs:
+    """What a model reads: ids below `vocabulary`, and segment ids below `segments` beside them.
+
+    Of one segment all are 0; of 0 none is read at all. A decoder's class of transformers' own is
+    read at the last token that isn't `padding`, if config.json names one.
+    """
+
+    vocabulary: int
+    segments: int = 0
+    padding: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Loaded:
     """One model is loaded, verified and warm."""
 
@@ -77,6 +90,7 @@ class Loaded:
     shares_prefixes: bool
     reads: Literal["last", "first", "mean"]  # where an item without marks is read
     outputs: dict[str, int]  # how many numbers each head gives, side by side
+    inputs: Inputs
     parameters: int
     budget_tokens: int
     prefix_pages: int  # of `PAGE_TOKENS` tokens, that the device keeps between batches
@@ -123,6 +137,7 @@ class Forest:
     )  # (pages * PAGE_TOKENS,) int32, places in `ids`
     marks: np.ndarray | None = None  # (marks,) int32, places in `ids` that are read instead
     next_ids: np.ndarray = field(default_factory=_none)  # (marks,) int32, the tokens after them
+    segments: np.ndarray | None = None  # (tokens,) int32, of unshared runs; None: all 0
 
     @classmethod
     def unshared(cls, sequences: Sequence[np.ndarray]) -> Self:
@@ -141,8 +156,15 @@ class Forest:
 
     def runs(self) -> list[np.ndarray]:
         """Return the ids of each computed run."""
+        return self._by_run(self.ids)
+
+    def segment_runs(self) -> list[np.ndarray]:
+        """Return the segment ids of each computed run."""
+        return self._by_run(np.zeros_like(self.ids) if self.segments is None else self.segments)
+
+    def _by_run(self, numbers: np.ndarray) -> list[np.ndarray]:
         lengths = self.lengths[self.held :]
-        return np.split(self.ids, np.cumsum(lengths)[:-1]) if len(lengths) else []
+        return np.split(numbers, np.cumsum(lengths)[:-1]) if len(lengths) else []
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -1,8 +1,8 @@
 """From hidden states at the reading positions to numbers, in float32.
 
-The reading position comes from the token sequence itself, never from `pad_token_id`: a decoder is
-read at its last token, an encoder at its first, or over all of them where its config says mean. A
-card may say otherwise; a batch's marks then name the rows.
+A decoder is read at its last token, an encoder at its first, or over all of them where its config
+says mean. A card may say otherwise, and the front looks for a decoder's last token that isn't
+padding, as transformers' own class does; a batch's marks then name the rows.
 """
 
 from __future__ import annotations
@@ -162,6 +162,9 @@ def own(model: transformers.PreTrainedModel) -> Readout:
         pooling = getattr(model.config, "classifier_pooling", "cls")
         position: Position = "mean" if pooling == "mean" else "first"
         return Readout(position, OwnHead((head, classifier), (False, False)))
+    if isinstance(pooler, torch.nn.Linear) and isinstance(classifier, torch.nn.Linear):  # ALBERT
+        parts = (pooler, model.base_model.pooler_activation, classifier)
+        return Readout("first", OwnHead(parts, (False, False, False)))
     if pooler is not None and isinstance(classifier, torch.nn.Linear):
         return Readout("first", OwnHead((pooler, classifier), (True, False)))
     if classifier is not None and not isinstance(classifier, torch.nn.Linear):

@@ -6,8 +6,8 @@ From what a caller sends to what the template renders. Which ids come of it: `te
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Literal
 
 from assay.errors import InvalidField, TemplateRefused
 
@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from assay.cards import mechanism
 
 Message = dict[str, str]
+# Which special tokens a text gets: as the card says, those that the tokenizer adds to plain text by
+# itself, each once and where no card says otherwise, or none.
+Specials = Literal["card", "tokenizer", "none"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +27,7 @@ class Conversation:
     """Turns for the chat template; the last one is the assistant's, to be scored."""
 
     messages: tuple[Message, ...]
+    specials: Specials = "card"
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,14 +52,19 @@ class Text:
     """Text that already went through a template."""
 
     text: str
+    specials: Specials = "card"
 
 
 @dataclass(frozen=True, slots=True)
 class Ids:
-    """Token ids, scored verbatim; `reads_all` of them, whatever the card reads."""
+    """Token ids, scored verbatim; `reads_all` of them, whatever the card reads.
+
+    `segments` are as many segment ids, BERT's token type ids; None: all 0.
+    """
 
     ids: Sequence[int]
     reads_all: bool = False
+    segments: Sequence[int] | None = None
 
 
 Source = Conversation | Solution | Contest | Text | Ids
@@ -119,7 +128,7 @@ def spell(source: Source, template: mechanism.Template, steps: mechanism.Steps |
         case Conversation() if steps is not None:
             return _solution(_cut_up(source, steps), steps, template)
         case Conversation():
-            return Spelt(Conversation(_with_system(source.messages, template)))
+            return Spelt(replace(source, messages=_with_system(source.messages, template)))
     reads_all = isinstance(source, Ids) and source.reads_all
     if steps is not None and steps.form == "separate" and not reads_all:
         raise InvalidField("the model's steps are tokenized one by one; send 'prompt' and 'steps'")

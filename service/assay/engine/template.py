@@ -18,7 +18,8 @@ import numpy as np
 from assay.cards.card import Card
 from assay.engine import probes, roles, spelling
 from assay.engine.marks import Marks, Reader
-from assay.engine.positions import steady_tokens
+from assay.engine.messages import Inputs
+from assay.engine.positions import stated_tokens, steady_tokens
 from assay.engine.spelling import (
     Contest,
     Conversation,
@@ -27,6 +28,7 @@ from assay.engine.spelling import (
     Parts,
     Solution,
     Source,
+    Specials,
     Spelt,
     Text,
 )
@@ -46,14 +48,23 @@ if TYPE_CHECKING:
 
     from assay.cards.mechanism import Token
 
-__all__ = ["Contest", "Conversation", "Ids", "Rendered", "Solution", "Source", "Template", "Text"]
+__all__ = [
+    "Contest",
+    "Conversation",
+    "Ids",
+    "Rendered",
+    "Solution",
+    "Source",
+    "Specials",
+    "Template",
+    "Text",
+]
 Truncation = Literal["prompt_start", "response_end"]
 # What is longer isn't tokenized only to be cut: that takes seconds, and memory a hundredfold.
 _MOST_CHARACTERS = 1 << 20
 _MOST_PER_TOKEN = 16
 _UNLIMITED = 1 << 20  # transformers writes 1e30 where a tokenizer states no limit
 _VOCABULARIES = ("tokenizer.json", "*.model", "vocab*")  # transformers makes do with none
-_COUNT_FROM_PADDING = {"roberta", "xlm-roberta", "xlm-roberta-xl", "camembert"}
 _USUAL = (roles.USER, roles.ASSISTANT)
 _MOST_SHAPES = 256  # of conversations, by their roles, that are remembered
 _SAMPLES = ["Seven — is 7 a prime?\n\n", "  <s>x</s>\u00a0[CLS] e\u0301 🌞", ""]
@@ -62,12 +73,16 @@ _REFUSALS = (jinja2.TemplateError, TypeError, ValueError, KeyError, AttributeErr
 
 @dataclass(frozen=True, slots=True)
 class Rendered:
-    """What the model reads of one item: `ids` is (tokens,) int32; no `marks`, read at its end."""
+    """What the model reads of one item: `ids` is (tokens,) int32; no `marks`, read at its end.
+
+    `segments` are its segment ids, (tokens,) int32; None: all 0.
+    """
 
     ids: np.ndarray
     truncated: bool
     text: str | None
     marks: Marks | None = None
+    segments: np.ndarray | None = None
 
 
 class Template:
@@ -106,15 +121,27 @@ class Template:
             ) from error
         self._card = card or Card()
         self._spec = self._card.template
+        self.inputs = Inputs(  # as config.json says, until the model is loaded
+            vocabulary=int(config.get("vocab_size") or len(self._tokenizer)),
+            segments=int(config.get("type_vocab_size") or 0),
+            padding=config.get("pad_token_id") if self._is_read_by_its_class else None,
+        )
+        self._is_held = False
         self._reader = Reader(self._card, self.token_id)
         self._appended = [self.token_id(token) for token in self._spec.append]
         self._losses: dict[tuple[str, ...], list[int] | None] = {}
         self.max_tokens = max_tokens or self._declared_limit(config)
-        self._vocabulary = int(config.get("vocab_size") or len(self._tokenizer))
-        self._has_segment_types = (
-            int(config.get("type_vocab_size") or 0) > 1
-            and "token_type_ids" in self._tokenizer.model_input_names
-        )
+
+    def hold_to(self, loaded: Inputs) -> None:
+        """Take no other ids than a loaded model does: the fewest, of several."""
+        known = self.inputs.vocabulary
+        fewest = min(known, loaded.vocabulary) if self._is_held else loaded.vocabulary
+        self.inputs, self._is_held = replace(loaded, vocabulary=fewest), True
+
+    def beyond(self) -> list[str]:
+        """Return the tokens that text can name and the model has no embedding for, by id."""
+        found = {i: token for token, i in self._tokenizer.get_vocab().items()}
+        return [found[i] for i in sorted(found) if i >= self.inputs.vocabulary]
 
     @cached_property
     def bos(self) -> int | None:
@@ -166,6 +193,13 @@ class Template:
         expected = self._tokenizer(_SAMPLES, add_special_tokens=False)["input_ids"]
         encoded = core.encode_batch_fast(_SAMPLES, add_special_tokens=False)
         return core if [one.ids for one in encoded] == expected else None
+
+    @property
+    def _is_read_by_its_class(self) -> bool:
+        """Whether transformers' own class says where a decoder is read, and no card does."""
+        card = self._card
+        has_own_head = not card.heads and card.policy is None and card.read is None
+        return has_own_head and not self._is_encoder
 
     @cached_property
     def _is_encoder(self) -> bool:
@@ -231,7 +265,7 @@ class Template:
         """Render each item; an item that can't be rendered gives its error in its place.
 
         Errors are TemplateRefused (the chat template rejects the conversation, or there is none),
-        EmptyItem (no tokens), InvalidField (not Unicode, or an id outside the vocabulary) and
+        EmptyItem (no tokens), InvalidField (not Unicode, or an id beyond the embedding) and
         ItemTooLong (what must be kept exceeds `max_tokens`).
         """
         items = [self._spell(source) for source in sources]
@@ -241,7 +275,9 @@ class Template:
         for item, text in zip(items, written, strict=True):
             ids = next(encoded) if isinstance(text, str) else None
             try:
-                rendered.append(self._render(item, text, ids, truncation))
+                one = self._render(item, text, ids, truncation)
+                self._check_ids(one.ids, are_verbatim=isinstance(text, Ids))
+                rendered.append(one)
             except AssayError as error:
                 rendered.append(error)
         return rendered
@@ -250,10 +286,17 @@ class Template:
         """Return the id of a token of the card.
 
         Raises:
-            CheckpointError: The tokenizer hasn't that token.
+            CheckpointError: The tokenizer hasn't that token, or the model has no row for it.
         """
-        if isinstance(token, int):
-            return token
+        found = token if isinstance(token, int) else self._look_up(token)
+        if not 0 <= found < self.inputs.vocabulary:
+            raise CheckpointError(
+                f"the card names the token {token!r}, id {found}, and the model's embedding has "
+                f"{self.inputs.vocabulary} rows: tokenizer and weights aren't of one model"
+            )
+        return found
+
+    def _look_up(self, token: str) -> int:
         vocabulary = self._tokenizer.get_vocab()
         if token in vocabulary:
             return int(vocabulary[token])
@@ -513,11 +556,6 @@ class Template:
                 "the model has no chat template; send 'text' that already has its format, or "
                 "'input_ids'"
             )
-        if self._has_segment_types:
-            raise TemplateRefused(
-                "the model has no chat template and tells prompt and response apart by segment "
-                "ids, which are not supported; send 'text' or 'input_ids' of one segment"
-            )
         if [message["role"] for message in messages] != ["user", "assistant"]:
             raise TemplateRefused(
                 "the model has no chat template; send one prompt with one response"
@@ -549,38 +587,74 @@ class Template:
     def _finish(
         self, ids: list[int] | None, item: Spelt, text: str, truncation: Truncation
     ) -> Rendered:
-        """Give the ids exactly one BOS (or an encoder's frame), and cut them to the limit."""
-        ids = [*self._checked(ids), *self._appended]
-        before, after = self._frame
-        if self._is_encoder:
-            ids = _stripped(ids, before[0])
-            ids = [*before, *ids[: -1 if ids[-1:] == after else None], *after]
-        elif self.bos is not None:
-            ids = [self.bos, *_stripped(ids, self.bos)]
-        elif self._spec.bos == "none":
-            ids = _stripped(ids, self._tokenizer.bos_token_id)
+        """Give the ids their special tokens, by default exactly one BOS, and cut them to the limit.
+
+        An encoder's stand in its frame.
+        """
+        specials = item.item.specials if isinstance(item.item, Text | Conversation) else "card"
+        front, ids, end = self._framed([*self._checked(ids), *self._appended], specials)
+        ids = [*front, *ids, *end]
         if not ids:
             raise EmptyItem("the item has no tokens; send some text")
         if len(ids) <= self.max_tokens:
             return Rendered(np.asarray(ids, dtype=np.int32), truncated=False, text=text)
-        front = before if self._is_encoder else [] if self.bos is None else [self.bos]
         response, tail = self._kept(item.item, text, ids)
+        if isinstance(item.item, Conversation) and not self._is_encoder:
+            tail = [*tail, *end]
         ids = self._cut(front, ids[len(front) :], response, tail, truncation)
         return Rendered(np.asarray(ids, dtype=np.int32), truncated=True, text=text)
+
+    def _framed(self, ids: list[int], specials: Specials) -> tuple[list[int], list[int], list[int]]:
+        """Return what is put in front, the ids without what they have of it, and what ends them."""
+        before, after = self._frame
+        if specials == "none" and self._spec.bos == "tokenizer":
+            return [], ids, []
+        if self._is_encoder:
+            ids = _stripped(ids, before[0])
+            return before, ids[: -1 if ids[-1:] == after else None], after
+        adds_end = specials == "tokenizer" and self._spec.eos == "keep" and not self._appended
+        end = after if adds_end and ids[len(ids) - len(after) :] != after else []
+        if self.bos is not None:
+            return [self.bos], _stripped(ids, self.bos), end
+        if self._spec.bos == "none":
+            return [], _stripped(ids, self._tokenizer.bos_token_id), end
+        if specials == "tokenizer" and self._spec.bos == "tokenizer" and before:
+            return before, ids[len(before) if ids[: len(before)] == before else 0 :], end
+        return [], ids, end
 
     def _finish_pair(self, pair: _Pair, truncation: Truncation) -> Rendered:
         """Encode prompt and response as the tokenizer's own two segments."""
         prompt = self._checked(next(self._encode([pair.prompt]), None))
         response = self._checked(next(self._encode([pair.response]), None))
         before, after = self._frame
-        joint = list(self._tokenizer("x", "x")["input_ids"])
-        single = list(self._tokenizer("x", add_special_tokens=False)["input_ids"])
-        between = joint[len(before) + len(single) : len(joint) - len(single) - len(after)]
+        between, _ = self._joint
         ids = [*before, *prompt, *between, *response, *after]
         truncated = len(ids) > self.max_tokens
         if truncated:
             ids = self._cut(before, ids[len(before) :], response, after, truncation)
-        return Rendered(np.asarray(ids, dtype=np.int32), truncated, text=None)
+        kept = min(len(response), len(ids) - len(before) - len(after))
+        segments = self._segments(len(ids) - kept - len(after), kept)
+        return Rendered(np.asarray(ids, np.int32), truncated, text=None, segments=segments)
+
+    @cached_property
+    def _joint(self) -> tuple[list[int], tuple[int, int, int]]:
+        """What the tokenizer puts between two texts, and the segments of both and of the end."""
+        before, after = self._frame
+        joint = self._tokenizer("x", "x")
+        ids, size = list(joint["input_ids"]), len(next(self._encode(["x"])) or [])
+        second = len(ids) - size - len(after)
+        types = list(joint.get("token_type_ids") or [0] * len(ids))
+        return ids[len(before) + size : second], (types[len(before)], types[second], types[-1])
+
+    def _segments(self, first: int, second: int) -> np.ndarray | None:
+        """Return the segment ids of a pair of so many tokens up to the second text, and of it.
+
+        None where the model reads none.
+        """
+        if self.inputs.segments < 2 or "token_type_ids" not in self._tokenizer.model_input_names:
+            return None
+        _, after = self._frame
+        return np.repeat(np.array(self._joint[1], np.int32), [first, second, len(after)])
 
     def _cut(
         self,
@@ -657,7 +731,19 @@ class Template:
         if self._card.policy is not None:
             return replace(rendered, marks=self._response_marks(rendered, item))
         end = self._prompt_end(rendered, item) if self._reader.needs_prompt else None
-        return replace(rendered, marks=self._reader.marks(rendered.ids, item.steps, end))
+        marks = self._reader.marks(rendered.ids, item.steps, end)
+        return replace(rendered, marks=marks or self._before_padding(rendered.ids))
+
+    def _before_padding(self, ids: np.ndarray) -> Marks | None:
+        """Return the last token that isn't padding, as transformers' own class looks for it.
+
+        None where that is the last of all. Of padding alone the class reads the first token.
+        """
+        padding = self.inputs.padding
+        if padding is None or not self._is_read_by_its_class or ids[-1] != padding:
+            return None
+        others = np.flatnonzero(ids != padding)
+        return Marks(np.array([others[-1] if len(others) else 0], np.int32))
 
     def _prompt_end(self, rendered: Rendered, item: Spelt) -> int | None:
         """Return the place of the prompt's last token; None where nobody can tell.
@@ -702,21 +788,54 @@ class Template:
         positions = np.arange(first, last, dtype=np.int32)
         return Marks(positions, next_ids=rendered.ids[first + 1 :])
 
+    def _checked_segments(self, segments: Sequence[int]) -> np.ndarray | None:
+        """Return an item's segment ids; None where the model reads none, as its own code does."""
+        known = self.inputs.segments
+        if not known and "token_type_ids" in self._tokenizer.model_input_names:
+            return None
+        if max(segments) >= max(1, known):
+            raise InvalidField(
+                f"'token_type_ids' has {max(segments)}; the model's segments end at "
+                f"{max(0, known - 1)}",
+                param="token_type_ids",
+            )
+        return np.asarray(segments, dtype=np.int32) if any(segments) else None
+
+    def _check_ids(self, ids: np.ndarray, *, are_verbatim: bool) -> None:
+        """Refuse ids that the model has no embedding for, wherever they come from.
+
+        On a GPU such an id would end the device's process.
+        """
+        highest, known = int(ids.max()), self.inputs.vocabulary
+        if highest < known:
+            return
+        if are_verbatim:
+            raise InvalidField(
+                f"'input_ids' has an id of {highest}; the model's vocabulary ends at {known - 1}",
+                param="input_ids",
+            )
+        added = self._tokenizer.added_tokens_decoder.get(highest)  # of others: text is private
+        token = (
+            f"the token {added.content!r}, id {highest}" if added else f"a token of id {highest}"
+        )
+        raise InvalidField(
+            f"the text names {token}; the model's vocabulary ends at {known - 1}: leave it out"
+        )
+
     def _verbatim(self, source: Ids) -> Rendered:
         if not source.ids:
             raise EmptyItem("'input_ids' is empty; send at least one id")
-        if max(source.ids) >= self._vocabulary:
-            raise InvalidField(
-                f"'input_ids' has an id of {max(source.ids)}; the model's vocabulary ends at "
-                f"{self._vocabulary - 1}",
-                param="input_ids",
-            )
         if len(source.ids) > self.max_tokens:
             raise ItemTooLong(
                 f"'input_ids' has {len(source.ids)} tokens, the model takes {self.max_tokens}; ids "
                 "are scored verbatim and never cut"
             )
-        return Rendered(np.asarray(source.ids, dtype=np.int32), truncated=False, text=None)
+        return Rendered(
+            np.asarray(source.ids, dtype=np.int32),
+            truncated=False,
+            text=None,
+            segments=None if source.segments is None else self._checked_segments(source.segments),
+        )
 
     @staticmethod
     def _checked(ids: list[int] | None) -> list[int]:
@@ -727,11 +846,8 @@ class Template:
         return list(ids)
 
     def _declared_limit(self, config: dict[str, Any]) -> int:
-        positions = int(config.get("max_position_embeddings") or _UNLIMITED)
-        if config.get("model_type") in _COUNT_FROM_PADDING:
-            positions -= int(config.get("pad_token_id") or 1) + 1
-        steady = steady_tokens(config) or _UNLIMITED
-        return int(min(self._tokenizer.model_max_length, positions, steady, _UNLIMITED))
+        bounds = [one for one in (stated_tokens(config), steady_tokens(config)) if one is not None]
+        return int(min(self._tokenizer.model_max_length, *bounds, _UNLIMITED))
 
 
 @dataclass(frozen=True, slots=True)

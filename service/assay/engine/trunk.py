@@ -20,7 +20,7 @@ import torch
 from assay.cards.card import Card
 from assay.engine import checkpoint, compilation, forest, readout
 from assay.engine.attention import interface
-from assay.engine.messages import PAGE_TOKENS, Forest
+from assay.engine.messages import PAGE_TOKENS, Forest, Inputs
 from assay.engine.pages import Pages
 from assay.engine.positions import steady_tokens
 from assay.errors import CheckpointError
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
     import transformers
 
+    from assay.engine.forest import Packed
     from assay.engine.readout import Readout
 
 logger = logging.getLogger("assay.trunk")
@@ -72,6 +73,7 @@ class Trunk:
         self._wanted = wanted
         self.parameters = sum(parameter.numel() for parameter in model.parameters())
         self._first_position = _first_position(model)
+        self._segments = _segments(model)
 
     @property
     def is_worth_compiling(self) -> bool:
@@ -89,6 +91,16 @@ class Trunk:
         if table is not None:
             return table.num_embeddings - self._first_position
         return steady_tokens(self.model.config.get_text_config().to_dict())
+
+    @property
+    def inputs(self) -> Inputs:
+        """What it reads; a policy knows no more ids than it has an output for."""
+        rows, head = _rows(self.model), self.readout.head
+        if isinstance(head, readout.NextToken):
+            rows = min(rows, head.vocabulary.size)
+        passes_over = isinstance(head, readout.OwnHead) and self.readout.position == "last"
+        padding = self.model.config.get_text_config().pad_token_id if passes_over else None
+        return Inputs(rows, self._segments, padding)
 
     @property
     def outputs(self) -> dict[str, int]:
@@ -142,7 +154,7 @@ class Trunk:
         for attention in self._attentions(compiled=compiled):
             self.forward = "padded" if attention == "eager" else "packed"
             self.attention = attention
-            gaps[attention] = self._gap(Forest.unshared(sample), expected)
+            gaps[attention] = self._gap(self._in_segments(sample), expected)
             if gaps[attention] <= self._tolerance(expected):
                 break
         else:
@@ -159,7 +171,8 @@ class Trunk:
         if self.forward == "packed" and self.readout.position == "last":
             bound = gaps[self.attention] + self._tolerance_of_itself(expected)
             self.shares_prefixes = self._gap(_shared(sample), expected) <= bound
-            self.shares_prefixes &= self.readout.head.joined == 1
+            # A run is known by its ids alone.
+            self.shares_prefixes &= self.readout.head.joined == 1 and self._segments <= 1
 
     def _attentions(self, *, compiled: bool) -> list[str]:
         """Return the ways to try, the fastest first: packed ones, then padded, as the card says."""
@@ -170,7 +183,7 @@ class Trunk:
     @torch.inference_mode()
     def compile(self) -> None:
         """Compile the trunk's blocks, if their scores stay what they are."""
-        sample = Forest.unshared(self._sample())
+        sample = self._in_segments(self._sample())
         before = torch.from_numpy(self.score(sample)).float()
         compilation.compile_blocks(self.model.base_model)
         gap = self._gap(sample, before.to(self.device), doing="compile its blocks")
@@ -254,6 +267,25 @@ class Trunk:
         branch = np.concatenate([sequences[-1][:_SHARED_TOKENS], own])[:limit]
         return [*sequences, branch]
 
+    def _in_segments(self, sample: Sequence[np.ndarray]) -> Forest:
+        """Return a batch of sequences, the second half of each in the last segment."""
+        halves = [self._halves(ids) for ids in sample]
+        return replace(Forest.unshared(sample), segments=np.concatenate(halves))
+
+    def _halves(self, ids: np.ndarray) -> np.ndarray:
+        last = max(0, self._segments - 1)
+        return np.where(np.arange(len(ids)) < len(ids) // 2, 0, last).astype(np.int32)
+
+    def _told(self, segments: np.ndarray) -> dict[str, torch.Tensor]:
+        """Return the argument of a forward pass that says segments, where the trunk reads any.
+
+        They are (tokens,) of one row, or (rows, tokens).
+        """
+        if self._segments <= 1:
+            return {}
+        rows = torch.from_numpy(np.atleast_2d(segments)).long()
+        return {"token_type_ids": rows.to(self.device)}
+
     def _expected(self, sample: Sequence[np.ndarray]) -> torch.Tensor:
         """Return the model's own scores: eager, each sequence alone, no padding."""
         # The head is float32 and the trunk need not be: lift what crosses between them.
@@ -262,8 +294,7 @@ class Trunk:
             for module in checkpoint.head_modules(self.model)
         ]
         try:
-            rows = [torch.from_numpy(ids)[None].long().to(self.device) for ids in sample]
-            scores = [self._alone(row) for row in rows]
+            scores = [self._alone(ids) for ids in sample]
         finally:
             for lift in lifts:
                 lift.remove()
@@ -273,9 +304,11 @@ class Trunk:
         numbers = torch.stack(scores)
         return numbers if self.model.base_model is not self.model else self.readout.score(numbers)
 
-    def _alone(self, row: torch.Tensor) -> torch.Tensor:
-        """Return transformers' own scores of (1, tokens), or what a card's heads would read."""
-        outcome = self.model(input_ids=row, attention_mask=torch.ones_like(row))
+    def _alone(self, ids: np.ndarray) -> torch.Tensor:
+        """Return transformers' own scores of one sequence, or what a card's heads would read."""
+        row = torch.from_numpy(ids)[None].long().to(self.device)
+        told = self._told(self._halves(ids))
+        outcome = self.model(input_ids=row, attention_mask=torch.ones_like(row), **told)
         if self.model.base_model is not self.model:
             logits: torch.Tensor = outcome.logits[0]
             return logits
@@ -295,11 +328,28 @@ class Trunk:
         with interface.over(packed, self.pages, on_layer):
             hidden = self.model.base_model(
                 input_ids=self._row(packed.ids),
-                position_ids=self._row(packed.positions + self._first_position),
+                position_ids=self._row(self._positions(packed)),
+                **self._told(packed.segments),
             ).last_hidden_state[0]  # (rows, hidden)
         if batch.marks is not None:
             return self.readout.score(readout.rows_of(hidden, batch.marks), batch.next_ids)
         return self.readout.score(self.readout.gather(hidden, packed.first_rows, packed.last_rows))
+
+    def _positions(self, packed: Packed) -> np.ndarray:
+        """Return each row's position, (rows,); RoBERTa's kind counts what isn't padding.
+
+        Padding has the position before a sequence's first one, wherever it stands.
+        """
+        first = self._first_position
+        if not first or packed.is_shared or packed.held:
+            return packed.positions + first
+        counts = packed.ids != first - 1
+        running = np.cumsum(counts)
+        before = (running - counts)[packed.starts]
+        positions = np.zeros_like(packed.positions)
+        total = int(packed.lengths.sum())
+        positions[:total] = running[:total] - np.repeat(before, packed.lengths)
+        return np.where(counts, positions, 0) + first - 1
 
     def _row(self, numbers: np.ndarray) -> torch.Tensor:
         """Return (1, rows) on the device."""
@@ -312,7 +362,7 @@ class Trunk:
         """Run sequences of one bucket together, filled up on the right behind a mask."""
         if (batch.parents >= 0).any():
             raise ValueError("a padded forward pass can't continue another run's tokens")
-        sequences = batch.runs()
+        sequences, segments = batch.runs(), batch.segment_runs()
         starts = np.cumsum(batch.lengths) - batch.lengths
         places, marked = batch.marks, None
         if places is not None:
@@ -325,13 +375,15 @@ class Trunk:
         for width, members in sorted(buckets.items()):
             limit = min(width, self.max_tokens or width)
             ids = np.zeros((len(members), limit), dtype=np.int64)
-            mask = np.zeros_like(ids)
+            mask, types = np.zeros_like(ids), np.zeros_like(ids)
             for row, index in enumerate(members):
                 ids[row, : len(sequences[index])] = sequences[index]
                 mask[row, : len(sequences[index])] = 1
+                types[row, : len(sequences[index])] = segments[index]
             hidden = self.model.base_model(
                 input_ids=torch.from_numpy(ids).to(self.device),
                 attention_mask=torch.from_numpy(mask).to(self.device),
+                **self._told(types),
             ).last_hidden_state  # (members, limit, hidden)
             first = np.arange(len(members)) * limit
             if marked is None or places is None:
@@ -408,6 +460,26 @@ def _position_table(model: transformers.PreTrainedModel) -> torch.nn.Embedding |
         ):
             return module
     return None
+
+
+def _rows(model: transformers.PreTrainedModel) -> int:
+    """Return how many ids a model has an embedding for; of own code, as its config says."""
+    try:
+        table = model.get_input_embeddings()
+    except NotImplementedError:
+        table = None
+    weight = getattr(table, "weight", None)
+    return int(model.config.get_text_config().vocab_size if weight is None else weight.shape[0])
+
+
+def _segments(model: transformers.PreTrainedModel) -> int:
+    """Return how many segments the trunk tells apart by an embedding of their ids."""
+    for name, module in model.base_model.named_modules():
+        if name.split(".")[-1] == "token_type_embeddings" and isinstance(
+            module, torch.nn.Embedding
+        ):
+            return module.num_embeddings
+    return 0
 
 
 def _first_position(model: transformers.PreTrainedModel) -> int:

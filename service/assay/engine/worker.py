@@ -109,6 +109,7 @@ def _load(spec: ModelSpec, start: Start, send: Callable[[FromWorker], None]) -> 
             shares_prefixes=trunk.shares_prefixes,
             reads=trunk.readout.position,
             outputs=trunk.outputs,
+            inputs=trunk.inputs,
             parameters=trunk.parameters,
             budget_tokens=spec.batch_tokens or budget.tokens,
             prefix_pages=trunk.pages.count if trunk.pages else 0,

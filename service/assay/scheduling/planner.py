@@ -22,11 +22,12 @@ from __future__ import annotations
 
 import heapq
 from collections import OrderedDict
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from assay.engine.marks import Marks
 from assay.scheduling.draft import Apart, Draft
 from assay.scheduling.prefixes import Node, Prefixes
 from assay.scheduling.readings import Readings
@@ -34,7 +35,6 @@ from assay.scheduling.readings import Readings
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from assay.engine.marks import Marks
     from assay.engine.messages import Forest
     from assay.scheduling.pages import PrefixCache
 
@@ -83,6 +83,7 @@ class Work:
     flow: Flow
     goes_alone: bool = False
     marks: Marks | None = None  # where it is read, if not at its end
+    segments: np.ndarray | None = None  # (tokens,) int32; None: all 0
 
     @property
     def tokens(self) -> int:
@@ -283,14 +284,21 @@ def plan(line: Line, budget_tokens: int, *, shares: bool, cache: PrefixCache | N
         works.append(work)
     line.purge()
     forest = draft.forest(works)
+    if any(work.segments is not None for work in works):
+        if shares:
+            raise ValueError("what is shared is known by its ids alone, without segments")
+        forest = replace(forest, segments=np.concatenate([_segments(work) for work in works]))
     if not any(work.marks for work in works):
         return Plan(tuple(works), forest)
     readings = Readings(forest)
     for work in works:
-        if work.marks is None:
-            raise ValueError("items of one model are all read at marks, or none is")
-        readings.add(work.marks, draft.path(work.ids))
+        at_the_end = Marks(np.array([len(work.ids) - 1], np.int32))
+        readings.add(work.marks or at_the_end, draft.path(work.ids))
     return Plan(tuple(works), readings.forest(), readings)
+
+
+def _segments(work: Work) -> np.ndarray:
+    return np.zeros_like(work.ids) if work.segments is None else work.segments
 
 
 def _candidates(line: Line, *, shares: bool) -> Iterator[Work]:

@@ -135,15 +135,19 @@ class Queue:
         ticket: Ticket,
         place: int,
         marks: Marks | None = None,
+        segments: np.ndarray | None = None,
     ) -> None:
-        """Let one item wait for one model; `ids` is (tokens,) int32, `marks` where it is read."""
+        """Let one item wait for one model; `ids` is (tokens,) int32, `marks` where it is read.
+
+        `segments` are its segment ids, (tokens,) int32; None: all 0.
+        """
         if model not in ticket.flows:
             caller = self._callers.setdefault(ticket.caller, Caller())
             lag = BATCH_HEAD_START_TOKENS if ticket.is_batch else 0.0
             ticket.flows[model] = Flow(caller, lag)
         flow = ticket.flows[model]
         assert flow.caller is not None
-        work = Work(ids, flow, marks=marks)
+        work = Work(ids, flow, marks=marks, segments=segments)
         self._hold(work, Claim(ticket, place))
         self._line(model).add(work, flow.caller.now)
         self._tell()

@@ -110,6 +110,7 @@ def _tokenized(
         index=index,
         id=item.id,
         input_ids=ids,
+        token_type_ids=None if rendered.segments is None else rendered.segments.tolist(),
         tokens=tokens,
         read_position=read,
         read_positions=positions,

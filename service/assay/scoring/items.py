@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 def source(item: wire.Item) -> Source:
     """Return what a template renders for one item."""
     if item.input_ids is not None:
-        return Ids(item.input_ids)
+        return Ids(item.input_ids, segments=item.token_type_ids)
     if item.text is not None:
         return Text(item.text)
     if item.messages is not None:

@@ -108,16 +108,17 @@ def identity(source: Source) -> Hashable:
     """Return what tells an item from others."""
     match source:
         case Ids():
-            return np.asarray(source.ids, dtype=np.int32).tobytes()
+            parts = source.ids, source.segments or ()
+            return tuple(np.asarray(one, dtype=np.int32).tobytes() for one in parts)
         case Text():
-            return source.text
+            return source.specials, source.text
     turns = tuple(tuple(message.items()) for message in source.messages)
     match source:
         case Solution():
             return turns, source.steps
         case Contest():
             return turns, source.first, source.second
-    return turns
+    return turns, source.specials
 
 
 def chunks(sources: Sequence[Source]) -> Iterator[Sequence[Source]]:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Self
 import numpy as np
 
 from assay.cards import code
-from assay.engine.messages import ModelSpec, Start
+from assay.engine.messages import Loaded, ModelSpec, Start
 from assay.engine.template import Rendered
 from assay.errors import AssayError, NotReady, WorkerError
 from assay.scheduling import dispatcher as dispatchers
@@ -34,7 +34,7 @@ from assay.telemetry.memory import resident_bytes
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Mapping, Sequence
 
-    from assay.engine.messages import Loaded, Progress
+    from assay.engine.messages import Inputs, Progress
     from assay.engine.template import Source, Truncation
     from assay.scheduling.admission import Room
     from assay.scoring.targets import Model
@@ -369,12 +369,15 @@ class Scorer:
         self, target: Target, sources: Sequence[Source], truncation: Truncation | None
     ) -> list[list[Rendered | AssayError]]:
         """Render for each member, once for those whose templates are equal; rows are items."""
-        rendered: dict[tuple[str, Truncation], list[Rendered | AssayError]] = {}
-        keys = [(one.template_key, truncation or _truncation(one)) for one in target.members]
+        rendered: dict[tuple[str, Inputs, Truncation], list[Rendered | AssayError]] = {}
+        keys = [
+            (one.template_key, one.template.inputs, truncation or _truncation(one))
+            for one in target.members
+        ]
         for model, key in zip(target.members, keys, strict=True):
             if key not in rendered:
                 rendered[key] = await self._render_thread.render(
-                    model.template, sources, key[1], caller=caller.NAME.get()
+                    model.template, sources, key[2], caller=caller.NAME.get()
                 )
         columns = [rendered[key] for key in keys]
         return [list(row) for row in zip(*columns, strict=True)]
@@ -394,7 +397,7 @@ class Scorer:
         for index, (model, one) in enumerate(zip(members, good, strict=True)):
             collector.waiting += 1
             at = place * len(members) + index
-            self.queue.put(model.name, one.ids, ticket, at, one.marks)
+            self.queue.put(model.name, one.ids, ticket, at, one.marks, one.segments)
 
     async def _run(self) -> None:
         """Load the targets and keep one dispatcher a device running."""
@@ -449,6 +452,10 @@ class Scorer:
         return code.runs(folder, model.checkpoint.card)
 
     def _progress(self, device: str, message: Progress | Loaded) -> None:
+        if isinstance(message, Loaded):
+            for model in self.targets.models:
+                if model.name == message.model:
+                    model.template.hold_to(message.inputs)
         if self._on_progress:
             self._on_progress(device, message)
         if all(len(one.loaded) == len(self.targets.models) for one in self.dispatchers):

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 import shlex
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal
 
 from assay.cards import card as cards
 from assay.cards import paths, repository
+from assay.engine import notices
 from assay.engine.template import Contest, Conversation, Solution, Template
 from assay.errors import AssayError, CheckpointError, SettingsError, UnknownTarget, shown
 from assay.scoring import meaning
@@ -15,10 +17,11 @@ from assay.scoring import meaning
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from assay.engine.template import Source
+    from assay.engine.template import Rendered, Source
     from assay.settings import Composite, Gate, Settings
     from assay.settings import Part as PartSetting
 
+logger = logging.getLogger("assay.targets")
 Kind = Literal["model", "ensemble", "policy", "composite"]
 
 _WARM = Conversation(
@@ -215,7 +218,8 @@ def _model(checkpoint: repository.Checkpoint, settings: Settings) -> Model:
             max_tokens=limit,
         )
         revision = checkpoint.revision
-        check(template, checkpoint.card)
+        for notice in notices.of(template, check(template, checkpoint.card)):
+            logger.warning("%s: %s", checkpoint.name, notice)
     except OSError as error:
         raise CheckpointError(
             f"{checkpoint.folder} can't be read: {error.strerror or error}"
@@ -241,8 +245,10 @@ def sample(card: cards.Card) -> Source:
     return _WARM
 
 
-def check(template: Template, card: cards.Card) -> None:
+def check(template: Template, card: cards.Card) -> Rendered | None:
     """Render a sample, which also compiles the chat template, and check what comes of it.
+
+    None where it can't be rendered.
 
     Raises:
         CheckpointError: A turn leaves no trace in it, or it is read at another token than the card
@@ -251,16 +257,17 @@ def check(template: Template, card: cards.Card) -> None:
     template.check(sample(card))
     (rendered,) = template.render_all([sample(card)])
     expected = card.template.expected_read_token
-    if expected is None:
-        return
     if isinstance(rendered, AssayError):
+        if expected is None:
+            return None
         raise CheckpointError(f"a sample can't be rendered: {rendered.message}")
     place, token = template.read_token(rendered)
-    if int(rendered.ids[place]) != template.token_id(expected):
+    if expected is not None and int(rendered.ids[place]) != template.token_id(expected):
         raise CheckpointError(
             f"a sample is read at the token {token!r}, and the card expects {expected!r}: the "
             "tokenizer's template isn't the one the card was written for"
         )
+    return rendered
 
 
 def _members(ensemble: str, names: Iterable[str], targets: Mapping[str, Target]) -> Iterable[Model]:

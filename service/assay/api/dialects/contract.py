@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from assay.api.body import Body as Received
     from assay.api.dialects.form import Form
     from assay.api.problems import Shape
-    from assay.engine.template import Source
+    from assay.engine.template import Source, Specials
     from assay.scoring.call import Judged
     from assay.scoring.scorer import Outcome, Scorer
     from assay.scoring.targets import Target
@@ -332,23 +332,26 @@ class Given:
     is_one: bool
 
 
-async def text_or_ids(value: object, field: str) -> Given:
+async def text_or_ids(value: object, field: str, specials: Specials = "tokenizer") -> Given:
     """Return the items of a field that has a text or token ids, or many of these.
+
+    A text gets the special tokens that the tokenizer adds, unless `specials` says otherwise.
 
     Raises:
         InvalidField: It has neither.
     """
     if not isinstance(value, list) or (value and set(map(type, value)) == {int}):
-        return Given([_one_of(value, field)], only(field), is_one=True)
+        return Given([_one_of(value, field, specials)], only(field), is_one=True)
     sources = await aside(
-        len(value), lambda: [_one_of(one, f"{field}[{place}]") for place, one in enumerate(value)]
+        len(value),
+        lambda: [_one_of(one, f"{field}[{place}]", specials) for place, one in enumerate(value)],
     )
     return Given(sources, each(field), is_one=False)
 
 
-def _one_of(value: object, where: str) -> Source:
+def _one_of(value: object, where: str, specials: Specials) -> Source:
     if isinstance(value, str):
-        return Text(value)
+        return Text(value, specials)
     if isinstance(value, array):
         return Ids(_in_range(value, where))
     if not isinstance(value, list) or not set(map(type, value)) <= {int}:

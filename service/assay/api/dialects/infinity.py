@@ -37,7 +37,7 @@ class _Named(Body):
 
 
 class Classify(_Named):
-    """`input` is texts that went through a template already."""
+    """`input` is texts that went through a template already; they get what the tokenizer adds."""
 
     input: list[str]
 
@@ -52,7 +52,9 @@ class Rerank(_Named):
 
 
 async def _classify(ask: Ask, wanted: Classify) -> dict[str, Any]:
-    sources = await aside(len(wanted.input), lambda: [Text(text) for text in wanted.input])
+    sources = await aside(
+        len(wanted.input), lambda: [Text(text, "tokenizer") for text in wanted.input]
+    )
     call, _, judged = await ask.read(sources, each("input"), model=wanted.target)
     data = await aside(
         len(judged), lambda: [labels.of(call, one, raw=wanted.raw_scores) for one in judged]

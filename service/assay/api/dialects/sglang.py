@@ -1,13 +1,13 @@
 """SGLang's routes for reward models (sglang/srt/entrypoints, docs/basic_usage/native_api).
 
 Numbers are raw: one an item, or one a step from a process reward model; SGLang's own `/v1/classify`
-answers the softmax of one number, 1. Text gets exactly one BOS. `/v1/embeddings` answers floats,
-whatever `encoding_format` says, as SGLang does; of a model whose steps are tokenized each alone,
-token ids are embedded as the head's number at every token. `/v1/score` of a reward model is its
-score, whatever `label_token_ids` say, as SGLang answers of a sequence classifier; 501 where there
-is no score of one item, either. It is told by `query`, or by `items` alone. Its first clients sent
-`conv`, conversations, to `/judge`, later `/classify`. `/v1/rerank` is told by `instruct`, and
-answers a bare list.
+answers the softmax of one number, 1. Text gets what the tokenizer adds, once. `/v1/embeddings`
+answers floats, whatever `encoding_format` says, as SGLang does; of a model whose steps are
+tokenized each alone, token ids are embedded as the head's number at every token. `/v1/score` of a
+reward model is its score, whatever `label_token_ids` say, as SGLang answers of a sequence
+classifier; 501 where there is no score of one item, either. It is told by `query`, or by `items`
+alone. Its first clients sent `conv`, conversations, to `/judge`, later `/classify`. `/v1/rerank` is
+told by `instruct`, and answers a bare list.
 """
 
 from __future__ import annotations
@@ -203,8 +203,8 @@ async def _joined(wanted: Score) -> Given:
 
 def _one(query: Source, item: Source, where: str, *, item_first: bool) -> Source:
     match (item, query) if item_first else (query, item):
-        case Text(one), Text(other):
-            return Text(one + other)
+        case Text(one, specials), Text(other):
+            return Text(one + other, specials)
         case Ids(one), Ids(other):
             return Ids([*one, *other])
     raise InvalidField(

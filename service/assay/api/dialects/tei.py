@@ -3,11 +3,12 @@
 Both also at `/` and `/invocations`, where TEI has the one that its model is for, and, many of them
 in one body, at `/vertex`.
 
-A text of `/predict` went through a template already; two in a list of their own are a prompt and a
-response. A model with attributes has one label for each of them, any other has its reward as
-LABEL_0. Without `raw_scores` a score is σ(reward), those of several labels a softmax.
-`truncate: false` refuses what is over the limit and `true` also cuts responses; from which side is
-the model's own matter. Statuses are TEI's, except that overload is 503.
+A text of `/predict` went through a template already, and gets what the tokenizer adds; two in a
+list of their own are a prompt and a response. A model with attributes has one label for each of
+them, any other has its reward as LABEL_0. Without `raw_scores` a score is σ(reward), those of
+several labels a softmax. `truncate: false` refuses what is over the limit and `true` also cuts
+responses; from which side is the model's own matter. Statuses are TEI's, except that overload is
+503.
 """
 
 from __future__ import annotations
@@ -267,9 +268,9 @@ def _times(outcome: Outcome) -> dict[str, str]:
 
 def _source(given: str | list[str]) -> Source:
     if isinstance(given, str):
-        return Text(given)
+        return Text(given, "tokenizer")
     if len(given) == 1:
-        return Text(given[0])
+        return Text(given[0], "tokenizer")
     prompt, response = given
     return items.sources([(prompt, [response])])[0]
 

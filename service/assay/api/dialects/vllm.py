@@ -1,17 +1,19 @@
 """vLLM's routes for reward models (vllm/entrypoints/pooling, vllm/entrypoints/serve/tokenize).
 
 Numbers are raw unless activation is asked for, by any of the names it has had; vLLM itself squashes
-by default. Text gets exactly one BOS, whatever `add_special_tokens` says; what may be cut from an
-item is the card's, and the limit the model's: no lower one is heeded, nor ignored. Of a process
-reward model `/pooling` answers each step: [1 − p, p] where the card's rule is a softmax over two
-labels, else [score]; with activation refused, the head's numbers. Of one whose steps are tokenized
-each alone it answers token ids with the head's numbers at every token, unless activation is asked
-for.
+by default. Text gets what the tokenizer adds, each once, and nothing where `add_special_tokens` is
+false; a conversation what the model's template says, unless it brings that field. What may be cut
+from an item is the card's, and the limit the model's: no lower one is heeded, nor ignored. Of a
+process reward model `/pooling` answers each step: [1 − p, p] where the card's rule is a softmax
+over two labels, else [score]; with activation refused, the head's numbers. Of one whose steps are
+tokenized each alone it answers token ids with the head's numbers at every token, unless activation
+is asked for.
 """
 
 from __future__ import annotations
 
 import base64
+from dataclasses import replace
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
@@ -46,7 +48,7 @@ from assay.scoring.aside import aside
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from assay.engine.template import Source
+    from assay.engine.template import Source, Specials
     from assay.scoring.call import Call, Judged
     from assay.scoring.targets import Target
 
@@ -94,6 +96,7 @@ class Inputs(Asked):
     input: Any = None
     messages: list[Turn] | None = None
     chat_template: Any = None
+    add_special_tokens: bool | None = None
 
 
 class Pooling(Inputs):
@@ -133,6 +136,7 @@ class Tokenize(Body):
     chat_template: Any = None
     add_generation_prompt: Annotated[bool | None, ENDS_WITH_THE_TURN] = None
     continue_final_message: Annotated[bool | None, ENDS_WITH_THE_TURN] = None
+    add_special_tokens: bool | None = None
     return_token_strs: bool | None = False
 
 
@@ -245,9 +249,9 @@ async def _tokenize(ask: Ask, wanted: Tokenize) -> dict[str, Any]:
     target = ask.call(wanted.model).target
     source: Source
     if wanted.messages is not None:
-        source = in_steps(_talk(wanted.messages, wanted.chat_template), target.card.steps)
+        source = in_steps(_talk(wanted), target.card.steps)
     elif wanted.prompt is not None:
-        source = Text(wanted.prompt)
+        source = Text(wanted.prompt, _specials(wanted, "tokenizer"))
     else:
         raise InvalidField("send 'prompt' or 'messages'", param="prompt")
     (rendered,) = await ask.scorer.render(target, [source])
@@ -269,20 +273,28 @@ async def _given(wanted: Inputs) -> Given:
         InvalidField: There are none, or they aren't of a form that is known.
     """
     if wanted.messages is not None:
-        source = _talk(wanted.messages, wanted.chat_template)
+        source = _talk(wanted)
         return Given([source], only("messages"), is_one=True)
     if wanted.input is None:
         raise InvalidField("send 'input' or 'messages'", param="input")
-    return await text_or_ids(wanted.input, "input")
+    return await text_or_ids(wanted.input, "input", _specials(wanted, "tokenizer"))
 
 
-def _talk(turns: Sequence[Turn], chat_template: object) -> Source:
-    if chat_template is not None:
+def _specials(wanted: Inputs | Tokenize, unsaid: Specials) -> Specials:
+    """Return which special tokens an item gets: as `add_special_tokens` says, if it is sent."""
+    if wanted.add_special_tokens is None:
+        return unsaid
+    return "tokenizer" if wanted.add_special_tokens else "none"
+
+
+def _talk(wanted: Inputs | Tokenize) -> Source:
+    if wanted.chat_template is not None:
         raise InvalidField(
             "a chat template of the request isn't used: the model's own, or its card's, is",
             param="chat_template",
         )
-    return conversation(turns, "messages")
+    talk = conversation(wanted.messages or (), "messages")
+    return replace(talk, specials=_specials(wanted, "card"))
 
 
 class _Pairs(NamedTuple):
