@@ -441,6 +441,12 @@ class ScoreEntry(Entry):
         exclude_if=_absent,
         description="The first step whose score is below the threshold, from 0.",
     )
+    gated: bool | None = Field(
+        default=None,
+        exclude_if=_absent,
+        description="Of a composite with a gate: whether the gate's part was too low, so that the "
+        "score is the gate's `otherwise`.",
+    )
     tokens: list[int] | None = Field(default=None, exclude_if=_absent)
     n_tokens: int
     truncated: bool
@@ -475,6 +481,9 @@ class CompareEntry(Entry):
     steps: list[list[float]] | None = Field(default=None, exclude_if=_absent)
     first_error: list[int | None] | None = Field(default=None, exclude_if=_absent)
     tokens: list[list[int]] | None = Field(default=None, exclude_if=_absent)
+    gated: list[bool] | None = Field(
+        default=None, exclude_if=_absent, description="As in /score, by response."
+    )
     n_tokens: list[int] = []
     truncated: list[bool] = []
 
@@ -508,6 +517,7 @@ class Ranked(Answer):
     steps: list[float] | None = Field(default=None, exclude_if=_absent)
     first_error: int | None = Field(default=None, exclude_if=_absent)
     tokens: list[int] | None = Field(default=None, exclude_if=_absent)
+    gated: bool | None = Field(default=None, exclude_if=_absent, description="As in /score.")
 
 
 class BestOfNEntry(Entry):
@@ -566,6 +576,27 @@ class Stats(Answer):
     batch_size: int | None = Field(default=None, description="Tokens of a batch at most.")
 
 
+class PartEntry(Answer):
+    """One part of a composite: the target it is of, and what its score is multiplied by.
+
+    `mean` and `std` are what it is standardized by first, where it is.
+    """
+
+    target: str
+    attribute: str | None = Field(default=None, exclude_if=_absent)
+    weight: float
+    mean: float | None = Field(default=None, exclude_if=_absent)
+    std: float | None = Field(default=None, exclude_if=_absent)
+
+
+class GateEntry(Answer):
+    """A composite's gate: below `at_least` of a part the score is `otherwise`."""
+
+    part: str
+    at_least: float
+    otherwise: float
+
+
 class ModelEntry(Answer):
     """One served target, OpenAI-style; Infinity's client reads `stats` to `capabilities`."""
 
@@ -596,6 +627,12 @@ class ModelEntry(Answer):
     statistics: dict[str, float] | None = None
     attributes: list[str] = Field(
         default=[], description="What answers have as `attributes`; a composite's are its parts."
+    )
+    parts: dict[str, PartEntry] | None = Field(
+        default=None, exclude_if=_absent, description="A composite's parts, by name."
+    )
+    gate: GateEntry | None = Field(
+        default=None, exclude_if=_absent, description="A composite's gate, if it has one."
     )
     scores_steps: bool = Field(default=False, description="A process reward model.")
     only_compares: bool = Field(

@@ -103,6 +103,36 @@ def test_a_gate_lets_through_what_is_good_enough(
     for entry, own, is_good in zip(data, plain, passes, strict=True):
         assert entry["score"] == (own["score"] if is_good else OTHERWISE)
         assert entry["attributes"]["plain"] == own["score"]
+        assert entry["gated"] is not is_good
+
+
+def test_every_route_says_whose_reward_the_gate_replaced(families: Server) -> None:
+    """By response in a comparison, by place in a ranking."""
+    items = [
+        {"prompt": "Hi", "response": response}
+        for response in [item["response"] for item in ITEMS if isinstance(item["prompt"], str)]
+    ]
+    gated = [entry["gated"] for entry in entries(families, items, model="guarded")]
+    body = {"prompt": "Hi", "responses": [item["response"] for item in items], "model": "guarded"}
+
+    (compared,) = families.http.post("/compare", json=body).json()["data"]
+    (best,) = families.http.post("/best-of-n", json=body).json()["data"]
+
+    assert compared["gated"] == gated
+    assert {one["index"]: one["gated"] for one in best["ranking"]} == dict(enumerate(gated))
+
+
+def test_a_composite_shows_its_parts_and_its_gate(families: Server, bar: float) -> None:
+    """What each part is of, its weight, what it is standardized by, and the bar."""
+    mix = families.http.get("/models/mix").json()
+    guarded = families.http.get("/models/guarded").json()
+
+    assert {name: part["weight"] for name, part in mix["parts"].items()} == WEIGHTS
+    assert mix["parts"]["helpful"]["attribute"] == "helpfulness"
+    assert mix["parts"]["plain"] == {"target": "tiny", "weight": 2.0, "mean": MEAN, "std": STD}
+    assert "gate" not in mix
+    assert guarded["gate"] == {"part": "quality", "at_least": bar, "otherwise": OTHERWISE}
+    assert "parts" not in families.http.get("/models/tiny").json()
 
 
 def test_a_gate_stands_before_a_requests_own_weights(families: Server) -> None:

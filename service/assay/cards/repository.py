@@ -7,6 +7,7 @@ A name is a folder of the model repository; a path is a checkpoint folder; anyth
 from __future__ import annotations
 
 import hashlib
+import json
 import shlex
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
@@ -35,7 +36,8 @@ _TEMPLATE_FILES = (
 _LONGEST_PATH = 1024  # characters of one that a message repeats
 _PATH_STARTS = (".", "/", "~")
 _RENDERING = ("template", "steps", "read", "heads", "policy")  # tables of a card
-_DECIDING = (*_RENDERING, "trunk", "score", "preference")
+_MECHANISM = (*_RENDERING, "trunk", "score", "preference")
+_DECIDING = (*_MECHANISM, "limits", "statistics")  # what is cut, and what `normalize` answers
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 
 
@@ -146,9 +148,13 @@ def template_key(folder: Path, card: cards.Card | None = None) -> str:
     return _digest(folder, _TEMPLATE_FILES, _said(card, _RENDERING))
 
 
-def combined_revision(revisions: Iterable[str]) -> str:
-    """Return the revision of an ensemble from those of its members."""
-    return hashlib.sha256("\n".join(revisions).encode()).hexdigest()[:12]
+def combined_revision(revisions: Iterable[str], said: object = None) -> str:
+    """Return the revision of what is made of others: theirs, and what else decides its scores.
+
+    `said` is anything that JSON can hold, None for nothing.
+    """
+    whole = "\n".join([*revisions, *([] if said is None else [json.dumps(said, sort_keys=True)])])
+    return hashlib.sha256(whole.encode()).hexdigest()[:12]
 
 
 def find(
@@ -333,7 +339,7 @@ def _member_card(card: cards.Card, folder: Path) -> cards.Card:
     statistics = cards.Statistics(mean=moments.mean, std=moments.std) if moments else None
     own = cards.read(folder)
     if not own.model_fields_set:
-        said = {name: getattr(card, name) for name in _DECIDING if name in card.model_fields_set}
+        said = {name: getattr(card, name) for name in _MECHANISM if name in card.model_fields_set}
         own = cards.Card(summary=card.summary, **said)
     limits = own.limits if "limits" in own.model_fields_set else card.limits
     return own.model_copy(update={"limits": limits, "statistics": statistics or own.statistics})

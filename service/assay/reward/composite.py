@@ -42,11 +42,13 @@ def standardised(
 
 
 def gated(reward: float, safety: float, *, at_least: float, otherwise: float) -> float:
-    """Return the reward if the safety score is `at_least` that much, else `otherwise`.
+    """Return the reward if the safety score passes the gate, else `otherwise`."""
+    return reward if passes(safety, at_least=at_least) else otherwise
 
-    A NaN safety score doesn't pass.
-    """
-    return reward if safety >= at_least else otherwise
+
+def passes(safety: float, *, at_least: float) -> bool:
+    """Return whether a safety score is `at_least` that much; a NaN isn't."""
+    return safety >= at_least
 
 
 def _match(parts: Mapping[str, float], given: Mapping[str, object], what: str) -> None:

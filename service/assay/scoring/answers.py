@@ -114,6 +114,7 @@ def _entry(call: Call, index: int, item: wire.Item, judged: Judged) -> wire.Scor
         score=call.shown(ensemble.mean(rewards)) if rewards else None,
         uncertainty=_uncertainty(rewards) if several else None,
         **{**given, **_included(call, judged)},
+        gated=verdict.gated,
         n_tokens=judged.n_tokens,
         truncated=judged.truncated,
         error=_item_error(judged.error),
@@ -185,6 +186,7 @@ def _comparison(
         ranking=outcome.ranking if several else None,
         probabilities=outcome.probabilities if several else None,
         **_listed([_included(call, item) for item in items]),
+        gated=_gated(items),
         n_tokens=[item.n_tokens for item in items],
         truncated=[item.truncated for item in items],
     )
@@ -214,6 +216,7 @@ def _best(
                 std=chosen.stds[i] if chosen.stds else None,
                 selection_score=chosen.selection_scores[i],
                 **_included(call, items[i]),
+                gated=items[i].verdict.gated,
             )
             for i in chosen.ranking
         ],
@@ -241,6 +244,12 @@ def _top(
         for i in chosen.ranking[: request.top_k]
         if request.min_score is None or chosen.scores[i] >= request.min_score
     ]
+
+
+def _gated(items: Sequence[Judged]) -> list[bool] | None:
+    """Return whose reward a composite's gate replaced; None where there is no gate."""
+    found = [item.verdict.gated for item in items]
+    return None if None in found else [bool(one) for one in found]
 
 
 def _by_member(items: Sequence[Judged]) -> list[list[float]]:

@@ -12,7 +12,7 @@ from assay.scoring.aside import aside
 if TYPE_CHECKING:
     from assay.engine.template import Rendered
     from assay.scoring.scorer import Scorer
-    from assay.scoring.targets import Target
+    from assay.scoring.targets import Part, Target
 
 
 async def tokenize(scorer: Scorer, request: wire.TokenizeRequest) -> wire.TokenizeAnswer:
@@ -56,6 +56,8 @@ def describe(
         summary=target.card.summary,
         statistics={"mean": moments.mean, "std": moments.std} if moments else None,
         attributes=meaning.attributes(target),
+        parts={part.name: _part(part) for part in target.parts} or None,
+        gate=wire.GateEntry(**target.gate.model_dump()) if target.gate else None,
         scores_steps=meaning.scores_steps(target),
         only_compares=meaning.only_compares(target),
     )
@@ -72,6 +74,17 @@ def describe(
             ),
             "batch_tokens": loaded.budget_tokens,
         }
+    )
+
+
+def _part(part: Part) -> wire.PartEntry:
+    is_standard = part.moments == (0.0, 1.0)
+    return wire.PartEntry(
+        target=part.target,
+        attribute=part.attribute,
+        weight=part.weight,
+        mean=None if is_standard else part.mean,
+        std=None if is_standard else part.std,
     )
 
 

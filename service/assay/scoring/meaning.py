@@ -60,6 +60,7 @@ class Verdict:
     steps: tuple[float, ...] | None = None
     first_error: int | None = None
     members: tuple[float, ...] = ()
+    gated: bool | None = None  # whether a composite's gate replaced the reward, if it has one
 
 
 def only_compares(target: Target) -> bool:
@@ -170,11 +171,12 @@ def _of_composite(target: Target, read: Sequence[Reward], wish: Wish) -> Verdict
     by_name = {model.name: one for model, one in zip(target.members, read, strict=True)}
     parts = {part.name: _part(part, by_name) for part in target.parts}
     value = _weighted(parts, wish.attributes or {part.name: part.weight for part in target.parts})
+    gated = None
     if gate := target.gate:
-        value = composite.gated(
-            value, parts[gate.part], at_least=gate.at_least, otherwise=gate.otherwise
-        )
-    return Verdict((value,), attributes=parts, members=tuple(one.score for one in read))
+        gated = not composite.passes(parts[gate.part], at_least=gate.at_least)
+        value = gate.otherwise if gated else value
+    members = tuple(one.score for one in read)
+    return Verdict((value,), attributes=parts, members=members, gated=gated)
 
 
 def _weighted(parts: Mapping[str, float], weights: Mapping[str, float]) -> float:

@@ -437,7 +437,7 @@ class Scorer:
                 prefix_cache_mb=self._settings.prefix_cache_mb,
                 trusts_code=self._trusts_code(model),
                 checkpoint=model.checkpoint,
-                revision=model.revision,
+                revision=model.files,
             )
             for model in self.targets.models
         ]
@@ -446,8 +446,11 @@ class Scorer:
     def _trusts_code(self, model: Model) -> bool:
         """Return whether a model is served by code of its own, which the operator trusts."""
         folder = model.checkpoint.folder
-        trusted = self._settings.trust_remote_code
-        if not code.is_trusted(model.name, folder, model.revision, trusted):
+        trusted = [  # by either revision: what is trusted is what the files hold
+            entry.replace(f"@{model.revision}", f"@{model.files}")
+            for entry in self._settings.trust_remote_code
+        ]
+        if not code.is_trusted(model.name, folder, model.files, trusted):
             return False
         return code.runs(folder, model.checkpoint.card)
 

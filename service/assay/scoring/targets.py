@@ -35,7 +35,8 @@ class Model:
 
     name: str
     checkpoint: repository.Checkpoint
-    revision: str
+    files: str  # the revision of the checkpoint alone
+    revision: str  # with the settings that change its scores, where any are given
     template: Template
     template_key: str  # equal for models whose items render alike
 
@@ -45,11 +46,17 @@ class Part:
     """One part of a composite: the models whose mean it is, and what it is measured in."""
 
     name: str
+    target: str
     models: tuple[str, ...]
     attribute: str | None
     weight: float
     mean: float
     std: float
+
+    @property
+    def moments(self) -> tuple[float, float]:
+        """What it is standardized by: 0 and 1 change nothing."""
+        return self.mean, self.std
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,7 +224,7 @@ def _model(checkpoint: repository.Checkpoint, settings: Settings) -> Model:
             config_folder=checkpoint.config_folder,
             max_tokens=limit,
         )
-        revision = checkpoint.revision
+        files = checkpoint.revision
         for notice in notices.of(template, check(template, checkpoint.card)):
             logger.warning("%s: %s", checkpoint.name, notice)
     except OSError as error:
@@ -229,10 +236,21 @@ def _model(checkpoint: repository.Checkpoint, settings: Settings) -> Model:
     return Model(
         name=checkpoint.name,
         checkpoint=checkpoint,
-        revision=revision,
+        files=files,
+        revision=_revision(files, settings),
         template=template,
         template_key=f"{checkpoint.template_key}/{template.max_tokens}",
     )
+
+
+def _revision(files: str, settings: Settings) -> str:
+    """Return a checkpoint's revision with the settings that change its scores; else its own."""
+    said: dict[str, object] = {}
+    if settings.max_tokens is not None:
+        said["max_tokens"] = settings.max_tokens
+    if settings.dtype != "auto":
+        said["dtype"] = settings.dtype
+    return repository.combined_revision([files], said) if said else files
 
 
 def sample(card: cards.Card) -> Source:
@@ -292,7 +310,9 @@ def _ensemble(name: str, card: cards.Card, members: tuple[Model, ...]) -> Target
                 f"ensemble '{name}' names '{model.name}', which gives no single score; ensembles "
                 "are of models that do"
             )
-    return Target(name, card, members, "ensemble", _combined_revision(members))
+    moments = card.statistics
+    said = {"mean": moments.mean, "std": moments.std} if moments else None
+    return Target(name, card, members, "ensemble", _combined_revision(members, said))
 
 
 def _policy(source: repository.Source, settings: Settings) -> Target:
@@ -306,7 +326,8 @@ def _policy(source: repository.Source, settings: Settings) -> Target:
                 first,
                 name=one.name,
                 checkpoint=one,
-                revision=one.revision,
+                files=(files := one.revision),
+                revision=_revision(files, settings),
             )
             for one in reference
         ),
@@ -339,10 +360,23 @@ def _composite(
         cards.Card(),
         members,
         "composite",
-        _combined_revision(members),
+        _combined_revision(members, _said(parts, wanted.gate, targets)),
         parts=parts,
         gate=wanted.gate,
     )
+
+
+def _said(
+    parts: Iterable[Part], gate: Gate | None, targets: Mapping[str, Target]
+) -> dict[str, object]:
+    """Return all that decides a composite's scores beside its members, for its revision."""
+    return {
+        "gate": gate.model_dump() if gate else None,
+        "parts": {
+            part.name: (targets[part.target].revision, part.attribute, part.weight, *part.moments)
+            for part in parts
+        },
+    }
 
 
 def _part(
@@ -366,6 +400,7 @@ def _part(
         raise SettingsError(f"{where}: '{wanted.target}' has no stored mean and std of that score")
     return Part(
         name=label,
+        target=target.name,
         models=tuple(model.name for model in target.members),
         attribute=wanted.attribute,
         weight=wanted.weight,
@@ -374,8 +409,8 @@ def _part(
     )
 
 
-def _combined_revision(members: Iterable[Model]) -> str:
-    return repository.combined_revision(model.revision for model in members)
+def _combined_revision(members: Iterable[Model], said: object = None) -> str:
+    return repository.combined_revision((model.revision for model in members), said)
 
 
 def _add(targets: dict[str, Target], target: Target) -> None:

@@ -1,0 +1,92 @@
+"""Anything that changes a score changes the revision under which it is answered."""
+
+import shutil
+
+import pytest
+
+from assay.scoring import targets
+from assay.settings import Settings
+from tests.http import checkpoints
+
+CARD = "[score]\noutputs = ['reward']\n[statistics]\nmean = 0.25\nstd = 2.0\n"
+PARTS = {"a": {"target": "one"}, "b": {"target": "other", "weight": 0.5}}
+GATE = {"part": "a", "at_least": 0.0, "otherwise": -1.0}
+
+
+def changed(**part):
+    """Return the parts with the second one changed."""
+    return {**PARTS, "b": {**PARTS["b"], **part}}
+
+
+COMPOSITES = {
+    "plain": {"parts": PARTS},
+    "another weight": {"parts": changed(weight=0.1)},
+    "an attribute": {"parts": changed(attribute="reward")},
+    "normalized": {"parts": changed(normalize=True)},
+    "another target": {"parts": changed(target="one")},
+    "an ensemble": {"parts": changed(target="both")},
+    "another name": {"parts": {"a": PARTS["a"], "c": PARTS["b"]}},
+    "a gate": {"parts": PARTS, "gate": GATE},
+    "another bar": {"parts": PARTS, "gate": {**GATE, "at_least": 0.1}},
+    "another way out": {"parts": PARTS, "gate": {**GATE, "otherwise": -2.0}},
+    "another gate": {"parts": PARTS, "gate": {**GATE, "part": "b"}},
+}
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    """Two checkpoints of the same files under other names, with a card."""
+    root = tmp_path_factory.mktemp("revisions")
+    one = checkpoints.build(root / "one")
+    (one / "card.toml").write_text(CARD)
+    return one, shutil.copytree(one, root / "other")
+
+
+def served(folders, **options):
+    """Return what is served of the two, of both as an ensemble, and of composites."""
+    models = tuple(map(str, folders))
+    return targets.load(Settings(models=models, ensembles={"both": ("one", "other")}, **options))
+
+
+def test_a_composites_revision_is_of_all_that_makes_it(folders):
+    """Weights, attributes, statistics, targets, names and gate: each is a revision of its own."""
+    found = served(folders, composites=COMPOSITES)
+
+    revisions = {name: found.by_name[name].revision for name in (*COMPOSITES, "both", "one")}
+    assert len(set(revisions.values())) == len(revisions)
+
+
+def test_a_part_may_be_named_by_an_alias(folders):
+    """It is the target that is meant, with the same revision."""
+    parts = {"a": {"target": "first"}, "b": {"target": "second", "weight": 0.5}}
+    composites = {"plain": {"parts": PARTS}, "aliased": {"parts": parts}}
+
+    found = served(folders, composites=composites, aliases={"first": "one", "second": "other"})
+
+    assert found.by_name["aliased"].revision == found.by_name["plain"].revision
+    assert [part.target for part in found.by_name["aliased"].parts] == ["one", "other"]
+
+
+@pytest.mark.parametrize("setting", [{"max_tokens": 100}, {"dtype": "bfloat16"}])
+def test_a_setting_that_changes_scores_changes_every_revision(folders, setting):
+    """What is cut, and what it is computed in; without such settings it is the files' alone."""
+    plain = served(folders, composites={"c": {"parts": PARTS}})
+    other = served(folders, composites={"c": {"parts": PARTS}}, **setting)
+
+    for name, target in plain.by_name.items():
+        assert other.by_name[name].revision != target.revision
+    assert {model.files for model in other.models} == {model.revision for model in plain.models}
+
+
+@pytest.mark.parametrize(
+    ("line", "instead"),
+    [("mean = 0.25", "mean = 0.5"), ("std = 2.0", "std = 2.0\n[limits]\nmax_tokens = 9")],
+)
+def test_a_cards_statistics_and_limits_are_of_its_revision(folders, tmp_path, line, instead):
+    """They change what `normalize` answers, and what is cut."""
+    other = shutil.copytree(folders[0], tmp_path / "one")
+    (other / "card.toml").write_text(CARD.replace(line, instead))
+
+    before, after = (targets.load(Settings(models=(str(one),))) for one in (folders[0], other))
+
+    assert before.default.revision != after.default.revision
