@@ -118,7 +118,9 @@ class Settings(BaseSettings):
     host: str = Field(default="127.0.0.1", description="Address to bind.")
     port: int = Field(default=8000, ge=0, le=65535, description="Port to bind; 0 picks a free one.")
     device: CommaSeparated = Field(
-        default=("auto",), description="auto, cpu, cuda, cuda:N, or a list; one worker each."
+        default=("auto",),
+        description="auto (every visible GPU, else the CPU), cpu, cuda, cuda:N, or a list; one "
+        "worker each.",
     )
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         default="auto", description="auto is float32 on CPU, the checkpoint's own on GPU."

@@ -56,7 +56,7 @@ Repository = Annotated[
     Path | None, typer.Option("--repository", help="Model repository: one folder a model.")
 ]
 Device = Annotated[
-    str | None, typer.Option("--device", help="auto, cpu, cuda, cuda:N, or a comma-separated list.")
+    str | None, typer.Option("--device", help="auto (every GPU), cpu, cuda, cuda:N, or a list.")
 ]
 Dtype = Annotated[str | None, typer.Option("--dtype", help="auto, float32, bfloat16 or float16.")]
 Trusted = Annotated[

@@ -14,6 +14,7 @@ from safetensors import SafetensorError
 
 from assay.cards import adapter as adapters
 from assay.cards import headers
+from assay.engine import faults
 from assay.errors import CheckpointError
 
 if TYPE_CHECKING:
@@ -74,6 +75,8 @@ class Adapter:
                 f"{self._folder} lacks {error}, which its config names"
             ) from error
         except (*_FOREIGN, AttributeError) as error:
+            if faults.is_fault(error):
+                raise
             raise self._unusable(error) from error
         return merged
 

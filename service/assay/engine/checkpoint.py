@@ -16,10 +16,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 import transformers
 from safetensors import SafetensorError, safe_open
+from transformers.utils import is_accelerate_available
 
 from assay.cards import adapter as adapters
 from assay.cards import code, headers
-from assay.engine import internlm2
+from assay.engine import faults, internlm2
 from assay.engine.adapter import Adapter
 from assay.engine.head import VOCABULARY, Head, Vocabulary
 from assay.engine.readout import CardHeads, NextToken, Readout, own
@@ -100,6 +101,8 @@ def load_by_own_code(
     except CheckpointError:
         raise
     except Exception as error:  # the code may raise anything
+        if faults.is_fault(error):
+            raise
         raise CheckpointError(
             f"{folder} can't be loaded by its own code: {type(error).__name__}: "
             f"{_first_line(error)}"
@@ -247,7 +250,7 @@ def _from_files(
             folder,
             config=config,
             dtype="auto" if dtype is None else dtype,
-            device_map={"": device} if device.type != "cpu" else None,
+            device_map=_placement(device),
             attn_implementation="eager",
             use_safetensors=True,
             local_files_only=True,
@@ -257,8 +260,21 @@ def _from_files(
             key_mapping=None if prefix is None else {f"^{re.escape(prefix)}": ""},
         )
     except (OSError, RuntimeError, ValueError, KeyError, SafetensorError) as error:
+        if faults.is_fault(error):
+            raise
         raise CheckpointError(f"{folder} can't be loaded: {_first_line(error)}") from error
     return model, report
+
+
+def _placement(device: torch.device) -> dict[str, torch.device] | None:
+    """Return where transformers puts what it reads; None where it goes to memory first.
+
+    Straight to a GPU each tensor passes through the host alone. That takes the package accelerate;
+    without it the host must hold the whole model once, and `load` moves it (16 GB and some seconds
+    more for 8B in 16 bits).
+    """
+    straight = device.type != "cpu" and is_accelerate_available()
+    return {"": device} if straight else None
 
 
 def _readout(card: Card, folder: Path, tensors: _Tensors) -> Readout:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from assay.engine import checkpoint
+from assay.engine import checkpoint, faults
 from assay.engine.readout import Readout
 from assay.engine.trunk import BUCKET, Trunk
 from assay.errors import CheckpointError
@@ -76,13 +76,17 @@ class Foreign(Trunk):
         except CheckpointError:
             raise
         except Exception as error:  # the code may raise anything
+            if faults.is_fault(error):
+                raise
             raise self._unusable(f"its forward pass fails ({type(error).__name__})") from error
         if not alone.isfinite().all():
             raise self._unusable("its scores aren't finite")
         self._pads = True
         try:
             gap = float((self._score_padded(self._in_segments(sample)) - alone).abs().max())
-        except Exception:  # noqa: BLE001  then it can't be padded
+        except Exception as error:  # then it can't be padded
+            if faults.is_fault(error):
+                raise
             gap = float("inf")
         self._pads = gap <= self._tolerance_of_itself(alone)
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from assay.engine.faults import is_out_of_memory, loses_the_device
 from assay.engine.messages import Batch, Done, Ending, Failed, FromWorker, receive
 
 if TYPE_CHECKING:
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
     from assay.engine.trunk import Trunk
 
 logger = logging.getLogger("assay.passes")
-_ACCELERATOR_ERROR: type[Exception] | None = getattr(torch, "AcceleratorError", None)
 
 
 class DeviceLost(Exception):
@@ -101,26 +101,6 @@ def _failed(batch: Batch, error: Exception) -> Failed:
     if out_of_memory and torch.cuda.is_available():
         torch.cuda.empty_cache()
     return Failed(batch.number, type(error).__name__, out_of_memory)
-
-
-def loses_the_device(error: Exception, kind: type[Exception] | None = _ACCELERATOR_ERROR) -> bool:
-    """Return whether each further call fails, too, as after an index out of range on a GPU.
-
-    torch before 2.8 has no class for it. What libraries report by their own status passes.
-    """
-    if kind is not None:
-        return isinstance(error, kind)
-    text = str(error)
-    return (
-        type(error) is RuntimeError and text.startswith("CUDA error: ") and "_STATUS_" not in text
-    )
-
-
-def is_out_of_memory(error: Exception) -> bool:
-    """Return whether memory ran out; on a CPU torch raises a bare `RuntimeError` then."""
-    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
-        return True
-    return "can't allocate memory" in str(error) or "bad_alloc" in str(error)
 
 
 def _has_more(stream: socket.socket) -> bool:

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from assay.cards.card import Card
-from assay.engine import checkpoint, compilation, forest, readout
+from assay.engine import checkpoint, compilation, faults, forest, readout
 from assay.engine.attention import interface
 from assay.engine.messages import PAGE_TOKENS, Forest, Inputs
 from assay.engine.pages import Pages
@@ -224,6 +224,7 @@ class Trunk:
         """Return the largest difference to the reference; infinity where the path can't run.
 
         `_obstacle` then says that it couldn't do so, and the kind of error that kept it from it.
+        A device that breaks or has no memory left raises what it raised.
         """
         self._obstacle = ""
         try:
@@ -234,6 +235,8 @@ class Trunk:
             interface.UnsupportedAttention,
             *(ValueError, TypeError, RuntimeError, KeyError, OSError),
         ) as error:
+            if faults.is_fault(error):  # of the device, whatever the path
+                raise
             self._obstacle = f"couldn't {doing}: {type(error).__name__}"
             logger.info("%s %s", self.attention, self._obstacle)
             return float("inf")

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from assay.engine import faults
 from assay.engine.messages import Forest
 from assay.errors import CheckpointError
 
@@ -68,8 +69,11 @@ def find_budget(
     for size in sizes:
         try:
             seconds = _time(trunk, size, clock)
-        except torch.OutOfMemoryError:
-            torch.cuda.empty_cache()
+        except (RuntimeError, MemoryError) as error:
+            if not faults.is_out_of_memory(error):
+                raise
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
             most = tried[-1].tokens if tried else 0
             break
         if tried and seconds > LONGEST_BATCH_S:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from assay.engine import compilation, foreign, passes, warmup
+from assay.engine import compilation, faults, foreign, passes, warmup
 from assay.engine import trunk as trunks
 from assay.engine.messages import (
     Compile,
@@ -65,17 +65,29 @@ def run(start: Start, stream: socket.socket) -> None:
             except CheckpointError as error:
                 send(Refused(spec.name, error.message))
                 return
-            except torch.OutOfMemoryError:
-                send(Refused(spec.name, f"{start.device} has too little memory for {spec.folder}"))
+            except Exception as error:
+                if not faults.is_fault(error):
+                    raise
+                send(Refused(spec.name, of_the_device(error, start.device, spec)))
                 return
         passes.serve(models, stream, send)
     except (BrokenPipeError, passes.DeviceLost):
         return
 
 
+def of_the_device(error: Exception, device: str, spec: ModelSpec) -> str:
+    """Say what a device did while a model was loaded or verified: nothing about the model."""
+    said = faults.first_line(error)
+    if faults.is_out_of_memory(error):
+        return f"{device} has too little memory for {spec.folder} ({said})"
+    return f"{device} failed while {spec.name} was loaded ({said}); the fault is the device's"
+
+
 def _load(spec: ModelSpec, start: Start, send: Callable[[FromWorker], None]) -> trunks.Trunk:
     device = _device(start.device)
     has_compiler = _has_compiler(start.compile)
+    if device.type == "cuda":
+        torch.cuda.set_device(device)  # kernels that are launched by hand go to the current one
     send(Progress(spec.name, "load", 0.0))
     dtype = _dtype(spec.dtype, device, spec.card)
     if spec.trusts_code:

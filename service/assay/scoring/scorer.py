@@ -19,6 +19,7 @@ from assay.cards import code
 from assay.engine.messages import Loaded, ModelSpec, Start
 from assay.engine.template import Rendered
 from assay.errors import AssayError, NotReady, WorkerError
+from assay.scheduling import devices
 from assay.scheduling import dispatcher as dispatchers
 from assay.scheduling.admission import Admission
 from assay.scheduling.dispatcher import Dispatcher
@@ -402,7 +403,10 @@ class Scorer:
     async def _run(self) -> None:
         """Load the targets and keep one dispatcher a device running."""
         try:
-            self.targets = await detached(lambda: served.load(self._settings))
+            self.targets, names = await asyncio.gather(
+                detached(lambda: served.load(self._settings)),
+                detached(lambda: devices.expand(self._settings.device)),
+            )
             self.dispatchers = [
                 Dispatcher(
                     self._start(device),
@@ -413,7 +417,7 @@ class Scorer:
                     watchdog_s=self._settings.watchdog_s,
                     load_timeout_s=self._settings.load_timeout_s,
                 )
-                for device in self._settings.device
+                for device in names
             ]
             async with asyncio.TaskGroup() as group:
                 for one in self.dispatchers:
