@@ -6,15 +6,12 @@ from a file in UTF-8, or from a request. Names are text that can be printed, sen
 
 from __future__ import annotations
 
-import atexit
 import hashlib
 import os
 import re
-import shutil
-import tempfile
-from functools import cache
 from pathlib import Path
 
+from assay import scratch
 from assay.errors import UNPRINTABLE
 
 _HUB_FOLDER = "models--"  # the hub's cache: models--ORG--NAME/snapshots/COMMIT
@@ -84,17 +81,10 @@ def readable(folder: Path) -> Path:
     if not UNPRINTABLE.search(str(folder)):
         return folder
     told_apart = hashlib.sha256(os.fsencode(folder)).hexdigest()[:12]
-    link = _links() / f"{told_apart}-{_STRANGE.sub('_', folder.name)[:_LONGEST]}"
+    link = scratch.folder() / f"{told_apart}-{_STRANGE.sub('_', folder.name)[:_LONGEST]}"
     if not link.is_symlink():
         link.symlink_to(folder.absolute())
     return link
-
-
-@cache
-def _links() -> Path:
-    folder = Path(tempfile.mkdtemp(prefix="assay-paths-"))
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    return folder
 
 
 def _spelt(path: Path) -> Path:

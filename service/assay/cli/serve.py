@@ -14,6 +14,7 @@ import typer
 from prometheus_client import disable_created_metrics
 from rich.text import Text
 
+from assay import scratch
 from assay.cli.app import (
     Config,
     Device,
@@ -106,6 +107,7 @@ def _end(code: int) -> None:
     left = [one for one in threading.enumerate() if one is not threading.main_thread()]
     if any(one.name == DETACHED or not one.daemon for one in left):
         logging.shutdown()
+        scratch.remove()
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)

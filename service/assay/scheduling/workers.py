@@ -7,11 +7,11 @@ import contextlib
 import os
 import socket
 import sys
-from pathlib import Path
 from typing import Self
 
 from assay.engine import messages
 from assay.errors import WorkerError
+from assay.scheduling import caches
 
 _STOP_S = 5.0
 # glibc gives large blocks back to the kernel once they are free, and each layer's results came from
@@ -19,13 +19,6 @@ _STOP_S = 5.0
 _KEEP_FREED_MEMORY = {
     "MALLOC_MMAP_THRESHOLD_": str(32 * 2**20),
     "MALLOC_TRIM_THRESHOLD_": str(2**30),
-}
-# What a worker compiles is kept in the user's cache. torch looks for these while it is imported and
-# settles for /tmp, which gets lost and, in a container, may not be executed from.
-_CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "assay"
-_KEEP_COMPILED = {
-    "TORCHINDUCTOR_CACHE_DIR": str(_CACHE / "inductor"),
-    "TORCH_EXTENSIONS_DIR": str(_CACHE / "extensions"),
 }
 
 
@@ -53,7 +46,7 @@ class Worker:
                 "assay.engine.worker",
                 str(theirs.fileno()),
                 pass_fds=(theirs.fileno(),),
-                env=_KEEP_FREED_MEMORY | _KEEP_COMPILED | os.environ,
+                env=_KEEP_FREED_MEMORY | os.environ | caches.variables(),
                 stdin=asyncio.subprocess.DEVNULL,
             )
         self._reader, self._writer = await asyncio.open_connection(sock=ours)
