@@ -271,6 +271,31 @@ def test_an_ensembles_revision_depends_on_each_member_and_their_order():
 
 def test_a_hub_id_that_cannot_be_fetched_is_an_error_that_says_so(tmp_path):
     """Offline and not in the cache: the message names the id and what to check."""
+    assert fetched(tmp_path, HF_HUB_OFFLINE="1") == (
+        "'nobody/nothing@main' is not in the local hub cache and the hub can't be reached; check "
+        "the network, or HF_HUB_OFFLINE, or give a local folder\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("value", "says"),
+    [
+        (":::", "can't be fetched from the hub (InvalidURL); give a local folder"),
+        ("socks5://127.0.0.1:9", "Using SOCKS proxy, but the 'socksio' package is not installed"),
+    ],
+)
+def test_a_proxy_that_can_not_be_used_is_said_to_be_in_the_way(tmp_path, value, says):
+    """Not a traceback of the hub's client."""
+    message = fetched(tmp_path, HTTPS_PROXY=value)
+    assert says in message
+    assert message.endswith("; or mend the proxy that HTTPS_PROXY may name\n")
+
+
+def fetched(folder, **variables):
+    """Return the message with which a hub id is refused.
+
+    The hub's client reads its settings when it is imported, so it needs a process of its own.
+    """
     program = (
         "from pathlib import Path\n"
         "from assay.cards.repository import resolve\n"
@@ -280,20 +305,15 @@ def test_a_hub_id_that_cannot_be_fetched_is_an_error_that_says_so(tmp_path):
         "except CheckpointError as error:\n"
         "    print(error.message)\n"
     )
-    # The hub's client reads its settings when it is imported, so it needs a process of its own.
-    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path)}
-    printed = subprocess.run(
+    clean = {name: one for name, one in os.environ.items() if "PROXY" not in name.upper()}
+    return subprocess.run(
         [sys.executable, "-c", program],
-        env=environment,
-        cwd=tmp_path,
+        env={**clean, "HF_HOME": str(folder), **variables},
+        cwd=folder,
         capture_output=True,
         text=True,
         check=True,
     ).stdout
-    assert printed == (
-        "'nobody/nothing@main' is not in the local hub cache and the hub can't be reached; check "
-        "the network, or HF_HUB_OFFLINE, or give a local folder\n"
-    )
 
 
 def test_the_checkpoints_own_code_is_part_of_its_revision(models):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shlex
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
@@ -34,6 +35,7 @@ _TEMPLATE_FILES = (
     "added_tokens.json",
 )
 _LONGEST_PATH = 1024  # characters of one that a message repeats
+_PROXY_VARIABLES = frozenset({"HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY"})
 _PATH_STARTS = (".", "/", "~")
 _RENDERING = ("template", "steps", "read", "heads", "policy")  # tables of a card
 _MECHANISM = (*_RENDERING, "trunk", "score", "preference")
@@ -321,13 +323,34 @@ def _fetch(reference: str, *more_files: str) -> Path:
     except LocalEntryNotFoundError as error:
         raise CheckpointError(
             f"'{reference}' is not in the local hub cache and the hub can't be reached; check the "
-            "network, or HF_HUB_OFFLINE, or give a local folder"
+            f"network, or HF_HUB_OFFLINE, or give a local folder{_by_proxy()}"
         ) from error
     except (HfHubHTTPError, OSError, ValueError) as error:
+        if isinstance(error, OSError) and error.filename:
+            raise CheckpointError(
+                f"'{reference}' can't be kept in the hub's cache: {error.filename}: "
+                f"{error.strerror}; set HF_HOME to a folder that can be written"
+            ) from error
         raise CheckpointError(
             f"'{reference}' can't be fetched from the hub ({type(error).__name__}); check the "
-            "spelling, the revision and HF_TOKEN"
+            f"spelling, the revision and HF_TOKEN{_by_proxy()}"
         ) from error
+    except ImportError as error:
+        raise CheckpointError(
+            f"'{reference}' can't be fetched from the hub: {error}; or give a local "
+            f"folder{_by_proxy()}"
+        ) from error
+    except Exception as error:  # what its HTTP library makes of a malformed variable, for one
+        raise CheckpointError(
+            f"'{reference}' can't be fetched from the hub ({type(error).__name__}); give a local "
+            f"folder{_by_proxy()}"
+        ) from error
+
+
+def _by_proxy() -> str:
+    """Name the variables that send requests by a proxy; their values may hold passwords."""
+    names = sorted(name for name in os.environ if name.upper() in _PROXY_VARIABLES)
+    return f"; or mend the proxy that {', '.join(names)} may name" if names else ""
 
 
 def _member_card(card: cards.Card, folder: Path) -> cards.Card:

@@ -11,6 +11,7 @@ import functools
 from collections.abc import AsyncIterable, Iterable, Sized
 from contextlib import aclosing
 from typing import TYPE_CHECKING, Any, Self, TypeVar, overload
+from urllib.parse import quote
 
 from assay import wire
 from assay.client import clock
@@ -211,6 +212,13 @@ class AsyncClient:
         deadline = None if self._deadline_s is None else clock.now() + self._deadline_s
         self._come_here()
         return await self._pool.get("/models", wire.ModelList, deadline)
+
+    async def model(self, name: str) -> wire.ModelDetail:
+        """Describe one target by its name or an alias (`GET /models/{name}`); raises as `score`."""
+        deadline = None if self._deadline_s is None else clock.now() + self._deadline_s
+        self._come_here()
+        path = f"/models/{quote(name, safe='').replace('.', '%2E')}"
+        return await self._pool.get(path, wire.ModelDetail, deadline)
 
     async def chunks(
         self,

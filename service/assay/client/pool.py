@@ -12,14 +12,13 @@ import contextlib
 import logging
 import math
 import socket
-import urllib.request
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
 import httpx
 
 from assay import errors, wire
-from assay.client import clock, reading, retry
+from assay.client import clock, proxies, reading, retry
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
@@ -42,6 +41,7 @@ class Server:
     """One address: what it has to do, and since when it fails."""
 
     url: str
+    proxy: proxies.Proxy | None = None
     pending: int = 0
     asked: int = 0
     failures: int = 0
@@ -105,7 +105,8 @@ class Pool:
     ) -> None:
         if not urls:
             raise errors.InvalidField("give the URL of a server", param="urls")
-        self.servers = [Server(_checked(url)) for url in urls]
+        checked = [_checked(url) for url in urls]
+        self.servers = [Server(url, None if transport else proxies.of(url)) for url in checked]
         self.patience_s = patience_s
         self.retries = retries
         self._slots = asyncio.Semaphore(max(_SLOTS, concurrency) * len(urls))
@@ -114,14 +115,15 @@ class Pool:
             max_keepalive_connections=_CONNECTIONS,
             keepalive_expiry=_KEEP_ALIVE_S,
         )
-        if transport is None and not urllib.request.getproxies():
-            transport = httpx.AsyncHTTPTransport(limits=limits, socket_options=_keep_alive())
         headers = {"Authorization": f"Bearer {_key(api_key)}"} if api_key else {}
         self._http = httpx.AsyncClient(
             headers=headers,
             limits=limits,
             timeout=httpx.Timeout(timeout_s, connect=_CONNECT_S, pool=None),
-            transport=transport,
+            transport=transport
+            or httpx.AsyncHTTPTransport(limits=limits, socket_options=_keep_alive()),
+            mounts=_mounts(self.servers, limits),
+            trust_env=False,  # what the environment says of proxies is in the mounts
         )
 
     async def aclose(self) -> None:
@@ -188,7 +190,8 @@ class Pool:
             raise errors.DeadlineExceeded(_TOO_LATE)
         server, others = self._choose()
         share_s = left_s and left_s / (1 + others)
-        with server.asking(), _translated(may_be_hung=bool(others)):
+        via = f"; {server.proxy}" if server.proxy else ""
+        with server.asking(), _translated(may_be_hung=bool(others), via=via):
             async with asyncio.timeout(share_s and share_s + (0 if others else GRACE_S)):
                 response = await self._http.request(
                     method,
@@ -197,7 +200,7 @@ class Pool:
                     headers={} if fields is None else {"Content-Type": "application/json"},
                 )
             _answered.add(server.url)
-            answer = reading.read(response, kind)
+            answer = reading.read(response, kind, via)
             if _is_unfinished(answer):
                 raise retry.Unfinished(answer)
             return answer
@@ -211,23 +214,32 @@ class Pool:
 
 
 @contextlib.contextmanager
-def _translated(*, may_be_hung: bool) -> Iterator[None]:
-    """Raise what httpx and asyncio raise as errors of the tree."""
+def _translated(*, may_be_hung: bool, via: str) -> Iterator[None]:
+    """Raise what httpx and asyncio raise as errors of the tree; `via` names a proxy's part."""
     try:
         yield
     except TimeoutError as error:
         if may_be_hung:
-            raise errors.NotReady("no answer in its share of the deadline") from error
-        raise errors.DeadlineExceeded("the deadline passed without an answer") from error
+            raise errors.NotReady(f"no answer in its share of the deadline{via}") from error
+        raise errors.DeadlineExceeded(f"the deadline passed without an answer{via}") from error
     except (httpx.UnsupportedProtocol, httpx.LocalProtocolError) as error:
         raise errors.InvalidField(f"the request can't be sent: {error}") from error
     except httpx.DecodingError as error:
         raise errors.ServiceError(
-            f"the server's answer can't be decoded; check what is in the way: {error}"
+            f"the server's answer can't be decoded; check what is in the way: {error}{via}"
         ) from error
     except httpx.TransportError as error:
         reason = str(error) or type(error).__name__
-        raise errors.NotReady(f"the server can't be reached: {reason}") from error
+        raise errors.NotReady(f"the server can't be reached: {reason}{via}") from error
+
+
+def _mounts(servers: list[Server], limits: httpx.Limits) -> dict[str, httpx.AsyncBaseTransport]:
+    """Return what sends to the servers that are behind a proxy, by their addresses."""
+    return {
+        str(httpx.URL(server.url).copy_with(path="/", query=None)).rstrip("/"): transport
+        for server in servers
+        if server.proxy and (transport := server.proxy.transport(limits, _keep_alive()))
+    }
 
 
 def _is_unfinished(answer: wire.Answer) -> bool:

@@ -27,8 +27,8 @@ _IN_THE_WAY: dict[int, type[errors.AssayError]] = {
 }
 
 
-def read(response: httpx.Response, kind: type[AnswerT]) -> AnswerT:
-    """Return the answer.
+def read(response: httpx.Response, kind: type[AnswerT], via: str = "") -> AnswerT:
+    """Return the answer; `via` names a proxy that may have answered instead.
 
     Raises:
         AssayError: The server's error, of the server's class.
@@ -40,9 +40,9 @@ def read(response: httpx.Response, kind: type[AnswerT]) -> AnswerT:
         body = wire.ErrorAnswer.model_validate_json(response.content).error
     except ValidationError as error:
         if response.is_success and _is_cut(response.content, error):
-            raise errors.NotReady("the server's answer ended early") from None
+            raise errors.NotReady(f"the server's answer ended early{via}") from None
         raise _IN_THE_WAY.get(status, errors.ServiceError)(
-            f"the server answered {status}, and not in Assay's shape; check the URL",
+            f"the server answered {status}, and not in Assay's shape; check the URL{via}",
             retry_after_s=_stated_s(response),
         ) from None
     unknown = errors.NotReady if status == errors.NotReady.status else errors.ServiceError

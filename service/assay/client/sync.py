@@ -182,6 +182,10 @@ class Client:
         """List what is served; see `AsyncClient.models`."""
         return self._thread.run(lambda one: one.models())
 
+    def model(self, name: str) -> wire.ModelDetail:
+        """Describe one target; see `AsyncClient.model`."""
+        return self._thread.run(lambda one: one.model(name))
+
 
 class _Thread:
     """A client and the event loop it lives on; the loop begins with the first question."""
