@@ -1,9 +1,13 @@
+import asyncio
+import fcntl
+import gzip
 import json
+import re
 
 import pytest
 
 from assay import bulk, wire
-from assay.errors import MalformedBody, UnknownTarget
+from assay.errors import BodyTooLarge, InvalidField, MalformedBody, NotReady, UnknownTarget
 
 ENVELOPE = {
     "id": "x",
@@ -18,8 +22,23 @@ PAIR = {"prompt": "Hi", "chosen": "long answer", "rejected": "short"}
 class Judge:
     """Three members that like long texts: each item costs a token a character."""
 
-    def __init__(self):
+    def __init__(self, model="judge", revision=ENVELOPE["revision"], dtype=None):
         self.requests = []
+        self.envelope = {**ENVELOPE, "model": model, "revision": revision}
+        self.dtype = dtype
+
+    async def target(self, model):
+        return bulk.Target(
+            model=self.envelope["model"], revision=self.envelope["revision"], dtype=self.dtype
+        )
+
+    async def best_of_n(self, request):
+        self.requests.append(request)
+        entries = [
+            wire.BestOfNEntry(index=i, id=one.id, n=len(one.candidates()))
+            for i, one in enumerate(request.all())
+        ]
+        return wire.BestOfNAnswer(data=entries, usage=_usage(1), **self.envelope)
 
     async def score(self, request):
         self.requests.append(request)
@@ -32,14 +51,14 @@ class Judge:
                 for i, (item, text) in enumerate(zip(request.items(), texts, strict=True))
             ],
             usage=_usage(sum(map(len, texts))),
-            **ENVELOPE,
+            **self.envelope,
         )
 
     async def compare(self, request):
         self.requests.append(request)
         entries = [self._entry(i, one.candidates()) for i, one in enumerate(request.all())]
         tokens = sum(len(text) for one in request.all() for text in one.candidates())
-        return wire.CompareAnswer(data=entries, usage=_usage(tokens), **ENVELOPE)
+        return wire.CompareAnswer(data=entries, usage=_usage(tokens), **self.envelope)
 
     def _entry(self, index, texts):
         lengths = [len(text) for text in texts]
@@ -58,8 +77,8 @@ class Judge:
 class Refuser(Judge):
     """Serves no model of any name."""
 
-    async def score(self, request):
-        raise UnknownTarget(f"no model '{request.model}' is served")
+    async def target(self, model):
+        raise UnknownTarget(f"no model '{model}' is served")
 
 
 def _usage(tokens):
@@ -109,7 +128,7 @@ async def test_a_run_goes_on_after_the_last_whole_line(source, sink):
     judge = Judge()
     tally = await bulk.run(source, sink, judge, batch_lines=2)
     assert sink.read_bytes() == whole
-    assert tally.lines == 3
+    assert (tally.lines, tally.new, tally.total) == (6, 3, 6)
     asked = [item.text for request in judge.requests for item in request.items()]
     assert asked == ["xxxx", "xxxxx", "xxxxxx"]
 
@@ -120,13 +139,7 @@ async def test_a_finished_run_asks_nothing(source, sink):
     await bulk.run(source, sink, Judge())
     judge = Judge()
     tally = await bulk.run(source, sink, judge)
-    assert (tally.lines, judge.requests) == (0, [])
-
-
-def test_nothing_is_finished_without_a_file(sink):
-    """A sink that doesn't exist has no lines and isn't made."""
-    assert bulk.finished_lines(sink) == 0
-    assert not sink.exists()
+    assert (tally.lines, tally.new, judge.requests) == (1, 0, [])
 
 
 async def test_an_empty_file_has_an_empty_answer(source, sink):
@@ -154,19 +167,63 @@ async def test_a_carried_field_never_replaces_the_answers(source, sink):
     assert [(line["score"], line["index"]) for line in read(sink)] == [(2.0, 0)]
 
 
-@pytest.mark.parametrize("text", ["{not json", "", "[1, 2]", '"text"'])
-async def test_a_line_that_is_no_object_is_named(source, sink, text):
-    """The message says which line, counted from one."""
-    write(source, {"text": "x"}, {"text": "x"}, text)
-    with pytest.raises(MalformedBody, match=r"^line 3 is not (a )?JSON"):
-        await bulk.run(source, sink, Judge())
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("{not json", "is not JSON: Expecting property name enclosed in double quotes at"),
+        ('{"text": "x"', "is not JSON: Expecting ',' delimiter at its end"),
+        ('{"text": "x"} {}', "is not JSON: Extra data at character 15"),
+        ("[1, 2]", "is not a JSON object, but a list"),
+        ('"text"', "is not a JSON object, but a string"),
+        ("null", "is not a JSON object, but null"),
+        ("[" * 100_000, "is not JSON that can be read: it is nested too deeply"),
+        ('{"n": ' + "1" * 5000 + "}", "is not JSON that can be read: Exceeds the limit"),
+    ],
+)
+async def test_a_line_that_is_no_object_is_named_before_anything_is_asked(source, sink, text, says):
+    """The message says which line of the file, counted from one, blank ones too, and why."""
+    write(source, {"text": "x"}, "", text)
+    judge = Judge()
+    with pytest.raises(MalformedBody, match=f"^line 3 {re.escape(says)}"):
+        await bulk.run(source, sink, judge)
+    assert not judge.requests
+    assert not sink.exists()
 
 
-async def test_a_line_that_is_no_text_is_named(source, sink):
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (
+            b'{"text": "x"}\n{"text": "\xff"}\n',
+            "line 2 is not UTF-8: invalid start byte at its byte",
+        ),
+        ('{"text": "x"}\n'.encode("utf-16"), "line 1 is not UTF-8: .*; the file looks like UTF-16"),
+        (b"\x1f\x8bnot gzip", r".*items\.jsonl can't be read: "),
+        (gzip.compress(b'{"text": "x"}\n' * 99)[:-20], r".*items\.jsonl can't be read: "),
+        (b" " * (2**26 + 1), "line 1 has over 64 MiB"),
+    ],
+)
+async def test_a_file_that_is_no_text_is_refused(source, sink, content, says):
     """Bytes that aren't UTF-8 are an error of ours that says where they are."""
-    source.write_bytes(b'{"text": "x"}\n{"text": "\xff"}\n')
-    with pytest.raises(MalformedBody, match=r"^line 2 is not UTF-8"):
+    source.write_bytes(content)
+    with pytest.raises(MalformedBody, match=f"^{says}"):
         await bulk.run(source, sink, Judge())
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b'\xef\xbb\xbf{"text": "x"}\r\n\r\n  \t\n{"text": "xx"}',
+        b'\n\n{"text": "x"}\n{"text": "xx"}\n\n',
+        gzip.compress(b'{"text": "x"}\n\n{"text": "xx"}\n'),
+    ],
+)
+async def test_lines_end_and_files_begin_as_any_program_writes_them(source, sink, content):
+    """A byte-order mark, CRLF, blank lines, no end of the last line, gzip: the same two lines."""
+    source.write_bytes(content)
+    tally = await bulk.run(source, sink, Judge())
+    assert [(one["index"], one["score"]) for one in read(sink)] == [(0, 1.0), (1, 2.0)]
+    assert (tally.total, tally.lines) == (2, 2)
 
 
 async def test_half_a_character_is_carried_over(source, sink):
@@ -213,7 +270,7 @@ async def test_comparisons_give_accuracy_by_agreement(source, sink):
     narrow = {"prompt": "Hi", "chosen": "xx", "rejected": "xxx"}
     write(source, wide, wide, narrow)
     tally = await bulk.run(source, sink, Judge())
-    assert tally.by_agreement == {1.0: [1.0, 1.0], 0.667: [0.0]}
+    assert tally.by_agreement == {1.0: [2, 2.0], 0.667: [1, 0.0]}  # pairs, won
 
 
 async def test_responses_without_a_preference_do_not_count_as_pairs(source, sink):
@@ -250,4 +307,217 @@ async def test_a_service_that_refuses_everything_ends_the_run(source, sink):
     write(source, PAIR, {"text": "x"})
     with pytest.raises(UnknownTarget):
         await bulk.run(source, sink, Refuser(), model="nobody", batch_lines=1)
-    assert [line["index"] for line in read(sink)] == [0]
+    assert not sink.exists()
+
+
+# --- what a run is of -------------------------------------------------------------------------
+
+
+async def scored(source, sink, judge=None, **options):
+    """Score a file, and return the tally."""
+    return await bulk.run(source, sink, judge or Judge(), options=bulk.Options(**options))
+
+
+async def test_every_line_says_of_which_revision_it_is(source, sink):
+    """Errors, too; a line's own `revision` gives way."""
+    write(source, {"text": "x", "revision": "mine"}, {"text": 5}, PAIR)
+    await bulk.run(source, sink, Judge())
+    assert [line["revision"] for line in read(sink)] == [ENVELOPE["revision"]] * 3
+
+
+@pytest.mark.parametrize("is_finished", [True, False])
+@pytest.mark.parametrize(
+    ("judge", "options", "says"),
+    [
+        (Judge("other"), {}, "model judge (now other)"),
+        (Judge(revision="ba9876543210"), {}, "revision 0123456789ab (now ba9876543210)"),
+        (Judge(dtype="bfloat16"), {}, "dtype float32 (now bfloat16)"),
+        (None, {"activation": "sigmoid"}, "--activation none (now sigmoid)"),
+        (None, {"include": ("members", "tokens")}, "--include members (now members,tokens)"),
+        (None, {"rule": "min"}, "--rule none (now min)"),
+    ],
+)
+async def test_what_was_scored_otherwise_is_not_mixed(
+    source, sink, is_finished, judge, options, says
+):
+    """Not even where nothing is left to score; what is there stays as it was."""
+    write(source, {"text": "x"}, {"prompt": "Hi", "responses": ["a", "bb"]})
+    await scored(source, sink, Judge(dtype="float32"))
+    if not is_finished:
+        sink.write_bytes(sink.read_bytes()[:-10])
+    before = sink.read_bytes()
+    with pytest.raises(InvalidField, match=re.escape(says)):
+        await scored(source, sink, judge or Judge(dtype="float32"), **options)
+    assert sink.read_bytes() == before
+
+
+async def test_another_input_is_not_mixed(source, sink):
+    """One changed byte is enough; how it is packed isn't."""
+    write(source, {"text": "x"})
+    await scored(source, sink)
+    source.write_bytes(gzip.compress(source.read_bytes()))
+    assert (await scored(source, sink)).lines == 1
+    write(source, {"text": "y"})
+    with pytest.raises(InvalidField, match=r"holds 1 lines of input [0-9a-f]{12} \(now "):
+        await scored(source, sink)
+
+
+async def test_an_output_that_nobody_knows_is_not_written_to(source, sink):
+    """Whatever it is, it isn't ours to go on with."""
+    write(source, {"text": "x"}, {"text": "xx"})
+    write(sink, {"score": 1.0})
+    with pytest.raises(InvalidField, match=r"nothing says what of .* is missing\); move it away"):
+        await scored(source, sink)
+    with pytest.raises(InvalidField, match="is the input itself"):
+        await scored(source, source)
+    assert read(sink) == [{"score": 1.0}]
+
+
+async def test_an_output_is_of_one_run_at_a_time(source, sink):
+    """Two that were started by mistake don't write between each other's lines."""
+    write(source, {"text": "x"})
+    with sink.open("ab") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        with pytest.raises(InvalidField, match="is being written by another run"):
+            await scored(source, sink)
+
+
+async def test_what_can_not_be_written_is_said(source, tmp_path):
+    """A folder that isn't there is a sentence, not a traceback."""
+    write(source, {"text": "x"})
+    with pytest.raises(InvalidField, match="can't be written: No such file or directory"):
+        await scored(source, tmp_path / "nowhere" / "out.jsonl")
+
+
+async def test_a_summary_is_of_the_whole_file(source, sink):
+    """Accuracy, agreement and errors of what earlier runs wrote count, too."""
+    lost = {"prompt": "Hi", "chosen": "x", "rejected": "long answer"}
+    write(source, PAIR, lost, "", {"text": 5}, PAIR)
+    whole = await scored(source, sink)
+    lines = sink.read_bytes().splitlines(keepends=True)
+    for kept in (0, 1, 3, 4):
+        sink.write_bytes(b"".join(lines[:kept]))
+        again = await scored(source, sink)
+        assert (again.lines, again.new, again.pairs, again.correct) == (4, 4 - kept, 3, 2.0)
+        assert (again.errors, again.first) == (1, whole.first)
+        assert again.by_agreement == whole.by_agreement
+    assert whole.first == {"invalid_field": (4, "text: Input should be a valid string")}
+    assert [line.get("line") for line in read(sink)] == [None, None, 4, None]
+
+
+class Reloaded(Judge):
+    """A server whose model is another from some request on."""
+
+    async def score(self, request):
+        if self.requests:
+            self.envelope["revision"] = "ba9876543210"
+        return await super().score(request)
+
+
+class Gone(Judge):
+    """A server whose worker dies under a line."""
+
+    async def score(self, request):
+        answer = await super().score(request)
+        if len(self.requests) < 2:
+            return answer
+        lost = {"score": None, "error": wire.ItemError(code="not_ready", message="it is away")}
+        return answer.model_copy(update={"data": [answer.data[0].model_copy(update=lost)]})
+
+
+@pytest.mark.parametrize(
+    ("judge", "error", "says"),
+    [
+        (Reloaded(), InvalidField, "at revision ba9876543210 answers now"),
+        (Gone(), NotReady, "it is away"),
+    ],
+)
+async def test_what_another_answers_in_between_or_nobody_is_not_kept(
+    source, sink, judge, error, says
+):
+    """The run ends; what came before is there, and the next run goes on with that."""
+    write(source, {"text": "x"}, {"text": "xx"})
+    with pytest.raises(error, match=says):
+        await bulk.run(source, sink, judge, batch_lines=1)
+    assert [line["score"] for line in read(sink)] == [1.0]
+    assert (await bulk.run(source, sink, Judge())).new == 1
+
+
+class Slow(Judge):
+    """A server that never answers more than some requests."""
+
+    async def score(self, request):
+        if len(self.requests) > 2:
+            await asyncio.Event().wait()
+        return await super().score(request)
+
+
+async def test_lines_are_kept_as_they_come(source, sink):
+    """A model that takes a second a line has written some long before a full request is through."""
+    write(source, *({"text": "x"} for _ in range(100)))
+    tally, is_some = bulk.Tally(), asyncio.Event()
+
+    def look(*_):
+        if tally.lines == 12:
+            is_some.set()
+
+    running = asyncio.create_task(bulk.run(source, sink, Slow(), tally=tally, on_done=look))
+    await is_some.wait()
+    running.cancel()
+    await asyncio.wait([running])
+    assert (len(read(sink)), tally.lines, tally.total) == (12, 12, 100)
+    assert (await bulk.run(source, sink, Judge())).new == 88
+
+
+async def test_requests_grow_to_what_was_asked_for(source, sink):
+    """A fast server gets few requests."""
+    write(source, *({"text": "x"} for _ in range(300)))
+    judge = Judge()
+    await bulk.run(source, sink, judge, batch_lines=40)
+    sizes = [len(request.items()) for request in judge.requests]
+    assert (sizes[0], max(sizes), sum(sizes)) == (4, 40, 300)
+
+
+class Narrow(Judge):
+    """A server that takes bodies of two items at most, and none with a long text."""
+
+    async def score(self, request):
+        if len(request.items()) > 2 or any(len(one.text) > 9 for one in request.items()):
+            raise BodyTooLarge("over the limit")
+        return await super().score(request)
+
+
+async def test_a_body_over_the_limit_is_halved(source, sink):
+    """Down to a line, which fails alone."""
+    write(source, *({"text": "x" * i} for i in (1, 2, 3, 99, 5)))
+    tally = await bulk.run(source, sink, Narrow())
+    assert [line.get("score") for line in read(sink)] == [1.0, 2.0, 3.0, None, 5.0]
+    assert tally.codes == {"body_too_large": 1}
+
+
+async def test_options_are_asked_of_every_line(source, sink):
+    """Also of comparisons, for their members and spread."""
+    write(source, {"text": "x"}, PAIR, {"prompt": "Hi", "responses": ["a"]})
+    judge = Judge()
+    await scored(
+        source, sink, judge, include=("members", "tokens"), activation="sigmoid", rule="min"
+    )
+    assert [(one.include, one.activation) for one in judge.requests] == [
+        (["members", "tokens"], "sigmoid")
+    ] * 3
+    assert judge.requests[2].rule == "min"
+    assert [line.get("n") for line in read(sink)] == [None, None, 1]
+
+
+async def test_a_rule_without_anything_to_pick_among_is_refused(source, sink):
+    """An option that does nothing is a mistake."""
+    write(source, PAIR)
+    with pytest.raises(InvalidField, match=r"no line of .* has several"):
+        await scored(source, sink, rule="min")
+
+
+async def test_chains_of_steps_are_groups(source, sink):
+    """They are picked among by the default rule."""
+    write(source, {"prompt": "Hi", "chains": [["a", "b"], ["c"]], "id": "mine"})
+    await scored(source, sink)
+    assert [(line["id"], line["n"]) for line in read(sink)] == [("mine", 2)]

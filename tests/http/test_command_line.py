@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import signal
+import subprocess
 from typing import TYPE_CHECKING, Any
 
 import httpx
@@ -11,7 +13,7 @@ import pytest
 import assay
 from assay.cli.serve import in_url
 from tests.http.conftest import KEYS
-from tests.http.processes import run
+from tests.http.processes import COMMAND, WAIT_S, environment, run, until
 from tests.http.texts import FORMS, PROMPT, RESPONSES, many
 
 if TYPE_CHECKING:
@@ -43,7 +45,7 @@ def answered(server: Server) -> list[dict[str, Any]]:
     entries = []
     for line in LINES:
         kind, route = ("comparisons", "/compare") if line in PAIRS else ("inputs", "/score")
-        body = {kind: [line], **({"include": ["members"]} if kind == "inputs" else {})}
+        body = {kind: [line], "include": ["members"]}
         if "note" not in line:
             entries += server.http.post(route, json=body).json()["data"]
         else:
@@ -54,6 +56,7 @@ def answered(server: Server) -> list[dict[str, Any]]:
 def check(lines: list[dict[str, Any]], expected: list[Any]) -> None:
     """Assert that a scored file has HTTP's own numbers, line by line."""
     assert [line.pop("index") for line in lines] == list(range(len(LINES)))
+    assert len({line.pop("revision") for line in lines}) == 1
     for line, entry in zip(lines, expected, strict=True):
         if entry is None:
             assert line["error"]["code"] == "invalid_field"
@@ -116,9 +119,11 @@ def test_a_file_is_scored_by_a_server_as_its_items_are(narrow: Server, tmp_path:
         "score", file, "--url", narrow.url, "--batch", "4", cwd=tmp_path, api_key=",".join(KEYS)
     )
 
-    assert ended.returncode == 0, ended.stderr
+    assert ended.returncode == 1, ended.stderr
     assert f"{len(LINES)} lines" in ended.stdout
+    bad = next(number for number, line in enumerate(LINES, 1) if "note" in line)
     assert "1 errors" in ended.stdout
+    assert f"1 × invalid_field, the first at line {bad}: " in ended.stdout
     assert "over 1 pairs" in ended.stdout
     check(read(tmp_path / "items.scores.jsonl"), answered(narrow))
 
@@ -127,10 +132,11 @@ def test_a_file_is_scored_here_as_a_server_scores_it_and_resumes(
     narrow: Server, tiny: Path, tmp_path: Path
 ) -> None:
     """After a cut within a line, only what is missing is scored again, to the same bytes."""
-    file, output = write(tmp_path, LINES), tmp_path / "out.jsonl"
+    file, output = write(tmp_path, LINES), tmp_path / "out[heads.reward].jsonl"
     command = ("score", file, "--output", output, "--model", tiny, "--threads", "1")
     first = run(*command, cwd=tmp_path, device="cpu")
-    assert first.returncode == 0, first.stderr
+    assert first.returncode == 1, first.stderr
+    assert f"-> {output}\n" in first.stdout
     whole = output.read_bytes()
     check(read(output), answered(narrow))
     kept = whole.splitlines(keepends=True)[:5]
@@ -138,8 +144,9 @@ def test_a_file_is_scored_here_as_a_server_scores_it_and_resumes(
 
     second = run(*command, cwd=tmp_path, device="cpu")
 
-    assert second.returncode == 0, second.stderr
-    assert f"{len(LINES) - 5} lines" in second.stdout
+    assert second.returncode == 1, second.stderr
+    assert f"{len(LINES)} lines ({len(LINES) - 5} of them now)" in second.stdout
+    assert first.stdout.splitlines()[1:] == second.stdout.splitlines()[1:]  # of the whole file
     assert output.read_bytes() == whole
 
 
@@ -173,6 +180,67 @@ def test_a_server_that_refuses_or_isnt_there_ends_the_command_with_1(
     assert "send a valid API key" in refused.stderr
     assert "no model 'nope' is served" in unknown.stderr
     assert "can't be reached" in absent.stderr
+    assert not (tmp_path / "items.scores.jsonl").exists()
+
+
+def test_a_finished_file_is_summed_up_and_never_mixed(narrow: Server, tmp_path: Path) -> None:
+    """Another model, an unknown one and a dead server end with 1, the same with the same words."""
+    file = write(tmp_path, [*many(3), PAIRS[0]])
+
+    def score(*options: str, url: str = narrow.url) -> Any:
+        return run("score", file, "--url", url, *options, cwd=tmp_path, api_key=KEYS[0])
+
+    first, again = score("--model", "tiny"), score()
+    other, unknown = score("--model", "bare"), score("--model", "nope")
+    dead = score(url="http://127.0.0.1:9")
+
+    assert (first.returncode, again.returncode) == (0, 0), first.stderr
+    assert "4 lines (0 of them now)" in again.stdout
+    assert again.stdout.splitlines()[1:] == first.stdout.splitlines()[1:]
+    assert [one.returncode for one in (other, unknown, dead)] == [1, 1, 1]
+    assert "holds 4 lines of model tiny (now bare), revision" in other.stderr
+    assert "no model 'nope' is served" in unknown.stderr
+    assert "can't be reached" in dead.stderr
+
+
+def test_an_interrupted_run_says_what_is_kept(narrow: Server, tmp_path: Path) -> None:
+    """And how to go on; what was scored is there."""
+    file = write(tmp_path, many(40))
+    output = tmp_path / "items.scores.jsonl"
+    with narrow.held():
+        process = subprocess.Popen(
+            [*COMMAND, "score", str(file), "--url", narrow.url],
+            cwd=tmp_path,
+            env=environment(api_key=KEYS[0]),
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        until("it has begun", (tmp_path / "items.scores.jsonl.state.json").exists)
+        process.send_signal(signal.SIGINT)
+        _, said = process.communicate(timeout=WAIT_S)
+
+    assert process.returncode == 130
+    assert said == f"0 of 40 lines are in {output.name}; run the same command again to go on\n"
+    ended = run("score", file, "--url", narrow.url, cwd=tmp_path, api_key=KEYS[0])
+    assert (ended.returncode, len(read(output))) == (0, 40)
+
+
+@pytest.mark.parametrize(
+    ("option", "says"),
+    [
+        (("--include", "everything"), "'members', 'attributes', 'steps'"),
+        (("--rule", "best"), "'mean', 'median', 'min'"),
+        (("--activation", "relu"), "'none' or 'sigmoid'"),
+    ],
+)
+def test_an_option_that_there_isnt_is_refused_with_those_that_there_are(
+    tmp_path: Path, option: tuple[str, str], says: str
+) -> None:
+    """Before anything is loaded or asked."""
+    ended = run("score", write(tmp_path, many(1)), *option, cwd=tmp_path)
+
+    assert ended.returncode == 2
+    assert says in ended.stderr
 
 
 @pytest.mark.parametrize(

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
 import math
 import os
+import time
+from dataclasses import dataclass, field
 from pathlib import Path  # noqa: TC003  typer reads the annotations
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from pydantic import ValidationError
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -43,7 +45,9 @@ if TYPE_CHECKING:
 
 @app.command()
 def score(
-    file: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="JSONL to score.")],
+    file: Annotated[
+        Path, typer.Argument(exists=True, dir_okay=False, help="JSONL to score, gzipped or not.")
+    ],
     output: Annotated[
         Path | None,
         typer.Option("--output", "-o", help="JSONL to write; default FILE with .scores.jsonl."),
@@ -53,7 +57,18 @@ def score(
         typer.Option("--url", help="A running server; without it the model is loaded here."),
     ] = None,
     model: Annotated[str | None, typer.Option("--model", help="Served model or ensemble.")] = None,
-    batch: Annotated[int, typer.Option(min=1, help="Lines a request.")] = 128,
+    batch: Annotated[int, typer.Option(min=1, help="Most lines a request.")] = 128,
+    include: Annotated[
+        list[str] | None,
+        typer.Option("--include", help="What else to answer, such as tokens; may be repeated."),
+    ] = None,
+    rule: Annotated[
+        str | None,
+        typer.Option("--rule", help="Pick the best of lines with `responses` by this rule."),
+    ] = None,
+    activation: Annotated[
+        str, typer.Option("--activation", help="none, or sigmoid: of reported scores.")
+    ] = "none",
     device: Device = None,
     dtype: Dtype = None,
     threads: Threads = None,
@@ -63,80 +78,126 @@ def score(
     """Score a JSONL file: an item or a comparison a line, an answer a line, order kept.
 
     A line is an item as `POST /score` takes it (`prompt` with `response`, `messages`, `text`,
-    `input_ids`), or a comparison (`prompt` with `chosen` and `rejected`, or with `responses`). Run
-    the same command again to go on after an interruption. `ASSAY_API_KEY` is sent to `--url`.
+    `input_ids`), or a comparison (`prompt` with `chosen` and `rejected`, or with `responses`); with
+    `--rule`, or `chains`, a group for `POST /best-of-n`. Blank lines are skipped. Run the same
+    command again to go on after an interruption: what was scored by another model or revision, of
+    another input or with other options isn't mixed. `ASSAY_API_KEY` is sent to `--url`. Exits with
+    code 1 where a line has an error.
     """
     sink = output or file.with_suffix(".scores.jsonl")
-    if url is not None:
-        tally, seconds = run(_score_remotely(file, sink, url, model, batch))
-    else:
-        flags = {
-            "models": [model] if model else None,
-            "device": device,
-            "dtype": dtype,
-            "threads": threads,
-            "repository": repository_folder,
-        }
-        settings = settings_of(flags, config)
-        logs.configure("warning")
-        tally, seconds = run(_score_here(file, sink, settings, batch))
-    _report(tally, seconds, sink)
+    job = _Job(file, sink, batch, _options(include, rule, activation))
+    begin = time.monotonic()
+    try:
+        if url is not None:
+            run(_score_remotely(job, url, model))
+        else:
+            flags = {
+                "models": [model] if model else None,
+                "device": device,
+                "dtype": dtype,
+                "threads": threads,
+                "repository": repository_folder,
+            }
+            settings = settings_of(flags, config)
+            logs.configure("warning")
+            run(_score_here(job, settings))
+    except typer.Exit:
+        _say_what_is_kept(job)
+        raise
+    _report(job, time.monotonic() - begin)
+    if job.tally.errors:
+        raise typer.Exit(1)
 
 
-async def _score_here(
-    file: Path, sink: Path, settings: Settings, batch: int
-) -> tuple[bulk.Tally, float]:
+@dataclass(frozen=True, slots=True)
+class _Job:
+    """What to score, where to, how, and how far it has come."""
+
+    file: Path
+    sink: Path
+    batch: int
+    options: bulk.Options
+    tally: bulk.Tally = field(default_factory=bulk.Tally)
+
+    async def run(self, service: bulk.Service, model: str | None) -> None:
+        """Score what isn't yet, and show how far it has come."""
+        with _bars() as bars:
+            task = bars.add_task("scoring", total=None, rate="-")
+            begin = time.monotonic()
+
+            def advance(_lines: int, _tokens: int) -> None:
+                rate = self.tally.tokens / max(time.monotonic() - begin, 1e-9)
+                done, total = self.tally.lines, self.tally.total
+                bars.update(task, completed=done, total=total, rate=f"{rate:,.0f}")
+
+            await bulk.run(
+                self.file,
+                self.sink,
+                service,
+                model=model,
+                batch_lines=self.batch,
+                options=self.options,
+                tally=self.tally,
+                on_done=advance,
+            )
+
+
+def _bars() -> Progress:
+    return Progress(
+        TextColumn("scoring"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[rate]} tokens/s", markup=False),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        console=err,
+        disable=not err.is_terminal,
+    )
+
+
+def _options(include: list[str] | None, rule: str | None, activation: str) -> bulk.Options:
+    """Return what to ask beside the lines.
+
+    Raises:
+        typer.BadParameter: There is no such choice.
+    """
+    wanted = list(dict.fromkeys(["members", *(include or ())]))
+    try:
+        return bulk.Options.model_validate(
+            {"include": wanted, "rule": rule, "activation": activation}
+        )
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        raise typer.BadParameter(first["msg"], param_hint=f"--{first['loc'][0]}") from None
+
+
+async def _score_here(job: _Job, settings: Settings) -> None:
     with StartupDisplay(err) as display:
         patient = settings.model_copy(update={"max_wait_s": math.inf})  # nobody hangs up here
         scorer = Scorer(patient, Metrics(), on_progress=display.show)
         async with scorer:
-            await scorer.ready()
-            return await _score_with(file, sink, _Here(scorer), None, batch)
+            await job.run(_Here(scorer), None)
 
 
-async def _score_remotely(
-    file: Path, sink: Path, url: str, model: str | None, batch: int
-) -> tuple[bulk.Tally, float]:
+async def _score_remotely(job: _Job, url: str, model: str | None) -> None:
     key = os.environ.get("ASSAY_API_KEY", "").split(",")[0].strip() or None
     async with AsyncClient(url, api_key=key) as client:
-        return await _score_with(file, sink, client, model, batch)
-
-
-async def _score_with(
-    file: Path, sink: Path, service: bulk.Service, model: str | None, batch: int
-) -> tuple[bulk.Tally, float]:
-    with file.open("rb") as lines:
-        total = sum(1 for _ in lines)
-    done = bulk.finished_lines(sink)
-    bars = Progress(
-        TextColumn("scoring"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[rate]} tokens/s"),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-        console=err,
-    )
-    begin = asyncio.get_running_loop().time()
-    tokens_done = 0
-    with bars:
-        task = bars.add_task("scoring", total=total, completed=done, rate="-")
-
-        def advance(lines: int, tokens: int) -> None:
-            nonlocal tokens_done
-            tokens_done += tokens
-            seconds = asyncio.get_running_loop().time() - begin
-            bars.update(task, advance=lines, rate=f"{tokens_done / max(seconds, 1e-9):,.0f}")
-
-        tally = await bulk.run(file, sink, service, model=model, batch_lines=batch, on_done=advance)
-    return tally, asyncio.get_running_loop().time() - begin
+        await job.run(_There(client), model)
 
 
 class _Here:
-    """The scorer of this process behind the client's two calls."""
+    """The scorer of this process behind the client's calls."""
 
     def __init__(self, scorer: Scorer) -> None:
         self._scorer = scorer
+
+    async def target(self, model: str | None) -> bulk.Target:
+        await self._scorer.ready()
+        target = self._scorer.target(model)
+        loaded = self._scorer.loaded(target.members[0])
+        return bulk.Target(
+            model=target.name, revision=target.revision, dtype=loaded.dtype if loaded else None
+        )
 
     async def score(self, request: wire.ScoreRequest) -> wire.ScoreAnswer:
         return await answers.score(self._scorer, request, "score")
@@ -144,21 +205,51 @@ class _Here:
     async def compare(self, request: wire.CompareRequest) -> wire.CompareAnswer:
         return await answers.compare(self._scorer, request, "compare")
 
+    async def best_of_n(self, request: wire.BestOfNRequest) -> wire.BestOfNAnswer:
+        return await answers.best_of_n(self._scorer, request, "best-of-n")
 
-def _report(tally: bulk.Tally, seconds: float, sink: Path) -> None:
+
+class _There:
+    """A running server."""
+
+    def __init__(self, client: AsyncClient) -> None:
+        self._client = client
+        self.score = client.score
+        self.compare = client.compare
+        self.best_of_n = client.best_of_n
+
+    async def target(self, model: str | None) -> bulk.Target:
+        if model is not None:
+            one: wire.ModelEntry = await self._client.model(model)
+        else:
+            one = next(one for one in (await self._client.models()).data if one.default)
+        return bulk.Target(model=one.id, revision=one.revision, dtype=one.dtype)
+
+
+def _say_what_is_kept(job: _Job) -> None:
+    """Say how to go on after an error or an interruption."""
+    tally = job.tally
+    if tally.total:
+        err.print(
+            f"{tally.lines} of {tally.total} lines are in {job.sink}; run the same command again "
+            "to go on"
+        )
+    else:
+        err.print("nothing was scored")
+
+
+def _report(job: _Job, seconds: float) -> None:
+    tally = job.tally
     rate = tally.tokens / max(seconds, 1e-9)
+    now = "" if tally.new == tally.lines else f" ({tally.new} of them now)"
     out.print(
-        f"{tally.lines} lines, {tally.tokens:,} tokens in {seconds:.1f} s "
-        f"({rate:,.0f} tokens/s), {tally.errors} errors -> {sink}",
-        highlight=False,
-        soft_wrap=True,
+        f"{tally.lines} lines{now}, {tally.tokens:,} tokens in {seconds:.1f} s "
+        f"({rate:,.0f} tokens/s), {tally.errors} errors -> {job.sink}"
     )
     for code, count in tally.codes.most_common():
-        out.print(f"  {count} × {code}", highlight=False)
+        number, reason = tally.first[code]
+        out.print(f"  {count} × {code}, the first at line {number}: {reason}")
     if tally.accuracy is not None:
-        out.print(f"accuracy {tally.accuracy:.4f} over {tally.pairs} pairs", highlight=False)
-    for agreement, won in sorted(tally.by_agreement.items(), reverse=True):
-        out.print(
-            f"  agreement {agreement:.2f}: {sum(won) / len(won):.4f} over {len(won)}",
-            highlight=False,
-        )
+        out.print(f"accuracy {tally.accuracy:.4f} over {tally.pairs} pairs")
+    for agreement, (pairs, won) in sorted(tally.by_agreement.items(), reverse=True):
+        out.print(f"  agreement {agreement:.2f}: {won / pairs:.4f} over {pairs:.0f}")
