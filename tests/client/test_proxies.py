@@ -6,7 +6,7 @@ import pytest
 
 from assay import AsyncClient, Client
 from assay.client import proxies
-from assay.client.adapters import trl
+from assay.client.adapters import connection, trl
 from assay.errors import DeadlineExceeded, InvalidField, NotReady, ServiceError
 from tests.client.judge import Judge, served
 
@@ -18,11 +18,12 @@ HERE = ["127.0.0.1", "127.9.9.9", "127.1", "0.0.0.0", "localhost", "LocalHost.",
 
 @pytest.fixture(autouse=True)
 def environment(monkeypatch):
-    """Start without proxies; return what sets them."""
+    """Start without proxies; yield what sets them."""
     for name in VARIABLES:
         monkeypatch.delenv(name, raising=False)
         monkeypatch.delenv(name.lower(), raising=False)
-    return monkeypatch.setenv
+    yield monkeypatch.setenv
+    connection.close()
 
 
 @pytest.mark.parametrize("variable", ["HTTP_PROXY", "http_proxy", "ALL_PROXY"])
