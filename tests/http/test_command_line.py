@@ -220,7 +220,7 @@ def test_an_interrupted_run_says_what_is_kept(narrow: Server, tmp_path: Path) ->
         _, said = process.communicate(timeout=WAIT_S)
 
     assert process.returncode == 130
-    assert said == f"0 of 40 lines are in {output.name}; run the same command again to go on\n"
+    assert said == f"0 of 40 lines are in {output}; run the same command again to go on\n"
     ended = run("score", file, "--url", narrow.url, cwd=tmp_path, api_key=KEYS[0])
     assert (ended.returncode, len(read(output))) == (0, 40)
 
