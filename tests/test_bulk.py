@@ -26,10 +26,14 @@ class Judge:
         self.requests = []
         self.envelope = {**ENVELOPE, "model": model, "revision": revision}
         self.dtype = dtype
+        self.only_compares = False
 
     async def target(self, model):
         return bulk.Target(
-            model=self.envelope["model"], revision=self.envelope["revision"], dtype=self.dtype
+            model=self.envelope["model"],
+            revision=self.envelope["revision"],
+            dtype=self.dtype,
+            only_compares=self.only_compares,
         )
 
     async def best_of_n(self, request):
@@ -507,6 +511,15 @@ async def test_options_are_asked_of_every_line(source, sink):
     ] * 3
     assert judge.requests[2].rule == "min"
     assert [line.get("n") for line in read(sink)] == [None, None, 1]
+
+
+async def test_a_model_that_only_compares_is_asked_for_no_members(source, sink):
+    """It has none, and refuses to include them."""
+    write(source, PAIR)
+    judge = Judge()
+    judge.only_compares = True
+    await scored(source, sink, judge)
+    assert [one.include for one in judge.requests] == [[]]
 
 
 async def test_a_rule_without_anything_to_pick_among_is_refused(source, sink):

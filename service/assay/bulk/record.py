@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from assay import wire  # noqa: TC001  pydantic reads the annotations
 from assay.errors import InvalidField
@@ -20,11 +20,12 @@ class _Kept(BaseModel):
 
 
 class Target(_Kept):
-    """Who answers; `dtype` is None where nobody knows."""
+    """Who answers; `dtype` is None where nobody knows. What only compares has no members."""
 
     model: str
     revision: str
     dtype: str | None = None
+    only_compares: bool = Field(default=False, exclude=True)
 
 
 class Options(_Kept):

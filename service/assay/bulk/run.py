@@ -276,7 +276,11 @@ class _Asking:
         """
         named = {} if self.model is None else {"model": self.model}
         fields: dict[str, Any] = {
-            "include": list(self.options.include),
+            "include": [
+                one
+                for one in self.options.include
+                if one != "members" or not self.target.only_compares
+            ],
             "activation": self.options.activation,
             "on_error": "item",
             "priority": "batch",

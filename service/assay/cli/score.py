@@ -33,7 +33,7 @@ from assay.cli.app import (
 )
 from assay.cli.terminal import err, out
 from assay.client.client import AsyncClient
-from assay.scoring import answers
+from assay.scoring import answers, meaning
 from assay.scoring.scorer import Scorer
 from assay.telemetry import logging as logs
 from assay.telemetry.metrics import Metrics
@@ -196,7 +196,10 @@ class _Here:
         target = self._scorer.target(model)
         loaded = self._scorer.loaded(target.members[0])
         return bulk.Target(
-            model=target.name, revision=target.revision, dtype=loaded.dtype if loaded else None
+            model=target.name,
+            revision=target.revision,
+            dtype=loaded.dtype if loaded else None,
+            only_compares=meaning.only_compares(target),
         )
 
     async def score(self, request: wire.ScoreRequest) -> wire.ScoreAnswer:
@@ -223,7 +226,12 @@ class _There:
             one: wire.ModelEntry = await self._client.model(model)
         else:
             one = next(one for one in (await self._client.models()).data if one.default)
-        return bulk.Target(model=one.id, revision=one.revision, dtype=one.dtype)
+        return bulk.Target(
+            model=one.id,
+            revision=one.revision,
+            dtype=one.dtype,
+            only_compares=one.only_compares,
+        )
 
 
 def _say_what_is_kept(job: _Job) -> None:
