@@ -69,13 +69,26 @@ class AssayError(Exception):
     retryable: ClassVar[bool] = False
 
     def __init__(
-        self, message: str, *, param: str | None = None, retry_after_s: float | None = None
+        self,
+        message: str,
+        *,
+        param: str | None = None,
+        retry_after_s: float | None = None,
+        advice: str = "",
     ) -> None:
         super().__init__(message)
         self.message = printable(message)
+        self.advice = advice  # of a field that the native routes have, and others don't
         self.param = param
         self.retry_after_s = retry_after_s
         self.revision: str | None = None  # of the target, where it is known
+
+    def advised(self) -> AssayError:
+        """Return the error with its advice in the message, as a native route says it."""
+        if not self.advice:
+            return self
+        message = f"{self.message}, {self.advice}"
+        return type(self)(message, param=self.param, retry_after_s=self.retry_after_s)
 
 
 class RequestError(AssayError):

@@ -31,7 +31,7 @@ MOST_COMPARED = 1_024  # responses of a comparison, which is answered for each w
 Activation = Literal["none", "sigmoid"]
 Priority = Literal["interactive", "batch"]
 OnError = Literal["fail", "item"]
-Truncation = Literal["prompt_start", "response_end"]
+Truncation = Literal["prompt_start", "response_end", "longest_first"]
 Include = Literal["members", "attributes", "steps", "tokens"]
 Aggregate = Literal["last", "min", "prod", "mean"]
 # Roles whose turns are never scored. A template may call the assistant otherwise ("document").
@@ -217,18 +217,22 @@ class ScoreRequest(Options):
 
     @model_validator(mode="after")
     def _has_inputs(self) -> Self:
-        short = any(part is not None for part in (self.prompt, self.response, self.steps))
-        if short == (self.inputs is not None):
-            raise ValueError("send either 'inputs', or 'prompt' with 'response'")
-        if short:
-            self.items()
+        self.items()
         return self
 
     def items(self) -> list[Item]:
         """Return the items in the caller's order."""
-        if self.inputs is None:
-            return [Item(prompt=self.prompt, response=self.response, steps=self.steps)]
-        return self.inputs
+        return _items_of(self)
+
+
+def _items_of(request: ScoreRequest | TokenizeRequest) -> list[Item]:
+    """Return the items of a request: those in `inputs`, or the one at the top level."""
+    short = any(one is not None for one in (request.prompt, request.response, request.steps))
+    if short == (request.inputs is not None):
+        raise ValueError("send either 'inputs', or 'prompt' with 'response'")
+    if request.inputs is not None:
+        return request.inputs
+    return [Item(prompt=request.prompt, response=request.response, steps=request.steps)]
 
 
 Compared = Annotated[list[str], Field(min_length=2, max_length=MOST_COMPARED)]
@@ -363,11 +367,23 @@ class BestOfNRequest(Options):
 
 
 class TokenizeRequest(Request):
-    """`POST /tokenize`: what the model would see."""
+    """`POST /tokenize`: what the model would see. `prompt` with `response` stands for one item."""
 
     model: str | None = None
-    inputs: Items
+    inputs: Items | None = None
+    prompt: Prompt | None = None
+    response: str | None = None
+    steps: list[str] | None = Field(default=None, min_length=1)
     truncation: Truncation | None = None
+
+    @model_validator(mode="after")
+    def _has_inputs(self) -> Self:
+        self.items()
+        return self
+
+    def items(self) -> list[Item]:
+        """Return the items in the caller's order."""
+        return _items_of(self)
 
 
 # --- answers --------------------------------------------------------------------------------

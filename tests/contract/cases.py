@@ -98,6 +98,11 @@ class Case:
         """The forms of its errors."""
         return [self.error] if self.wrong is None else [self.error, self.wrong]
 
+    @property
+    def cuts(self) -> bool:
+        """Whether its own server cuts what is over the limit."""
+        return "rerank" in self.route or self.route.startswith(("tei.", "infinity."))
+
     def path_of(self, place: int) -> str:
         """Return where an error says that the item of a request is."""
         has_place = self.has_places and self.takes != "one"

@@ -163,23 +163,23 @@ def test_errors_have_its_shape(served: Server) -> None:
 @pytest.mark.parametrize(
     ("path", "body", "place"),
     [
+        ("/rerank", {"query": "a", "documents": ["b", None]}, ["body", "documents", 1]),
         ("/classify", {"input": "a"}, ["body", "input"]),
         ("/classify", {"input": ["a", 7]}, ["body", "input", 1]),
         ("/classify", {"input": ["a", ""]}, ["body", "input", 1]),
-        ("/rerank", {"query": "a", "documents": ["b", "many words " * 600]}, None),
         ("/rerank", {"query": "a", "documents": ["b"], "top_n": "x"}, ["body", "top_n"]),
         ("/rerank", {"query": "a", "documents": ["b"], "model": "pairrm"}, ["body", "model"]),
     ],
 )
 def test_a_bad_request_is_a_422_that_its_client_reads(
-    served: Server, path: str, body: dict[str, Any], place: list[str | int] | None
+    served: Server, path: str, body: dict[str, Any], place: list[str | int]
 ) -> None:
     """FastAPI's detail, which the generated client makes an object of."""
     answer = served.http.post(path, json={**body, "raw_scores": False})
 
     assert answer.status_code == 422, answer.text
     (error,) = HTTPValidationError.from_dict(answer.json()).detail
-    assert error.loc == (place or ["body", "documents", 1])
+    assert error.loc == place
     assert error.msg
     assert not error.msg.startswith("field ")
     assert error.type

@@ -194,6 +194,34 @@ def test_a_limit_below_the_models_is_refused(served: Server, path: str) -> None:
 
 
 @pytest.mark.parametrize("path", PATHS)
+def test_one_long_document_fails_nobody(served: Server, path: str) -> None:
+    """It is cut, and the header says how many were."""
+    documents = [RESPONSES[0], "A long document. " + "many words " * 600]
+    items = [{"prompt": PROMPT, "response": one} for one in documents]
+    expected = natively(served, items, truncation="longest_first")
+
+    answer = served.http.post(path, json={"query": PROMPT, "documents": documents})
+
+    found = {one["index"]: one["relevance_score"] for one in answer.json()["results"]}
+    assert found == {index: sigmoid(one) for index, one in enumerate(expected)}
+    assert answer.headers["x-assay-truncated"] == "1"
+
+
+def test_a_document_has_at_most_max_tokens_per_doc(served: Server) -> None:
+    """What is behind them changes nothing; the query and what is around them stay."""
+    documents = ["One prime is seven, " + tail for tail in ("and that is all", "not six", "")]
+
+    def relevance(**options: Any) -> list[float]:
+        answer = post(served, "/v2/rerank", query=PROMPT, documents=documents, **options)
+        found = {one["index"]: one["relevance_score"] for one in answer["results"]}
+        return [found[index] for index in range(len(documents))]
+
+    assert len(set(relevance(max_tokens_per_doc=4))) == 1
+    assert relevance(max_tokens_per_doc=0) == relevance(max_tokens_per_doc=4096) == relevance()
+    assert len(set(relevance())) == 3
+
+
+@pytest.mark.parametrize("path", PATHS)
 def test_errors_speak_to_coheres_and_to_vllms_clients(served: Server, path: str) -> None:
     """`message` for the one, `error` for the other; overload is 503 with Retry-After."""
     body: dict[str, Any] = {"query": "a", "documents": ["b"]}

@@ -147,7 +147,7 @@ def test_vertex_answers_each_instance_as_its_own_route_does(served: Server) -> N
 def test_vertex_names_the_instance_that_is_wrong(served: Server) -> None:
     """And the input in it."""
     good = {"inputs": PAIRS[0]}
-    long = {"inputs": [PAIRS[0], ["a", "many words " * 600]]}
+    long = {"inputs": [PAIRS[0], ["a", "many words " * 600]], "truncate": False}
     cut = {"inputs": ["many words " * 600, "a"], "truncate": False}
     for wrong, status, says in [
         (long, 422, "instances[1].inputs[1]: "),
@@ -178,11 +178,11 @@ def test_the_body_tells_predict_from_rerank(served: Server, path: str) -> None:
     assert post(served, path, **rerank) == post(served, "/rerank", **rerank)
 
 
-@pytest.mark.parametrize(("truncate", "status"), [(True, 200), (False, 422), (None, 422)])
+@pytest.mark.parametrize(("truncate", "status"), [(True, 200), (False, 422), (None, 200)])
 def test_truncate_says_whether_a_response_may_be_cut(
     served: Server, truncate: bool | None, status: int
 ) -> None:
-    """By default the model's own rule holds, which keeps responses whole."""
+    """By default it may: `/info` says `auto_truncate`."""
     body: dict[str, Any] = {"inputs": ["a", "many words " * 600], "truncate": truncate}
 
     answer = served.http.post("/predict", json=body)
@@ -200,6 +200,51 @@ def test_truncate_says_whether_a_prompt_may_be_cut(
     body: dict[str, Any] = {"inputs": ["many words " * 600, "a"], "truncate": truncate}
 
     assert served.http.post("/predict", json=body).status_code == status
+
+
+LONG = "A long document. " + "many words " * 600
+
+
+@pytest.mark.parametrize("truncate", [True, None])
+def test_a_long_document_is_cut_and_still_answers_the_query(
+    served: Server, truncate: bool | None
+) -> None:
+    """It fails nobody else, the header counts it, and the query is never what is dropped."""
+    body: dict[str, Any] = {"texts": [LONG, RESPONSE], "raw_scores": True, "truncate": truncate}
+    items = [{"prompt": PROMPT, "response": one} for one in body["texts"]]
+    expected = natively(served, items, truncation="longest_first")
+
+    answer = served.http.post("/rerank", json={"query": PROMPT, **body})
+    other = post(served, "/rerank", query="Is it raining?", **body)
+
+    assert {one["index"]: one["score"] for one in answer.json()} == dict(enumerate(expected))
+    assert answer.headers["x-assay-truncated"] == "1"
+    assert {one["index"]: one["score"] for one in other}[0] != expected[0]
+
+
+def test_the_direction_says_which_end_is_cut(served: Server) -> None:
+    """Left or right, in either case of letters; another is refused."""
+    begins, ends = "Seven. " + LONG, LONG + " Seven."
+
+    def score(text: str, direction: str) -> float:
+        body = {"query": PROMPT, "texts": [text], "truncation_direction": direction}
+        return post(served, "/rerank", **body)[0]["score"]
+
+    assert score(ends, "Right") == score(LONG, "right") != score(begins, "right")
+    assert score(begins, "Left") == score(LONG, "left") != score(ends, "left")
+    body = {"inputs": "a", "truncation_direction": "up"}
+    assert served.http.post("/predict", json=body).status_code == 422
+
+
+def test_a_long_document_is_named_where_truncate_is_false(served: Server) -> None:
+    """With the field that this route takes."""
+    body = {"query": PROMPT, "texts": [RESPONSE, LONG], "truncate": False}
+
+    answer = served.http.post("/rerank", json=body)
+
+    assert answer.status_code == 422
+    assert "texts[1]: " in answer.json()["error"]
+    assert "'truncate': true" in answer.json()["error"]
 
 
 def test_info_tells_the_model(served: Server) -> None:

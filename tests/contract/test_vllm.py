@@ -312,6 +312,21 @@ def test_the_models_own_limit_may_be_named(contracts: Server) -> None:
         assert classified(contracts, input=text, **asked) == expected
 
 
+def test_tokenize_takes_the_native_item_at_the_top_level(contracts: Server) -> None:
+    """As `/score` does; a response is never dropped, and the text is that behind the ids."""
+    long = {"prompt": "Why? " * 600, "response": "Because."}
+    for item in (PAIR, long, {"prompt": [{"role": "user", "content": "Hi"}], "response": "Ho"}):
+        short = post(contracts, "/tokenize", **item)
+
+        assert short == post(contracts, "/tokenize", inputs=[item])
+        (seen,) = short["data"]
+        text = post(contracts, "/tokenize", inputs={"text": seen["text"]})["data"][0]
+        assert text["input_ids"] == seen["input_ids"]
+        assert seen["text"].count(item["response"]) == 1
+    bare = contracts.http.post("/tokenize", json={"response": "Ho"})
+    assert bare.status_code == 422
+
+
 def test_floats_have_no_type(contracts: Server) -> None:
     """`embed_dtype` is of base64 alone, as in vLLM."""
     assert pooled(contracts, input=TEXTS, embed_dtype="float16") == pooled(contracts, input=TEXTS)

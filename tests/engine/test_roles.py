@@ -195,9 +195,9 @@ def test_a_cards_system_text_that_would_be_lost_is_refused(tmp_path):
     [
         ({"template": {"turns": {"user": "Q", "assistant": "{content}"}}}, USUAL, "'user'"),
         (
-            {"steps": {"step": "Step {number}"}},
+            {"steps": {"form": "separate", "prompt": "Solve it."}},
             Solution(USUAL.messages[:1], ("Hello", "Hi")),
-            "'step 1', 'step 2'",
+            "'user'",
         ),
     ],
 )

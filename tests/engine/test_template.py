@@ -25,7 +25,7 @@ def talk(prompt, response):
     )
 
 
-def one(template, source, truncation="prompt_start"):
+def one(template, source, truncation=None):
     """Render a single item, raising its error."""
     rendered = template.render_all([source], truncation)[0]
     if isinstance(rendered, Exception):
@@ -77,7 +77,7 @@ def test_input_ids_are_taken_verbatim(tmp_path):
 
 
 def test_a_prompt_over_the_limit_is_cut_from_the_left(tmp_path):
-    """The response and what follows it stay whole, BOS stays first, and the cut is reported."""
+    """The template, the response and what follows it stay whole, and the cut is reported."""
     template = Template(tokenizers.make(tmp_path, adds_bos=True), max_tokens=40)
 
     rendered = one(template, talk("p" * 100, "the answer"))
@@ -85,8 +85,8 @@ def test_a_prompt_over_the_limit_is_cut_from_the_left(tmp_path):
     text = "".join(template.tokens(rendered.ids)).replace("Ġ", " ")
     assert rendered.truncated
     assert len(rendered.ids) == 40
-    assert text.startswith("<s>p")
-    assert text.endswith("</s>[assistant] the answer</s>")
+    assert text == f"<s>[user] {'p' * 8}</s>[assistant] the answer</s>"
+    assert rendered.text == text.removeprefix("<s>")
 
 
 def test_an_item_at_the_limit_is_not_cut(tmp_path):
@@ -116,14 +116,14 @@ def test_a_response_that_can_never_fit_is_refused_before_it_is_tokenized(tmp_pat
 
 
 def test_response_end_cuts_the_response_and_keeps_its_ending(tmp_path):
-    """With `response_end` the response loses its end, never the tokens behind it."""
+    """With `response_end` the response loses its end; the prompt and what is around it stay."""
     template = Template(tokenizers.make(tmp_path, adds_bos=True), max_tokens=40)
 
     ids = one(template, talk("hi", "r" * 50), "response_end").ids.tolist()
 
+    text = "".join(template.tokens(ids)).replace("Ġ", " ")
     assert len(ids) == 40
-    assert (ids[0], ids[-1]) == (BOS, EOS)
-    assert template.tokens(ids[1:-1]) == ["r"] * 38
+    assert text == f"<s>[user] hi</s>[assistant] {'r' * 16}</s>"
 
 
 def test_ids_over_the_limit_are_an_error(tmp_path):
@@ -277,10 +277,10 @@ def test_segment_ids_that_the_model_has_not_are_refused(tmp_path, options, confi
 
 
 def test_a_pair_over_the_limit_loses_the_start_of_its_prompt(tmp_path):
-    """The response stays whole, CLS stays first."""
+    """Where that is asked for: the response stays whole, CLS stays first."""
     template = Template(tokenizers.make(tmp_path, is_encoder=True, chat=None), max_tokens=10)
 
-    rendered = one(template, talk("p" * 50, "yes"))
+    rendered = one(template, talk("p" * 50, "yes"), "prompt_start")
 
     assert rendered.truncated
     assert template.tokens(rendered.ids) == ["<cls>", *"pppp", "<sep>", *"yes", "<sep>"]

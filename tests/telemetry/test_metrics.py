@@ -28,7 +28,8 @@ def answered(metrics, **changes):
         "total_s": 2.75,
         "items": 3,
         "tokens": 70,
-        "truncated": 1,
+        "cuts": {"prompt": 1},
+        "unexpected_ends": 1,
     }
     metrics.answered("judge", "score", **{**facts, **changes})
 
@@ -95,13 +96,15 @@ def test_a_wait_as_long_as_may_be_has_a_bucket():
 
 
 def test_the_sizes_of_answered_requests_add_up():
-    """Items, tokens and cut items are counted by model and route."""
+    """Items and tokens by model and route, those that were cut by what was, too."""
     metrics = Metrics()
     answered(metrics)
-    answered(metrics, items=1, tokens=5, truncated=0)
+    answered(metrics, items=1, tokens=5, cuts={})
     assert value(metrics, "assay_items_total", **CALL) == 4
     assert value(metrics, "assay_tokens_total", **CALL) == 75
-    assert value(metrics, "assay_truncated_items_total", **CALL) == 1
+    assert value(metrics, "assay_truncated_items_total", **CALL, cut="prompt") == 1
+    assert value(metrics, "assay_truncated_items_total", **CALL, cut="response") == 0
+    assert value(metrics, "assay_unexpected_end_items_total", **CALL) == 2
     assert value(metrics, "assay_request_duration_seconds_count", **CALL) == 2
 
 

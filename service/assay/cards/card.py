@@ -55,7 +55,12 @@ class Limits(Table):
     """What the model may be asked."""
 
     max_tokens: int | None = Field(default=None, gt=0)
-    truncation: Literal["prompt_start", "response_end"] = "prompt_start"
+    truncation: Literal["prompt_start", "response_end", "longest_first"] | None = Field(
+        default=None,
+        description="What is cut of an item over the limit: the prompt's start; the response's "
+        "end; or of both, the longer first. Default: of a pair encoder 'longest_first', at the end "
+        "that its tokenizer cuts; else 'prompt_start'.",
+    )
 
 
 class Data(Table):

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from assay.engine.spelling import Message, Source
 
 WORDS = ("Hello", "Hi")  # of samples
+ANSWERS = ("Yes, 7.", "No (12)")  # that end otherwise
 MARKER = "7 apples, 12 pears"  # takes the place of one text of a sample at a time
 
 

@@ -10,13 +10,13 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import jinja2
 import numpy as np
 
 from assay.cards.card import Card
-from assay.engine import probes, roles, spelling
+from assay.engine import probes, roles, spelling, truncation
 from assay.engine.marks import Marks, Reader
 from assay.engine.messages import Inputs
 from assay.engine.positions import stated_tokens, steady_tokens
@@ -32,6 +32,7 @@ from assay.engine.spelling import (
     Spelt,
     Text,
 )
+from assay.engine.truncation import Cutting, Sides, Texts
 from assay.errors import (
     AssayError,
     CheckpointError,
@@ -47,6 +48,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from assay.cards.mechanism import Token
+    from assay.engine.truncation import Cut, Spans, Truncation
 
 __all__ = [
     "Contest",
@@ -59,12 +61,12 @@ __all__ = [
     "Template",
     "Text",
 ]
-Truncation = Literal["prompt_start", "response_end"]
 # What is longer isn't tokenized only to be cut: that takes seconds, and memory a hundredfold.
 _MOST_CHARACTERS = 1 << 20
 _MOST_PER_TOKEN = 16
 _UNLIMITED = 1 << 20  # transformers writes 1e30 where a tokenizer states no limit
 _VOCABULARIES = ("tokenizer.json", "*.model", "vocab*")  # transformers makes do with none
+_CUT_RESPONSES = 'or send "truncation": "response_end"'
 _USUAL = (roles.USER, roles.ASSISTANT)
 _MOST_SHAPES = 256  # of conversations, by their roles, that are remembered
 _SAMPLES = ["Seven — is 7 a prime?\n\n", "  <s>x</s>\u00a0[CLS] e\u0301 🌞", ""]
@@ -75,14 +77,24 @@ _REFUSALS = (jinja2.TemplateError, TypeError, ValueError, KeyError, AttributeErr
 class Rendered:
     """What the model reads of one item: `ids` is (tokens,) int32; no `marks`, read at its end.
 
+    `text` is what these ids were tokenized from, where that is one text; `cut` what was cut of the
+    item first. Where text came templated, `ends_as_expected` says whether it ends as the template
+    ends a conversation: generation that was cut off doesn't.
+
     `segments` are its segment ids, (tokens,) int32; None: all 0.
     """
 
     ids: np.ndarray
-    truncated: bool
     text: str | None
+    cut: Cut | None = None
     marks: Marks | None = None
     segments: np.ndarray | None = None
+    ends_as_expected: bool = True
+
+    @property
+    def truncated(self) -> bool:
+        """Whether anything was cut."""
+        return self.cut is not None
 
 
 class Template:
@@ -253,14 +265,46 @@ class Template:
             if lost := self._lost_of(turns):
                 raise self._swallowed([turns[place] for place in lost])
         parts, variants = zip(*probes.variants(source), strict=True)
-        written = self._write([spelt, *map(self._spell, variants)], "prompt_start")
+        written = self._write([spelt, *map(self._spell, variants)], "longest_first")
         whole, *changed = [self._traced(one) for one in written]
         lost_parts = [part for part, one in zip(parts, changed, strict=True) if one == whole]
         if lost_parts and self._tells_apart and not isinstance(whole, AssayError):
             raise self._swallowed(lost_parts)
 
+    @cached_property
+    def truncation(self) -> Truncation:
+        """What may be cut unless a request says: as the card has it.
+
+        A pair encoder is cut as its tokenizer cuts.
+        """
+        return self._card.limits.truncation or (
+            "longest_first" if self._takes_pairs else "prompt_start"
+        )
+
+    @cached_property
+    def _takes_pairs(self) -> bool:
+        """Whether prompt and response are the two segments of an encoder."""
+        has_template = self._spec.turns or self._spec.chat or self._tokenizer.chat_template
+        return self._is_encoder and not has_template
+
+    @cached_property
+    def _ending(self) -> int | None:
+        """The token that a conversation ends with whatever its response is; None if none is."""
+        if self._takes_pairs or self._card.steps or self._card.template.pair or self._reads_marks:
+            return None
+        asked = {"role": roles.USER, "content": probes.WORDS[0]}
+        answers = [{"role": roles.ASSISTANT, "content": one} for one in probes.ANSWERS]
+        found = self.render_all([Conversation((asked, answer)) for answer in answers])
+        ends = {int(one.ids[-1]) if isinstance(one, Rendered) else None for one in found}
+        return ends.pop() if len(ends) == 1 else None
+
+    @property
+    def _reads_marks(self) -> bool:
+        read = self._card.read
+        return self._card.policy is not None or (read is not None and read.at != "last")
+
     def render_all(
-        self, sources: Sequence[Source], truncation: Truncation = "prompt_start"
+        self, sources: Sequence[Source], cutting: Truncation | Cutting | None = None
     ) -> list[Rendered | AssayError]:
         """Render each item; an item that can't be rendered gives its error in its place.
 
@@ -268,18 +312,25 @@ class Template:
         EmptyItem (no tokens), InvalidField (not Unicode, or an id beyond the embedding) and
         ItemTooLong (what must be kept exceeds `max_tokens`).
         """
-        items = [self._spell(source) for source in sources]
-        written = self._write(items, truncation)
+        if not isinstance(cutting, Cutting):
+            cutting = Cutting(cutting)
+        rule = cutting.rule or self.truncation
+        bounded = [self._bounded(source, cutting, rule) for source in sources]
+        items = [self._spell(source) for source in bounded]
+        written = self._write(items, rule)
         encoded = iter(self._encode([text for text in written if isinstance(text, str)]))
         rendered: list[Rendered | AssayError] = []
-        for item, text in zip(items, written, strict=True):
+        for source, whole, item, text in zip(bounded, sources, items, written, strict=True):
             ids = next(encoded) if isinstance(text, str) else None
             try:
-                one = self._render(item, text, ids, truncation)
+                one = self._render(source, item, text, ids, replace(cutting, rule=rule))
                 self._check_ids(one.ids, are_verbatim=isinstance(text, Ids))
-                rendered.append(one)
             except AssayError as error:
                 rendered.append(error)
+            else:
+                if source is not whole:
+                    one = replace(one, cut="both" if one.cut in ("prompt", "both") else "response")
+                rendered.append(one)
         return rendered
 
     def token_id(self, token: Token) -> int:
@@ -423,8 +474,42 @@ class Template:
             "without that turn"
         )
 
+    @property
+    def _most_characters(self) -> int:
+        return max(_MOST_CHARACTERS, _MOST_PER_TOKEN * self.max_tokens)
+
+    def _bounded(self, source: Source, cutting: Cutting, rule: Truncation) -> Source:
+        """Return an item whose response is cut to what the caller wants of it.
+
+        Where responses may be cut, one of a million characters is first cut to what could matter.
+        """
+        if not isinstance(source, Conversation) or self._card.steps is not None:
+            return source
+        last = source.messages[-1]
+        text = last["content"]
+        if not isinstance(text, str):
+            return source
+        if rule != "prompt_start" and spelling.characters(source) > self._most_characters:
+            most = self.max_tokens * self._longest_token
+            text = text[-most:] if cutting.side == "start" else text[:most]
+        if cutting.response_tokens is not None and len(text) > cutting.response_tokens:
+            text = truncation.kept(text, self._spans(text), cutting.response_tokens, "end")
+        if len(text) == len(last["content"]):
+            return source
+        return replace(source, messages=(*source.messages[:-1], {**last, "content": text}))
+
+    def _spans(self, text: str) -> Spans:
+        """Return where each token of a text stands in it."""
+        if not self._tokenizer.is_fast:
+            return truncation.words(text)
+        found = self._tokenizer(
+            text, add_special_tokens=False, return_offsets_mapping=True, verbose=False
+        )
+        spans: Spans = found["offset_mapping"]
+        return spans
+
     def _spell(self, source: Source) -> Spelt | AssayError:
-        most = max(_MOST_CHARACTERS, _MOST_PER_TOKEN * self.max_tokens)
+        most = self._most_characters
         if (characters := spelling.characters(source)) > most:
             return ItemTooLong(
                 f"the item has {characters} characters, far more than {self.max_tokens} tokens can "
@@ -438,10 +523,11 @@ class Template:
 
     def _render(
         self,
+        source: Source,
         item: Spelt | AssayError,
         text: str | _Pair | Parts | Ids | AssayError,
         ids: list[int] | None,
-        truncation: Truncation,
+        cutting: Cutting,
     ) -> Rendered:
         """Return what the model reads of one item that was spelt, written and encoded."""
         if isinstance(text, AssayError):
@@ -449,53 +535,166 @@ class Template:
         if isinstance(item, AssayError):
             raise item
         if item.steps is not None:  # each of them has a score: none is cut away
-            truncation = "prompt_start"
+            cutting = Cutting("prompt_start", cutting.side)
         match text:
             case str():
-                rendered = self._finish(ids, item, text, truncation)
+                rendered = self._finish(ids, item, text)
             case _Pair():
-                rendered = self._finish_pair(text, truncation)
+                rendered = self._finish_pair(text, cutting)
             case Parts():
                 return self._finish_parts(text)
             case Ids():
                 rendered = self._verbatim(text)
-        if rendered.truncated and not item.is_cuttable:
+        if len(rendered.ids) > self.max_tokens:
+            rendered, item = self._shortened(source, item, rendered, cutting)
+        if isinstance(source, Text | Ids) and self._ending is not None:
+            is_expected = int(rendered.ids[-1]) == self._ending
+            rendered = replace(rendered, ends_as_expected=is_expected)
+        return self._marked(rendered, item)
+
+    def _shortened(
+        self, source: Source, item: Spelt, whole: Rendered, cutting: Cutting
+    ) -> tuple[Rendered, Spelt]:
+        """Return what is rendered of an item whose text was cut so that it fits, and its spelling.
+
+        Raises:
+            ItemTooLong: What may be cut isn't enough.
+        """
+        if not item.is_cuttable or isinstance(source, Ids | Contest):
             raise ItemTooLong(
                 f"the item has more than {self.max_tokens} tokens, and nothing of it can be cut"
             )
-        return self._marked(rendered, item)
+        self._refuse_rewritten(item, whole, cutting)
+        rule = cutting.rule or self.truncation
+        sides, tail = self._sides(source, cutting), ""
+        if isinstance(source, Text):
+            rule = "prompt_start"
+            if sides.prompt == "end":
+                source, tail = self._without_tail(source)
+        texts = Texts.of(source, self._spans)
+        over = len(whole.ids) - self.max_tokens
+        found: dict[int, tuple[Rendered, Spelt]] = {}
+
+        def excess(removed: int) -> int:
+            left = truncation.plan(rule, texts.prompt, len(texts.answer), removed)
+            found[removed] = self._again(texts.shortened(*left, sides), tail)
+            return len(found[removed][0].ids) - self.max_tokens
+
+        most = _most_removed(rule, texts)
+        removed = truncation.fewest(over, most, excess) if most else None
+        if removed is None and rule == "response_end":
+            return self._shortened(source, item, whole, replace(cutting, rule="longest_first"))
+        if removed is None:
+            raise self._too_long(item, whole, rule)
+        rendered, spelt = found[removed]
+        left = truncation.plan(rule, texts.prompt, len(texts.answer), removed)
+        cut = _cut_of(source, left[0] < texts.prompt, left[1] < len(texts.answer))
+        return replace(rendered, cut=cut), spelt
+
+    def _again(self, source: Source, tail: str) -> tuple[Rendered, Spelt]:
+        """Render an item that was cut, whatever its length."""
+        if isinstance(source, Text):
+            source = replace(source, text=source.text + tail)
+        spelt = self._spell(source)
+        (text,) = self._write([spelt], "longest_first")
+        if isinstance(spelt, AssayError):
+            raise spelt
+        if isinstance(text, AssayError):
+            raise text
+        if not isinstance(text, str):
+            raise TypeError(text)
+        return self._finish(next(self._encode([text])), spelt, text), spelt
+
+    def _sides(self, source: Source, cutting: Cutting) -> Sides:
+        """Return at which end texts are cut: where nothing else is said, never the read one."""
+        if cutting.side is not None:
+            return Sides(cutting.side, cutting.side)
+        own: truncation.Side = "start" if self._tokenizer.truncation_side == "left" else "end"
+        if self._is_encoder and isinstance(source, Text) and cutting.rule == "longest_first":
+            return Sides(own, own)
+        return Sides()
+
+    def _without_tail(self, source: Text) -> tuple[Text, str]:
+        """Return a text and the special tokens at its end, which stay where its end is cut."""
+        spans = self._spans(source.text)
+        ids = next(self._encode([source.text]), None) or []
+        special = {*self._tokenizer.all_special_ids, *self._tokenizer.added_tokens_decoder}
+        start = len(source.text)
+        for (begin, end), token in zip(reversed(spans), reversed(ids), strict=False):
+            if token not in special and source.text[begin:end].strip():
+                break
+            start = begin
+        return replace(source, text=source.text[:start]), source.text[start:]
+
+    def _refuse_rewritten(self, item: Spelt, whole: Rendered, cutting: Cutting) -> None:
+        """Refuse a template that rewrites responses, unless the caller leaves open what is cut."""
+        if not isinstance(item.item, Conversation) or cutting.rule == "longest_first":
+            return
+        if item.item.messages[-1]["content"].strip() not in (whole.text or ""):
+            raise ItemTooLong(
+                f"the item has {len(whole.ids)} tokens, the model takes {self.max_tokens}; its "
+                "chat template rewrites the response, so that nothing can be cut"
+            )
+
+    def _too_long(self, item: Spelt, whole: Rendered, rule: Truncation) -> ItemTooLong:
+        """Say of what there is too much where all that may be cut isn't enough."""
+        if not isinstance(item.item, Conversation) or rule != "prompt_start":
+            return ItemTooLong(
+                f"what stands around the item's texts has more than the {self.max_tokens} tokens "
+                "that the model takes"
+            )
+        if item.steps is not None:
+            return ItemTooLong(
+                f"the steps alone have more than the {self.max_tokens} tokens that the model "
+                "takes; send fewer of them"
+            )
+        return self._response_too_long(*self._response_size(item.item, whole))
+
+    def _response_too_long(self, needed: int, room: int) -> ItemTooLong:
+        return ItemTooLong(
+            f"the response alone has {needed} tokens, the model takes {room}; shorten it",
+            advice=_CUT_RESPONSES,
+        )
+
+    def _response_size(self, talk: Conversation, whole: Rendered) -> tuple[int, int]:
+        """Return the tokens of a response with what ends it, and how many there is room for."""
+        text = whole.text or ""
+        start = text.rfind(talk.messages[-1]["content"].strip())
+        needed = sum(end > start for _, end in self._spans(text)) + len(self._appended)
+        front = len(self._frame[0]) if self._is_encoder else int(self.bos is not None)
+        return needed, self.max_tokens - front
 
     def tokens(self, ids: Sequence[int]) -> list[str]:
         """Return the vocabulary's own strings for ids."""
         return [str(token) for token in self._tokenizer.convert_ids_to_tokens(list(ids))]
 
     def _write(
-        self, items: Sequence[Spelt | AssayError], truncation: Truncation
+        self, items: Sequence[Spelt | AssayError], rule: Truncation
     ) -> list[str | _Pair | Parts | Ids | AssayError]:
         """Return each item's text to tokenize, or what needs none."""
         written = [
-            one if isinstance(one, AssayError) else self._to_apply(one.item, truncation)
-            for one in items
+            one if isinstance(one, AssayError) else self._to_apply(one.item, rule) for one in items
         ]
         talks = [one.messages for one in written if isinstance(one, Conversation)]
         applied = iter(self._apply(talks))
         return [next(applied) if isinstance(one, Conversation) else one for one in written]
 
     def _to_apply(
-        self, source: Conversation | Parts | Text | Ids, truncation: Truncation
+        self, source: Conversation | Parts | Text | Ids, rule: Truncation
     ) -> Conversation | Parts | str | Ids | AssayError:
         """Return a conversation that is to go through the chat template, or what isn't."""
         if isinstance(source, Text):
             return source.text if self._spec.eos == "keep" else self._with_eos(source.text)
         if isinstance(source, Conversation) and (refusal := self._left_out(source)):
             return refusal
-        if isinstance(source, Conversation) and truncation != "response_end":
+        if isinstance(source, Conversation) and rule == "prompt_start":
             # Known before a million characters hold up everybody's tokenization.
             characters = len(source.messages[-1]["content"].strip())
             if characters > self.max_tokens * self._longest_token:
                 return ItemTooLong(
                     f"the response alone has {characters} characters, more than {self.max_tokens} "
-                    'tokens can hold; shorten it, or send "truncation": "response_end"'
+                    "tokens can hold; shorten it",
+                    advice=_CUT_RESPONSES,
                 )
         return source
 
@@ -584,10 +783,8 @@ class Template:
         ]
         return ids
 
-    def _finish(
-        self, ids: list[int] | None, item: Spelt, text: str, truncation: Truncation
-    ) -> Rendered:
-        """Give the ids their special tokens, by default exactly one BOS, and cut them to the limit.
+    def _finish(self, ids: list[int] | None, item: Spelt, text: str) -> Rendered:
+        """Give the ids their special tokens, by default exactly one BOS.
 
         An encoder's stand in its frame.
         """
@@ -596,13 +793,7 @@ class Template:
         ids = [*front, *ids, *end]
         if not ids:
             raise EmptyItem("the item has no tokens; send some text")
-        if len(ids) <= self.max_tokens:
-            return Rendered(np.asarray(ids, dtype=np.int32), truncated=False, text=text)
-        response, tail = self._kept(item.item, text, ids)
-        if isinstance(item.item, Conversation) and not self._is_encoder:
-            tail = [*tail, *end]
-        ids = self._cut(front, ids[len(front) :], response, tail, truncation)
-        return Rendered(np.asarray(ids, dtype=np.int32), truncated=True, text=text)
+        return Rendered(np.asarray(ids, dtype=np.int32), text)
 
     def _framed(self, ids: list[int], specials: Specials) -> tuple[list[int], list[int], list[int]]:
         """Return what is put in front, the ids without what they have of it, and what ends them."""
@@ -622,19 +813,17 @@ class Template:
             return before, ids[len(before) if ids[: len(before)] == before else 0 :], end
         return [], ids, end
 
-    def _finish_pair(self, pair: _Pair, truncation: Truncation) -> Rendered:
-        """Encode prompt and response as the tokenizer's own two segments."""
+    def _finish_pair(self, pair: _Pair, cutting: Cutting) -> Rendered:
+        """Encode prompt and response as the tokenizer's own two segments, cut as it cuts them."""
         prompt = self._checked(next(self._encode([pair.prompt]), None))
         response = self._checked(next(self._encode([pair.response]), None))
         before, after = self._frame
         between, _ = self._joint
-        ids = [*before, *prompt, *between, *response, *after]
-        truncated = len(ids) > self.max_tokens
-        if truncated:
-            ids = self._cut(before, ids[len(before) :], response, after, truncation)
-        kept = min(len(response), len(ids) - len(before) - len(after))
-        segments = self._segments(len(ids) - kept - len(after), kept)
-        return Rendered(np.asarray(ids, np.int32), truncated, text=None, segments=segments)
+        room = self.max_tokens - len(before) - len(between) - len(after)
+        first, second, cut = self._cut_pair(prompt, response, room, cutting)
+        ids = [*before, *first, *between, *second, *after]
+        segments = self._segments(len(ids) - len(second) - len(after), len(second))
+        return Rendered(np.asarray(ids, np.int32), None, cut, segments=segments)
 
     @cached_property
     def _joint(self) -> tuple[list[int], tuple[int, int, int]]:
@@ -656,25 +845,29 @@ class Template:
         _, after = self._frame
         return np.repeat(np.array(self._joint[1], np.int32), [first, second, len(after)])
 
-    def _cut(
-        self,
-        front: list[int],
-        ids: list[int],
-        response: list[int],
-        tail: list[int],
-        truncation: Truncation,
-    ) -> list[int]:
-        """Cut to `max_tokens`: the prompt from the left, keeping the front and the response."""
-        room = self.max_tokens - len(front)
-        needed = len(response) + len(tail)
-        if needed <= room:
-            return [*front, *ids[-room:]]
-        if truncation != "response_end" or len(tail) >= room:
-            raise ItemTooLong(
-                f"the response alone has {needed} tokens, the model takes {room}; shorten it, or "
-                'send "truncation": "response_end"'
-            )
-        return [*front, *response[: room - len(tail)], *tail]
+    def _cut_pair(
+        self, prompt: list[int], response: list[int], room: int, cutting: Cutting
+    ) -> tuple[list[int], list[int], Cut | None]:
+        """Return what stays of two segments for which there is so much room, and what was cut."""
+        rule = cutting.rule or self.truncation
+        over = len(prompt) + len(response) - room
+        if over <= 0:
+            return prompt, response, None
+        if room <= 0:
+            raise ItemTooLong(f"the model's limit of {self.max_tokens} tokens has no room for text")
+        if rule == "prompt_start" and over > len(prompt):
+            raise self._response_too_long(len(response), room)
+        if rule == "response_end" and over >= len(response):
+            rule = "longest_first"
+        first, second = truncation.plan(rule, len(prompt), len(response), over)
+        own: truncation.Side = "start" if self._tokenizer.truncation_side == "left" else "end"
+        side = cutting.side or own
+        sides = Sides(side, side) if rule == "longest_first" else Sides()
+        return (
+            _end_of(prompt, first, sides.prompt),
+            _end_of(response, second, sides.response),
+            _cut_of(None, first < len(prompt), second < len(response)),
+        )
 
     def _finish_parts(self, parts: Parts) -> Rendered:
         """Tokenize prompt and steps one by one; each step is read at its last token."""
@@ -697,32 +890,8 @@ class Template:
             prompt = [*front, *prompt[len(prompt) - room + len(front) :]]
         ids = np.asarray([*prompt, *(token for step in steps for token in step)], np.int32)
         ends = len(prompt) - 1 + np.cumsum([len(step) for step in steps])
-        return Rendered(ids, truncated, text=None, marks=Marks(ends.astype(np.int32)))
-
-    def _kept(
-        self, source: Conversation | Parts | Text | Ids, text: str, ids: list[int]
-    ) -> tuple[list[int], list[int]]:
-        """Return the response's tokens and those the template puts behind it."""
-        if not isinstance(source, Conversation):
-            return [], []
-        response = source.messages[-1]["content"]
-        start = text.rfind(response)
-        if start < 0:  # the template strips what it is given
-            response = response.strip()
-            start = text.rfind(response)
-        if start < 0:
-            raise ItemTooLong(
-                f"the item has {len(ids)} tokens, the model takes {self.max_tokens}; its chat "
-                "template rewrites the response, so that nothing can be cut"
-            )
-        offsets = self._tokenizer(
-            text, add_special_tokens=False, return_offsets_mapping=True, verbose=False
-        )
-        spans = offsets["offset_mapping"]
-        first = sum(end <= start for _, end in spans)
-        behind = sum(begin < start + len(response) for begin, _ in spans)
-        own = list(offsets["input_ids"])
-        return own[first:behind], [*own[behind:], *self._appended]
+        cut: Cut | None = "prompt" if truncated else None
+        return Rendered(ids, None, cut, marks=Marks(ends.astype(np.int32)))
 
     def _marked(self, rendered: Rendered, item: Spelt) -> Rendered:
         """Say where the item is read."""
@@ -832,8 +1001,7 @@ class Template:
             )
         return Rendered(
             np.asarray(source.ids, dtype=np.int32),
-            truncated=False,
-            text=None,
+            None,
             segments=None if source.segments is None else self._checked_segments(source.segments),
         )
 
@@ -854,6 +1022,28 @@ class Template:
 class _Pair:
     prompt: str
     response: str
+
+
+def _most_removed(rule: Truncation, texts: Texts) -> int:
+    """Return how many tokens of an item's texts may go."""
+    match rule:
+        case "prompt_start":
+            return texts.prompt
+        case "response_end":
+            return len(texts.answer) - 1  # nothing said can't be judged
+    return texts.prompt + len(texts.answer)
+
+
+def _cut_of(source: Source | None, prompt: bool, response: bool) -> Cut:
+    """Return the name of what was cut of an item."""
+    if isinstance(source, Text):
+        return "text"
+    return "both" if prompt and response else "response" if response else "prompt"
+
+
+def _end_of(ids: list[int], count: int, side: truncation.Side) -> list[int]:
+    """Return so many ids of a segment, cut at that end."""
+    return ids[len(ids) - count :] if side == "start" else ids[:count]
 
 
 def _renamed(message: Message, names: Mapping[str, str]) -> Message:

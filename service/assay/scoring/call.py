@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from assay import wire
 from assay.engine.template import Ids
+from assay.engine.truncation import Cutting
 from assay.errors import BodyTooLarge, DeadlineExceeded, ServiceError
 from assay.reward import ensemble, transform
 from assay.scoring import contests, demands, garbage, meaning, observed
@@ -48,19 +50,29 @@ class Judged:
 
     @property
     def truncated(self) -> bool:
-        """Whether the prompt was cut."""
+        """Whether anything of it was cut."""
         return self.scored is not None and self.scored.truncated
 
 
 class Call:
     """A request to one target; refused where its options mean nothing to the target."""
 
-    def __init__(self, scorer: Scorer, options: wire.Options, route: str) -> None:
+    def __init__(
+        self,
+        scorer: Scorer,
+        options: wire.Options,
+        route: str,
+        *,
+        cutting: Cutting | None = None,
+        is_native: bool = True,
+    ) -> None:
         self.target: Target = scorer.target(options.model)
         self.options = options
         self.only_compares = meaning.only_compares(self.target)
         self._scorer = scorer
         self._route = route
+        self._cutting = cutting or Cutting(options.truncation)
+        self._is_native = is_native
         self._wish = Wish(
             options.aggregate, options.threshold, options.attributes, options.normalize
         )
@@ -120,7 +132,7 @@ class Call:
             outcome = await self._scorer.score(
                 self.target,
                 sources,
-                truncation=options.truncation,
+                cutting=self._cutting,
                 is_batch=options.priority == "batch",
                 deadline_s=None if options.deadline_ms is None else options.deadline_ms / 1e3,
                 stop_at_error=self._fails_whole,
@@ -138,7 +150,7 @@ class Call:
         for index, item in enumerate(outcome.items):
             if self._fails_whole and item.error is not None:
                 self._fail(outcome, item.error)
-                raise _located(item.error, path(index, item.error.param))
+                raise _located(self._told(item.error), path(index, item.error.param))
         return outcome
 
     def _fail(self, outcome: Outcome, error: AssayError) -> None:
@@ -168,11 +180,15 @@ class Call:
 
     def _judge(self, source: Source, scored: Scored, sizes: Sequence[Mapping[str, int]]) -> Judged:
         if scored.numbers is None:
-            return Judged(scored.error, scored=scored)
+            return Judged(scored.error and self._told(scored.error), scored=scored)
         found = meaning.verdict(self.target, scored.numbers, sizes, self._wish)
         if isinstance(source, Ids) and source.reads_all:  # which are steps isn't known here
             found = Verdict((), steps=found.steps)
         return Judged(None, found, scored)
+
+    def _told(self, error: AssayError) -> AssayError:
+        """Return an error; it advises a field of the native routes on these only."""
+        return error.advised() if self._is_native else error
 
     def shown(self, reward: float) -> float:
         """Return a reward as the caller wants to see it."""
@@ -215,7 +231,8 @@ class Call:
             total_s=outcome.total_s,
             items=sum(item.error is None for item in outcome.items),
             tokens=outcome.tokens,
-            truncated=sum(item.truncated for item in outcome.items),
+            cuts=Counter(item.cut for item in outcome.items if item.cut is not None),
+            unexpected_ends=sum(not item.ends_as_expected for item in outcome.items),
         )
 
     def _observe(self, sources: Sequence[Source], judged: Sequence[Judged]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Literal
 
 from assay import wire
+from assay.engine.truncation import Cutting
 from assay.errors import AssayError
 from assay.scoring import items, meaning
 from assay.scoring.aside import aside
@@ -18,16 +19,17 @@ if TYPE_CHECKING:
 async def tokenize(scorer: Scorer, request: wire.TokenizeRequest) -> wire.TokenizeAnswer:
     """Answer `POST /tokenize`."""
     target = scorer.target(request.model)
-    size = len(request.inputs)
-    sources = await aside(size, lambda: [items.source(item) for item in request.inputs])
-    rendered = await scorer.render(target, sources, request.truncation)
+    wanted = request.items()
+    size = len(wanted)
+    sources = await aside(size, lambda: [items.source(item) for item in wanted])
+    rendered = await scorer.render(target, sources, Cutting(request.truncation))
     loaded = scorer.loaded(target.members[0])
     reads = loaded.reads if loaded else "last"
     data = await aside(
         size,
         lambda: [
             _tokenized(target, index, item, one, reads=reads)
-            for index, (item, one) in enumerate(zip(request.inputs, rendered, strict=True))
+            for index, (item, one) in enumerate(zip(wanted, rendered, strict=True))
         ],
     )
     return wire.TokenizeAnswer(model=target.name, data=data)
@@ -111,7 +113,7 @@ def _tokenized(
         return wire.TokenizeEntry(
             index=index,
             id=item.id,
-            error=wire.ItemError(code=rendered.code, message=rendered.message),
+            error=wire.ItemError(code=rendered.code, message=rendered.advised().message),
         )
     ids = rendered.ids.tolist()
     tokens = target.members[0].template.tokens(ids)

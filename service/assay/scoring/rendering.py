@@ -23,7 +23,8 @@ from assay.scoring.fairness import FairQueue
 if TYPE_CHECKING:
     from collections.abc import Hashable, Iterator, Sequence
 
-    from assay.engine.template import Rendered, Source, Template, Truncation
+    from assay.engine.template import Rendered, Source, Template
+    from assay.engine.truncation import Cutting
     from assay.errors import AssayError
     from assay.scoring.pacing import Pace
 
@@ -39,7 +40,7 @@ Outcomes = list["Rendered | AssayError"]
 class _Job:
     template: Template
     sources: Sequence[Source]
-    truncation: Truncation
+    cutting: Cutting
     size: int  # in tokens, about
     outcomes: asyncio.Future[Outcomes]
 
@@ -64,14 +65,14 @@ class RenderThread:
         self,
         template: Template,
         sources: Sequence[Source],
-        truncation: Truncation,
+        cutting: Cutting,
         *,
         caller: str = "",
     ) -> Outcomes:
         """Return what `Template.render_all` says of a caller's sources."""
         outcomes: asyncio.Future[Outcomes] = asyncio.get_running_loop().create_future()
         size = sum(map(estimate, sources))
-        job = _Job(template, sources, truncation, size, outcomes)
+        job = _Job(template, sources, cutting, size, outcomes)
         self._jobs.put(job, caller=caller, size=size)
         return await outcomes
 
@@ -140,9 +141,9 @@ def keep_to_one_core() -> None:
 
 def _alike(jobs: Sequence[_Job]) -> list[list[_Job]]:
     """Group the jobs that one call can render."""
-    groups: dict[tuple[int, Truncation], list[_Job]] = {}
+    groups: dict[tuple[int, Cutting], list[_Job]] = {}
     for job in jobs:
-        groups.setdefault((id(job.template), job.truncation), []).append(job)
+        groups.setdefault((id(job.template), job.cutting), []).append(job)
     return list(groups.values())
 
 
@@ -150,7 +151,7 @@ def _rendered(jobs: Sequence[_Job]) -> list[tuple[_Job, Outcomes | Exception]]:
     """Render jobs of one template together; one by one where that fails, so that one alone does."""
     sources = [source for job in jobs for source in job.sources]
     try:
-        outcomes = iter(jobs[0].template.render_all(sources, jobs[0].truncation))
+        outcomes = iter(jobs[0].template.render_all(sources, jobs[0].cutting))
     except Exception as error:  # noqa: BLE001  a defect: the request that meets it reports it
         if len(jobs) > 1:
             return [one for job in jobs for one in _rendered([job])]

@@ -18,6 +18,7 @@ import numpy as np
 from assay.cards import code
 from assay.engine.messages import Loaded, ModelSpec, Start
 from assay.engine.template import Rendered
+from assay.engine.truncation import Cutting
 from assay.errors import AssayError, NotReady, WorkerError
 from assay.scheduling import devices
 from assay.scheduling import dispatcher as dispatchers
@@ -36,7 +37,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Mapping, Sequence
 
     from assay.engine.messages import Inputs, Progress
-    from assay.engine.template import Source, Truncation
+    from assay.engine.template import Source
+    from assay.engine.truncation import Cut
     from assay.scheduling.admission import Room
     from assay.scoring.targets import Model
     from assay.settings import Settings
@@ -45,6 +47,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger("assay.scorer")
 _RETRY_S = 2.0
 _TOKENS_PER_ITEM = 1_024  # that are as much work as an item
+_AS_THE_CARD_SAYS = Cutting()
 _NO_IDS = np.empty(0, dtype=np.int32)
 
 
@@ -59,6 +62,8 @@ class Scored:
     error: AssayError | None
     ids: np.ndarray  # (tokens,) as the first member reads them; empty where rendering failed
     truncated: bool
+    cut: Cut | None = None  # what of it was cut, as the first member reads it
+    ends_as_expected: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -229,7 +234,7 @@ class Scorer:
         target: Target,
         sources: Sequence[Source],
         *,
-        truncation: Truncation | None = None,
+        cutting: Cutting = _AS_THE_CARD_SAYS,
         is_batch: bool = False,
         deadline_s: float | None = None,
         stop_at_error: bool = False,
@@ -256,7 +261,7 @@ class Scorer:
             return await self._score(
                 target,
                 sources,
-                truncation,
+                cutting,
                 is_batch,
                 longest_s if deadline_s is None else min(deadline_s, longest_s),
                 stop_at_error,
@@ -265,14 +270,12 @@ class Scorer:
             )
 
     async def render(
-        self, target: Target, sources: Sequence[Source], truncation: Truncation | None = None
+        self, target: Target, sources: Sequence[Source], cutting: Cutting = _AS_THE_CARD_SAYS
     ) -> list[Rendered | AssayError]:
         """Return what the target's first member reads of each item."""
         rendered: list[Rendered | AssayError] = []
         for chunk in rendering.chunks(sources):
-            rendered += await self._render_thread.render(
-                target.members[0].template, chunk, truncation or _truncation(target.members[0])
-            )
+            rendered += await self._render_thread.render(target.members[0].template, chunk, cutting)
         return rendered
 
     async def _name(
@@ -291,7 +294,7 @@ class Scorer:
         self,
         target: Target,
         sources: Sequence[Source],
-        truncation: Truncation | None,
+        cutting: Cutting,
         is_batch: bool,
         deadline_s: float,
         stop_at_error: bool,
@@ -324,7 +327,7 @@ class Scorer:
                 chunk_begin = time.monotonic()
                 try:
                     async with asyncio.timeout(left_s(chunk_begin)):
-                        rows = await self._render_for_members(target, chunk, truncation)
+                        rows = await self._render_for_members(target, chunk, cutting)
                 except TimeoutError:
                     rendered += [late()] * (len(sources) - len(rendered))
                     collector.seal()
@@ -367,18 +370,15 @@ class Scorer:
         )
 
     async def _render_for_members(
-        self, target: Target, sources: Sequence[Source], truncation: Truncation | None
+        self, target: Target, sources: Sequence[Source], cutting: Cutting
     ) -> list[list[Rendered | AssayError]]:
         """Render for each member, once for those whose templates are equal; rows are items."""
-        rendered: dict[tuple[str, Inputs, Truncation], list[Rendered | AssayError]] = {}
-        keys = [
-            (one.template_key, one.template.inputs, truncation or _truncation(one))
-            for one in target.members
-        ]
+        rendered: dict[tuple[str, Inputs], list[Rendered | AssayError]] = {}
+        keys = [(one.template_key, one.template.inputs) for one in target.members]
         for model, key in zip(target.members, keys, strict=True):
             if key not in rendered:
                 rendered[key] = await self._render_thread.render(
-                    model.template, sources, key[2], caller=caller.NAME.get()
+                    model.template, sources, cutting, caller=caller.NAME.get()
                 )
         columns = [rendered[key] for key in keys]
         return [list(row) for row in zip(*columns, strict=True)]
@@ -533,11 +533,6 @@ def _tokens(rows: Sequence[Sequence[Rendered | AssayError]]) -> int:
     return sum(len(one.ids) for row in rows for one in row if isinstance(one, Rendered))
 
 
-def _truncation(model: Model) -> Truncation:
-    """Return what may be cut unless the request says."""
-    return model.checkpoint.card.limits.truncation
-
-
 def _first_refusal(row: Sequence[Rendered | AssayError]) -> AssayError | None:
     """Return why an item isn't read: one member's refusal is enough."""
     return next((one for one in row if isinstance(one, AssayError)), None)
@@ -569,6 +564,8 @@ def _scored(
         return Scored(None, rendered, _NO_IDS, truncated=False)
     for one in numbers:
         if isinstance(one, AssayError):
-            return Scored(None, one, rendered.ids, rendered.truncated)
+            return Scored(None, one, rendered.ids, rendered.truncated, rendered.cut)
     found = tuple(one for one in numbers if isinstance(one, np.ndarray))
-    return Scored(found, None, rendered.ids, rendered.truncated)
+    return Scored(
+        found, None, rendered.ids, rendered.truncated, rendered.cut, rendered.ends_as_expected
+    )

@@ -239,7 +239,7 @@ def _model(checkpoint: repository.Checkpoint, settings: Settings) -> Model:
         files=files,
         revision=_revision(files, settings),
         template=template,
-        template_key=f"{checkpoint.template_key}/{template.max_tokens}",
+        template_key=f"{checkpoint.template_key}/{template.max_tokens}/{template.truncation}",
     )
 
 

@@ -37,6 +37,7 @@ LABELS: Mapping[str, str] = MappingProxyType(
         "rendered, its prompt included; `ids`: tokens that came as ids, the prompt's included",
         "moment": "`items`, `length`, `length_squared`, `score_positive`, `score_negative`, "
         "`score_squared`, `product_positive`, `product_negative`",
+        "cut": "`prompt`, `response`, `both`, or of an item without these `text`",
         "revision": "of the checkpoint, or of a target's members together",
         "dtype": "`float32`, `bfloat16` or `float16`",
         "forward": "`packed` or `padded`",
@@ -46,6 +47,7 @@ LABELS: Mapping[str, str] = MappingProxyType(
 )
 CLIENT_GONE = "client_gone"
 SHED_REASONS = ("overloaded", "draining", "not_ready", "deadline_exceeded", CLIENT_GONE)
+CUTS = ("prompt", "response", "both", "text")
 RESTART_REASONS = ("died", "hung")
 NO_ROUTE = "none"
 HEAD_TOO_LARGE = "head_too_large"  # no error of ours: refused before there is a request
@@ -76,7 +78,15 @@ class Metrics:
         )
         self._items = self._counter("items", "Items scored.", by_call)
         self._tokens = self._counter("tokens", "Tokens of scored items, over members.", by_call)
-        self._truncated = self._counter("truncated_items", "Items that were cut.", by_call)
+        self._truncated = self._counter(
+            "truncated_items", "Items that were cut, by what was.", (*by_call, "cut")
+        )
+        self._unexpected = self._counter(
+            "unexpected_end_items",
+            "Texts and ids that end with another token than the template's conversations do, as "
+            "generation that was cut off does: they are read at that token.",
+            by_call,
+        )
         self._shed = self._counter(
             "shed_items", "Items that were turned away or left unscored.", ("model", "reason")
         )
@@ -172,12 +182,15 @@ class Metrics:
         total_s: float,
         items: int,
         tokens: int,
-        truncated: int,
+        cuts: Mapping[str, int],
+        unexpected_ends: int,
     ) -> None:
         """Note an answered request's sizes and times."""
         self._items.labels(model, route).inc(items)
         self._tokens.labels(model, route).inc(tokens)
-        self._truncated.labels(model, route).inc(truncated)
+        for cut in CUTS:
+            self._truncated.labels(model, route, cut).inc(cuts.get(cut, 0))
+        self._unexpected.labels(model, route).inc(unexpected_ends)
         self._duration.labels(model, route).observe(total_s)
         self._tokenize.labels(model, route).observe(tokenize_s)
         self._queue.labels(model, route).observe(queue_s)

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from assay.api.dialects.form import Form
     from assay.api.problems import Shape
     from assay.engine.template import Source, Specials
+    from assay.engine.truncation import Cutting
     from assay.scoring.call import Judged
     from assay.scoring.scorer import Outcome, Scorer
     from assay.scoring.targets import Target
@@ -104,14 +105,19 @@ class Ask:
         """
         return self.scorer.target(model or None)
 
-    def call(self, model: str | None = None, **options: Any) -> Call:
+    def call(
+        self, model: str | None = None, *, cutting: Cutting | None = None, **options: Any
+    ) -> Call:
         """Name the target and what is asked of it; `options` are those of a native request.
+
+        `cutting` is what may be cut, by default as the target's card has it.
 
         Raises:
             UnknownTarget: Nothing of that name is served.
             InvalidField: An option means nothing to the target.
         """
-        call = Call(self.scorer, wire.Options(model=model or None, **options), self.route)
+        wanted = wire.Options(model=model or None, **options)
+        call = Call(self.scorer, wanted, self.route, cutting=cutting, is_native=False)
         self._asked.append(call.target.name)
         self.headers[problems.REVISION] = call.target.revision
         return call
@@ -122,10 +128,11 @@ class Ask:
         path: Path,
         *,
         model: str | None = None,
+        cutting: Cutting | None = None,
         **options: Any,
     ) -> tuple[Call, Outcome, list[Judged]]:
         """Let a target that scores read items; one bad item fails the request."""
-        call = self.call(model, **options)
+        call = self.call(model, cutting=cutting, **options)
         if call.only_compares:
             raise InvalidField(
                 f"'{call.target.name}' compares responses and has no score for one alone; use "
@@ -155,9 +162,9 @@ class Contract:
 
     `tells` are top-level keys of which a body of this contract has one, or as "list[].key" a key of
     the objects in a list, where no native route has the path; none for the contract that a path is
-    otherwise meant for. `answer` returns what is sent, in the form that the
-    body had. `query` are the parameters of the URL that it knows. `problem` is how its errors
-    look, which are always JSON.
+    otherwise meant for. A body with one of the keys `lacks` isn't of it. `answer` returns what is
+    sent, in the form that the body had. `query` are the parameters of the URL that it knows.
+    `problem` is how its errors look, which are always JSON.
     """
 
     route: str  # its name in metrics
@@ -169,6 +176,7 @@ class Contract:
     forms: tuple[Form, ...] = (JSON,)
     id_header: str | None = None  # where its clients look for the request's id, too
     query: frozenset[str] = frozenset()
+    lacks: frozenset[str] = frozenset()
 
     async def respond(
         self, request: Request, content: Mapping[str, Any], form: Form = JSON
@@ -279,7 +287,7 @@ async def _chosen(
     meant = [one for one in contracts if form in one.forms]
     keys = _keys(content)
     for one in meant:
-        if one.tells & keys:
+        if one.tells & keys and not one.lacks & keys:
             return one, content
     default = next((one for one in meant if not one.tells), None)
     return default, content

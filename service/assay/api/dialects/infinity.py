@@ -13,6 +13,7 @@ from assay.api.dialects import detail, labels
 from assay.api.dialects.contract import Ask, Body, Contract, created, each
 from assay.api.dialects.rerank import pairs, ranked
 from assay.engine.template import Text
+from assay.engine.truncation import Cutting
 from assay.reward.transform import sigmoid
 from assay.scoring.aside import aside
 
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from assay.scoring.call import Call, Judged
 
 _UNNAMED = "default/not-specified"  # what the client sends for no model
+_LIKE_INFINITY = Cutting("longest_first")
 _TELLS = frozenset({"raw_scores"})
 
 
@@ -55,7 +57,9 @@ async def _classify(ask: Ask, wanted: Classify) -> dict[str, Any]:
     sources = await aside(
         len(wanted.input), lambda: [Text(text, "tokenizer") for text in wanted.input]
     )
-    call, _, judged = await ask.read(sources, each("input"), model=wanted.target)
+    call, _, judged = await ask.read(
+        sources, each("input"), model=wanted.target, cutting=_LIKE_INFINITY
+    )
     data = await aside(
         len(judged), lambda: [labels.of(call, one, raw=wanted.raw_scores) for one in judged]
     )
@@ -64,7 +68,9 @@ async def _classify(ask: Ask, wanted: Classify) -> dict[str, Any]:
 
 async def _rerank(ask: Ask, wanted: Rerank) -> dict[str, Any]:
     sources = await pairs(wanted.query, wanted.documents)
-    call, _, judged = await ask.read(sources, each("documents"), model=wanted.target)
+    call, _, judged = await ask.read(
+        sources, each("documents"), model=wanted.target, cutting=_LIKE_INFINITY
+    )
     ranking = await aside(len(judged), lambda: ranked(judged, wanted.top_n))
     results = [
         {

@@ -3,7 +3,9 @@
 One answer has the fields of Cohere, Jina and vLLM. `relevance_score` is a probability in all three:
 σ(reward). vLLM's `use_activation: false`, under any of its names, asks for raw rewards. Documents
 come back on all paths but Cohere's `/v2/rerank`, unless `return_documents` says otherwise.
-Instructions, limits and priorities of these contracts change nothing.
+A document over the model's limit is cut, as these servers cut, and so is one of more tokens than
+`max_tokens_per_doc`; how many were is in the header `x-assay-truncated`. Instructions and
+priorities of these contracts change nothing.
 """
 
 from __future__ import annotations
@@ -11,11 +13,12 @@ from __future__ import annotations
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Annotated, Any
 
-from pydantic import BeforeValidator, ValidationInfo
+from pydantic import BeforeValidator, Field, ValidationInfo
 
 from assay.api.dialects.contract import Ask, Contract, each
 from assay.api.dialects.turns import text_of
 from assay.api.dialects.vllm import Asked, check_limit, named
+from assay.engine.truncation import Cutting
 from assay.reward import ensemble
 from assay.reward.transform import sigmoid
 from assay.scoring import items
@@ -65,6 +68,12 @@ class Rerank(Asked):
     documents: Annotated[list[Annotated[Words, BeforeValidator(_fields)]], BeforeValidator(_listed)]
     top_n: int | None = None
     return_documents: bool | None = None
+    max_tokens_per_doc: int | None = Field(default=None, ge=0)  # Cohere's; vLLM's 0 is none
+
+    @property
+    def cutting(self) -> Cutting:
+        """What may be cut of an item."""
+        return Cutting("longest_first", response_tokens=self.max_tokens_per_doc or None)
 
 
 def _answering(version: int) -> Callable[[Ask, Rerank], Awaitable[dict[str, Any]]]:
@@ -105,7 +114,9 @@ async def read(ask: Ask, wanted: Rerank) -> tuple[Call, list[tuple[int, float]],
     """Return the call, the ranking, and how many tokens each document's item has."""
     check_limit(ask, wanted)
     sources = await pairs(wanted.query, wanted.documents)
-    call, _, judged = await ask.read(sources, each("documents"), model=wanted.model)
+    call, _, judged = await ask.read(
+        sources, each("documents"), model=wanted.model, cutting=wanted.cutting
+    )
     ranking = await aside(len(judged), lambda: ranked(judged, wanted.top_n))
     return call, ranking, [one.n_tokens for one in judged]
 

@@ -6,16 +6,16 @@ in one body, at `/vertex`.
 A text of `/predict` went through a template already, and gets what the tokenizer adds; two in a
 list of their own are a prompt and a response. A model with attributes has one label for each of
 them, any other has its reward as LABEL_0. Without `raw_scores` a score is σ(reward), those of
-several labels a softmax. `truncate: false` refuses what is over the limit and `true` also cuts
-responses; from which side is the model's own matter. Statuses are TEI's, except that overload is
-503.
+several labels a softmax. What is over the limit is cut, the longer of prompt and response first, at
+the end that `truncation_direction` names, else where the model isn't read; `truncate: false`
+refuses it. Statuses are TEI's, except that overload is 503.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_right
 from itertools import accumulate, islice
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse
@@ -28,6 +28,7 @@ from assay.api.dialects.contract import Ask, Body, Contract, told
 from assay.api.dialects.rerank import ranked
 from assay.api.exchange import scorer_of
 from assay.engine.template import Text
+from assay.engine.truncation import Cutting
 from assay.errors import (
     AssayError,
     EmptyItem,
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from assay.engine.template import Source
+    from assay.engine.truncation import Side
     from assay.scoring.call import Call, Judged
     from assay.scoring.scorer import Outcome, Scorer
     from assay.scoring.targets import Target
@@ -88,10 +90,23 @@ Inputs = Annotated[
 ]
 
 
+def _lowered(value: object) -> object:
+    return value.lower() if isinstance(value, str) else value
+
+
 class _Asked(Body):
     truncate: bool | None = None
+    truncation_direction: Annotated[Literal["left", "right"] | None, BeforeValidator(_lowered)] = (
+        None
+    )
     raw_scores: bool = False
     model: str | None = None
+
+    @property
+    def cutting(self) -> Cutting:
+        """What may be cut of an item."""
+        sides: dict[str | None, Side] = {"left": "start", "right": "end"}
+        return Cutting("longest_first", sides.get(self.truncation_direction))
 
 
 class Predict(_Asked):
@@ -194,11 +209,12 @@ async def _answer(ask: Ask, wanted: Predict | Rerank) -> list[Any]:
 
 async def _vertex(ask: Ask, wanted: Vertex) -> dict[str, list[Any]]:
     """Answer every instance; those that ask alike are read together."""
-    alike: dict[tuple[str | None, bool | None], list[int]] = {}
+    alike: dict[tuple[str | None, bool | None, Cutting], list[int]] = {}
     for place, one in enumerate(wanted.instances):
-        alike.setdefault((one.model or wanted.model, one.truncate), []).append(place)
+        key = (one.model or wanted.model, one.truncate, one.cutting)
+        alike.setdefault(key, []).append(place)
     found: dict[int, list[Any]] = {}
-    for (model, _), places in alike.items():
+    for (model, *_), places in alike.items():
         prefixes = [f"instances[{place}]." for place in places]
         some = [wanted.instances[place] for place in places]
         _, _, _, answers = await _read(ask, some, prefixes, model)
@@ -225,9 +241,8 @@ async def _read(
         return prefixes[group] + asked[group].path(place - (ends[group] - len(groups[group])))
 
     first = asked[0]
-    truncation = {"truncation": "response_end"} if first.truncate else {}
     sources = [source for group in groups for source in group]
-    call, outcome, judged = await ask.read(sources, path, model=model, **truncation)
+    call, outcome, judged = await ask.read(sources, path, model=model, cutting=first.cutting)
     cut = next((place for place, one in enumerate(judged) if one.truncated), None)
     if first.truncate is False and cut is not None:
         raise ItemTooLong(

@@ -39,6 +39,7 @@ from assay.api.dialects.labels import LABEL
 from assay.api.dialects.turns import Turn, conversation
 from assay.api.exchange import scorer_of
 from assay.engine.template import Text
+from assay.engine.truncation import Cutting
 from assay.errors import AssayError, InvalidField
 from assay.reward import ensemble
 from assay.reward.transform import sigmoid
@@ -77,6 +78,11 @@ class Asked(Body):
     add_generation_prompt: Annotated[bool | None, ENDS_WITH_THE_TURN] = None
     continue_final_message: Annotated[bool | None, ENDS_WITH_THE_TURN] = None
     echo: Annotated[bool | None, ENDS_WITH_THE_TURN] = None
+
+    @property
+    def cutting(self) -> Cutting:
+        """What may be cut of an item: with a limit both parts, as the tokenizer cuts."""
+        return Cutting("longest_first" if self.truncate_prompt_tokens is not None else None)
 
     @property
     def activates(self) -> bool | None:
@@ -241,7 +247,9 @@ async def _score(ask: Ask, wanted: Score) -> dict[str, Any]:
         len(pairs.texts),
         lambda: items.sources([(query, [document]) for query, document in pairs.texts]),
     )
-    call, _, judged = await ask.read(sources, each(pairs.field), model=wanted.model)
+    call, _, judged = await ask.read(
+        sources, each(pairs.field), model=wanted.model, cutting=wanted.cutting
+    )
     return await _answer(ask, call, "score", judged, entry)
 
 
@@ -398,5 +406,6 @@ CONTRACTS = (
         _tokenize,
         _problem,
         tells=frozenset({"prompt", "messages"}),
+        lacks=frozenset({"response", "steps"}),  # the native item
     ),
 )
