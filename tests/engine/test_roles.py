@@ -195,7 +195,7 @@ def test_a_cards_system_text_that_would_be_lost_is_refused(tmp_path):
     [
         ({"template": {"turns": {"user": "Q", "assistant": "{content}"}}}, USUAL, "'user'"),
         (
-            {"steps": {"form": "separate", "prompt": "Solve it."}},
+            {"steps": {"form": "separate", "prompt": "Do."}, "read": {"at": "steps"}},
             Solution(USUAL.messages[:1], ("Hello", "Hi")),
             "'user'",
         ),
