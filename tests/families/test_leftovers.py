@@ -93,6 +93,18 @@ def test_a_named_card_has_the_numbers_that_its_family_keeps_in_config_json(make)
     assert [one.op for one in named(beaver).heads["reward"].layers] == ["linear", "standardize"]
 
 
+def test_a_named_card_reads_a_bias_that_the_files_have(make):
+    """safe-rlhf's head may have one; the named card's score is that of the recognised folder."""
+    folder = make("beaver-reward")
+    path = folder / "model.safetensors"
+    save_file(load_file(path) | {"score_head.bias": torch.tensor([0.75])}, path)
+    plain = LAYOUTS["beaver-reward"].reference(folder, ITEM).score
+
+    (found,) = Served(f"{folder.name}={folder}").verdicts([ITEM])
+
+    assert found.rewards == pytest.approx((plain + 0.75,), abs=CLOSE)
+
+
 @pytest.mark.parametrize("name", ["llama-factory", "trl-value-head"])
 def test_a_head_may_lie_under_either_name(make, name):
     """LLaMA-Factory writes value_head.safetensors, or .bin: one card takes both."""

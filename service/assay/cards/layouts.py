@@ -122,9 +122,14 @@ def _beaver(card: Card, parts: Parts) -> Card:
 
 
 def _named_beaver(card: Card, parts: Parts) -> Card:
-    """A card that was named says which score it is; config.json may say that it is normalized."""
+    """A card that was named says which score it is; config.json may say that it is normalized.
+
+    A bias is read wherever the files have one.
+    """
     if not parts.config.get("do_normalize"):
-        return card
+        bias = "score_head.bias" if "score_head.bias" in parts.heads else None
+        first, *others = card.heads["reward"].layers
+        return _with_layers(card, [first.model_copy(update={"bias": bias}), *others])
     is_cost = card.score.transform == "negate"
     said = {**parts.config, "score_type": "cost" if is_cost else "reward"}
     return _beaver(card, replace(parts, config=said))
