@@ -363,6 +363,30 @@ def test_10_a_newline_behind_the_last_turn_stays_unless_a_card_strips_it(make, e
     assert of.read_token(rendered(of, said("Hi", "Ho")))[1] == token
 
 
+@pytest.mark.parametrize("source", ["conversation", "text"])
+def test_11_a_cut_is_openrlhfs_where_its_card_says_so(make, source):
+    """Its dataset keeps the first tokens of the whole text and writes EOS over the last of them.
+
+    'ensure' keeps what the template writes behind the response instead.
+    """
+    folder = make("openrlhf")
+    item = said("Hi", "Ho, ho, ho and a bottle of rum. " * 9)
+    whole = rendered(template(folder, eos="force", bos="keep"), item)
+    given = item if source == "conversation" else Text(whole.text)
+    eos = layout.tokenizer(folder).eos_token_id
+
+    by_eos = {
+        eos: rendered(template(folder, eos=eos, bos="keep", max_tokens=60), given, "response_end")
+        for eos in ("force", "ensure")
+    }
+
+    forced = by_eos["force"]
+    assert forced.ids.tolist() == [*whole.ids[:59].tolist(), eos]
+    assert forced.cut == ("response" if source == "conversation" else "text")
+    assert len(by_eos["ensure"].ids) <= 60
+    assert by_eos["ensure"].ids.tolist() != forced.ids.tolist()
+
+
 @pytest.mark.parametrize("truncation", ["prompt_start", "response_end"])
 def test_11_an_eos_that_the_template_leaves_out_is_there_and_read(make, truncation):
     """Once, and behind a sequence that was cut, too."""

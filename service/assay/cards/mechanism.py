@@ -134,8 +134,8 @@ class Template(Table):
     eos: Literal["keep", "ensure", "force"] = Field(
         default="keep",
         description="'ensure': the text is stripped of newlines at its end and gets ' ' + EOS "
-        "unless it ends with EOS; 'force': the same, and a cut sequence ends with EOS too "
-        "(OpenRLHF).",
+        "unless it ends with EOS; 'force': the same, and where a response's end is cut the whole "
+        "is: EOS takes the place of the last token that fits (OpenRLHF).",
     )
     append: list[Token] = Field(default=[], description="Tokens put behind everything.")
     expected_read_token: str | None = Field(

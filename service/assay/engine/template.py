@@ -566,6 +566,8 @@ class Template:
             )
         self._refuse_rewritten(item, whole, cutting)
         rule = cutting.rule or self.truncation
+        if self._is_forced(item, whole, replace(cutting, rule=rule)):
+            return self._ended(source, whole), item
         sides, tail = self._sides(source, cutting), ""
         if isinstance(source, Text):
             rule = "prompt_start"
@@ -590,6 +592,21 @@ class Template:
         left = truncation.plan(rule, texts.prompt, len(texts.answer), removed)
         cut = _cut_of(source, left[0] < texts.prompt, left[1] < len(texts.answer))
         return replace(rendered, cut=cut), spelt
+
+    def _is_forced(self, item: Spelt, whole: Rendered, cutting: Cutting) -> bool:
+        """Whether an item is cut as OpenRLHF does: at its end, which leaves the whole prompt."""
+        if self._spec.eos != "force" or cutting.rule != "response_end" or cutting.side is not None:
+            return False
+        if not isinstance(item.item, Conversation):
+            return True
+        response, _ = self._response_size(item.item, whole)
+        return len(whole.ids) - response < self.max_tokens - 1
+
+    def _ended(self, source: Source, whole: Rendered) -> Rendered:
+        """Return an item's first tokens with EOS in place of the last that fits."""
+        ids = whole.ids[: self.max_tokens].copy()
+        ids[-1] = self._tokenizer.eos_token_id
+        return replace(whole, ids=ids, cut=_cut_of(source, prompt=False, response=True))
 
     def _again(self, source: Source, tail: str) -> tuple[Rendered, Spelt]:
         """Render an item that was cut, whatever its length."""
