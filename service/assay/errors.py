@@ -37,8 +37,12 @@ to do and never contain prompt text.
 
 from __future__ import annotations
 
+import contextlib
 import re
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 _SHOWN = 100  # characters of a name that nobody knows
 # Line breaks, other control characters, halves of characters, and what turns the writing around:
@@ -288,3 +292,26 @@ class WorkerError(StartupError):
     """A device process ended and couldn't be brought back."""
 
     code = "worker_error"
+
+
+@contextlib.contextmanager
+def refusing(what: object) -> Iterator[None]:
+    """Make a refusal of whatever nobody foresaw while something is read that others wrote.
+
+    It is definite: the same files fail the same way again.
+
+    Raises:
+        CheckpointError: Anything but an error of Assay's was raised; its class is named.
+    """
+    try:
+        yield
+    except (AssayError, MemoryError, ConnectionError):
+        raise
+    except OSError as error:
+        raise CheckpointError(
+            f"{error.filename or what} can't be read: {error.strerror or error}"
+        ) from error
+    except (Exception, SystemExit) as error:
+        lines = str(error).strip().splitlines()
+        said = f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+        raise CheckpointError(f"{what} can't be loaded ({said})") from error

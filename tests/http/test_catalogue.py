@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import shutil
+import subprocess
 from typing import TYPE_CHECKING
 
 import pytest
+from safetensors.numpy import load_file, save_file
 
-from assay.cards import catalogue
+from assay.cards import catalogue, repository
 from tests.families import attributes, contrast, process, scalar
-from tests.http.processes import run
+from tests.http.processes import COMMAND, environment, run
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -63,6 +66,36 @@ def test_a_named_card_settles_it(tmp_path: Path) -> None:
 
     assert shown.returncode == 0
     assert "doubt" not in shown.stdout
+
+
+def test_inspect_ends_with_3_where_a_start_would(tmp_path: Path) -> None:
+    """A tensor of the trunk that the files lack, found without a weight being read."""
+    layout = build("athene", tmp_path / "model")
+    weights = load_file(tmp_path / "model" / "model.safetensors")
+    del weights["model.layers.1.mlp.up_proj.weight"]
+    save_file(weights, tmp_path / "model" / "model.safetensors", metadata={"format": "pt"})
+
+    shown = run("inspect", f"{layout.card}={tmp_path / 'model'}", "--json", cwd=tmp_path)
+
+    said = json.loads(shown.stdout)
+    assert shown.returncode == 3
+    assert said["card"]["heads"]["reward"]["layers"][0]["weight"] == "v_head.weight"
+    assert said["sample"]["read_positions"] == [len(said["sample"]["tokens"]) - 1]
+    assert "lacks 'layers.1.mlp.up_proj.weight'" in said["error"]
+    assert said["error"] in shown.stderr
+
+
+def test_the_card_that_inspect_writes_is_the_one_that_is_taken(tmp_path: Path) -> None:
+    """Into the checkpoint's own folder, where the shell makes an empty file first."""
+    build("armorm", tmp_path / "model")
+    found = repository.find(str(tmp_path / "model"), tmp_path)
+    command = [*COMMAND, "inspect", str(tmp_path / "model"), "--card"]
+    with (tmp_path / "model" / "card.toml").open("wb") as file:
+        ended = subprocess.run(command, cwd=tmp_path, env=environment(), stdout=file, check=False)
+
+    assert ended.returncode == 0
+    assert repository.find(str(tmp_path / "model"), tmp_path).card == found.card
+    assert found.card.heads["gate"].layers
 
 
 def test_inspect_refuses_what_has_no_reward(tmp_path: Path) -> None:

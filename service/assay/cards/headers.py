@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from safetensors import SafetensorError, safe_open
 
-from assay.cards import sameness
+from assay.cards import pickled, sameness
 from assay.errors import CheckpointError
 
 if TYPE_CHECKING:
@@ -197,6 +197,20 @@ def head_files(folder: Path, name: str) -> list[Path]:
     if path.suffix not in (".safetensors", ".bin"):
         return [path]
     return [path.with_suffix(".safetensors"), path.with_suffix(".bin")]
+
+
+def of_head_file(folder: Path, name: str) -> dict[str, tuple[int, ...]]:
+    """Return the shape of each tensor in a head's own file, .safetensors or torch's.
+
+    Raises:
+        CheckpointError: It is missing, damaged, or holds no tensors by name.
+    """
+    path = next((path for path in head_files(folder, name) if path.is_file()), None)
+    if path is None:
+        raise CheckpointError(f"{folder / name} is missing; the card reads a head from it")
+    if path.suffix != ".safetensors":
+        return pickled.shapes(path)
+    return {name: tensor.shape for name, tensor in in_files([path]).items()}
 
 
 def labels(config: Mapping[str, Any]) -> int:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from assay.cards import card as cards
-from assay.cards import catalogue, headers, layouts, parts
+from assay.cards import catalogue, headers, layouts, parts, quantized
 from assay.cards.mechanism import BatchNorm, Head, Linear, Scale, Standardize, Trunk
 from assay.errors import CheckpointError
 
@@ -83,6 +83,7 @@ def recognise(folder: Path) -> Recognised:
     adapter = _adapter(folder)
     if adapter is not None:
         return adapter
+    quantized.check(folder)
     checkpoint = parts.of(folder)
     found = _separate(checkpoint) or _by_layout(checkpoint) or _stock(checkpoint)
     if found is None:

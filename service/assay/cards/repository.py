@@ -15,7 +15,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from assay.cards import adapter, catalogue, code, headers, layouts, parts, paths
+from assay.cards import adapter, catalogue, code, headers, layouts, parts, paths, quantized
 from assay.cards import card as cards
 from assay.cards.recognise import recognise
 from assay.errors import CheckpointError, shown
@@ -37,6 +37,7 @@ _TEMPLATE_FILES = (
 _LONGEST_PATH = 1024  # characters of one that a message repeats
 _PROXY_VARIABLES = frozenset({"HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY"})
 _PATH_STARTS = (".", "/", "~")
+_STANDARD_OUTPUT = 1  # a file descriptor
 _RENDERING = ("template", "steps", "read", "heads", "policy")  # tables of a card
 _MECHANISM = (*_RENDERING, "trunk", "score", "preference")
 _DECIDING = (*_MECHANISM, "limits", "statistics")  # what is cut, and what `normalize` answers
@@ -118,17 +119,27 @@ def resolve(
             doubt what it is.
     """
     found = find(reference, repository, trusted=trusted, name=name)
-    name, folder, card = found.name, found.folder, found.card
+    folder = found.folder
     if found.doubts:
         raise CheckpointError(
             f"{folder} looks like {found.family}, but: {'; '.join(found.doubts)}. Say whose card "
             f"holds (NAME={reference}, with a NAME of `assay models`), or settle it in a card.toml "
             f"in that folder: `assay inspect {reference}` prints one to begin with"
         )
+    return source(found)
+
+
+def source(found: Found) -> Source:
+    """Return the checkpoints of what was found: one, an ensemble's members, or a policy's two.
+
+    Raises:
+        CheckpointError: Files are missing, or can't be served.
+    """
+    name, folder, card = found.name, found.folder, found.card
     if card.policy is not None:
         return Source(name, card, _policy(name, folder, card))
     if card.ensemble is None:
-        return Source(name, card, (checkpoint(found),))
+        return Source(name, card, (_checkpoint(name, folder, card),))
     members = tuple(
         _checkpoint(f"{name}/{member}", folder / member, _member_card(card, folder / member))
         for member in card.ensemble.members
@@ -197,15 +208,6 @@ def find(
     )
 
 
-def checkpoint(found: Found) -> Checkpoint:
-    """Return the checkpoint of what was found; not of an ensemble.
-
-    Raises:
-        CheckpointError: Files are missing, or they are pickles.
-    """
-    return _checkpoint(found.name, found.folder, found.card)
-
-
 def has_weights(folder: Path, card: cards.Card) -> bool:
     """Whether a checkpoint lies beside a card."""
     marks = ("config.json", adapter.CONFIG)
@@ -214,7 +216,7 @@ def has_weights(folder: Path, card: cards.Card) -> bool:
 
 def _named(name: str, folder: Path) -> Found:
     """Return a folder of the repository; weights that aren't there are the card's source's."""
-    if not (folder / cards.FILE_NAME).is_file():
+    if not _has_card(folder):
         return _described(name, folder)
     card = cards.read(folder)
     if has_weights(folder, card) or any(folder.glob("*.safetensors")):
@@ -245,7 +247,7 @@ def _tuned(card: cards.Card, folder: Path) -> cards.Card:
 
 def _described(name: str, folder: Path, *, is_trusted: bool = False) -> Found:
     """Return a checkpoint with its own card, or the one that its files ask for."""
-    if (folder / cards.FILE_NAME).is_file():
+    if _has_card(folder):
         card = _with_moments(cards.read(folder), folder)
         return Found(name, folder, card, card.family or "")
     if adapter.is_adapter(folder):
@@ -258,6 +260,21 @@ def _described(name: str, folder: Path, *, is_trusted: bool = False) -> Found:
     return Found(
         name, folder, recognised.card, recognised.family, recognised.doubts, recognised.notes
     )
+
+
+def _has_card(folder: Path) -> bool:
+    """Whether there is a card; not one that a shell has just made for our own output."""
+    path = folder / cards.FILE_NAME
+    return path.is_file() and not _is_our_output(path)
+
+
+def _is_our_output(path: Path) -> bool:
+    """Whether standard output goes into an empty file: `assay inspect PATH --card > FILE`."""
+    try:
+        said = path.stat()
+        return said.st_size == 0 and os.path.samestat(said, os.fstat(_STANDARD_OUTPUT))
+    except OSError:
+        return False
 
 
 def _is_checkpoint(folder: Path) -> bool:
@@ -384,11 +401,13 @@ def _checkpoint(name: str, folder: Path, card: cards.Card) -> Checkpoint:
     folder = paths.readable(folder)
     if adapter.is_adapter(folder):
         base = paths.readable(adapter.base_folder(folder, _fetch))
+        quantized.check(base)
         return Checkpoint(name, folder, card, base)
     if not (folder / "config.json").is_file():
         raise CheckpointError(
             f"{name}: {folder} has no config.json; give the folder of a transformers checkpoint"
         )
+    quantized.check(folder)
     if not any(folder.glob("*.safetensors")):
         pickles = sorted(path.name for pattern in _PICKLES for path in folder.glob(pattern))
         if pickles:

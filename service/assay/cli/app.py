@@ -67,6 +67,7 @@ Trusted = Annotated[
         help="Run this one model's own code, at this revision only. Read it first.",
     ),
 ]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
 Threads = Annotated[int | None, typer.Option("--threads", help="CPU threads of a worker.")]
 
 

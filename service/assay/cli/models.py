@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING, Annotated, Any
 
 import tomli_w
@@ -14,6 +15,7 @@ from assay.cli.app import (
     Config,
     Device,
     Dtype,
+    Json,
     Repository,
     Threads,
     app,
@@ -21,12 +23,9 @@ from assay.cli.app import (
     settings_of,
 )
 from assay.cli.terminal import err, out, table
-from assay.engine import notices
-from assay.engine.template import Rendered, Template
-from assay.errors import AssayError, CheckpointError
-from assay.scoring import answers
+from assay.errors import AssayError, CheckpointError, refusing
+from assay.scoring import answers, inspection
 from assay.scoring.scorer import Scorer
-from assay.scoring.targets import check, sample
 from assay.telemetry import logging as logs
 from assay.telemetry.metrics import Metrics
 from assay.telemetry.startup import StartupDisplay
@@ -43,30 +42,38 @@ _SHOWN = 40  # characters of a golden example
 
 
 @app.command("models")
-def list_models(repository_folder: Repository = None, config: Config = None) -> None:
+def list_models(
+    as_json: Json = False, repository_folder: Repository = None, config: Config = None
+) -> None:
     """List the model repository and the catalogue: whose weights are here, whose are on the hub."""
     settings = settings_of({"repository": repository_folder}, config)
     folders = catalogue.folders(settings.repository)
     table(
         ("name", "gives", "weights", "summary"),
         [_listed(name, folder) for name, folder in folders.items()],
+        as_json=as_json,
     )
 
 
 @app.command("inspect")
 def inspect_checkpoint(
     reference: Annotated[str, typer.Argument(metavar="PATH|NAME", help="What to look at.")],
+    only_card: Annotated[
+        bool, typer.Option("--card", help="Print the card alone, as TOML for a card.toml.")
+    ] = False,
+    as_json: Json = False,
     repository_folder: Repository = None,
     config: Config = None,
 ) -> None:
-    """Say what a checkpoint is, by its card or its files, and where it would be read.
+    """Say what a checkpoint is, by its card or its files, and whether it can be served.
 
     Prints the card that `assay serve` would use, the tokens around the place that is read in a
     sample conversation, and every doubt. Only headers are read, never weights. Exits with code 3
     where the checkpoint can't be served as it is.
     """
     settings = settings_of({"repository": repository_folder}, config)
-    run(_inspect(reference, settings))
+    form = "card" if only_card else "json" if as_json else "text"
+    run(_inspect(reference, settings, form))
 
 
 @app.command()
@@ -77,6 +84,7 @@ def verify(
     device: Device = None,
     dtype: Dtype = None,
     threads: Threads = None,
+    as_json: Json = False,
     repository_folder: Repository = None,
     config: Config = None,
 ) -> None:
@@ -93,61 +101,80 @@ def verify(
     }
     settings = settings_of(flags, config)
     logs.configure("warning")
-    if not run(_verify(settings)):
+    if not run(_verify(settings, as_json=as_json)):
         raise typer.Exit(1)
 
 
-async def _inspect(reference: str, settings: Settings) -> None:
-    found = repository.find(reference, settings.repository)
-    out.print(Text(found.name, style="bold"), "", found.family)
-    for doubt in found.doubts:
-        out.print(Text("doubt", style="yellow"), doubt)
-    for note in found.notes:
-        out.print(Text("note", style="dim"), note)
-    said = found.card.model_dump(mode="json", exclude_defaults=True, exclude_none=True)
-    out.print(Text("\ncard.toml", style="dim"))
-    out.print(tomli_w.dumps(said) or "(empty: transformers' own class)")
-    if found.card.ensemble is None:
-        one = repository.checkpoint(found)
-        template = Template(one.tokenizer_folder, found.card, config_folder=one.config_folder)
-        for notice in notices.of(template, check(template, found.card)):
-            out.print(Text("doubt", style="yellow"), notice)
-        _show_roles(template)
-        _show_reading(template, found.card)
+async def _inspect(reference: str, settings: Settings, form: str) -> None:
+    with refusing(reference):
+        found = await inspection.find(reference, settings)
+    if form == "card":
+        typer.echo(_toml(found.card) or "# transformers' own class: nothing needs to be said")
+    elif form == "json":
+        typer.echo(json.dumps(_content(found), ensure_ascii=False, indent=2))
+    else:
+        _show(found)
+    if found.problem is not None:
+        raise found.problem
     if found.doubts:
         raise CheckpointError(
-            f"{reference} isn't served until this is settled: say whose card holds "
-            f"(NAME={reference}, with a NAME of `assay models`), or put the card above, corrected, "
-            f"into {found.folder}/card.toml"
+            f"{reference} isn't served until this is settled: {'; '.join(found.doubts)}. Say whose "
+            f"card holds (NAME={reference}, with a NAME of `assay models`), or put the card that "
+            f"--card prints, corrected, into {found.folder}/card.toml"
         )
 
 
-def _show_roles(template: Template) -> None:
-    """Print what the chat template calls the roles, where that isn't what everybody calls them."""
-    for ours, theirs in template.roles.items():
+def _show(found: inspection.Inspected) -> None:
+    out.print(Text(found.name, style="bold"), "", found.family)
+    for doubt in (*found.doubts, *found.notices):
+        out.print(Text("doubt", style="yellow"), doubt)
+    for note in found.notes:
+        out.print(Text("note", style="dim"), note)
+    out.print(Text("\ncard.toml", style="dim"))
+    out.print(_toml(found.card) or "(empty: transformers' own class)")
+    for ours, theirs in found.roles.items():
         out.print(f"the chat template calls the {ours} '{theirs}' ([template.roles])")
+    if found.reading is not None:
+        _show_reading(found.reading)
+    elif found.no_reading:
+        err.print(Text("no sample", style="yellow"), found.no_reading)
 
 
-def _show_reading(template: Template, card: Card) -> None:
+def _show_reading(reading: inspection.Reading) -> None:
     """Print the tokens around the places that are read in a sample."""
-    (rendered,) = template.render_all([sample(card)])
-    if not isinstance(rendered, Rendered):
-        err.print(Text("no sample", style="yellow"), rendered.message)
-        return
-    tokens = [repr(token)[1:-1] for token in template.tokens(rendered.ids.tolist())]
-    last = len(tokens) - 1
-    first = card.read is not None and card.read.at == "first"
-    places = [0 if first else last]
-    if rendered.marks is not None:
-        places = rendered.marks.positions.tolist()
-    out.print(f"a sample of {len(tokens)} tokens is read at {', '.join(map(str, places))}:")
-    for place in places:
+    tokens = [repr(token)[1:-1] for token in reading.tokens]
+    places = ", ".join(map(str, reading.places))
+    out.print(f"a sample of {len(tokens)} tokens is read at {places}:")
+    for place in reading.places:
         before = " ".join(tokens[max(0, place - _AROUND) : place])
         after = " ".join(tokens[place + 1 : place + 1 + _AROUND])
         out.print(" ", before, Text(tokens[place], style="bold reverse"), after)
 
 
-async def _verify(settings: Settings) -> bool:
+def _content(found: inspection.Inspected) -> dict[str, Any]:
+    """Return what `--json` prints."""
+    reading = found.reading
+    return {
+        "name": found.name,
+        "folder": str(found.folder),
+        "family": found.family,
+        "doubts": [*found.doubts, *found.notices],
+        "notes": list(found.notes),
+        "card": _said(found.card),
+        "sample": reading and {"tokens": reading.tokens, "read_positions": reading.places},
+        "error": found.problem and found.problem.message,
+    }
+
+
+def _said(card: Card) -> dict[str, Any]:
+    return card.model_dump(mode="json", exclude_defaults=True, exclude_none=True)
+
+
+def _toml(card: Card) -> str:
+    return tomli_w.dumps(_said(card)).rstrip()
+
+
+async def _verify(settings: Settings, *, as_json: bool) -> bool:
     """Return whether every golden example has its score."""
     with StartupDisplay(err) as display:
         scorer = Scorer(settings, Metrics(), on_progress=display.show)
@@ -174,7 +201,8 @@ async def _verify(settings: Settings) -> bool:
                 Text("right", style="green") if is_right else Text("wrong", style="red"),
             )
         )
-    table(("example", "expected", "scored", "off by", "allowed", "verdict"), rows)
+    head = ("example", "expected", "scored", "off by", "allowed", "verdict")
+    table(head, rows, as_json=as_json)
     return are_right
 
 

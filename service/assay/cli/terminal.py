@@ -6,6 +6,7 @@ is a `rich.text.Text`.
 
 from __future__ import annotations
 
+import json
 import sys
 from typing import TYPE_CHECKING
 
@@ -14,7 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Sequence
     from typing import TextIO
 
     Cell = str | Text
@@ -45,8 +46,14 @@ out = console()
 err = console(stderr=True)
 
 
-def table(head: Sequence[str], rows: Iterable[Sequence[Cell]]) -> None:
-    """Print rows under their heads; off a terminal each is one line, nothing of it cut."""
+def table(head: Sequence[str], rows: Sequence[Sequence[Cell]], *, as_json: bool = False) -> None:
+    """Print rows under their heads; off a terminal each is one line, nothing of it cut.
+
+    As JSON they are a list of objects, whose keys are the heads.
+    """
+    if as_json:
+        found = [dict(zip(head, map(str, row), strict=True)) for row in rows]
+        return out.print(json.dumps(found, ensure_ascii=False, indent=2))
     if not out.is_terminal:
         return _lines([head, *rows])
     made = Table(box=None)

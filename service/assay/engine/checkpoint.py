@@ -23,11 +23,12 @@ from assay.cards import code, headers
 from assay.engine import faults, internlm2
 from assay.engine.adapter import Adapter
 from assay.engine.head import VOCABULARY, Head, Vocabulary
+from assay.engine.messages import OUTLINE
 from assay.engine.readout import CardHeads, NextToken, Readout, own
 from assay.errors import CheckpointError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterable
+    from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
     from pathlib import Path
 
     from assay.cards.card import Card
@@ -35,6 +36,8 @@ if TYPE_CHECKING:
 SUFFIX = "ForSequenceClassification"
 _OUTPUT_EMBEDDINGS = ("lm_head.weight", "embed_out.weight", "output.weight")
 _SHOWN = 5
+_CPU = torch.device("cpu")
+_OUTLINE = torch.device(OUTLINE)
 
 
 def load(
@@ -48,7 +51,8 @@ def load(
     """Return the model in evaluation mode on the device and its readout, in float32.
 
     With heads of the card's own the model is the trunk alone. `dtype` is the trunk's; None keeps
-    the checkpoint's own. `base` is the folder below an adapter; None: the one that it names.
+    the checkpoint's own. `base` is the folder below an adapter; None: the one that it names. On the
+    device `OUTLINE` tensors have shapes and no numbers: no weight is read.
 
     Raises:
         CheckpointError: The folder can't be served with the right numbers; says which tensor.
@@ -59,7 +63,9 @@ def load(
     weights = headers.weights(folder)
     has_own_head = not card.heads and card.policy is None
     if card.trunk.layout == "internlm2":
-        model, report = internlm2.load(folder, weights.files, dtype)
+        outlined = device == _OUTLINE
+        every = _outline(folder).items() if outlined else _read_each(weights.files)
+        model, report = internlm2.load(folder, every, _OUTLINE if outlined else _CPU, dtype)
     else:
         named = _trunk_class(card)
         if has_own_head:
@@ -245,10 +251,15 @@ def _from_files(
     trusts_code: bool = False,
 ) -> tuple[transformers.PreTrainedModel, dict[str, Any]]:
     prefix = card.trunk.prefix
+    outline: dict[str, Any] = {}
+    if device == _OUTLINE:
+        architecture = _named_class(architecture, config)
+        outline["state_dict"] = _outline(folder)
     try:
         model, report = architecture.from_pretrained(
-            folder,
+            None if outline else folder,
             config=config,
+            **outline,
             dtype="auto" if dtype is None else dtype,
             device_map=_placement(device),
             attn_implementation="eager",
@@ -275,6 +286,29 @@ def _placement(device: torch.device) -> dict[str, torch.device] | None:
     """
     straight = device.type != "cpu" and is_accelerate_available()
     return {"": device} if straight else None
+
+
+def _read_each(files: Mapping[str, Path]) -> Iterator[tuple[str, torch.Tensor]]:
+    """Yield every tensor of a folder, one after another."""
+    for name, file in files.items():
+        with safe_open(file, framework="pt") as tensors:
+            yield name, tensors.get_tensor(name)
+
+
+def _outline(folder: Path) -> dict[str, torch.Tensor]:
+    """Return every tensor of a folder without its numbers."""
+    return {
+        name: torch.empty(tensor.shape, dtype=torch.float32, device=_OUTLINE)
+        for name, tensor in headers.weights(folder).tensors.items()
+    }
+
+
+def _named_class(architecture: Any, config: Any) -> Any:
+    """Return the class that an auto class stands for."""
+    if architecture is not transformers.AutoModel:
+        return architecture
+    with _OUTLINE:
+        return type(architecture.from_config(config))
 
 
 def _readout(card: Card, folder: Path, tensors: _Tensors) -> Readout:
@@ -317,6 +351,8 @@ class _Tensors:
             )
         self.used.add(name)
         with safe_open(self._files[name], framework="pt") as tensors:
+            if self._device == _OUTLINE:
+                return torch.empty(tensors.get_slice(name).get_shape(), device=_OUTLINE)
             tensor: torch.Tensor = tensors.get_tensor(name)
         return tensor.to(self._device, torch.float32)
 
@@ -422,6 +458,8 @@ def _check_complete(
 
 def _restore_head_precision(model: transformers.PreTrainedModel, files: dict[str, Path]) -> None:
     """Turn the head to float32, from the file's own numbers where the trunk's dtype cut them."""
+    if model.device == _OUTLINE:
+        return
     in_head = {id(parameter) for module in head_modules(model) for parameter in module.parameters()}
     for module in head_modules(model):
         module.float()

@@ -11,10 +11,9 @@ import re
 from typing import TYPE_CHECKING, Any
 
 import transformers
-from safetensors import safe_open
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable
     from pathlib import Path
 
     import torch
@@ -33,15 +32,19 @@ _FUSED = re.compile(r"^model\.layers\.(\d+)\.attention\.wqkv\.(weight|bias)$")
 
 
 def load(
-    folder: Path, files: Mapping[str, Path], dtype: torch.dtype | None
+    folder: Path,
+    tensors: Iterable[tuple[str, torch.Tensor]],
+    device: torch.device,
+    dtype: torch.dtype | None,
 ) -> tuple[transformers.PreTrainedModel, dict[str, Any]]:
-    """Return the trunk and transformers' report on its tensors, under their own names."""
+    """Return the trunk on a device and transformers' report on its tensors, under their own names.
+
+    `tensors` are the folder's by name, each read when it is asked for.
+    """
     config = _config(folder)
     state: dict[str, torch.Tensor] = {}
     left_over = []
-    for name, file in files.items():
-        with safe_open(file, framework="pt") as tensors:
-            tensor = tensors.get_tensor(name)
+    for name, tensor in tensors:
         if fused := _FUSED.match(name):
             layer, kind = fused.groups()
             for letter, part in zip("qkv", _split(tensor, config), strict=True):
@@ -51,9 +54,10 @@ def load(
         else:
             left_over.append(name)
     wanted = dtype or next(iter(state.values())).dtype
-    model = transformers.LlamaModel._from_config(  # noqa: SLF001  takes an attention and a dtype
-        config, attn_implementation="eager", dtype=wanted
-    )
+    with device:
+        model = transformers.LlamaModel._from_config(  # noqa: SLF001  takes attention and dtype
+            config, attn_implementation="eager", dtype=wanted
+        )
     missing = model.state_dict().keys() - state.keys()
     shapes = {name: tensor.shape for name, tensor in model.state_dict().items()}
     misshapen = [(name,) for name in state if name in shapes and state[name].shape != shapes[name]]

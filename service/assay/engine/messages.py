@@ -27,6 +27,9 @@ HEADER = struct.Struct("<Q")
 PAGE_TOKENS = 8  # whose keys and values are kept together between batches
 
 
+OUTLINE = "meta"  # torch's device of tensors without numbers
+
+
 @dataclass(frozen=True, slots=True)
 class ModelSpec:
     """One checkpoint to load, and the operator's overrides."""

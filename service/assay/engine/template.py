@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import jinja2
 import numpy as np
 
+from assay.cards import validation
 from assay.cards.card import Card
 from assay.engine import probes, roles, spelling, truncation
 from assay.engine.marks import Marks, Reader
@@ -139,6 +140,7 @@ class Template:
             padding=config.get("pad_token_id") if self._is_read_by_its_class else None,
         )
         self._is_held = False
+        self._check_tokens()
         self._reader = Reader(self._card, self.token_id)
         self._appended = [self.token_id(token) for token in self._spec.append]
         self._losses: dict[tuple[str, ...], list[int] | None] = {}
@@ -352,11 +354,28 @@ class Template:
         if token in vocabulary:
             return int(vocabulary[token])
         ids = self._tokenizer(token, add_special_tokens=False)["input_ids"]
-        if len(ids) != 1:
+        if len(ids) != 1 or ids[0] == self._tokenizer.unk_token_id:
+            spelt = "doesn't know" if len(ids) == 1 else f"spells with {len(ids)}"
             raise CheckpointError(
-                f"the card names the token {token!r}, which this tokenizer spells with {len(ids)}"
+                f"the card names the token {token!r}, which this tokenizer {spelt}"
             )
         return int(ids[0])
+
+    @property
+    def ordinary_tokens(self) -> int:
+        """How many ids the tokenizer's own vocabulary has, without tokens that were added to it."""
+        added = self._tokenizer.added_tokens_decoder
+        return 1 + max(
+            (i for i in self._tokenizer.get_vocab().values() if i not in added), default=-1
+        )
+
+    def _check_tokens(self) -> None:
+        """Refuse a token of the card that the tokenizer hasn't, with its field."""
+        for path, token in validation.tokens(self._card):
+            try:
+                self.token_id(token)
+            except CheckpointError as error:
+                raise CheckpointError(f"{path}: {error.message}") from error
 
     def without_padding(self, text: str) -> str:
         """Return a text without the padding tokens that stand before and after it.

@@ -18,11 +18,10 @@ import numpy as np
 import torch
 
 from assay.cards.card import Card
-from assay.engine import checkpoint, compilation, faults, forest, readout
+from assay.engine import bounds, checkpoint, compilation, faults, forest, readout
 from assay.engine.attention import interface
 from assay.engine.messages import PAGE_TOKENS, Forest, Inputs
 from assay.engine.pages import Pages
-from assay.engine.positions import steady_tokens
 from assay.errors import CheckpointError
 
 if TYPE_CHECKING:
@@ -72,7 +71,7 @@ class Trunk:
         self._obstacle = ""
         self._wanted = wanted
         self.parameters = sum(parameter.numel() for parameter in model.parameters())
-        self._first_position = _first_position(model)
+        self._first_position = bounds.first_position(model)
         self._segments = _segments(model)
 
     @property
@@ -87,10 +86,7 @@ class Trunk:
     @property
     def max_tokens(self) -> int | None:
         """Longest sequence the trunk has positions for; None where it has no bound."""
-        table = _position_table(self.model)
-        if table is not None:
-            return table.num_embeddings - self._first_position
-        return steady_tokens(self.model.config.get_text_config().to_dict())
+        return bounds.max_tokens(self.model)
 
     @property
     def inputs(self) -> Inputs:
@@ -105,8 +101,7 @@ class Trunk:
     @property
     def outputs(self) -> dict[str, int]:
         """How many numbers each head gives."""
-        hidden = self.model.config.get_text_config().hidden_size
-        return self.readout.head.sizes(hidden, self.device)
+        return bounds.outputs(self.model, self.readout)
 
     @property
     def runs_behind(self) -> bool:
@@ -455,16 +450,6 @@ def _in_float32(_: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> tuple[t
     return tuple(one.float() for one in inputs)
 
 
-def _position_table(model: transformers.PreTrainedModel) -> torch.nn.Embedding | None:
-    """Return the table of learned absolute positions, where the trunk has one."""
-    for name, module in model.base_model.named_modules():
-        if name.split(".")[-1] in {"position_embeddings", "wpe"} and isinstance(
-            module, torch.nn.Embedding
-        ):
-            return module
-    return None
-
-
 def _rows(model: transformers.PreTrainedModel) -> int:
     """Return how many ids a model has an embedding for; of own code, as its config says."""
     try:
@@ -483,9 +468,3 @@ def _segments(model: transformers.PreTrainedModel) -> int:
         ):
             return module.num_embeddings
     return 0
-
-
-def _first_position(model: transformers.PreTrainedModel) -> int:
-    """Return the position of a sequence's first token: RoBERTa counts from its padding index."""
-    table = _position_table(model)
-    return 0 if table is None or table.padding_idx is None else table.padding_idx + 1

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from assay.engine import compilation, faults, foreign, passes, warmup
+from assay.engine import bounds, compilation, faults, foreign, passes, warmup
 from assay.engine import trunk as trunks
 from assay.engine.messages import (
     Compile,
@@ -27,7 +27,7 @@ from assay.engine.messages import (
     encode,
     receive,
 )
-from assay.errors import CheckpointError
+from assay.errors import CheckpointError, refusing
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -61,14 +61,10 @@ def run(start: Start, stream: socket.socket) -> None:
     try:
         for spec in start.models:
             try:
-                models[spec.name] = _load(spec, start, send)
+                with refusing(spec.folder):
+                    models[spec.name] = _load(spec, start, send)
             except CheckpointError as error:
                 send(Refused(spec.name, error.message))
-                return
-            except Exception as error:
-                if not faults.is_fault(error):
-                    raise
-                send(Refused(spec.name, of_the_device(error, start.device, spec)))
                 return
         passes.serve(models, stream, send)
     except (BrokenPipeError, passes.DeviceLost):
@@ -84,6 +80,20 @@ def of_the_device(error: Exception, device: str, spec: ModelSpec) -> str:
 
 
 def _load(spec: ModelSpec, start: Start, send: Callable[[FromWorker], None]) -> trunks.Trunk:
+    """Return a model, loaded, verified and warm.
+
+    Raises:
+        CheckpointError: It can't be served.
+    """
+    try:
+        return _loaded(spec, start, send)
+    except Exception as error:
+        if not faults.is_fault(error):
+            raise
+        raise CheckpointError(of_the_device(error, start.device, spec)) from error
+
+
+def _loaded(spec: ModelSpec, start: Start, send: Callable[[FromWorker], None]) -> trunks.Trunk:
     device = _device(start.device)
     has_compiler = _has_compiler(start.compile)
     if device.type == "cuda":
@@ -96,12 +106,7 @@ def _load(spec: ModelSpec, start: Start, send: Callable[[FromWorker], None]) -> 
         trunk = trunks.load(spec.folder, spec.card, device=device, dtype=dtype, base=spec.base)
     send(Progress(spec.name, "verify", 0.0))
     _check_revision(spec)
-    if trunk.max_tokens is not None and spec.max_tokens > trunk.max_tokens:
-        raise CheckpointError(
-            f"{spec.name}: the limit of {spec.max_tokens} tokens exceeds the {trunk.max_tokens} "
-            "positions that the model has, or to which they don't depend on the batch; lower "
-            "max_tokens"
-        )
+    bounds.check(trunk.model, trunk.readout, spec.card, spec.max_tokens)
     trunk.verify(compiled=has_compiler)
     if has_compiler and (start.compile == "on" or trunk.is_worth_compiling):
         send(Progress(spec.name, "compile", 0.0))

@@ -25,8 +25,9 @@ _KEEP_FREED_MEMORY = {
 class Worker:
     """One device process and the stream to it. Use as an async context manager."""
 
-    def __init__(self, start: messages.Start) -> None:
+    def __init__(self, start: messages.Start, program: str = "assay.engine.worker") -> None:
         self._start = start
+        self._program = program
         self._process: asyncio.subprocess.Process | None = None
         self._reader: asyncio.StreamReader | None = None
         self._writer: asyncio.StreamWriter | None = None
@@ -43,7 +44,7 @@ class Worker:
             self._process = await asyncio.create_subprocess_exec(
                 sys.executable,
                 "-m",
-                "assay.engine.worker",
+                self._program,
                 str(theirs.fileno()),
                 pass_fds=(theirs.fileno(),),
                 env=_KEEP_FREED_MEMORY | os.environ | caches.variables(),

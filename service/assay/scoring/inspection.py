@@ -1,19 +1,119 @@
-"""What is served, and what it sees of an item: answers that score nothing."""
+"""What is served, could be served, and what it sees of an item: answers that score nothing."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Literal
 
 from assay import wire
+from assay.cards import repository
+from assay.engine.messages import OUTLINE, ModelSpec, Refused, Start
 from assay.engine.truncation import Cutting
-from assay.errors import AssayError
-from assay.scoring import items, meaning
+from assay.errors import AssayError, CheckpointError, refusing
+from assay.scheduling.workers import Worker
+from assay.scoring import items, meaning, targets
 from assay.scoring.aside import aside
 
 if TYPE_CHECKING:
-    from assay.engine.template import Rendered
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from assay.cards.card import Card
+    from assay.engine.template import Rendered, Template
     from assay.scoring.scorer import Scorer
     from assay.scoring.targets import Part, Target
+    from assay.settings import Settings
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """A sample as a model reads it: its tokens, and the places that heads read."""
+
+    tokens: list[str]
+    places: list[int]
+
+
+@dataclass(frozen=True, slots=True)
+class Inspected:
+    """What a checkpoint was found to be, and why it can't be served, if it can't."""
+
+    name: str
+    folder: Path
+    family: str
+    card: Card
+    doubts: tuple[str, ...]
+    notes: tuple[str, ...]
+    notices: tuple[str, ...] = ()  # what an operator should know, and may leave as it is
+    reading: Reading | None = None
+    no_reading: str = ""
+    roles: Mapping[str, str] = field(default_factory=dict)  # ours -> the chat template's own
+    problem: AssayError | None = None
+
+
+async def find(reference: str, settings: Settings) -> Inspected:
+    """Return what a name, path or hub id stands for, checked as a start checks it.
+
+    No weight is read. For an ensemble the first member's sample is shown.
+
+    Raises:
+        CheckpointError: It can't be told what it is.
+    """
+    trusted = {entry.rpartition("@")[0] for entry in settings.trust_remote_code}
+    found = repository.find(reference, settings.repository, trusted=trusted)
+    said = Inspected(found.name, found.folder, found.family, found.card, found.doubts, found.notes)
+    try:
+        with refusing(reference):
+            for one in repository.source(found).checkpoints:
+                template = targets.template_of(one, settings)
+                if said.reading is None and not said.no_reading:
+                    said = replace(said, **_sampled(template, one.card))
+                doubts = await _check(one, template, settings)
+                said = replace(said, notices=(*said.notices, *doubts))
+    except AssayError as error:
+        return replace(said, problem=error)
+    return said
+
+
+async def _check(one: repository.Checkpoint, template: Template, settings: Settings) -> list[str]:
+    """Return what an operator should know; refuse what a start would before it reads weights."""
+    runs_code = targets.runs_code(one, settings)
+    try:
+        notices = targets.check(one, template, runs_code=runs_code)
+        spec = ModelSpec(
+            name=one.name,
+            folder=one.folder,
+            base=one.base,
+            card=template.in_ids(one.card),
+            dtype="auto",
+            max_tokens=template.max_tokens,
+            batch_tokens=None,
+            prefix_cache_mb=None,
+            trusts_code=runs_code,
+        )
+        await _outline(spec)
+    except CheckpointError as error:
+        raise CheckpointError(f"{one.name}: {error.message}") from error
+    return notices
+
+
+async def _outline(spec: ModelSpec) -> None:
+    async with Worker(Start(OUTLINE, 1, "off", (spec,)), "assay.engine.outline") as worker:
+        message = await worker.receive()
+    if isinstance(message, Refused):
+        raise CheckpointError(message.message)
+
+
+def _sampled(template: Template, card: Card) -> dict[str, Any]:
+    """Return a sample's reading, or why there is none."""
+    (rendered,) = template.render_all([targets.sample(card)])
+    if isinstance(rendered, AssayError):
+        return {"no_reading": rendered.message, "roles": template.roles}
+    tokens = template.tokens(rendered.ids.tolist())
+    first = card.read is not None and card.read.at == "first"
+    places = [0 if first else len(tokens) - 1]
+    if rendered.marks is not None:
+        places = rendered.marks.positions.tolist()
+    return {"reading": Reading(tokens, places), "roles": template.roles}
 
 
 async def tokenize(scorer: Scorer, request: wire.TokenizeRequest) -> wire.TokenizeAnswer:

@@ -7,11 +7,19 @@ import shlex
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal
 
+from assay.cards import adapter, code, headers, paths, repository, validation
 from assay.cards import card as cards
-from assay.cards import paths, repository
 from assay.engine import notices
 from assay.engine.template import Contest, Conversation, Solution, Template
-from assay.errors import AssayError, CheckpointError, SettingsError, UnknownTarget, shown
+from assay.errors import (
+    AssayError,
+    CheckpointError,
+    InvalidField,
+    SettingsError,
+    UnknownTarget,
+    refusing,
+    shown,
+)
 from assay.scoring import meaning
 
 if TYPE_CHECKING:
@@ -151,20 +159,16 @@ def load(settings: Settings) -> Targets:
     names = {reference: name for name, reference in settings.names.items()}
     trusted = {entry.rpartition("@")[0] for entry in settings.trust_remote_code}
     for reference in settings.models:
-        source = repository.resolve(
-            reference, settings.repository, trusted=trusted, name=names.get(reference)
-        )
-        if source.name in references:
-            raise SettingsError(_namesakes(source.name, references[source.name], reference))
+        with refusing(reference):
+            source = repository.resolve(
+                reference, settings.repository, trusted=trusted, name=names.get(reference)
+            )
+            if source.name in references:
+                raise SettingsError(_namesakes(source.name, references[source.name], reference))
+            found = _of_source(source, settings)
         references[source.name] = reference
-        if source.card.policy is not None:
-            _add(targets, _policy(source, settings))
-            continue
-        models = tuple(_model(one, settings) for one in source.checkpoints)
-        if source.is_ensemble:
-            _add(targets, _ensemble(source.name, source.card, models))
-        for model in models:
-            _add(targets, _single(model))
+        for target in found:
+            _add(targets, target)
     by_path = _as_given(references, targets)
     known = by_path | settings.aliases
     for name, members in settings.ensembles.items():
@@ -186,6 +190,15 @@ def load(settings: Settings) -> Targets:
             )
     unshadowed = {path: name for path, name in by_path.items() if path not in targets}
     return Targets(targets, unshadowed | aliases, references)
+
+
+def _of_source(source: repository.Source, settings: Settings) -> list[Target]:
+    """Return the targets of one argument: a model, a policy, or an ensemble and its members."""
+    if source.card.policy is not None:
+        return [_policy(source, settings)]
+    models = tuple(_model(one, settings) for one in source.checkpoints)
+    whole = [_ensemble(source.name, source.card, models)] if source.is_ensemble else []
+    return [*whole, *map(_single, models)]
 
 
 def _as_given(references: Mapping[str, str], targets: Mapping[str, Target]) -> dict[str, str]:
@@ -216,21 +229,11 @@ def _namesakes(name: str, one: str, other: str) -> str:
 
 
 def _model(checkpoint: repository.Checkpoint, settings: Settings) -> Model:
-    limit = settings.max_tokens or checkpoint.card.limits.max_tokens
     try:
-        template = Template(
-            checkpoint.tokenizer_folder,
-            checkpoint.card,
-            config_folder=checkpoint.config_folder,
-            max_tokens=limit,
-        )
-        files = checkpoint.revision
-        for notice in notices.of(template, check(template, checkpoint.card)):
+        template = template_of(checkpoint, settings)
+        for notice in check(checkpoint, template, runs_code=runs_code(checkpoint, settings)):
             logger.warning("%s: %s", checkpoint.name, notice)
-    except OSError as error:
-        raise CheckpointError(
-            f"{checkpoint.folder} can't be read: {error.strerror or error}"
-        ) from error
+        files = checkpoint.revision
     except CheckpointError as error:
         raise CheckpointError(f"{checkpoint.name}: {error.message}") from error
     return Model(
@@ -253,6 +256,20 @@ def _revision(files: str, settings: Settings) -> str:
     return repository.combined_revision([files], said) if said else files
 
 
+def template_of(checkpoint: repository.Checkpoint, settings: Settings) -> Template:
+    """Return what renders a checkpoint's items.
+
+    Raises:
+        CheckpointError: Its tokenizer can't be used, or lacks a token that the card names.
+    """
+    return Template(
+        checkpoint.tokenizer_folder,
+        checkpoint.card,
+        config_folder=checkpoint.config_folder,
+        max_tokens=settings.max_tokens or checkpoint.card.limits.max_tokens,
+    )
+
+
 def sample(card: cards.Card) -> Source:
     """Return an item of the form that a model takes."""
     prompt = _WARM.messages[:1]
@@ -263,27 +280,74 @@ def sample(card: cards.Card) -> Source:
     return _WARM
 
 
-def check(template: Template, card: cards.Card) -> Rendered | None:
+def check(
+    checkpoint: repository.Checkpoint, template: Template, *, runs_code: bool = False
+) -> list[str]:
+    """Refuse a checkpoint whose card, files and tokenizer don't go together.
+
+    Returns a sentence for each thing that an operator should know all the same.
+
+    No weight is read: `assay inspect` asks this, too. A model that `runs_code` of its own isn't
+    held against the tensors that transformers' class has.
+
+    Raises:
+        CheckpointError: Something doesn't; the message begins with the field of the card.
+    """
+    if not runs_code and not adapter.is_adapter(checkpoint.folder):
+        tensors = headers.tensors(checkpoint.folder)
+        config = headers.config(checkpoint.config_folder)
+        found = validation.problems(checkpoint.folder, checkpoint.card, config, tensors)
+        if found:
+            raise CheckpointError("; ".join(found))
+        _check_vocabulary(tensors, template)
+    return notices.of(template, _try(template, checkpoint.card))
+
+
+def runs_code(checkpoint: repository.Checkpoint, settings: Settings) -> bool:
+    """Return whether the operator trusts a checkpoint's own code, at whatever revision."""
+    trusted = {entry.rpartition("@")[0] for entry in settings.trust_remote_code}
+    return checkpoint.name in trusted and code.runs(checkpoint.folder, checkpoint.card)
+
+
+def _check_vocabulary(tensors: Mapping[str, headers.Tensor], template: Template) -> None:
+    """Refuse a tokenizer whose own vocabulary goes beyond the embedding: another model's."""
+    rows = validation.embedding_rows(tensors)
+    if rows is not None and template.ordinary_tokens > rows:
+        raise CheckpointError(
+            f"the tokenizer has {template.ordinary_tokens} tokens, and the model an embedding of "
+            f"{rows}: copy the tokenizer from the model it was trained from"
+        )
+
+
+def _try(template: Template, card: cards.Card) -> Rendered | None:
     """Render a sample, which also compiles the chat template, and check what comes of it.
 
     None where it can't be rendered.
 
     Raises:
-        CheckpointError: A turn leaves no trace in it, or it is read at another token than the card
-            expects.
+        CheckpointError: A turn leaves no trace in it, what a head is read at stands nowhere in it,
+            or another token stands there than the card expects.
     """
     template.check(sample(card))
     (rendered,) = template.render_all([sample(card)])
+    if isinstance(rendered, InvalidField):
+        fields = [path for path, read in validation.reads(card) if read.pattern]
+        raise CheckpointError(
+            f"{', '.join(f'{path}.pattern' for path in fields) or 'template'}: a sample has no "
+            f"score: {rendered.message}"
+        )
     expected = card.template.expected_read_token
     if isinstance(rendered, AssayError):
         if expected is None:
             return None
-        raise CheckpointError(f"a sample can't be rendered: {rendered.message}")
+        raise CheckpointError(
+            "template.expected_read_token: a sample can't be rendered: " + rendered.message
+        )
     place, token = template.read_token(rendered)
     if expected is not None and int(rendered.ids[place]) != template.token_id(expected):
         raise CheckpointError(
-            f"a sample is read at the token {token!r}, and the card expects {expected!r}: the "
-            "tokenizer's template isn't the one the card was written for"
+            f"template.expected_read_token: a sample is read at the token {token!r}, and the card "
+            f"expects {expected!r}: the tokenizer's template isn't the one the card was written for"
         )
     return rendered
 
@@ -304,6 +368,12 @@ def _single(model: Model) -> Target:
 
 
 def _ensemble(name: str, card: cards.Card, members: tuple[Model, ...]) -> Target:
+    named = {model.name.removeprefix(f"{name}/") for model in members}
+    if card.statistics is not None and (unknown := card.statistics.members.keys() - named):
+        raise CheckpointError(
+            f"{name}: statistics.members.{min(unknown)}: the ensemble has no such member; it has "
+            f"{', '.join(sorted(named))}"
+        )
     for model in members:
         if model.checkpoint.card.preference or model.checkpoint.card.steps:
             raise SettingsError(
@@ -319,6 +389,9 @@ def _policy(source: repository.Source, settings: Settings) -> Target:
     """Return a policy's target; its reference reads the ids that its own tokenizer gives."""
     policy, *reference = source.checkpoints
     first = _model(policy, settings)
+    for one in reference:
+        if not adapter.is_adapter(one.folder):
+            _check_vocabulary(headers.tensors(one.folder), first.template)
     members = (
         first,
         *(

@@ -1,0 +1,67 @@
+"""A device process that can't load says why, and never just dies."""
+
+import json
+import socket
+import threading
+
+import pytest
+from safetensors.torch import load_file, save_file
+
+from assay.cards.card import Card
+from assay.engine import worker
+from assay.engine.messages import ModelSpec, Progress, Start, receive
+from tests.families import scalar
+
+TULU = next(one for one in scalar.LAYOUTS if one.name == "tulu-3")
+
+
+def answer(folder, card=None):
+    """Return what a worker says that is told to load a folder."""
+    spec = ModelSpec("model", folder, card or Card(), "auto", 64, None, None)
+    ours, theirs = socket.socketpair()
+    start = Start("cpu", None, "off", (spec,))
+    thread = threading.Thread(target=worker.run, args=(start, theirs))
+    thread.start()
+    with ours:
+        while isinstance(message := receive(ours), Progress):
+            pass
+        ours.shutdown(socket.SHUT_RDWR)
+        thread.join()
+    theirs.close()
+    return message
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"num_attention_heads": 0}, "Error"),
+        ({"hidden_act": "no-such-function"}, "no-such-function"),
+        ({"rope_parameters": {"rope_type": "no-such-kind"}}, "no-such-kind"),
+    ],
+)
+def test_what_nobody_foresaw_is_refused_in_a_sentence(tmp_path, change, said):
+    """It isn't a dead process: the same files fail again, and the error has a name."""
+    TULU.build(tmp_path)
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | change), encoding="utf-8")
+
+    message = answer(tmp_path)
+
+    assert str(tmp_path) in message.message
+    assert said in message.message
+    assert "\n" not in message.message
+
+
+def test_a_head_of_more_numbers_than_the_card_takes_is_refused(tmp_path):
+    """What was loaded has the last word, where no header told."""
+    TULU.build(tmp_path)
+    weights = load_file(tmp_path / "model.safetensors")
+    weights["score.weight"] = weights["score.weight"].repeat(2, 1)
+    save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    path = tmp_path / "config.json"
+    said = json.loads(path.read_text()) | {"id2label": {"0": "a", "1": "b"}}
+    path.write_text(json.dumps(said), encoding="utf-8")
+
+    message = answer(tmp_path, Card(score={"outputs": ["a", "b"], "index": 2}))
+
+    assert message.message.startswith("score.index: 2 is beyond the last")
