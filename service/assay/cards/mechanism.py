@@ -196,7 +196,8 @@ class Read(Table):
     `last`, `first`: its last or first token. `mean`: all of them (encoders). `pattern`: where the
     tokens of `pattern` stand side by side, at the one of them that `offset` counts to. `steps`:
     where each step of a `separate` item ends. `prompt`: where the prompt's turns end, rendered
-    without the response.
+    without the response. Without this table transformers' own class of a decoder is read where it
+    reads itself, at the last token that isn't config.json's `pad_token_id`.
     """
 
     at: Literal["last", "first", "mean", "pattern", "steps", "prompt"] = "last"
