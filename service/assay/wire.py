@@ -16,7 +16,9 @@ from pydantic import (
     Discriminator,
     Field,
     Tag,
+    ValidationInfo,
     WrapValidator,
+    field_validator,
     model_validator,
 )
 
@@ -31,7 +33,7 @@ MOST_COMPARED = 1_024  # responses of a comparison, which is answered for each w
 Activation = Literal["none", "sigmoid"]
 Priority = Literal["interactive", "batch"]
 OnError = Literal["fail", "item"]
-Truncation = Literal["prompt_start", "response_end", "longest_first"]
+Truncation = Literal["longest_first", "prompt_start", "response_end"]
 Include = Literal["members", "attributes", "steps", "tokens"]
 Aggregate = Literal["last", "min", "prod", "mean"]
 # Roles whose turns are never scored. A template may call the assistant otherwise ("document").
@@ -370,11 +372,19 @@ class TokenizeRequest(Request):
     """`POST /tokenize`: what the model would see. `prompt` with `response` stands for one item."""
 
     model: str | None = None
-    inputs: Items | None = None
     prompt: Prompt | None = None
     response: str | None = None
     steps: list[str] | None = Field(default=None, min_length=1)
+    inputs: Items | None = Field(default=None, validate_default=True)
     truncation: Truncation | None = None
+
+    @field_validator("inputs")
+    @classmethod
+    def _is_there(cls, inputs: list[Item] | None, info: ValidationInfo) -> list[Item] | None:
+        short = (info.data.get(name, True) for name in ("prompt", "response", "steps"))
+        if inputs is None and not any(one is not None for one in short):
+            raise ValueError("required, or 'prompt' with 'response'")
+        return inputs
 
     @model_validator(mode="after")
     def _has_inputs(self) -> Self:
