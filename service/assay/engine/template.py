@@ -625,7 +625,8 @@ class Template:
         """Return an item's first tokens with EOS in place of the last that fits."""
         ids = whole.ids[: self.max_tokens].copy()
         ids[-1] = self._tokenizer.eos_token_id
-        return replace(whole, ids=ids, cut=_cut_of(source, prompt=False, response=True))
+        cut = _cut_of(source, prompt=False, response=True)
+        return replace(whole, ids=ids, text=None, cut=cut)  # no text has just these ids
 
     def _again(self, source: Source, tail: str) -> tuple[Rendered, Spelt]:
         """Render an item that was cut, whatever its length."""
