@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import httpx
 import pytest
+from typer.testing import CliRunner
 
 import assay
+from assay.cli.app import app
 from assay.cli.serve import in_url
 from tests.http.conftest import KEYS
 from tests.http.processes import COMMAND, WAIT_S, environment, run, until
@@ -257,3 +259,25 @@ def test_an_address_of_ipv6_is_written_as_urls_have_it(host: str, written: str) 
     """In brackets (RFC 3986, 3.2.2): the address that is printed can be copied."""
     assert in_url(host) == written
     assert httpx.URL(f"http://{in_url(host)}:8000").port == 8000
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("--device", "cpu"),
+        ("--dtype", "float32"),
+        ("--threads", "1"),
+        ("--repository", "models"),
+        ("--config", "assay.toml"),
+    ],
+)
+def test_how_a_model_is_loaded_is_no_matter_of_a_running_server(
+    tmp_path: Path, option: str, value: str
+) -> None:
+    """With `--url` these options would do nothing: they are refused by their names."""
+    file = write(tmp_path, LINES)
+
+    done = CliRunner().invoke(app, ["score", str(file), "--url", "http://a:1", option, value])
+
+    assert done.exit_code == 2
+    assert option in done.output

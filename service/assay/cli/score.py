@@ -40,6 +40,8 @@ from assay.telemetry.metrics import Metrics
 from assay.telemetry.startup import StartupDisplay
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from assay.settings import Settings
 
 
@@ -84,6 +86,15 @@ def score(
     another input or with other options isn't mixed. `ASSAY_API_KEY` is sent to `--url`. Exits with
     code 1 where a line has an error.
     """
+    flags = {
+        "models": [model] if model else None,
+        "device": device,
+        "dtype": dtype,
+        "threads": threads,
+        "repository": repository_folder,
+    }
+    if url is not None:
+        _refuse_loading({**flags, "models": None, "config": config})
     sink = output or file.with_suffix(".scores.jsonl")
     job = _Job(file, sink, batch, _options(include, rule, activation))
     begin = time.monotonic()
@@ -91,13 +102,6 @@ def score(
         if url is not None:
             run(_score_remotely(job, url, model))
         else:
-            flags = {
-                "models": [model] if model else None,
-                "device": device,
-                "dtype": dtype,
-                "threads": threads,
-                "repository": repository_folder,
-            }
             settings = settings_of(flags, config)
             logs.configure("warning")
             run(_score_here(job, settings))
@@ -107,6 +111,17 @@ def score(
     _report(job, time.monotonic() - begin)
     if job.tally.errors:
         raise typer.Exit(1)
+
+
+def _refuse_loading(flags: Mapping[str, object]) -> None:
+    """Refuse what says how a model is loaded here, where a server has loaded it."""
+    for name, value in flags.items():
+        if value is not None:
+            raise typer.BadParameter(
+                "it says how a model is loaded here, and the server at --url has loaded its own; "
+                "leave one of the two out",
+                param_hint=f"--{name}",
+            )
 
 
 @dataclass(frozen=True, slots=True)
