@@ -215,6 +215,19 @@ def test_a_prompt_of_steps_is_cut_and_no_step(tmp_path):
         one(Template(folder, card, max_tokens=7), source, "longest_first")
 
 
+def test_turns_of_parts_are_cut_as_parts():
+    """Of content in parts of text, or of none, what stays has the same form."""
+    parts = [{"type": "text", "text": "ab"}, {"type": "text", "text": "cd"}]
+    asked = ({"role": "user", "content": parts}, {"role": "tool", "content": None})
+    source = Conversation((*asked, {"role": "assistant", "content": "ef"}))
+    texts = truncation.Texts.of(source, truncation.words)
+
+    cut = texts.shortened(3, 2, truncation.Sides())
+
+    assert cut.messages[0]["content"] == [{"type": "text", "text": "\ncd"}]
+    assert cut.messages[1:] == source.messages[1:]
+
+
 def test_a_frame_that_leaves_no_room_is_an_error(tmp_path):
     """Nothing over the limit is ever returned."""
     template = Template(tokenizers.make(tmp_path), max_tokens=8)

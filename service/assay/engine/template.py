@@ -505,17 +505,15 @@ class Template:
         if not isinstance(source, Conversation) or self._card.steps is not None:
             return source
         last = source.messages[-1]
-        text = last["content"]
-        if not isinstance(text, str):
-            return source
+        text = truncation.said(last)
         if rule != "prompt_start" and spelling.characters(source) > self._most_characters:
             most = self.max_tokens * self._longest_token
             text = text[-most:] if cutting.side == "start" else text[:most]
         if cutting.response_tokens is not None and len(text) > cutting.response_tokens:
             text = truncation.kept(text, self._spans(text), cutting.response_tokens, "end")
-        if len(text) == len(last["content"]):
+        if len(text) == len(truncation.said(last)):
             return source
-        return replace(source, messages=(*source.messages[:-1], {**last, "content": text}))
+        return replace(source, messages=(*source.messages[:-1], truncation.saying(last, text)))
 
     def _spans(self, text: str) -> Spans:
         """Return where each token of a text stands in it."""
@@ -667,7 +665,7 @@ class Template:
         """Refuse a template that rewrites responses, unless the caller leaves open what is cut."""
         if not isinstance(item.item, Conversation) or cutting.rule == "longest_first":
             return
-        if item.item.messages[-1]["content"].strip() not in (whole.text or ""):
+        if truncation.said(item.item.messages[-1]).strip() not in (whole.text or ""):
             raise ItemTooLong(
                 f"the item has {len(whole.ids)} tokens, the model takes {self.max_tokens}; its "
                 "chat template rewrites the response, so that nothing can be cut"
@@ -685,7 +683,14 @@ class Template:
                 f"the steps alone have more than the {self.max_tokens} tokens that the model "
                 "takes; send fewer of them"
             )
-        return self._response_too_long(*self._response_size(item.item, whole))
+        needed, room = self._response_size(item.item, whole)
+        if needed > room:
+            return self._response_too_long(needed, room)
+        return ItemTooLong(
+            f"the response and what the template puts around it have more than the "
+            f"{self.max_tokens} tokens that the model takes; shorten it",
+            advice=_CUT_RESPONSES,
+        )
 
     def _response_too_long(self, needed: int, room: int) -> ItemTooLong:
         return ItemTooLong(
@@ -696,7 +701,7 @@ class Template:
     def _response_size(self, talk: Conversation, whole: Rendered) -> tuple[int, int]:
         """Return the tokens of a response with what ends it, and how many there is room for."""
         text = whole.text or ""
-        start = text.rfind(talk.messages[-1]["content"].strip())
+        start = text.rfind(truncation.said(talk.messages[-1]).strip())
         needed = sum(end > start for _, end in self._spans(text)) + len(self._appended)
         front = len(self._frame[0]) if self._is_encoder else int(self.bos is not None)
         return needed, self.max_tokens - front

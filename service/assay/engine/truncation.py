@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from assay.engine.spelling import Conversation, Solution, Text
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from assay.engine.spelling import Message, Source
 
@@ -67,6 +67,23 @@ def longest_first(first: int, second: int, room: int) -> tuple[int, int]:
     return (half, rest) if first <= second else (rest, half)
 
 
+def said(turn: Mapping[str, Any]) -> str:
+    """Return what a turn says: its text, its parts of text joined by lines, or nothing."""
+    content = turn.get("content") or ""
+    return content if isinstance(content, str) else "\n".join(part["text"] for part in content)
+
+
+def saying(turn: Message, text: str) -> Message:
+    """Return a turn that says a text, in the form that its content has."""
+    if text == said(turn):
+        return turn
+    content: Any = turn["content"]
+    if not isinstance(content, str):
+        content = [{**content[0], "text": text}]
+        return {**turn, "content": content}
+    return {**turn, "content": text}
+
+
 def kept(text: str, spans: Spans, count: int, side: Side) -> str:
     """Return the text of so many of its tokens, cut at that end."""
     if count >= len(spans):
@@ -90,9 +107,9 @@ class Texts:
         if isinstance(source, Text):
             return cls(source, (spans(source.text),), ())
         asked = source.messages if isinstance(source, Solution) else source.messages[:-1]
-        turns = tuple(spans(turn["content"]) for turn in asked)
+        turns = tuple(spans(said(turn)) for turn in asked)
         is_answered = isinstance(source, Conversation)
-        return cls(source, turns, spans(source.messages[-1]["content"]) if is_answered else ())
+        return cls(source, turns, spans(said(source.messages[-1])) if is_answered else ())
 
     @property
     def prompt(self) -> int:
@@ -112,11 +129,11 @@ class Texts:
         if isinstance(source, Solution):
             return replace(source, messages=tuple(turns))
         last = source.messages[-1]
-        text = kept(last["content"], self.answer, response, sides.response)
-        return replace(source, messages=(*turns, {**last, "content": text}))
+        text = kept(said(last), self.answer, response, sides.response)
+        return replace(source, messages=(*turns, saying(last, text)))
 
     def _turn(self, turn: Message, place: int, count: int, side: Side) -> Message:
-        return {**turn, "content": kept(turn["content"], self.turns[place], count, side)}
+        return saying(turn, kept(said(turn), self.turns[place], count, side))
 
     def _shares(self, tokens: int, side: Side) -> list[int]:
         """Return how many tokens each turn keeps: those far from the cut keep theirs."""
