@@ -646,6 +646,14 @@ class ModelEntry(Answer):
     device: str | None = None
     dtype: str | None = None
     forward: str | None = Field(default=None, description="'packed' or 'padded'.")
+    attention: str | None = Field(
+        default=None,
+        description="'native' (CPU), 'varlen' (flash attention), 'blocks' (torch's products), or "
+        "'eager' (padded).",
+    )
+    warnings: list[str] = Field(
+        default=[], description="Why it runs slower than it could: what it fell back from."
+    )
     parameters: int | None = None
     max_tokens: int | None = None
     batch_tokens: int | None = None

@@ -99,6 +99,7 @@ class Loaded:
     prefix_pages: int  # of `PAGE_TOKENS` tokens, that the device keeps between batches
     tokens_per_s: float
     most_batch_tokens: int = 65_536  # that fit the device's memory
+    warnings: tuple[str, ...] = ()  # what an operator should know: why it is slower than it could
 
 
 @dataclass(frozen=True, slots=True)

@@ -132,6 +132,7 @@ def _loaded(spec: ModelSpec, start: Start, send: Callable[[FromWorker], None]) -
             prefix_pages=trunk.pages.count if trunk.pages else 0,
             tokens_per_s=budget.tokens_per_s,
             most_batch_tokens=budget.most,
+            warnings=tuple(trunk.warnings),
         )
     )
     return trunk

@@ -171,6 +171,8 @@ def describe(
             "device": loaded.device,
             "dtype": loaded.dtype,
             "forward": loaded.forward,
+            "attention": loaded.attention,
+            "warnings": _warnings(scorer, target),
             "parameters": sum(
                 one.parameters for model in target.members if (one := scorer.loaded(model))
             ),
@@ -188,6 +190,12 @@ def _part(part: Part) -> wire.PartEntry:
         mean=None if is_standard else part.mean,
         std=None if is_standard else part.std,
     )
+
+
+def _warnings(scorer: Scorer, target: Target) -> list[str]:
+    """Return what the workers said of a target's members, each thing once."""
+    loaded = filter(None, map(scorer.loaded, target.members))
+    return list(dict.fromkeys(warning for one in loaded for warning in one.warnings))
 
 
 def _stats(scorer: Scorer, target: Target) -> wire.Stats:

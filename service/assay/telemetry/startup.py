@@ -62,6 +62,8 @@ class StartupDisplay:
             )
             self._bars.update(self._tasks[key], completed=len(_STEPS), stage=summary)
             self._log("%s is ready: %s", message.model, summary)
+            for warning in message.warnings:
+                logger.warning("%s: %s", message.model, warning)
             return
         self._bars.update(
             self._tasks[key],

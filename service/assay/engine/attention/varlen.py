@@ -1,40 +1,33 @@
-"""Attention on GPU by torch's variable-length flash attention.
+"""Attention on GPU by the variable-length flash attention that torch brings.
 
 A run attends to the keys of its whole path, aligned at the end, as flash attention aligns unequal
 lengths. Keys and values of a shared prefix are gathered for each run that continues it: memory
 traffic only, next to nothing beside the linear layers that saw each token once.
 
-`num_splits=1` keeps one order of sums whatever else is in the batch.
+It calls the operator below `torch.nn.attention.varlen`: these arguments of it are the same from
+torch 2.10 to 2.13, where the function's own are not. Grouped heads it knows by itself, and it never
+splits a row's keys here: that takes pages of keys, or one query a run and no window.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
-varlen_attn: Callable[..., Any] | None
-try:
-    from torch.nn.attention.varlen import varlen_attn
-except ImportError:  # torch before 2.10
-    varlen_attn = None
-
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from assay.engine.attention.pattern import Pattern
     from assay.engine.forest import Packed
     from assay.engine.pages import Layer
 
+_DTYPES = {torch.bfloat16, torch.float16}
+_flash = torch.ops.aten._flash_attention_forward  # noqa: SLF001  the operator has no public name
+
 
 def is_at_hand(device: torch.device, dtype: torch.dtype) -> bool:
-    """Return whether this torch has the kernel for a device and dtype."""
-    return (
-        varlen_attn is not None
-        and device.type == "cuda"
-        and dtype in {torch.bfloat16, torch.float16}
-    )
+    """Return whether torch has the kernel for a device and dtype."""
+    return device.type == "cuda" and dtype in _DTYPES
 
 
 def attend(
@@ -48,10 +41,10 @@ def attend(
     """Attend all runs in one call; see `pattern.Backend`.
 
     Raises:
-        ValueError: The layer caps its products, which flash attention can't, or torch lacks it.
+        ValueError: The layer caps its products, which flash attention can't.
     """
-    if varlen_attn is None or pattern.softcap is not None:
-        raise ValueError("flash attention isn't at hand or can't cap products")
+    if pattern.softcap is not None:
+        raise ValueError("flash attention can't cap products")
     device = query.device
     if layer is not None and packed.held:
         key, value = layer.behind(key, value, packed)
@@ -67,7 +60,7 @@ def attend(
     else:
         key, value = key[:tokens], value[:tokens]
     reach = -1 if pattern.window is None else pattern.window - 1
-    mixed = varlen_attn(
+    mixed = _flash(
         query.transpose(0, 1)[:tokens],
         key,
         value,
@@ -75,11 +68,13 @@ def attend(
         _borders(spans, device),
         int(lengths.max()),
         int(spans.max()),
+        0.0,  # dropout
+        pattern.causal and reach < 0,
+        False,
         scale=pattern.scale,
-        window_size=(reach, 0 if pattern.causal else reach),
-        enable_gqa=query.shape[0] != key.shape[1],
-        num_splits=1,
-    )
+        window_size_left=reach,
+        window_size_right=0 if pattern.causal else reach,
+    )[0]
     out = query.new_zeros(query.shape[1], query.shape[0], value.shape[-1])
     out[:tokens] = mixed
     return out
