@@ -27,15 +27,21 @@ def attend(request):
     """Each way to compute attention on CPU; the native one is compiled here."""
     if request.param == "native":
         assert native.is_at_hand(CPU, torch.float32)
+        dtype = getattr(request.node, "callspec", None) and request.node.callspec.params.get(
+            "dtype"
+        )
+        if dtype and not native.is_at_hand(CPU, dtype):
+            pytest.skip(f"this processor has no products of {dtype}: the kernel isn't offered")
     return BACKENDS[request.param].attend
 
 
-def inputs(rows, dtype=torch.float32):
+def inputs(rows, dtype=torch.float32, shape=(HEADS, KV_HEADS, WIDTH)):
     """Return random query, key and value, (heads, rows, width) each."""
     generator = torch.Generator().manual_seed(0)
+    heads, kv_heads, width = shape
     return [
-        torch.randn(rows, heads, WIDTH, generator=generator).to(dtype).transpose(0, 1)
-        for heads in (HEADS, KV_HEADS, KV_HEADS)
+        torch.randn(rows, count, width, generator=generator).to(dtype).transpose(0, 1)
+        for count in (heads, kv_heads, kv_heads)
     ]
 
 
@@ -141,6 +147,24 @@ def test_a_chain_of_runs_changes_no_bit(attend):
     assert torch.equal(chain, alone)
 
 
+@pytest.mark.parametrize("threads", [2, 3])
+@pytest.mark.parametrize("shape", [(3, 1, 64), (9, 3, 64), (8, 8, 32)])
+def test_a_short_run_behind_a_prefix_changes_no_bit(attend, shape, threads, thread_count):
+    """Runs of 1 to 100 tokens, of any number of heads and threads: few rows are as good as many."""
+    thread_count(threads)
+    length, pattern = 230, Pattern(SCALE, causal=True)
+    query, key, value = inputs(length, shape=shape)
+    alone = attend(query, key, value, forest([length]), pattern)
+
+    for prefix in (1, 7, 50, 127, 129, 200, 229):
+        cut = attend(query, key, value, forest([prefix, length - prefix], [-1, 0]), pattern)
+        short = [one[:, : prefix + 1].contiguous() for one in (query, key, value)]
+        ends = attend(*short, forest([prefix + 1]), pattern)
+
+        assert torch.equal(cut, alone)
+        assert torch.equal(ends[: prefix + 1], alone[: prefix + 1])
+
+
 def test_rows_outside_every_run_are_zero(attend):
     """Rows that fill the batch up carry nothing into later layers."""
     out = attend(*inputs(16), forest([5]), Pattern(SCALE, causal=True))
@@ -148,22 +172,56 @@ def test_rows_outside_every_run_are_zero(attend):
     assert out[5:].abs().max() == 0
 
 
-def flash(query, key, value, cu_seq_q, cu_seq_k, *_, scale, window_size, enable_gqa, num_splits):
+# The operator's arguments as torch has them, from its native_functions.yaml.
+FLASH = (
+    "(Tensor query, Tensor key, Tensor value, Tensor? cum_seq_q, Tensor? cum_seq_k, SymInt max_q, "
+    "SymInt max_k, float dropout_p, bool is_causal, bool return_debug_mask, *, float? scale=None, "
+    "SymInt? window_size_left=None, SymInt? window_size_right=None, Tensor? seqused_k=None, "
+    "Tensor? alibi_slopes=None{more}) -> (Tensor output, Tensor softmax_logsumexp, "
+    "Tensor rng_state, Tensor unused, Tensor debug_attn_mask)"
+)
+FLASHES = {
+    "2_11": FLASH.format(more=""),  # 2.10's is the same
+    "2_13": FLASH.format(more=", Tensor? block_table=None, int? num_splits=None"),
+}
+
+
+def flash(query, key, value, borders_q, borders_k, max_q, max_k, dropout, causal, debug, **options):
     """Attend as flash attention does: sequences aligned at their ends, (tokens, heads, width)."""
-    assert enable_gqa
-    assert num_splits == 1
-    left, right = window_size
+    left, right = options["window_size_left"], options["window_size_right"]
+    assert (dropout, debug) == (0.0, False)
+    assert causal == ((left, right) == (-1, 0))
+    assert max_q == borders_q.diff().max()
+    assert max_k == borders_k.diff().max()
     out = torch.empty_like(query)
-    for i in range(len(cu_seq_q) - 1):
-        own, seen = slice(cu_seq_q[i], cu_seq_q[i + 1]), slice(cu_seq_k[i], cu_seq_k[i + 1])
+    for i in range(len(borders_q) - 1):
+        own = slice(borders_q[i], borders_q[i + 1])
+        seen = slice(borders_k[i], borders_k[i + 1])
         keys, values = (x[seen].repeat_interleave(HEADS // KV_HEADS, dim=1) for x in (key, value))
-        scores = torch.einsum("qhd,khd->hqk", query[own], keys) * scale
+        scores = torch.einsum("qhd,khd->hqk", query[own], keys) * options["scale"]
         last = len(keys) - len(scores[0])
         distance = torch.arange(len(scores[0]))[:, None] + last - torch.arange(len(keys))[None]
         hidden = (distance > left) & (left >= 0) | (-distance > right) & (right >= 0)
         weights = scores.masked_fill(hidden, float("-inf")).softmax(-1)
         out[own] = torch.einsum("hqk,khd->qhd", weights, values)
-    return out
+    return (out, *(torch.empty(0) for _ in range(4)))
+
+
+@pytest.fixture(params=FLASHES)
+def flash_of(request):
+    """Return the operator with the arguments of one version of torch; the kernel is stood in."""
+    namespace = f"standin_{request.param}"
+    with torch.library._scoped_library(namespace, "FRAGMENT") as library:
+        library.define(f"flash{FLASHES[request.param]}")
+        library.impl("flash", flash, "CPU")
+        yield getattr(torch.ops, namespace).flash
+
+
+def test_the_installed_flash_attention_is_one_of_those_tested():
+    """What stands in for it has the arguments that this torch's operator has."""
+    schema = str(torch.ops.aten._flash_attention_forward.default._schema)
+
+    assert schema.removeprefix("aten::_flash_attention_forward") in FLASHES.values()
 
 
 @pytest.mark.parametrize(
@@ -176,9 +234,9 @@ def flash(query, key, value, cu_seq_q, cu_seq_k, *_, scale, window_size, enable_
     ],
 )
 @pytest.mark.parametrize("parents", [[-1, -1, -1], [-1, 0, 0]])
-def test_flash_attention_is_told_each_runs_own_path(monkeypatch, pattern, parents):
-    """What the GPU's kernel is asked for is what blocks compute; the kernel itself is stood in."""
-    monkeypatch.setattr(varlen, "varlen_attn", flash)
+def test_flash_attention_is_told_each_runs_own_path(monkeypatch, flash_of, pattern, parents):
+    """What the GPU's kernel is asked for is what blocks compute, in each torch's own words."""
+    monkeypatch.setattr(varlen, "_flash", flash_of)
     packed = forest([200, 77, 33], parents if pattern.causal else None)
     arguments = inputs(len(packed.ids))
 

@@ -11,6 +11,7 @@ import torch
 import transformers
 from safetensors.torch import load_file
 
+from assay.cards.card import Card
 from assay.engine import trunk as trunks
 from assay.engine.messages import Forest
 from assay.scheduling.pages import PrefixCache
@@ -27,10 +28,15 @@ BATCH_SIZES = (1, 2, 3, 7, 16, 50, 500)
 
 
 def load(
-    folder: Path, dtype: torch.dtype = torch.float32, *, compiled: bool = True
+    folder: Path,
+    dtype: torch.dtype = torch.float32,
+    *,
+    compiled: bool = True,
+    padded: bool = False,
 ) -> trunks.Trunk:
-    """Return a verified trunk on CPU, with the compiled attention or without."""
-    trunk = trunks.load(folder, device=torch.device("cpu"), dtype=dtype)
+    """Return a verified trunk on CPU, with the compiled attention or without, or padded."""
+    card = Card.model_validate({"trunk": {"attention": "padded"}} if padded else {})
+    trunk = trunks.load(folder, card, device=torch.device("cpu"), dtype=dtype)
     trunk.verify(compiled=compiled)
     return trunk
 

@@ -9,7 +9,6 @@ refused.
 
 from __future__ import annotations
 
-import logging
 from collections import defaultdict
 from dataclasses import replace
 from typing import TYPE_CHECKING, Literal
@@ -18,7 +17,15 @@ import numpy as np
 import torch
 
 from assay.cards.card import Card
-from assay.engine import bounds, checkpoint, compilation, faults, forest, readout
+from assay.engine import (
+    activations,
+    bounds,
+    checkpoint,
+    compilation,
+    faults,
+    forest,
+    readout,
+)
 from assay.engine.attention import interface
 from assay.engine.messages import PAGE_TOKENS, Forest, Inputs
 from assay.engine.pages import Pages
@@ -33,7 +40,6 @@ if TYPE_CHECKING:
     from assay.engine.forest import Packed
     from assay.engine.readout import Readout
 
-logger = logging.getLogger("assay.trunk")
 Forward = Literal["packed", "padded"]
 BUCKET = 64
 _ENDING = 0.8  # of a pass's layers: what is left gives time to plan and send the next batch
@@ -68,6 +74,7 @@ class Trunk:
         self.shares_prefixes = False  # whether a run may continue another one's tokens
         self.pages: Pages | None = None  # what stays on the device between batches
         self.is_compiled = False
+        self.warnings: list[str] = []  # why it is slower than it could be, for the operator
         self._obstacle = ""
         self._wanted = wanted
         self.parameters = sum(parameter.numel() for parameter in model.parameters())
@@ -145,13 +152,17 @@ class Trunk:
         expected = self._expected(sample)
         if self.device.type == "cpu":
             compilation.prepack(self.model.base_model)
+            activations.steady(self.model.base_model)
         gaps: dict[str, float] = {}
+        obstacles: list[str] = []
         for attention in self._attentions(compiled=compiled):
             self.forward = "padded" if attention == "eager" else "packed"
             self.attention = attention
             gaps[attention] = self._gap(self._in_segments(sample), expected)
             if gaps[attention] <= self._tolerance(expected):
                 break
+            why = self._obstacle or f"its scores would differ by {gaps[attention]:.2g}"
+            obstacles.append(f"not {attention.removeprefix('assay-')}: {why}")
         else:
             tried = ", ".join(f"{name} by {gap:.2g}" for name, gap in gaps.items())
             if self._wanted is not None:
@@ -163,6 +174,12 @@ class Trunk:
                 f"{type(self.model).__name__}: scores differ from the model's own forward pass "
                 f"({tried}); this architecture can't be served correctly yet"
             )
+        missing = interface.missing(self.device, self.dtype, compiled=compiled)
+        if missing and self._wanted != "padded":
+            obstacles.insert(0, missing)
+        if obstacles:
+            name = self.attention.removeprefix("assay-")
+            self.warnings.append(f"attention runs as {name}, slower: {'; '.join(obstacles)}")
         if self.forward == "packed" and self.readout.position == "last":
             bound = gaps[self.attention] + self._tolerance_of_itself(expected)
             self.shares_prefixes = self._gap(_shared(sample), expected) <= bound
@@ -186,7 +203,7 @@ class Trunk:
         if not self.is_compiled:
             compilation.restore_blocks(self.model.base_model)
             why = self._obstacle or f"its scores would move by {gap:.2g}"
-            logger.warning("%s runs uncompiled: %s", type(self.model).__name__, why)
+            self.warnings.append(f"it runs uncompiled: {why}")
 
     @torch.inference_mode()
     def keep_prefixes(self, memory: int) -> None:
@@ -202,9 +219,8 @@ class Trunk:
         gap = self._gap(then, before.to(self.device))
         self.pages = None
         if gap > self._tolerance_of_itself(before):
-            name = type(self.model).__name__
             why = self._obstacle or f"its scores would move by {gap:.2g}"
-            logger.warning("%s keeps no prefixes: %s", name, why)
+            self.warnings.append(f"it keeps no prefixes: {why}")
         elif pages := min(memory // tried.page_bytes, _MOST_PAGES):
             self.pages = Pages(pages)
 
@@ -233,7 +249,6 @@ class Trunk:
             if faults.is_fault(error):  # of the device, whatever the path
                 raise
             self._obstacle = f"couldn't {doing}: {type(error).__name__}"
-            logger.info("%s %s", self.attention, self._obstacle)
             return float("inf")
         gap = float((scores - expected.to(scores.device)).abs().max())
         return gap if np.isfinite(gap) else float("inf")

@@ -1,8 +1,10 @@
 """Attention as plain products over blocks of queries: any device, no compiler.
 
 Blocks of `BLOCK` rows stand at absolute positions (block p // BLOCK) and see keys up to the
-block's end, so a row's arithmetic is the same whether its prefix is shared or not. The products are
-those of transformers' eager attention: scores in the model's dtype, softmax in float32.
+block's end. A run that begins or ends within a block is filled up to the whole of it, since a
+product's sums depend on how many rows it has: a row's arithmetic is the same whether its prefix is
+shared, kept or neither. The products are those of transformers' eager attention: scores in the
+model's dtype, softmax in float32.
 """
 
 from __future__ import annotations
@@ -60,17 +62,20 @@ def _attend(
     for block in range(offset // BLOCK * BLOCK, length, BLOCK):
         begin, end = max(block, offset), min(block + BLOCK, length)
         first, last = _seen(block, length, pattern)
-        own = slice(begin - offset, end - offset)
-        queries = query[:, own].reshape(kv_heads, -1, width)  # heads that share keys side by side
-        scores = torch.bmm(queries, keys[:, :, first:last]).mul_(pattern.scale)
+        own, inside = slice(begin - offset, end - offset), slice(begin - block, end - block)
+        queries = query.new_zeros(heads, BLOCK, width)
+        queries[:, inside] = query[:, own]
+        # Heads that share keys stand side by side.
+        scores = torch.bmm(queries.view(kv_heads, -1, width), keys[:, :, first:last])
+        scores.mul_(pattern.scale)
         if pattern.softcap is not None:
             scores = torch.tanh(scores.div_(pattern.softcap)).mul_(pattern.softcap)
-        hidden = _hidden((begin, end), (first, last), pattern, query.device)
+        hidden = _hidden((block, block + BLOCK), (first, last), pattern, query.device)
         if hidden is not None:
-            scores.view(heads, end - begin, -1).masked_fill_(hidden, float("-inf"))
+            scores.view(heads, BLOCK, -1).masked_fill_(hidden, float("-inf"))
         weights = torch.softmax(scores, dim=-1, dtype=torch.float32).to(query.dtype)
         mixed = torch.bmm(weights, value[:, first:last])
-        out[own] = mixed.view(heads, end - begin, -1).transpose(0, 1)
+        out[own] = mixed.view(heads, BLOCK, -1)[:, inside].transpose(0, 1)
 
 
 def _seen(block: int, length: int, pattern: Pattern) -> tuple[int, int]:

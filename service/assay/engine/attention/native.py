@@ -10,12 +10,16 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
+
+from assay.engine.attention.pattern import Pattern
+from assay.engine.forest import pack
+from assay.engine.messages import Forest
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from assay.engine.attention.pattern import Pattern
     from assay.engine.forest import Packed
     from assay.engine.pages import Layer
 
@@ -26,7 +30,7 @@ _DTYPES = {torch.float32, torch.bfloat16}
 
 def is_at_hand(device: torch.device, dtype: torch.dtype) -> bool:
     """Return whether the kernel runs here; the first call compiles it, for ten seconds or so."""
-    return device.type == "cpu" and dtype in _DTYPES and _build()
+    return device.type == "cpu" and dtype in _DTYPES and _build() and _multiplies(dtype)
 
 
 def attend(
@@ -89,6 +93,18 @@ def _build() -> bool:
             "slower",
             str(error).splitlines()[0],
         )
+        return False
+    return True
+
+
+@cache
+def _multiplies(dtype: torch.dtype) -> bool:
+    """Return whether this processor has the kernel's products: those of bfloat16 want AVX-512."""
+    row = torch.zeros(1, 16, 16, dtype=dtype)
+    token = pack(Forest.unshared([np.zeros(1, np.int32)]))
+    try:
+        attend(row, row, row, token, Pattern(scale=1.0, causal=True))
+    except RuntimeError:
         return False
     return True
 
