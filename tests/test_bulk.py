@@ -2,6 +2,7 @@ import asyncio
 import fcntl
 import gzip
 import json
+import os
 import re
 
 import pytest
@@ -375,6 +376,13 @@ async def test_an_output_that_nobody_knows_is_not_written_to(source, sink):
     with pytest.raises(InvalidField, match="is the input itself"):
         await scored(source, source)
     assert read(sink) == [{"score": 1.0}]
+
+
+async def test_a_pipe_is_refused(tmp_path, sink):
+    """It can be read once only, and would be waited for for ever."""
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(MalformedBody, match="is no file, and is to be read twice"):
+        await scored(tmp_path / "pipe", sink)
 
 
 async def test_an_output_is_of_one_run_at_a_time(source, sink):

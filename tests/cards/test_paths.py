@@ -79,3 +79,4 @@ def test_a_path_may_be_spelt_in_several_ways(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert paths.spellings("hf/") == {"hf/", "hf", str(tmp_path / "hf")}
     assert paths.spellings("org/judge@main") == {"org/judge@main"}
+    assert paths.spellings("card=hf") == {"card=hf", "hf", str(tmp_path / "hf")}

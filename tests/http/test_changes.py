@@ -49,8 +49,10 @@ def server(judge: Path, config: Path) -> Iterator[Server]:
         yield server
 
 
-def change(server: Server, verb: str, model: str | Path | None = None) -> httpx.Response:
-    body = {} if model is None else {"model": str(model)}
+def change(
+    server: Server, verb: str, model: str | Path | None = None, **more: str
+) -> httpx.Response:
+    body = more if model is None else {"model": str(model), **more}
     return server.http.post(f"/admin/{verb}", json=body, headers=ADMIN, timeout=LOAD_S)
 
 
@@ -133,21 +135,21 @@ def test_models_come_and_go_under_traffic(server: Server, judge: Path, bare: Pat
     with ThreadPoolExecutor() as pool:
         asking = [pool.submit(ask) for _ in range(3)]
         try:
-            loaded = served(change(server, "load", bare))
-            other = told(server.score(inputs=[PAIR], model="bare"))
+            loaded = served(change(server, "load", bare, name="mine"))
+            other = told(server.score(inputs=[PAIR], model="mine"))
             unloaded = served(change(server, "unload", "judge"))
-            refused(server.score(inputs=[PAIR], model="judge"), "unknown_model", "'bare'")
+            refused(server.score(inputs=[PAIR], model="judge"), "unknown_model", "'mine'")
             first = told(server.score(inputs=[PAIR]))
         finally:
             is_over.set()
         answers = [one for future in asking for one in future.result()]
 
-    assert (loaded, unloaded) == (["judge", "bare"], ["bare"])
+    assert (loaded, unloaded) == (["judge", "mine"], ["mine"])
     assert first == other
     assert set(map(str, answers)) <= {str(quiet), str((other[0], other[1] * 5))}
     assert str(quiet) in map(str, answers)
-    assert served(change(server, "load", judge)) == ["bare", "judge"]
-    assert served(change(server, "unload", "bare")) == ["judge"]
+    assert served(change(server, "load", judge)) == ["mine", "judge"]
+    assert served(change(server, "unload", bare)) == ["judge"]  # by its path
 
 
 def test_a_bad_version_leaves_the_old_one_serving(server: Server, judge: Path) -> None:
@@ -175,6 +177,9 @@ def test_what_cannot_be_changed_is_named(server: Server, judge: Path) -> None:
     refused(change(server, "unload", "judge"), "change_refused", "load another one before")
     refused(change(server, "unload", "scorer"), "unknown_model", "'judge'")
     refused(change(server, "load"), "invalid_field", "model")
+    for name, code in (("judge", "change_refused"), ("two\nlines", "invalid_field")):
+        refused(change(server, "load", "bare", name=name), code, "name")
+    assert change(server, "unload", "judge", name="x").status_code == 422
 
 
 def test_the_settings_are_read_again_on_sighup(server: Server, config: Path) -> None:

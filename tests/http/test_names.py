@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from assay import Client
 from tests.http import checkpoints
 from tests.http.processes import run, serving
 
@@ -60,6 +61,9 @@ def test_folders_are_served_under_names_that_can_be_sent(strange: tuple[Server, 
     assert len({one["data"][0]["score"] for one in scores}) == 1
     assert by_path["model"] == "rm-lr=1e-5,v2"
     assert by_path["data"] == scores[0]["data"]
+    with Client(server.url) as client:
+        assert client.model(str(root / "hf")).id == "[/mine]"
+        assert client.model("rm-lr=1e-5,v2").revision == by_path["revision"]
 
 
 def test_such_names_break_no_line(strange: tuple[Server, Path]) -> None:

@@ -9,7 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from assay.cli.app import app
-from assay.errors import CheckpointError, SettingsError
+from assay.errors import CheckpointError, SettingsError, UnknownTarget
 from assay.scoring import targets
 from assay.settings import Settings, load
 from tests.http import checkpoints, processes
@@ -256,6 +256,22 @@ def test_a_model_is_known_by_the_path_that_it_was_given_as(
         assert served.reference(name) == "./bare/"
     assert [one.name for one in served.by_name["both"].members] == ["tiny", "bare"]
     assert [one.name for one in served.by_name["mix"].members] == ["bare"]
+
+
+def test_a_path_under_two_cards_names_neither(tiny: Path, tmp_path: Path) -> None:
+    """Which of the two a caller means can't be told; each has its own name."""
+    for name in ("one", "other"):
+        (tmp_path / "models" / name).mkdir(parents=True)
+        (tmp_path / "models" / name / "card.toml").write_text("")
+
+    served = targets.load(
+        Settings(models=(f"one={tiny}", f"other={tiny}"), repository=tmp_path / "models")
+    )
+
+    assert list(served.by_name) == ["one", "other"]
+    assert served.get(f"other={tiny}").name == "other"
+    with pytest.raises(UnknownTarget):
+        served.get(str(tiny))
 
 
 def test_a_hub_id_is_asked_for_as_what_it_is(tiny: Path, tmp_path: Path) -> None:

@@ -38,6 +38,8 @@ def survey(path: Path) -> Survey:
     Raises:
         MalformedBody: A line isn't a JSON object, or the file can't be read; names the line.
     """
+    if not path.is_file():
+        raise MalformedBody(f"{path} is no file, and is to be read twice; save it as one first")
     digest = hashlib.sha256()
     count = groups = 0
     for number, text in _texts(path):

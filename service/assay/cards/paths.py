@@ -60,10 +60,16 @@ def name(text: str) -> str:
 
 
 def spellings(text: str) -> set[str]:
-    """Return how a caller may spell what was given as this: as it was, without a slash, whole."""
+    """Return how a caller may spell what was given as this: as it was, without a slash, whole.
+
+    Of `CARD=PATH` also the path alone.
+    """
     spelt = {text, text.rstrip("/") or text}
+    _, _, path = text.partition("=")
     if exists(text):
-        spelt.add(_bytes(str(_spelt(of(text)))).decode("utf-8", "surrogateescape"))
+        spelt.add(str(_spelt(of(text))))
+    elif exists(path):
+        spelt |= spellings(path)
     return {_bytes(one).decode("utf-8", "surrogateescape") for one in spelt}
 
 

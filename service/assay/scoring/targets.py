@@ -170,14 +170,14 @@ def load(settings: Settings) -> Targets:
         for target in found:
             _add(targets, target)
     by_path = _as_given(references, targets)
-    known = by_path | settings.aliases
+    aliases = {alias: by_path.get(name, name) for alias, name in settings.aliases.items()}
+    known = by_path | aliases
     for name, members in settings.ensembles.items():
         named = [known.get(member, member) for member in members]
         _add(targets, _ensemble(name, cards.Card(), tuple(_members(name, named, targets))))
     composites = [_composite(*one, targets, known) for one in settings.composites.items()]
     for target in composites:
         _add(targets, target)
-    aliases = {alias: by_path.get(name, name) for alias, name in settings.aliases.items()}
     for alias, name in aliases.items():
         if alias in targets or name not in targets:
             raise SettingsError(
@@ -202,12 +202,18 @@ def _of_source(source: repository.Source, settings: Settings) -> list[Target]:
 
 
 def _as_given(references: Mapping[str, str], targets: Mapping[str, Target]) -> dict[str, str]:
-    """Return what each model may be called besides: the path or hub id that it was given as."""
+    """Return what each model may be called besides: the path or hub id that it was given as.
+
+    A path that two were given as, under two cards, is neither's.
+    """
+    found: dict[str, set[str]] = {}
+    for name, reference in references.items():
+        for spelt in paths.spellings(reference):
+            found.setdefault(spelt, set()).add(name)
     return {
-        spelt: name
-        for name, reference in references.items()
-        for spelt in paths.spellings(reference.removeprefix(f"{name}="))
-        if spelt not in targets
+        spelt: names.pop()
+        for spelt, names in found.items()
+        if len(names) == 1 and spelt not in targets
     }
 
 
