@@ -93,3 +93,12 @@ def test_an_error_carries_what_its_answer_needs():
         "inputs",
         2.5,
     )
+
+
+def test_advice_of_a_native_field_is_given_where_that_field_is():
+    """Foreign routes say what is wrong, native ones also which field mends it."""
+    error = errors.ItemTooLong("it is too long; shorten it", advice=', or send "truncation"')
+
+    assert error.message == "it is too long; shorten it"
+    assert error.advised().message == 'it is too long; shorten it, or send "truncation"'
+    assert error.advised().advised().message == error.advised().message

@@ -80,7 +80,7 @@ class AssayError(Exception):
         retry_after_s: float | None = None,
         advice: str = "",
     ) -> None:
-        super().__init__(message)
+        super().__init__(f"{message}{advice}")
         self.message = printable(message)
         self.advice = advice  # of a field that the native routes have, and others don't
         self.param = param
@@ -91,7 +91,7 @@ class AssayError(Exception):
         """Return the error with its advice in the message, as a native route says it."""
         if not self.advice:
             return self
-        message = f"{self.message}, {self.advice}"
+        message = f"{self.message}{self.advice}"
         return type(self)(message, param=self.param, retry_after_s=self.retry_after_s)
 
 

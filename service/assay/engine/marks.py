@@ -102,7 +102,8 @@ def _places(
         case "prompt":
             if prompt_end is None:
                 raise InvalidField(
-                    "the model is read where the prompt ends; send 'prompt' with its response"
+                    "the model is read where the prompt ends",
+                    advice="; send 'prompt' with its response",
                 )
             return [prompt_end]
         case "last":

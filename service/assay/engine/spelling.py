@@ -131,7 +131,9 @@ def spell(source: Source, template: mechanism.Template, steps: mechanism.Steps |
             return Spelt(replace(source, messages=_with_system(source.messages, template)))
     reads_all = isinstance(source, Ids) and source.reads_all
     if steps is not None and steps.form == "separate" and not reads_all:
-        raise InvalidField("the model's steps are tokenized one by one; send 'prompt' and 'steps'")
+        raise InvalidField(
+            "the model's steps are tokenized one by one", advice="; send 'prompt' and 'steps'"
+        )
     return Spelt(source)
 
 
@@ -168,7 +170,10 @@ def _with_system(
 def _cut_up(source: Conversation, steps: mechanism.Steps) -> Solution:
     """Return a response sent as one text in steps."""
     if steps.split is None:
-        raise InvalidField("the model scores steps; send 'steps' instead of 'response'")
+        raise InvalidField(
+            "the model scores steps",
+            advice="; send 'steps' instead of 'response'",
+        )
     *prompt, response = source.messages
     parts = tuple(part for part in response["content"].split(steps.split) if part.strip())
     return Solution(tuple(prompt), parts or (response["content"],))

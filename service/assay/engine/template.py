@@ -67,7 +67,7 @@ _MOST_CHARACTERS = 1 << 20
 _MOST_PER_TOKEN = 16
 _UNLIMITED = 1 << 20  # transformers writes 1e30 where a tokenizer states no limit
 _VOCABULARIES = ("tokenizer.json", "*.model", "vocab*")  # transformers makes do with none
-_CUT_RESPONSES = 'or send "truncation": "response_end"'
+_CUT_RESPONSES = ', or send "truncation": "response_end"'
 _USUAL = (roles.USER, roles.ASSISTANT)
 _MOST_SHAPES = 256  # of conversations, by their roles, that are remembered
 _SAMPLES = ["Seven — is 7 a prime?\n\n", "  <s>x</s>\u00a0[CLS] e\u0301 🌞", ""]
@@ -794,8 +794,8 @@ class Template:
         """Return prompt and response for an encoder, which takes them as two segments."""
         if not self._is_encoder:
             raise TemplateRefused(
-                "the model has no chat template; send 'text' that already has its format, or "
-                "'input_ids'"
+                "the model has no chat template",
+                advice="; send 'text' that already has its format, or 'input_ids'",
             )
         if [message["role"] for message in messages] != ["user", "assistant"]:
             raise TemplateRefused(

@@ -300,4 +300,4 @@ def _first_error(items: Sequence[Judged]) -> wire.ItemError | None:
 
 
 def _item_error(error: AssayError | None) -> wire.ItemError | None:
-    return wire.ItemError(code=error.code, message=error.message) if error else None
+    return wire.ItemError(code=error.code, message=error.advised().message) if error else None
