@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -25,6 +26,7 @@ BROKEN = [
 ]
 WITHOUT_ACCELERATE = """
 import sys
+from dataclasses import dataclass
 sys.modules["accelerate"] = None
 import torch
 from pathlib import Path
@@ -105,3 +107,32 @@ def test_weights_reach_a_device_without_accelerate(tmp_path):
     )
 
     assert done.stdout == "loaded\n", done.stderr[-2000:]
+
+
+@pytest.mark.parametrize(
+    ("device", "dtype", "warns"),
+    [
+        ("cuda:0", torch.float32, True),
+        ("cuda:0", torch.bfloat16, False),
+        ("cuda:0", torch.float16, False),
+        ("cpu", torch.float32, False),
+    ],
+)
+def test_float32_on_a_gpu_is_warned_of(loaded, device, dtype, warns):
+    """It is about fifteen times slower there; the start and `/models` say so, and what to set."""
+
+    @dataclass
+    class Placed:
+        """A model that is said to be on a device."""
+
+        device: torch.device
+        base_model: "Placed"
+        dtype: torch.dtype
+
+        def __getattr__(self, name):
+            return getattr(loaded.model, name)
+
+    base = Placed(torch.device(device), loaded.model.base_model, dtype)
+    placed = trunk.Trunk(Placed(torch.device(device), base, dtype), loaded.readout)
+
+    assert any("dtype = bfloat16" in one for one in placed.warnings) is warns
