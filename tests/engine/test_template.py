@@ -429,3 +429,22 @@ def test_a_text_that_is_cut_keeps_both_ends(tmp_path):
     ids = one(template, Text("abcdef", "tokenizer")).ids
 
     assert "".join(template.tokens(ids)) == "<s>ef</s>"
+
+
+@pytest.mark.parametrize(
+    ("options", "config", "card", "places"),
+    [
+        ({}, {}, {}, [2]),
+        ({"is_encoder": True}, {}, {}, [0]),
+        ({"is_encoder": True}, {"classifier_pooling": "mean"}, {}, []),
+        ({"is_encoder": True}, {}, {"read": {"at": "mean"}}, []),
+    ],
+)
+def test_where_an_item_is_read_is_told_before_the_model_is_loaded(
+    tmp_path, options, config, card, places
+):
+    """A decoder at its end, an encoder at its first token or over all, or as a card says."""
+    made = tokenizers.make(tmp_path, config=config, **options)
+    template = Template(made, Card.model_validate(card))
+
+    assert template.places(one(template, Text("abc"))) == places

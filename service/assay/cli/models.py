@@ -143,7 +143,7 @@ def _show(found: inspection.Inspected) -> None:
 def _show_reading(reading: inspection.Reading) -> None:
     """Print the tokens around the places that are read in a sample."""
     tokens = [repr(token)[1:-1] for token in reading.tokens]
-    places = ", ".join(map(str, reading.places))
+    places = ", ".join(map(str, reading.places)) or "all of them"
     out.print(f"a sample of {len(tokens)} tokens is read at {places}:")
     for place in reading.places:
         before = " ".join(tokens[max(0, place - _AROUND) : place])

@@ -140,6 +140,7 @@ class Template:
             padding=config.get("pad_token_id") if self._is_read_by_its_class else None,
         )
         self._is_held = False
+        self._pools_all = config.get("classifier_pooling") == "mean"
         self._check_tokens()
         self._reader = Reader(self._card, self.token_id)
         self._appended = [self.token_id(token) for token in self._spec.append]
@@ -410,11 +411,27 @@ class Template:
         }
         return card.model_copy(update={"heads": heads})
 
+    def places(self, rendered: Rendered) -> list[int]:
+        """Return every place where an item is read; none where that is the mean over all."""
+        if rendered.marks is not None:
+            found: list[int] = rendered.marks.positions.tolist()
+            return found
+        return {"first": [0], "mean": []}.get(self._reads, [len(rendered.ids) - 1])
+
     def read_token(self, rendered: Rendered) -> tuple[int, str]:
         """Return where an item is read last, and the token there as the vocabulary spells it."""
-        last = len(rendered.ids) - 1
-        place = last if rendered.marks is None else int(rendered.marks.positions[-1])
+        place = (self.places(rendered) or [len(rendered.ids) - 1])[-1]
         return place, self.tokens([int(rendered.ids[place])])[0]
+
+    @cached_property
+    def _reads(self) -> str:
+        """Where items without marks are read, by the card, else by transformers' own class."""
+        card = self._card
+        if card.read is not None:
+            return card.read.at
+        if card.heads or card.policy is not None or not self._is_encoder:
+            return "last"
+        return "mean" if self._pools_all else "first"
 
     def _traced(self, written: object) -> object:
         """Return what tells whether a text made a difference: its ids, if it is one text."""

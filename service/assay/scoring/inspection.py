@@ -109,10 +109,7 @@ def _sampled(template: Template, card: Card) -> dict[str, Any]:
     if isinstance(rendered, AssayError):
         return {"no_reading": rendered.message, "roles": template.roles}
     tokens = template.tokens(rendered.ids.tolist())
-    first = card.read is not None and card.read.at == "first"
-    places = [0 if first else len(tokens) - 1]
-    if rendered.marks is not None:
-        places = rendered.marks.positions.tolist()
+    places = template.places(rendered)
     return {"reading": Reading(tokens, places), "roles": template.roles}
 
 
