@@ -65,7 +65,6 @@ def test_every_familys_card_fits_its_own_files(layout, tmp_path):
         ({"score": {"outputs": ["a"]}}, "score.outputs", "gives 2 numbers, and 1 are named"),
         ({}, "score.outputs", "gives 2 numbers, and none is named"),
         (HEADED | {"score": {"rule": "sum"}}, "score.rule", "'sum' adds one number a place"),
-        (HEADED | {"score": {"bias": 0.5}}, "score.bias", "goes with rule 'weighted'"),
         (
             {
                 "heads": {
@@ -128,8 +127,6 @@ def test_layers_that_dont_chain_are_named(tmp_path, layers, field, words):
 @pytest.mark.parametrize(
     ("card", "field"),
     [
-        ({"read": {"at": "steps"}}, "read.at"),
-        (HEADED | {"read": {"at": "steps"}, "steps": {"form": "joined"}}, "read.at"),
         (
             {
                 "heads": {
@@ -138,11 +135,11 @@ def test_layers_that_dont_chain_are_named(tmp_path, layers, field, words):
                         "layers": TWO,
                         "read": {"at": "pattern", "pattern": ["x"], "which": "all"},
                     },
-                }
+                },
+                "score": {"rule": "gated"},
             },
             "heads.gate.read",
         ),
-        ({"heads": {"reward": {"layers": TWO, "read": {"at": "mean"}}}}, "heads.reward.read.at"),
         ({"heads": {"reward": {"layers": TWO, "joined": 2}}}, "heads.reward.joined"),
     ],
 )

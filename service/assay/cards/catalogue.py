@@ -6,9 +6,13 @@ The model repository's come before those that come with Assay.
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from assay.cards import card as cards
 from assay.cards import paths
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 
 def embedded() -> Path:
@@ -26,6 +30,18 @@ def folders(repository: Path) -> dict[str, Path]:
             if (entry / cards.FILE_NAME).is_file() or (entry / "config.json").is_file():
                 found[paths.label(entry.name)] = entry
     return dict(sorted(found.items()))
+
+
+def without_weights(repository: Path) -> Iterator[tuple[str, cards.Card]]:
+    """Yield the cards that wait for a checkpoint, by name; one of the repository's before ours."""
+    seen: set[str] = set()
+    for root in (repository, embedded()):
+        for entry in sorted(root.iterdir()) if root.is_dir() else ():
+            if (entry / cards.FILE_NAME).is_file() and not (entry / "config.json").is_file():
+                card = cards.read(entry)
+                if entry.name not in seen and card.ensemble is None:
+                    seen.add(entry.name)
+                    yield entry.name, card
 
 
 def read(folder: Path) -> cards.Card:

@@ -7,6 +7,7 @@ Which heads are whose: `layouts`. What is served by the name of a card isn't rec
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -18,7 +19,7 @@ from assay.cards.mechanism import BatchNorm, Head, Linear, Scale, Standardize, T
 from assay.errors import CheckpointError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Sequence
 
     from assay.cards.card import Card
     from assay.cards.mechanism import Layer, Trunk
@@ -28,7 +29,7 @@ CLASSIFIER = "ForSequenceClassification"
 STEPS = "ForTokenClassification"
 STOCK = "sequence-classification"
 # What of a catalogue's card is the family's, not the one checkpoint's.
-_FAMILYS = ("trunk", "template", "steps", "read", "heads", "score", "preference", "limits")
+FAMILYS = ("trunk", "template", "steps", "read", "heads", "score", "preference", "limits")
 _STOCK_LAST = (
     "score.weight",
     "classifier.weight",
@@ -87,9 +88,12 @@ def recognise(folder: Path) -> Recognised:
     checkpoint = parts.of(folder)
     found = _separate(checkpoint) or _by_layout(checkpoint) or _stock(checkpoint)
     if found is None:
-        raise CheckpointError(f"{folder} {_refusal(checkpoint)}{_own_code(checkpoint)}")
+        command = _command(_candidates(checkpoint), folder)
+        raise CheckpointError(
+            f"{command}{command and ': '}{folder} {_refusal(checkpoint)}{_own_code(checkpoint)}"
+        )
     card = _without_output_embedding(found.card, checkpoint)
-    _check(checkpoint, card)
+    check(checkpoint, card)
     notes: tuple[str, ...] = ()
     if "auto_map" in checkpoint.config:
         notes = ("the checkpoint brings code of its own (auto_map), which is not run",)
@@ -143,16 +147,41 @@ def _by_layout(checkpoint: Parts) -> Recognised | None:
     layout = next((one for one in layouts.LAYOUTS if one.fits(checkpoint)), None)
     if layout is None:
         return None
-    if len(layout.cards) > 1:
-        raise CheckpointError(
-            f"{checkpoint.folder} holds {_listed(checkpoint.heads)}, which several families "
-            f"write; {_take_a_card(layout.cards)}{_own_code(checkpoint)}"
-        )
-    (name,) = layout.cards
+    name, *others = layout.cards
     card = _catalogued(name)
+    if any(_mechanism(_catalogued(other)) != _mechanism(card) for other in others):
+        raise CheckpointError(
+            f"{_command(layout.cards, checkpoint.folder)}: it holds {_listed(checkpoint.heads)}, "
+            f"which several families write; or {_take_a_card(layout.cards)}{_own_code(checkpoint)}"
+        )
     if layout.tuned is not None:
         card = layout.tuned(card, checkpoint)
     return Recognised(card.family or name, card, (layout.doubt,) if layout.doubt else ())
+
+
+def _mechanism(card: Card) -> dict[str, object]:
+    return card.model_dump(include={*FAMILYS})
+
+
+def is_stock(checkpoint: Parts, labels: int) -> bool:
+    """Whether a checkpoint is of transformers' own class, with a head of so many labels."""
+    last = next((one for one in _STOCK_LAST if one in checkpoint.heads), None)
+    return (
+        last is not None
+        and checkpoint.rows(last) == labels == headers.labels(checkpoint.config)
+        and {name.split(".")[0] for name in checkpoint.heads} <= _STOCK_PARTS
+        and checkpoint.architecture.endswith(CLASSIFIER)
+    )
+
+
+def is_language_model(checkpoint: Parts) -> bool:
+    """Whether a checkpoint is a language model, without a head in or beside its files."""
+    return (
+        not checkpoint.heads
+        and not checkpoint.strange
+        and checkpoint.architecture.endswith("ForCausalLM")
+        and checkpoint.beside.isdisjoint({_VALUE_HEAD, *_PICKLED})
+    )
 
 
 def _stock(checkpoint: Parts) -> Recognised | None:
@@ -182,7 +211,7 @@ def _catalogued(name: str) -> Card:
     if not (folder / cards.FILE_NAME).is_file():
         raise CheckpointError(f"the catalogue lacks {name}; install Assay anew")
     card = cards.read(folder)
-    said = {table: getattr(card, table) for table in _FAMILYS}
+    said = {table: getattr(card, table) for table in FAMILYS}
     return cards.Card(family=card.family or name, **said)
 
 
@@ -201,7 +230,7 @@ def _without_output_embedding(card: Card, checkpoint: Parts) -> Card:
 # --- what isn't -------------------------------------------------------------------------------
 
 
-def _check(checkpoint: Parts, card: Card) -> None:
+def check(checkpoint: Parts, card: Card) -> None:
     """Refuse a checkpoint whose tensors aren't those that the card of its family names."""
     if not card.heads:
         return
@@ -246,6 +275,27 @@ def _refusal(checkpoint: Parts) -> str:
         "that answer with a token can't be told apart by their files: "
         + _take_a_card(_READ_THE_VOCABULARY)
     )
+
+
+def _candidates(checkpoint: Parts) -> list[str]:
+    """Return the catalogue's cards that such files could be of, where nothing else fits them."""
+    last = next((one for one in _STOCK_LAST if one in checkpoint.heads), None)
+    if last is not None and is_stock(checkpoint, rows := checkpoint.rows(last)):
+        return [
+            name
+            for name, card in catalogue.without_weights(catalogue.embedded())
+            if len(card.score.outputs) == rows and not card.heads
+        ]
+    return [*_READ_THE_VOCABULARY] if is_language_model(checkpoint) else []
+
+
+def _command(names: Sequence[str], folder: Path) -> str:
+    """Return the command that settles whose files these are, and its other arguments."""
+    if not names:
+        return ""
+    first, *others = names
+    also = f" (or {', '.join(f'{one}=…' for one in others)})" if others else ""
+    return f"give the card's name: assay serve {first}={shlex.quote(str(folder))}{also}"
 
 
 def _take_a_card(names: Iterable[str]) -> str:

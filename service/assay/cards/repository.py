@@ -15,7 +15,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from assay.cards import adapter, catalogue, code, headers, layouts, parts, paths, quantized
+from assay.cards import adapter, catalogue, code, headers, layouts, naming, parts, paths, quantized
 from assay.cards import card as cards
 from assay.cards.recognise import recognise
 from assay.errors import CheckpointError, shown
@@ -87,6 +87,7 @@ class Source:
     name: str
     card: cards.Card
     checkpoints: tuple[Checkpoint, ...]
+    notes: tuple[str, ...] = ()  # how it was told whose it is
 
     @property
     def is_ensemble(self) -> bool:
@@ -126,7 +127,7 @@ def resolve(
             f"holds (NAME={reference}, with a NAME of `assay models`), or settle it in a card.toml "
             f"in that folder: `assay inspect {reference}` prints one to begin with"
         )
-    return source(found)
+    return replace(source(found), notes=found.notes)
 
 
 def source(found: Found) -> Source:
@@ -186,10 +187,12 @@ def find(
         folder = _folder(path)
         return Found(name or carded, folder, _tuned(cards.read(known[carded]), folder))
     if not reference.startswith(_PATH_STARTS) and (own := paths.label(reference)) in known:
-        return replace(_named(own, known[own]), name=name or own)
+        return replace(_named(own, known[own], repository), name=name or own)
     if paths.exists(reference):
-        called = name or paths.name(reference)
-        return _described(called, _folder(reference), is_trusted=called in trusted)
+        own = paths.name(reference)
+        called = name or own
+        folder = _folder(reference)
+        return _described(called, folder, repository, called=own, is_trusted=called in trusted)
     if _looks_like_hub_id(reference):
         hub_id = reference.partition("@")[0]
         called = name or hub_id
@@ -197,7 +200,7 @@ def find(
         card = catalogue.of_source(hub_id, repository)
         if card is not None:
             return Found(called, folder, _tuned(card, folder), card.family or "")
-        return _described(called, folder, is_trusted=called in trusted)
+        return _described(called, folder, repository, called=hub_id, is_trusted=called in trusted)
     served = [name for name, one in known.items() if has_weights(one, cards.read(one))]
     near = get_close_matches(reference, known, n=3)
     raise CheckpointError(
@@ -214,10 +217,10 @@ def has_weights(folder: Path, card: cards.Card) -> bool:
     return card.ensemble is not None or any((folder / name).is_file() for name in marks)
 
 
-def _named(name: str, folder: Path) -> Found:
+def _named(name: str, folder: Path, repository: Path) -> Found:
     """Return a folder of the repository; weights that aren't there are the card's source's."""
     if not _has_card(folder):
-        return _described(name, folder)
+        return _described(name, folder, repository)
     card = cards.read(folder)
     if has_weights(folder, card) or any(folder.glob("*.safetensors")):
         return Found(name, folder, _with_moments(card, folder), card.family or "")
@@ -245,8 +248,13 @@ def _tuned(card: cards.Card, folder: Path) -> cards.Card:
     return layouts.tuned(card, parts.of(folder))
 
 
-def _described(name: str, folder: Path, *, is_trusted: bool = False) -> Found:
-    """Return a checkpoint with its own card, or the one that its files ask for."""
+def _described(
+    name: str, folder: Path, repository: Path, *, called: str = "", is_trusted: bool = False
+) -> Found:
+    """Return a checkpoint with its own card, or the one that its name or its files ask for.
+
+    `called` is what its folder is called, where it is served under another name.
+    """
     if _has_card(folder):
         card = _with_moments(cards.read(folder), folder)
         return Found(name, folder, card, card.family or "")
@@ -256,6 +264,14 @@ def _described(name: str, folder: Path, *, is_trusted: bool = False) -> Found:
         return Found(name, folder, cards.Card())
     if is_trusted and code.auto_class(folder) is not None:
         return Found(name, folder, cards.Card(), "code of its own")
+    quantized.check(folder)
+    if named := naming.card_of(called or name, folder, repository):
+        own, card, by = named
+        note = (
+            f"{by} is called as the catalogue's {own}, and its files agree: that card is taken; "
+            "another card's name before it, NAME=PATH, or a card.toml in it says otherwise"
+        )
+        return Found(name, folder, _tuned(card, folder), card.family or own, notes=(note,))
     recognised = recognise(folder)
     return Found(
         name, folder, recognised.card, recognised.family, recognised.doubts, recognised.notes

@@ -76,8 +76,6 @@ def of_score(card: Card, sizes: Mapping[str, int]) -> list[str]:
             f"score.rule: 'gated' weighs each number of 'reward' by one of 'gate', and these give "
             f"{reward} and {gate}"
         )
-    if card.score.bias and card.score.rule != "weighted":
-        found.append(f"score.bias: it goes with rule 'weighted', and the rule is {card.score.rule}")
     return found
 
 
@@ -123,14 +121,8 @@ def _of_places(card: Card) -> Iterator[str]:
     """Yield what of the reading positions can't be read so."""
     by_head = any(head.read for head in card.heads.values())
     for path, read in reads(card):
-        if read.at == "steps" and (card.steps is None or card.steps.form != "separate"):
-            yield f"{path}.at: 'steps' goes with [steps] of form 'separate'"
         if by_head and (read.is_several or read.which == "each"):
             yield f"{path}: where a head has places of its own, each head reads one"
-        if by_head and read.at == "mean":
-            yield f"{path}.at: 'mean' is over a whole sequence; no head has places of its own then"
-    if card.steps is not None and card.steps.form == "separate" and by_head:
-        yield "steps.form: 'separate' is read at each step's end, by all heads"
     for name, head in card.heads.items():
         places = _joined_places(head.read or card.read)
         if head.joined > 1 and places % head.joined:

@@ -165,6 +165,8 @@ def load(settings: Settings) -> Targets:
             )
             if source.name in references:
                 raise SettingsError(_namesakes(source.name, references[source.name], reference))
+            for note in source.notes:
+                logger.info("%s: %s", source.name, note)
             found = _of_source(source, settings)
         references[source.name] = reference
         for target in found:
