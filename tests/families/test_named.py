@@ -70,7 +70,7 @@ def test_the_name_of_its_card_settles_what_files_leave_open(built, tmp_path, nam
         assert f"={tmp_path}" not in error.value.message.partition(" (or ")[2]
 
 
-@pytest.mark.parametrize("name", ["athene", "helpsteer", "qwen2.5-math-prm"])
+@pytest.mark.parametrize("name", ["athene", "eurus", "qwen2.5-math-prm"])
 def test_a_snapshot_in_the_hubs_cache_is_called_as_its_repository(built, tmp_path, name):
     """Whatever the commit is; a doubt is settled so, too."""
     card = cards.read(catalogue.embedded() / BY_NAME[name].card)

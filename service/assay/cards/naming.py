@@ -46,10 +46,11 @@ def card_of(called: str, folder: Path, repository: Path) -> tuple[str, Card, str
     `called` is the name or hub id of its folder. None where no card is called so, where two that
     differ are, or where the files aren't what the card describes.
     """
-    checkpoint = parts.of(folder)
-    said = str(checkpoint.config.get("_name_or_path") or "")
+    said = str(headers.config(folder).get("_name_or_path") or "")
     for name, by in ((called, "its folder"), (said, "config.json's _name_or_path")):
-        found = [one for one in _named(name, repository) if _agrees(checkpoint, *one)]
+        named = [*_named(name, repository)]
+        checkpoint = parts.of(folder) if named else None
+        found = [one for one in named if checkpoint and _agrees(checkpoint, *one)]
         found = [one for one in found if one[1].policy is None or name is called]
         found = [one for one in found if one[0].casefold() == name.casefold()] or found
         if found and all(_mechanism(card) == _mechanism(found[0][1]) for _, card in found):
