@@ -7,9 +7,10 @@ should be readable in one place.
 from __future__ import annotations
 
 from array import array
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, cast
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, cast, get_args
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -21,9 +22,10 @@ from pydantic import (
     field_validator,
     model_validator,
 )
+from pydantic_core import from_json
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from pydantic import GetCoreSchemaHandler
     from pydantic_core import core_schema
@@ -33,7 +35,7 @@ MOST_COMPARED = 1_024  # responses of a comparison, which is answered for each w
 Activation = Literal["none", "sigmoid"]
 Priority = Literal["interactive", "batch"]
 OnError = Literal["fail", "item"]
-Truncation = Literal["longest_first", "prompt_start", "response_end"]
+Truncation = Literal["prompt_start", "response_end", "longest_first"]
 Include = Literal["members", "attributes", "steps", "tokens"]
 Aggregate = Literal["last", "min", "prod", "mean"]
 # Roles whose turns are never scored. A template may call the assistant otherwise ("document").
@@ -84,12 +86,145 @@ def _absent(value: object) -> bool:
 # --- requests -------------------------------------------------------------------------------
 
 
+PartType = Literal["text", "input_text", "output_text"]
+Json = dict[str, Any]
+
+
+class TextPart(Request):
+    """A part of a turn's content; nothing but text can be scored."""
+
+    type: PartType = "text"
+    text: str
+
+
+def _content_form(value: object) -> str | None:
+    if isinstance(value, str):
+        return "as-text"
+    return "as-parts" if isinstance(value, list) else None
+
+
+def _is_text(value: object) -> object:
+    if isinstance(value, dict) and value.get("type", "text") not in get_args(PartType):
+        raise ValueError("a reward model reads text only; leave out what isn't a part of text")
+    return value
+
+
+Content = Annotated[
+    Annotated[str, Tag("as-text")]
+    | Annotated[
+        list[Annotated[TextPart, BeforeValidator(_is_text)]],
+        Field(min_length=1),
+        Tag("as-parts"),
+    ],
+    Discriminator(
+        _content_form,
+        custom_error_type="content_form",
+        custom_error_message="send text, or parts of text: [{'type': 'text', 'text': ...}]",
+    ),
+]
+
+
+def _called(call: Json) -> Json:
+    """Return a call of a tool whose arguments, if they came as a JSON string, are parsed.
+
+    As vLLM and SGLang do: chat templates go through them.
+    """
+    function = call.get("function", call)
+    if call.get("type", "function") != "function" or not isinstance(function, dict):
+        raise ValueError("send {'type': 'function', 'function': {'name', 'arguments'}}")
+    if not isinstance(function.get("name"), str):
+        raise ValueError("a call has the 'name' of its function")  # noqa: TRY004  pydantic's way
+    read = {**function, "arguments": _arguments(function.get("arguments"))}
+    return {**call, "function": read} if "function" in call else read
+
+
+def _arguments(given: object) -> object:
+    if isinstance(given, str) and given.strip():
+        try:
+            given = from_json(given)
+        except ValueError:
+            raise ValueError("the 'arguments' are a string that isn't JSON") from None
+    return {} if given is None or given == "" else given
+
+
+ToolCall = Annotated[Json, AfterValidator(_called)]
+# What a turn may have beside its role and content, for the chat templates that render it.
+CARRIED = ("name", "tool_calls", "tool_call_id", "reasoning_content", "reasoning", "thinking")
+
+_INSTEAD = ("tool_calls", "reasoning_content", "reasoning", "thinking")  # of content
+
+
 class Message(Request):
-    """One turn of a conversation."""
+    """One turn of a conversation, as `apply_chat_template` takes it.
+
+    What the model's chat template doesn't render is refused by its name, not left out.
+    """
 
     role: str = Field(min_length=1, description="As the model's chat template knows it.")
-    content: str
     name: str | None = None
+    tool_calls: list[ToolCall] | None = Field(
+        default=None, description="Arguments that are a JSON string are parsed."
+    )
+    tool_call_id: str | None = None
+    reasoning_content: str | None = None
+    reasoning: str | None = Field(default=None, description="vLLM's name of `reasoning_content`.")
+    thinking: str | None = Field(default=None, description="gpt-oss's name of it.")
+
+    # The last, so that it knows what it is beside.
+    content: Content | None = Field(
+        default=None,
+        validate_default=True,
+        description="Text, or parts of it; null only beside calls or reasoning.",
+    )
+
+    @field_validator("content")
+    @classmethod
+    def _is_there(cls, content: object, info: ValidationInfo) -> object:
+        if content is None and not any(info.data.get(name) for name in _INSTEAD):
+            raise ValueError("content is required, unless a turn has 'tool_calls' or reasoning")
+        return content
+
+    def turn(self) -> Json:
+        """Return the turn as chat templates take it: what is null isn't there."""
+        turn: Json = {"role": self.role}
+        if self.content is not None:
+            turn["content"] = as_content(self.content)
+        given = ((name, getattr(self, name)) for name in CARRIED)
+        return {**turn, **{name: value for name, value in given if value not in (None, [])}}
+
+
+def as_content(content: str | Iterable[TextPart]) -> str | list[Json]:
+    """Return a content as chat templates take it: every part of the type 'text'."""
+    if isinstance(content, str):
+        return content
+    return [{"type": "text", "text": part.text} for part in content]
+
+
+class TemplateInputs(Request):
+    """What a chat template gets beside the turns; null is as if it weren't there.
+
+    What the model's chat template doesn't read is refused by its name.
+    """
+
+    tools: list[Json] | None = Field(
+        default=None, description="JSON schemas of the tools that the conversation knows."
+    )
+    documents: list[Json] | None = Field(
+        default=None, description="Documents that the conversation knows, often `title`, `text`."
+    )
+    chat_template_kwargs: Json | None = Field(
+        default=None, description="Other variables of the chat template, such as enable_thinking."
+    )
+
+
+def _refuse_beside(inputs: TemplateInputs, form: str) -> None:
+    """Refuse what only a chat template reads where none is applied."""
+    for name in TemplateInputs.model_fields:
+        if getattr(inputs, name) is not None:
+            raise ValueError(
+                f"'{name}' is for the chat template, which '{form}' doesn't go through; leave it "
+                "out, or send 'messages'"
+            )
 
 
 def _prompt_form(value: object) -> str | None:
@@ -119,11 +254,12 @@ def _token_ids(value: object, check: Callable[[object], list[int]]) -> Sequence[
 TokenIds = Annotated[list[TokenId], WrapValidator(_token_ids)]
 
 
-class Item(Request):
+class Item(TemplateInputs):
     """One thing to score, in exactly one of its forms.
 
     `prompt` + `response`, `prompt` + `steps` (process reward models), `messages` ending with an
-    assistant turn, `text` (already templated), or `input_ids` (scored verbatim).
+    assistant turn, `text` (already templated), or `input_ids` (scored verbatim). Its `tools`,
+    `documents` and `chat_template_kwargs` are instead of the request's.
     """
 
     id: str | None = Field(default=None, description="Echoed in the answer.")
@@ -159,7 +295,16 @@ class Item(Request):
             not self.messages or self.messages[-1].role in NO_ANSWERS
         ):
             raise ValueError("'messages' must end with the assistant turn to score")
+        if (form := self.untemplated) is not None:
+            _refuse_beside(self, form)
         return self
+
+    @property
+    def untemplated(self) -> str | None:
+        """The form of an item that goes through no chat template."""
+        return next(
+            (name for name in ("text", "input_ids") if getattr(self, name) is not None), None
+        )
 
 
 def _listed(value: object) -> object:
@@ -174,7 +319,7 @@ Items = Annotated[list[Item], BeforeValidator(_listed, json_schema_input_type=It
 Weight = Annotated[float, Field(ge=-1e6, le=1e6, allow_inf_nan=False)]
 
 
-class Options(Request):
+class Options(TemplateInputs):
     """What every scoring route understands."""
 
     model: str | None = Field(default=None, description="A served model or ensemble.")
@@ -209,6 +354,15 @@ class Options(Request):
     )
 
 
+def _check_templated(request: TemplateInputs, items: Iterable[Item]) -> None:
+    """Refuse what is said for every item of a request where one can't have it."""
+    if all(getattr(request, name) is None for name in TemplateInputs.model_fields):
+        return
+    for item in items:
+        if (form := item.untemplated) is not None:
+            _refuse_beside(request, form)
+
+
 class ScoreRequest(Options):
     """`POST /score`. `prompt` with `response` at the top level stands for one item."""
 
@@ -219,7 +373,7 @@ class ScoreRequest(Options):
 
     @model_validator(mode="after")
     def _has_inputs(self) -> Self:
-        self.items()
+        _check_templated(self, self.items())
         return self
 
     def items(self) -> list[Item]:
@@ -240,7 +394,7 @@ def _items_of(request: ScoreRequest | TokenizeRequest) -> list[Item]:
 Compared = Annotated[list[str], Field(min_length=2, max_length=MOST_COMPARED)]
 
 
-class Comparison(Request):
+class Comparison(TemplateInputs):
     """Two or more responses to one prompt."""
 
     id: str | None = None
@@ -308,7 +462,7 @@ class CompareRequest(Options):
 Chain = Annotated[list[str], Field(min_length=1)]
 
 
-class Group(Request):
+class Group(TemplateInputs):
     """The responses to one prompt among which the best is sought."""
 
     id: str | None = None
@@ -368,7 +522,7 @@ class BestOfNRequest(Options):
         return [Group(prompt=self.prompt, responses=self.responses, chains=self.chains)]
 
 
-class TokenizeRequest(Request):
+class TokenizeRequest(TemplateInputs):
     """`POST /tokenize`: what the model would see. `prompt` with `response` stands for one item."""
 
     model: str | None = None
@@ -388,7 +542,7 @@ class TokenizeRequest(Request):
 
     @model_validator(mode="after")
     def _has_inputs(self) -> Self:
-        self.items()
+        _check_templated(self, self.items())
         return self
 
     def items(self) -> list[Item]:

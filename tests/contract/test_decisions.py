@@ -239,6 +239,7 @@ def test_unknown_fields_are_taken(served: Server) -> None:
 IMAGE = {"type": "input_image", "image_url": "data:image/png;base64,"}
 CALL = {"type": "function_call", "call_id": "1", "name": "f", "arguments": "{}"}
 OUTPUT = {"type": "function_call_output", "call_id": "1", "output": "3"}
+CUSTOM = {"type": "custom_tool_call", "call_id": "1", "name": "f", "input": "x"}
 
 
 @pytest.mark.parametrize(
@@ -251,7 +252,7 @@ OUTPUT = {"type": "function_call_output", "call_id": "1", "output": "3"}
             "text only",
             "questions[0].instructions[0]",
         ),
-        ({"input": [CALL, OUTPUT]}, "no calls of tools", "input[0]"),
+        ({"input": [CUSTOM]}, "no custom tools", "input[0]"),
         ({"stream": True}, "at once", "stream"),
     ],
 )
@@ -267,6 +268,14 @@ def test_what_a_reward_model_cant_answer_is_a_501_that_says_why(
     assert (error["type"], error["param"], error["code"]) == ("server_error", param, "unanswerable")
     assert says in error["message"]
     assert answer.headers["x-should-retry"] == "false"
+
+
+def test_a_call_that_the_template_does_not_render_is_refused_by_its_name(served: Server) -> None:
+    """The model's template has no place for it: 400, not a score without it."""
+    answer = sent(served, input=[{"role": "user", "content": "2 + 1?"}, CALL, OUTPUT])
+
+    assert answer.status_code == 400
+    assert answer.json()["error"]["param"] == "input[1].tool_calls"
 
 
 @pytest.mark.parametrize(

@@ -99,6 +99,23 @@ def test_errors_are_openais(served: Server, body: dict[str, Any], status: int, p
     assert list(error) == ["message", "type", "param", "code"]
 
 
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("model", ["tiny", "crew"])
+def test_a_clients_judge_is_told_that_this_is_a_scalar_reward_model(
+    served: Server, model: str, *, stream: bool
+) -> None:
+    """Clients of generative judges end with the user's turn: the words say what to set."""
+    answer = served.http.post(
+        PATH, json={"model": model, "messages": MESSAGES[:1], "stream": stream}
+    )
+
+    message = answer.json()["error"]["message"]
+    assert answer.status_code == 422
+    assert message.startswith(f"'{model}' is a scalar reward model")
+    assert "assistant turn" in message
+    assert "'model' or the client's base URL" in message
+
+
 def test_overload_is_503_with_retry_after(served: Server) -> None:
     """Which OpenAI's client retries."""
     answer = refused(served, PATH, messages=MESSAGES)

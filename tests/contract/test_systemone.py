@@ -210,7 +210,6 @@ def test_unknown_fields_are_taken(served: Server) -> None:
     answer = sent(
         served,
         questions={"team": {**CHOICE, "weight": 1}},
-        chat_template_kwargs={"enable_thinking": False},
         seed=1,
         priority=0,
         assets=None,

@@ -107,9 +107,9 @@ CASES = [
     ),
     Case(
         "a message of several parts",
-        item(messages=[{"role": "assistant", "content": [{"text": SECRET}]}]),
-        "valid string",
-        "inputs[1].messages[0].content",
+        item(messages=[{"role": "assistant", "content": [{"text": SECRET}, {"type": "image"}]}]),
+        "text only",
+        "inputs[1].messages[0].content[1]",
     ),
     Case(
         "a message without a role",

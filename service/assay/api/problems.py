@@ -36,7 +36,10 @@ if TYPE_CHECKING:
 REVISION = "x-assay-revision"
 MOST_ERRORS = 1_000  # that are looked at for the most telling
 _SURELY = 0.8  # so much alike are a name and one that is misspelt
-_FORMS = {"as-text", "as-messages", "as-pair", "as-batch", "as-predict", "as-rerank"}
+_FORMS = {
+    *("as-text", "as-messages", "as-parts", "as-object"),
+    *("as-pair", "as-batch", "as-predict", "as-rerank"),
+}
 _INSIDE: dict[int | str, type[wire.Request]] = {
     "comparisons": wire.Comparison,
     "groups": wire.Group,

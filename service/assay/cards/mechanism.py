@@ -114,6 +114,16 @@ class Template(Table):
     chat: str | None = Field(
         default=None, description="A Jinja chat template; default: the tokenizer's own."
     )
+    chat_name: str | None = Field(
+        default=None,
+        description="Which of a tokenizer's several chat templates; default: 'tool_use' where an "
+        "item has tools and there is one, else 'default'.",
+    )
+    chat_template_kwargs: dict[str, str | int | float | bool] = Field(
+        default={},
+        description="Variables of the chat template, such as enable_thinking or date_string; a "
+        "request's own of the same name win.",
+    )
     turns: Turns | None = Field(default=None, description="Fixed strings instead.")
     pair: Pair | None = None
     roles: Roles | None = Field(default=None, description="The chat template's names for roles.")
@@ -149,6 +159,8 @@ class Template(Table):
             raise ValueError("give either 'chat' or 'turns'")
         if self.turns is not None and self.generation_prompt:
             raise ValueError("'generation_prompt' is a chat template's; 'turns' has its 'end'")
+        if self.chat_name is not None and (self.chat is not None or self.turns is not None):
+            raise ValueError("'chat_name' chooses one of the tokenizer's: leave it out")
         return self
 
 

@@ -19,6 +19,9 @@ Several: TypeAlias = Iterable[ThingT] | AsyncIterable[ThingT]
 class ScoreOptions(TypedDict, total=False):
     """The fields of `wire.Options`; what isn't given is the server's to choose."""
 
+    tools: list[dict[str, Any]] | None
+    documents: list[dict[str, Any]] | None
+    chat_template_kwargs: dict[str, Any] | None
     model: str | None
     activation: wire.Activation
     normalize: bool

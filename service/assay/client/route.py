@@ -139,7 +139,7 @@ def invalid(error: ValidationError | errors.InvalidField, path: str = "") -> err
     if isinstance(error, errors.InvalidField):
         return errors.InvalidField(f"field '{path}': {error.message}", param=path)
     first = error.errors(include_url=False, include_input=False)[0]
-    for part in first["loc"]:
+    for part in (one for one in first["loc"] if not str(one).startswith("as-")):
         path += f"[{part}]" if isinstance(part, int) else f".{part}" if path else str(part)
     message = first["msg"].removeprefix("Value error, ")
     return errors.InvalidField(f"field '{path}': {message}", param=path)

@@ -13,7 +13,8 @@ _SHOWN = 5
 def of(template: Template, sample: Rendered | None) -> list[str]:
     """Return a sentence for each thing that a model's tokenizer and config.json leave open."""
     read = _before_padding(template, sample) if sample is not None else []
-    return [*_beyond_the_embedding(template), *read]
+    dated = [template.note] if template.note else []
+    return [*_beyond_the_embedding(template), *read, *dated]
 
 
 def _beyond_the_embedding(template: Template) -> list[str]:

@@ -5,21 +5,50 @@ From what a caller sends to what the template renders. Which ids come of it: `te
 
 from __future__ import annotations
 
+import json
 import re
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Literal
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Literal
 
 from assay.errors import InvalidField, TemplateRefused
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Hashable, Mapping, Sequence
 
     from assay.cards import mechanism
 
-Message = dict[str, str]
 # Which special tokens a text gets: as the card says, those that the tokenizer adds to plain text by
 # itself, each once and where no card says otherwise, or none.
 Specials = Literal["card", "tokenizer", "none"]
+# A turn as `apply_chat_template` takes it: `content` is a text, parts of text, or absent.
+Message = dict[str, Any]
+_PLAIN = {"role", "content"}
+
+
+@dataclass(frozen=True)
+class TemplateInputs:
+    """What a chat template gets beside the turns, as `apply_chat_template` takes it."""
+
+    tools: Sequence[Mapping[str, Any]] | None = None
+    documents: Sequence[Mapping[str, Any]] | None = None
+    variables: Mapping[str, Any] | None = None  # `chat_template_kwargs`
+
+    @property
+    def names(self) -> list[str]:
+        """What is given, as fields of a request."""
+        given = [("tools", self.tools), ("documents", self.documents)]
+        variables = (f"chat_template_kwargs.{name}" for name in self.variables or ())
+        return [*(name for name, value in given if value), *variables]
+
+    @cached_property
+    def key(self) -> str:
+        """What tells them from others, as JSON."""
+        given = (self.tools, self.documents, self.variables)
+        return "" if given == (None, None, None) else json.dumps(given)
+
+
+NO_INPUTS = TemplateInputs()
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +56,7 @@ class Conversation:
     """Turns for the chat template; the last one is the assistant's, to be scored."""
 
     messages: tuple[Message, ...]
+    inputs: TemplateInputs = NO_INPUTS
     specials: Specials = "card"
 
 
@@ -36,6 +66,7 @@ class Solution:
 
     messages: tuple[Message, ...]
     steps: tuple[str, ...]
+    inputs: TemplateInputs = NO_INPUTS
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +76,7 @@ class Contest:
     messages: tuple[Message, ...]
     first: str
     second: str
+    inputs: TemplateInputs = NO_INPUTS
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +102,37 @@ class Ids:
 Source = Conversation | Solution | Contest | Text | Ids
 
 
+def said(message: Message) -> str:
+    """Return what a turn says: its text, or its parts of text, a line each as vLLM joins them."""
+    content = message.get("content", "")
+    if isinstance(content, str):
+        return content
+    return "\n".join(part["text"] for part in content)
+
+
+def carried(message: Message) -> tuple[str, ...]:
+    """Return the fields that a turn has beside role and content."""
+    return () if message.keys() <= _PLAIN else tuple(name for name in message if name not in _PLAIN)
+
+
+def message_length(message: Message) -> int:
+    """Return how much text a turn has, calls of tools and the like included."""
+    size = len(said(message))
+    return size + sum(len(_written(message[name])) for name in carried(message))
+
+
+def message_key(message: Message) -> Hashable:
+    """Return what tells a turn from others."""
+    return tuple(
+        (name, value if isinstance(value, str) else (_written(value),))
+        for name, value in message.items()
+    )
+
+
+def _written(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
+
+
 def characters(source: Source) -> int:
     """Return how much text an item has."""
     match source:
@@ -77,7 +140,7 @@ def characters(source: Source) -> int:
             return 0
         case Text():
             return len(source.text)
-    count = sum(len(message["content"]) for message in source.messages)
+    count = len(source.inputs.key) + sum(map(message_length, source.messages))
     match source:
         case Solution():
             count += sum(map(len, source.steps))
@@ -151,7 +214,7 @@ def write(messages: Sequence[Message], turns: mechanism.Turns) -> str:
             raise TemplateRefused(
                 f"the model's template has no turn for the role '{message['role']}'"
             )
-        written.append(form.replace("{content}", message["content"]))
+        written.append(form.replace("{content}", said(message)))
     return "".join([*written, turns.end])
 
 
@@ -175,8 +238,17 @@ def _cut_up(source: Conversation, steps: mechanism.Steps) -> Solution:
             advice="; send 'steps' instead of 'response'",
         )
     *prompt, response = source.messages
-    parts = tuple(part for part in response["content"].split(steps.split) if part.strip())
-    return Solution(tuple(prompt), parts or (response["content"],))
+    for name in carried(response):
+        raise unspelt(f"messages[{len(prompt)}].{name}")
+    parts = tuple(part for part in said(response).split(steps.split) if part.strip())
+    return Solution(tuple(prompt), parts or (said(response),), source.inputs)
+
+
+def unspelt(field: str) -> InvalidField:
+    """Return the refusal of what a card's fixed strings, steps or pairs have no place for."""
+    return InvalidField(
+        f"the model's template has no place for '{field}'; leave it out", param=field
+    )
 
 
 def _solution(source: Solution, card: mechanism.Steps, template: mechanism.Template) -> Spelt:
@@ -188,16 +260,16 @@ def _solution(source: Solution, card: mechanism.Steps, template: mechanism.Templ
     match card.form:
         case "joined":
             response = {"role": "assistant", "content": card.between.join(spelt)}
-            return Spelt(Conversation((*prompt, response)), count)
+            return Spelt(Conversation((*prompt, response), source.inputs), count)
         case "separate":
             question = card.prompt.replace("{prompt}", _only_prompt(source.messages))
             return Spelt(Parts(question, tuple((step, card.between) for step in spelt)), count)
     *before, last = prompt
-    first = {**last, "content": f"{last['content']}{card.between}{spelt[0]}"}
+    first = {**last, "content": f"{said(last)}{card.between}{spelt[0]}"}
     reply = {"role": "assistant", "content": card.reply}
     turns = [first, *({"role": "user", "content": step} for step in spelt[1:])]
     talk = [message for turn in turns for message in (turn, reply)]
-    return Spelt(Conversation((*before, *talk)), count, is_cuttable=False)
+    return Spelt(Conversation((*before, *talk), source.inputs), count, is_cuttable=False)
 
 
 def _step(form: str, number: int, step: str) -> str:
@@ -221,13 +293,13 @@ def _contest(source: Contest, template: mechanism.Template) -> Spelt:
     if pair.through == "nothing":
         return Spelt(Text(text), is_cuttable=False)
     turns = _with_system(({"role": "user", "content": text},), template)
-    return Spelt(Conversation(turns), is_cuttable=False)
+    return Spelt(Conversation(turns, source.inputs), is_cuttable=False)
 
 
 def _only_prompt(messages: Sequence[Message]) -> str:
     if len(messages) != 1 or messages[0]["role"] != "user":
         raise TemplateRefused("the model takes a prompt of one user turn")
-    return messages[0]["content"]
+    return said(messages[0])
 
 
 def _filled(form: str, pieces: dict[str, str]) -> str:

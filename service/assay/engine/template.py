@@ -12,12 +12,12 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-import jinja2
 import numpy as np
 
 from assay.cards import validation
 from assay.cards.card import Card
 from assay.engine import probes, roles, spelling, truncation
+from assay.engine.chat import ChatTemplate
 from assay.engine.marks import Marks, Reader
 from assay.engine.messages import Inputs
 from assay.engine.positions import stated_tokens, steady_tokens
@@ -31,6 +31,7 @@ from assay.engine.spelling import (
     Source,
     Specials,
     Spelt,
+    TemplateInputs,
     Text,
 )
 from assay.engine.truncation import Cutting, Sides, Texts
@@ -60,6 +61,7 @@ __all__ = [
     "Source",
     "Specials",
     "Template",
+    "TemplateInputs",
     "Text",
 ]
 # What is longer isn't tokenized only to be cut: that takes seconds, and memory a hundredfold.
@@ -71,7 +73,6 @@ _CUT_RESPONSES = ', or send "truncation": "response_end"'
 _USUAL = (roles.USER, roles.ASSISTANT)
 _MOST_SHAPES = 256  # of conversations, by their roles, that are remembered
 _SAMPLES = ["Seven — is 7 a prime?\n\n", "  <s>x</s>\u00a0[CLS] e\u0301 🌞", ""]
-_REFUSALS = (jinja2.TemplateError, TypeError, ValueError, KeyError, AttributeError)
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,6 +135,7 @@ class Template:
             ) from error
         self._card = card or Card()
         self._spec = self._card.template
+        self._chat_template = ChatTemplate(self._tokenizer, self._spec)
         self.inputs = Inputs(  # as config.json says, until the model is loaded
             vocabulary=int(config.get("vocab_size") or len(self._tokenizer)),
             segments=int(config.get("type_vocab_size") or 0),
@@ -248,11 +250,7 @@ class Template:
         """The chat template that conversations go through; None where they go through none."""
         if self._spec.turns is not None or not (self._spec.chat or self._tokenizer.chat_template):
             return None
-        try:
-            text: str = self._tokenizer.get_chat_template(chat_template=self._spec.chat)
-        except _REFUSALS:  # several, none of which is the default
-            return None
-        return text
+        return self._chat_template.source()
 
     def check(self, source: Source) -> None:
         """Check that each text of a sample leaves a trace in its ids.
@@ -411,6 +409,12 @@ class Template:
         }
         return card.model_copy(update={"heads": heads})
 
+    @property
+    def note(self) -> str | None:
+        """What an operator should know of the chat template, in a sentence."""
+        self._chat_template.names = self.roles
+        return self._chat_template.note
+
     def places(self, rendered: Rendered) -> list[int]:
         """Return every place where an item is read; none where that is the mean over all."""
         if rendered.marks is not None:
@@ -455,10 +459,11 @@ class Template:
             if self._spec.turns is not None:
                 text = spelling.write(talk, self._spec.turns)
             elif self._jinja is not None:
-                (text,) = self._chat([talk], generation_prompt=False, names=names)
+                marked = Conversation(tuple(talk))
+                (text,) = self._chat([marked], generation_prompt=False, names=names)
             else:
                 return None
-        except (AssayError, *_REFUSALS):
+        except Exception:  # noqa: BLE001  a template is code that may raise anything
             return None
         return probes.missing(text, len(turns))
 
@@ -551,9 +556,33 @@ class Template:
             )
         source = self._in_our_names(source)
         try:
+            self._check_carried(source)
             return self._misplaced(source) or spelling.spell(source, self._spec, self._card.steps)
         except AssayError as error:
             return error
+
+    def _check_carried(self, source: Source) -> None:
+        """Refuse what a conversation has beside role and content where it wouldn't be rendered."""
+        if isinstance(source, (Text, Ids)):
+            return
+        fields = [
+            f"messages[{place}].{name}"
+            for place, message in enumerate(source.messages)
+            for name in spelling.carried(message)
+        ]
+        inputs = source.inputs.names
+        if not fields and not inputs:
+            return
+        pair, steps = self._spec.pair, self._card.steps
+        is_chat = self._spec.turns is None and self._chat_template.exists
+        if pair is not None:
+            is_chat = is_chat and pair.through == "chat"
+        elif steps is not None:
+            is_chat = is_chat and steps.form != "separate"
+        if not is_chat or (pair is not None and fields):
+            raise spelling.unspelt((fields or inputs)[0])
+        self._chat_template.names = self.roles
+        self._chat_template.check(Conversation(source.messages, source.inputs))
 
     def _render(
         self,
@@ -734,7 +763,7 @@ class Template:
         written = [
             one if isinstance(one, AssayError) else self._to_apply(one.item, rule) for one in items
         ]
-        talks = [one.messages for one in written if isinstance(one, Conversation)]
+        talks = [one for one in written if isinstance(one, Conversation)]
         applied = iter(self._apply(talks))
         return [next(applied) if isinstance(one, Conversation) else one for one in written]
 
@@ -748,7 +777,7 @@ class Template:
             return refusal
         if isinstance(source, Conversation) and rule == "prompt_start":
             # Known before a million characters hold up everybody's tokenization.
-            characters = len(source.messages[-1]["content"].strip())
+            characters = len(spelling.said(source.messages[-1]).strip())
             if characters > self.max_tokens * self._longest_token:
                 return ItemTooLong(
                     f"the response alone has {characters} characters, more than {self.max_tokens} "
@@ -757,38 +786,38 @@ class Template:
                 )
         return source
 
-    def _apply(self, talks: Sequence[Sequence[Message]]) -> Sequence[str | _Pair | AssayError]:
+    def _apply(self, talks: Sequence[Conversation]) -> Sequence[str | _Pair | AssayError]:
         """Put conversations through the chat template, all in one call unless one is refused."""
         if not talks:
             return []
         try:
             if self._spec.turns is not None:
-                texts = [spelling.write(messages, self._spec.turns) for messages in talks]
-            elif not (self._spec.chat or self._tokenizer.chat_template):
-                return [self._pair(messages) for messages in talks]
+                texts = [spelling.write(talk.messages, self._spec.turns) for talk in talks]
+            elif not self._chat_template.exists:
+                return [self._pair(talk.messages) for talk in talks]
             else:
-                texts = self._chat(talks, generation_prompt=self._spec.generation_prompt)
-        except (AssayError, *_REFUSALS) as error:
+                texts = self._applied(talks)
+        except Exception as error:  # noqa: BLE001  a template is code that may raise anything
             if len(talks) > 1:
-                return [one for messages in talks for one in self._apply([messages])]
-            return [error if isinstance(error, AssayError) else self._refusal(error)]
+                return [one for talk in talks for one in self._apply([talk])]
+            return [error if isinstance(error, AssayError) else self._chat_template.refusal(error)]
         return texts if self._spec.eos == "keep" else [*map(self._with_eos, texts)]
 
     def _chat(
         self,
-        talks: Sequence[Sequence[Message]],
+        talks: Sequence[Conversation],
         *,
         generation_prompt: bool,
         names: Mapping[str, str] | None = None,
     ) -> list[str]:
         """Put conversations through the card's or the tokenizer's chat template, in its names."""
-        names = self.roles if names is None else names
-        texts: list[str] = self._tokenizer.apply_chat_template(
-            [[_renamed(message, names) for message in messages] for messages in talks],
-            chat_template=self._spec.chat,
-            tokenize=False,
-            add_generation_prompt=generation_prompt,
-        )
+        self._chat_template.names = self.roles if names is None else names
+        return self._chat_template.apply(talks, generation_prompt=generation_prompt)
+
+    def _applied(self, talks: Sequence[Conversation]) -> list[str]:
+        texts = self._chat(talks, generation_prompt=self._spec.generation_prompt)
+        for talk, text in zip(talks, texts, strict=True):
+            self._chat_template.check_size(talk, text)
         return texts
 
     def _with_eos(self, text: str) -> str:
@@ -796,16 +825,6 @@ class Template:
         text = text.rstrip("\n")
         eos = self._tokenizer.eos_token
         return text if text.endswith(eos) else f"{text} {eos}"
-
-    def _refusal(self, error: Exception) -> TemplateRefused:
-        """Repeat the template's words only where they stand in it: others may quote the prompt."""
-        if not isinstance(error, jinja2.TemplateError):
-            return TemplateRefused(
-                f"the model's chat template fails on the conversation ({type(error).__name__})"
-            )
-        words = str(error)
-        said = words if words in self._tokenizer.get_chat_template() else type(error).__name__
-        return TemplateRefused(f"the model's chat template refuses the conversation: {said}")
 
     def _pair(self, messages: Sequence[Message]) -> _Pair:
         """Return prompt and response for an encoder, which takes them as two segments."""
@@ -818,7 +837,7 @@ class Template:
             raise TemplateRefused(
                 "the model has no chat template; send one prompt with one response"
             )
-        return _Pair(messages[0]["content"], messages[1]["content"])
+        return _Pair(*map(spelling.said, messages))
 
     def _encode(self, texts: list[str]) -> Iterator[list[int] | None]:
         """Yield the ids of each text, no special tokens added; None where it isn't Unicode."""
@@ -981,18 +1000,23 @@ class Template:
         """
         if not isinstance(item.item, Conversation) or rendered.text is None:
             return None
-        text = self._alone(item.item.messages[:-1], generation_prompt=False)
+        prompt = replace(item.item, messages=item.item.messages[:-1])
+        text = self._alone(prompt, generation_prompt=False)
         alone, whole = self._ids([text, rendered.text])
         behind = len(whole) - len(alone) + len(self._appended)
         place = len(rendered.ids) - 1 - behind
         ends = place >= 0 and rendered.ids[place] == alone[-1]
         return place if ends else None
 
-    def _alone(self, prompt: Sequence[Message], *, generation_prompt: bool) -> str:
+    def _alone(self, prompt: Conversation, *, generation_prompt: bool) -> str:
         """Return a prompt's turns as the template spells them without the response."""
         if self._spec.turns is not None:
-            return spelling.write(prompt, self._spec.turns.model_copy(update={"end": ""}))
-        (text,) = self._chat([prompt], generation_prompt=generation_prompt)
+            turns = self._spec.turns.model_copy(update={"end": ""})
+            return spelling.write(prompt.messages, turns)
+        try:
+            (text,) = self._chat([prompt], generation_prompt=generation_prompt)
+        except Exception as error:  # noqa: BLE001  a template is code that may raise anything
+            raise self._chat_template.refusal(error) from None
         return text
 
     def _response_marks(self, rendered: Rendered, item: Spelt) -> Marks:
@@ -1001,7 +1025,8 @@ class Template:
             raise InvalidField(
                 "the model scores responses token by token; send one with its prompt"
             )
-        text = self._alone(item.item.messages[:-1], generation_prompt=True)
+        prompt = replace(item.item, messages=item.item.messages[:-1])
+        text = self._alone(prompt, generation_prompt=True)
         if not rendered.text.startswith(text):
             raise TemplateRefused(
                 "the chat template spells the prompt otherwise once it is answered: which tokens "
@@ -1103,12 +1128,6 @@ def _cut_of(source: Source | None, prompt: bool, response: bool) -> Cut:
 def _end_of(ids: list[int], count: int, side: truncation.Side) -> list[int]:
     """Return so many ids of a segment, cut at that end."""
     return ids[len(ids) - count :] if side == "start" else ids[:count]
-
-
-def _renamed(message: Message, names: Mapping[str, str]) -> Message:
-    """Return a turn with the template's name of its role."""
-    role = message["role"]
-    return {**message, "role": names[role]} if role in names else message
 
 
 def _stripped(ids: list[int], token: int | None) -> list[int]:

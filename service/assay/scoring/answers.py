@@ -23,8 +23,10 @@ async def score(scorer: Scorer, request: wire.ScoreRequest, request_id: str) -> 
     """Answer `POST /score`."""
     call = Call(scorer, request, "score")
     items = request.items()
-    sources = await aside(len(items), lambda: [given.source(item) for item in items])
-    outcome, judged = await call.run(sources, given.item_path)
+    sources = await aside(len(items), lambda: given.sources_of(items, request))
+    outcome, judged = await call.run(
+        sources, lambda place, param: given.item_path(items[place], place, param)
+    )
     data = await aside(
         len(items),
         lambda: [
@@ -43,13 +45,13 @@ async def compare(
     comparisons = request.all()
     groups = [(one.prompt, one.candidates()) for one in comparisons]
     if call.only_compares:
-        outcome, matrices = await call.contest(groups, "comparisons")
+        outcome, matrices = await call.contest(groups, "comparisons", comparisons)
         data = [
             _contest(request, index, one.id, matrix)
             for index, (one, matrix) in enumerate(zip(comparisons, matrices, strict=True))
         ]
     else:
-        outcome, parts = await _judged(call, groups, "comparisons")
+        outcome, parts = await _judged(call, groups, "comparisons", comparisons)
         data = await aside(
             _size(groups),
             lambda: [
@@ -68,13 +70,13 @@ async def best_of_n(
     wanted = request.all()
     groups = [(group.prompt, group.candidates()) for group in wanted]
     if call.only_compares:
-        outcome, matrices = await call.contest(groups, "groups")
+        outcome, matrices = await call.contest(groups, "groups", wanted)
         parts = [
             _winners(matrix, len(responses))
             for matrix, (_, responses) in zip(matrices, groups, strict=True)
         ]
     else:
-        outcome, parts = await _judged(call, groups, "groups")
+        outcome, parts = await _judged(call, groups, "groups", wanted)
     data = await aside(
         _size(groups),
         lambda: [
@@ -86,11 +88,15 @@ async def best_of_n(
 
 
 async def _judged(
-    call: Call, groups: Sequence[contests.Group], field: str
+    call: Call,
+    groups: Sequence[contests.Group],
+    field: str,
+    things: Sequence[wire.TemplateInputs],
 ) -> tuple[Outcome, list[list[Judged]]]:
     """Score the responses of each group."""
-    sources = await aside(_size(groups), lambda: given.sources(groups))
-    outcome, judged = await call.run(sources, given.paths(field, groups))
+    beside = given.each_inputs(call.options, things)
+    sources = await aside(_size(groups), lambda: given.sources(groups, beside))
+    outcome, judged = await call.run(sources, given.paths(field, groups, things))
     remaining = iter(judged)
     return outcome, [[next(remaining) for _ in responses] for _, responses in groups]
 

@@ -12,7 +12,7 @@ from assay.engine.template import Ids
 from assay.engine.truncation import Cutting
 from assay.errors import BodyTooLarge, DeadlineExceeded, ServiceError
 from assay.reward import ensemble, transform
-from assay.scoring import contests, demands, garbage, meaning, observed
+from assay.scoring import contests, demands, garbage, items, meaning, observed
 from assay.scoring.aside import aside
 from assay.scoring.meaning import Verdict, Wish
 from assay.telemetry import tracing
@@ -21,7 +21,7 @@ from assay.telemetry.metrics import CLIENT_GONE
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from assay.engine.template import Source
+    from assay.engine.template import Source, TemplateInputs
     from assay.errors import AssayError
     from assay.scoring.items import Path
     from assay.scoring.scorer import Outcome, Scored, Scorer
@@ -94,19 +94,38 @@ class Call:
         return outcome, judged
 
     async def contest(
-        self, groups: Sequence[contests.Group], field: str
+        self,
+        groups: Sequence[contests.Group],
+        field: str,
+        things: Sequence[wire.TemplateInputs] = (),
+        inputs: Sequence[TemplateInputs] = (),
     ) -> tuple[Outcome, list[contests.Matrix | AssayError]]:
-        """Let each group's responses meet; return P(i ≻ j) for each group."""
+        """Let each group's responses meet; return P(i ≻ j) for each group.
+
+        `things` are the groups as they came, which may have tools and the like of their own;
+        foreign contracts give these as `inputs`.
+        """
         size = sum(len(responses) for _, responses in groups)
+        own = things or [self.options] * len(groups)
+        beside = inputs or items.each_inputs(self.options, own)
         rounds = await aside(
-            size, lambda: [contests.Round(self.target.card, *group) for group in groups]
+            size,
+            lambda: [
+                contests.Round(self.target.card, *group, its)
+                for group, its in zip(groups, beside, strict=True)
+            ],
         )
         for index, one in enumerate(rounds):
             if self._fails_whole and one.error is not None:
                 raise _located(one.error, f"{field}[{index}].{one.error.param}")
         sources = [source for one in rounds for source in one.sources]
         owners = [index for index, one in enumerate(rounds) for _ in one.sources]
-        outcome = await self._score(sources, lambda place, _: f"{field}[{owners[place]}]")
+
+        def path(place: int, param: str | None) -> str:
+            where, thing = f"{field}[{owners[place]}]", own[owners[place]]
+            return items.beside(where, thing if things else None, param) or where
+
+        outcome = await self._score(sources, path)
         remaining = iter(outcome.items)
         sizes = self._scorer.sizes(self.target)[0]
         found = await aside(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from assay import wire
+from assay.engine.spelling import NO_INPUTS
 from assay.errors import AssayError, InvalidField
 from assay.reward import tournament
 from assay.scoring import items, meaning
@@ -13,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from assay.cards.card import Card
-    from assay.engine.template import Source
+    from assay.engine.template import Source, TemplateInputs
     from assay.scoring.scorer import Scored
 
     Group = tuple[items.Prompt, items.Candidates]
@@ -25,7 +26,13 @@ _MOST_PAIRS = 120  # up to 16 responses all meet; more meet as many, or as many 
 class Round:
     """One prompt's responses: `sources` is what the model is to read, or `error` why nothing."""
 
-    def __init__(self, card: Card, prompt: items.Prompt, responses: items.Candidates) -> None:
+    def __init__(
+        self,
+        card: Card,
+        prompt: items.Prompt,
+        responses: items.Candidates,
+        inputs: TemplateInputs = NO_INPUTS,
+    ) -> None:
         texts = [one for one in responses if isinstance(one, str)]
         preference = card.preference
         self.sources: list[Source] = []
@@ -47,11 +54,11 @@ class Round:
             )
             return
         if preference is not None and preference.form == "bilinear":
-            self.sources = items.sources([(prompt, texts)])
+            self.sources = items.sources([(prompt, texts)], [inputs])
             return
         self._pairs = tournament.schedule(self._count, max(self._count, _MOST_PAIRS))
         self.sources = items.contests(
-            prompt, texts, [order for pair in self._pairs for order in self._orders(pair)]
+            prompt, texts, [order for pair in self._pairs for order in self._orders(pair)], inputs
         )
 
     def matrix(self, read: Sequence[Scored], sizes: Mapping[str, int]) -> Matrix | AssayError:

@@ -118,7 +118,7 @@ async def tokenize(scorer: Scorer, request: wire.TokenizeRequest) -> wire.Tokeni
     target = scorer.target(request.model)
     wanted = request.items()
     size = len(wanted)
-    sources = await aside(size, lambda: [items.source(item) for item in wanted])
+    sources = await aside(size, lambda: items.sources_of(wanted, request))
     rendered = await scorer.render(target, sources, Cutting(request.truncation))
     loaded = scorer.loaded(target.members[0])
     reads = loaded.reads if loaded else "last"

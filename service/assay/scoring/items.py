@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from assay.engine.template import Contest, Conversation, Ids, Solution, Source, Text
+from assay import wire
+from assay.engine.spelling import NO_INPUTS
+from assay.engine.template import (
+    Contest,
+    Conversation,
+    Ids,
+    Solution,
+    Source,
+    TemplateInputs,
+    Text,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from assay import wire
+    from assay.engine.spelling import Message
 
     Prompt = str | Sequence[wire.Message]
     Pairs = Sequence[tuple[int, int]]
@@ -17,60 +27,142 @@ if TYPE_CHECKING:
     Groups = Sequence[tuple[Prompt, Candidates]]
     Path = Callable[[int, str | None], str]  # by an item's place, and a field of it
 
+_MESSAGES = "messages"  # how the engine calls the turns of any item
 
-def source(item: wire.Item) -> Source:
+
+def inputs(
+    request: wire.TemplateInputs, thing: wire.TemplateInputs | None = None
+) -> TemplateInputs:
+    """Return what the chat template gets beside the turns: an item's own, else its request's."""
+    tools, documents, variables = (
+        _own(name, request, thing) for name in ("tools", "documents", "chat_template_kwargs")
+    )
+    if tools is None and documents is None and variables is None:
+        return NO_INPUTS
+    return TemplateInputs(tools, documents, variables)
+
+
+def _own(name: str, request: wire.TemplateInputs, thing: wire.TemplateInputs | None) -> Any:
+    own = getattr(thing, name, None)
+    return getattr(request, name) if own is None else own
+
+
+def sources_of(items: Sequence[wire.Item], request: wire.TemplateInputs) -> list[Source]:
+    """Return what a template renders for each item of a request."""
+    return [
+        source(item, beside)
+        for item, beside in zip(items, each_inputs(request, items), strict=True)
+    ]
+
+
+def each_inputs(
+    request: wire.TemplateInputs, things: Sequence[wire.TemplateInputs]
+) -> list[TemplateInputs]:
+    """Return what the chat template gets beside the turns of each thing; mostly one for all."""
+    shared = inputs(request)
+    return [inputs(request, one) if has_inputs(one) else shared for one in things]
+
+
+def has_inputs(thing: wire.TemplateInputs) -> bool:
+    """Tell whether an item, comparison or group has tools and the like of its own."""
+    return any(getattr(thing, name) is not None for name in wire.TemplateInputs.model_fields)
+
+
+def source(item: wire.Item, beside: TemplateInputs = NO_INPUTS) -> Source:
     """Return what a template renders for one item."""
     if item.input_ids is not None:
         return Ids(item.input_ids, segments=item.token_type_ids)
     if item.text is not None:
         return Text(item.text)
     if item.messages is not None:
-        return Conversation(tuple(_turn(message) for message in item.messages))
-    return _answered(item.prompt or "", item.steps or item.response or "")
+        return Conversation(tuple(message.turn() for message in item.messages), beside)
+    return _answered(item.prompt or "", item.steps or item.response or "", beside)
 
 
-def contests(prompt: Prompt, responses: Sequence[str], pairs: Pairs) -> list[Source]:
+def contests(
+    prompt: Prompt,
+    responses: Sequence[str],
+    pairs: Pairs,
+    beside: TemplateInputs = NO_INPUTS,
+) -> list[Source]:
     """Return one source for each pair of responses, in order; the first of a pair is read first."""
     asked = _asked(prompt)
-    return [Contest(asked, responses[one], responses[other]) for one, other in pairs]
+    return [Contest(asked, responses[one], responses[other], beside) for one, other in pairs]
 
 
-def _answered(prompt: Prompt, answer: str | list[str]) -> Source:
+def _answered(prompt: Prompt, answer: str | list[str], beside: TemplateInputs) -> Source:
     if isinstance(answer, list):
-        return Solution(_asked(prompt), tuple(answer))
-    return Conversation((*_asked(prompt), {"role": "assistant", "content": answer}))
+        return Solution(_asked(prompt), tuple(answer), beside)
+    return Conversation((*_asked(prompt), {"role": "assistant", "content": answer}), beside)
 
 
-def _asked(prompt: Prompt) -> tuple[dict[str, str], ...]:
+def _asked(prompt: Prompt) -> tuple[Message, ...]:
     if isinstance(prompt, str):
         return ({"role": "user", "content": prompt},)
-    return tuple(_turn(message) for message in prompt)
+    return tuple(message.turn() for message in prompt)
 
 
-def _turn(message: wire.Message) -> dict[str, str]:
-    turn = {"role": message.role, "content": message.content}
-    return turn if message.name is None else {**turn, "name": message.name}
+def sources(groups: Groups, beside: Sequence[TemplateInputs] = ()) -> list[Source]:
+    """Return one source for each response of each (prompt, responses), in order.
+
+    `beside` is what the chat template gets beside the turns, one for each group, or nothing.
+    """
+    each = beside or [NO_INPUTS] * len(groups)
+    return [
+        _answered(prompt, answer, own)
+        for (prompt, answers), own in zip(groups, each, strict=True)
+        for answer in answers
+    ]
 
 
-def sources(groups: Groups) -> list[Source]:
-    """Return one source for each response of each (prompt, responses), in order."""
-    return [_answered(prompt, answer) for prompt, answers in groups for answer in answers]
-
-
-def item_path(place: int, param: str | None) -> str:
+def item_path(item: wire.Item, place: int, param: str | None) -> str:
     """Return the path of an item of `/score`, or of the field of it that an error is about."""
-    return f"inputs[{place}].{param}" if param else f"inputs[{place}]"
+    if not param:
+        return f"inputs[{place}]"
+    if is_shared(item, param):
+        return param
+    if item.prompt is not None:
+        param = within("prompt", param)
+    return f"inputs[{place}].{param}"
 
 
-def paths(field: str, groups: Groups) -> Path:
-    """Return the function from a source's place to its path in the request."""
+def within(turns: str, param: str) -> str:
+    """Return a field of an item by the name that its turns have in the request."""
+    return turns + param.removeprefix(_MESSAGES) if param.startswith(_MESSAGES) else param
 
-    def path(place: int, _: str | None) -> str:
+
+def is_shared(thing: wire.TemplateInputs | None, param: str) -> bool:
+    """Tell whether an error is about what the request says for all of its items."""
+    name = param.partition(".")[0]
+    return name in wire.TemplateInputs.model_fields and getattr(thing, name, None) is None
+
+
+def paths(field: str, groups: Groups, things: Sequence[wire.TemplateInputs] = ()) -> Path:
+    """Return the function from a source's place to its path in the request.
+
+    `things` are the groups as they came, which may have tools and the like of their own.
+    """
+
+    def path(place: int, param: str | None) -> str:
         for group, (_prompt, answers) in enumerate(groups):
             if place < len(answers):
                 kind = "responses" if isinstance(answers[place], str) else "chains"
-                return f"{field}[{group}].{kind}[{place}]"
+                own = things[group] if things else None
+                return (
+                    beside(f"{field}[{group}]", own, param) or f"{field}[{group}].{kind}[{place}]"
+                )
             place -= len(answers)
         raise IndexError(place)
 
     return path
+
+
+def beside(where: str, thing: wire.TemplateInputs | None, param: str | None) -> str | None:
+    """Return the path of an error about a group's prompt or its tools; None of another error."""
+    if param is None:
+        return None
+    if is_shared(thing, param):
+        return param
+    if param.partition(".")[0] in wire.TemplateInputs.model_fields:
+        return f"{where}.{param}"
+    return f"{where}.{within('prompt', param)}" if param.startswith(f"{_MESSAGES}[") else None

@@ -8,6 +8,7 @@ from __future__ import annotations
 from operator import gt, lt
 from typing import TYPE_CHECKING, Literal
 
+from assay.engine.spelling import message_length
 from assay.engine.template import Contest, Conversation, Ids, Solution, Text
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ def length(source: Source) -> tuple[Length, int]:
     """Return how long an item is: its response, or all of it where that can't be told apart."""
     match source:
         case Conversation():
-            return "response", len(source.messages[-1]["content"])
+            return "response", message_length(source.messages[-1])
         case Ids():
             return "ids", len(source.ids)
         case Text():
@@ -51,7 +52,7 @@ def agreements(
 
 def _share_prompt(one: Source, other: Source) -> bool:
     if isinstance(one, Conversation) and isinstance(other, Conversation):
-        return one.messages[:-1] == other.messages[:-1]
+        return one.messages[:-1] == other.messages[:-1] and one.inputs == other.inputs
     if isinstance(one, Solution) and isinstance(other, Solution):
-        return one.messages == other.messages
+        return one.messages == other.messages and one.inputs == other.inputs
     return False

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from assay.engine.spelling import characters
+from assay.engine.spelling import characters, message_key
 from assay.engine.template import Contest, Ids, Solution, Text
 from assay.scoring.fairness import FairQueue
 
@@ -113,7 +113,7 @@ def identity(source: Source) -> Hashable:
             return tuple(np.asarray(one, dtype=np.int32).tobytes() for one in parts)
         case Text():
             return source.specials, source.text
-    turns = tuple(tuple(message.items()) for message in source.messages)
+    turns = (source.inputs.key, *map(message_key, source.messages))
     match source:
         case Solution():
             return turns, source.steps

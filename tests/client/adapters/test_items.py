@@ -9,6 +9,8 @@ from assay.client.adapters.reward import Reward
 
 USER = {"role": "user", "content": "Why?"}
 SAID = {"role": "assistant", "content": "So."}
+PARTS = [{"type": "text", "text": "S"}, {"type": "text", "text": "o."}]
+CALL = {"type": "function", "id": "a", "function": {"name": "f", "arguments": "{}"}}
 
 
 @dataclass
@@ -50,11 +52,12 @@ def test_a_pair_becomes_an_item(prompt, response, options, expected):
     [
         (None, ""),
         ("So.", "So."),
-        ([{"type": "text", "text": "S"}, {"type": "text", "text": "o."}], "So."),
+        (PARTS, PARTS),
+        ([{**PARTS[0], "image": None}, "o."], PARTS),  # as tables fill rows up
     ],
 )
 def test_a_contents_text_is_taken(content, expected):
-    """Of parts, too."""
+    """Parts of it as they are: how they are joined is the template's to say."""
     assert items.turns([{"role": "user", "content": content, "loss": True}]) == [
         {"role": "user", "content": expected}
     ]
@@ -64,8 +67,8 @@ def test_a_contents_text_is_taken(content, expected):
     "message",
     [
         {"role": "user", "content": [{"type": "image_url", "image_url": {"url": "a"}}]},
-        {"role": "assistant", "content": None, "tool_calls": [{"id": "a"}]},
-        Spoken("assistant", None, tool_calls=[{"id": "a"}]),
+        {"role": "assistant", "content": None, "tool_calls": [CALL]},
+        Spoken("assistant", None, tool_calls=[CALL]),
     ],
 )
 def test_what_cannot_be_rendered_is_unscorable(server, message):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from assay.engine.spelling import carried, said
 from assay.engine.template import Conversation, Solution
 
 if TYPE_CHECKING:
@@ -24,8 +25,10 @@ def in_steps(source: Source, steps: Steps | None) -> Source:
     if not isinstance(source, Conversation) or steps is None or steps.form != "joined":
         return source
     *prompt, response = source.messages
-    found = _read(response["content"], steps)
-    return Solution(tuple(prompt), tuple(found)) if found else source
+    if carried(response):  # which no step has a place for
+        return source
+    found = _read(said(response), steps)
+    return Solution(tuple(prompt), tuple(found), source.inputs) if found else source
 
 
 def _read(text: str, steps: Steps) -> list[str]:

@@ -26,7 +26,7 @@ from assay.api.dialects.form import JSON
 from assay.api.exchange import CLIENT_CLOSED_REQUEST, scorer_of, unless_gone
 from assay.engine.template import Ids, Text
 from assay.errors import AssayError, BodyTooLarge, InvalidField, MalformedBody, shown
-from assay.scoring import garbage
+from assay.scoring import garbage, items
 from assay.scoring.aside import aside
 from assay.scoring.call import Call
 
@@ -129,6 +129,7 @@ class Ask:
         *,
         model: str | None = None,
         cutting: Cutting | None = None,
+        turns: Path | None = None,
         **options: Any,
     ) -> tuple[Call, Outcome, list[Judged]]:
         """Let a target that scores read items; one bad item fails the request."""
@@ -139,18 +140,21 @@ class Ask:
                 "/compare or /best-of-n",
                 param="model",
             )
-        return call, *await self.run(call, sources, path)
+        return call, *await self.run(call, sources, path, turns)
 
     async def run(
-        self, call: Call, sources: Sequence[Source], path: Path
+        self, call: Call, sources: Sequence[Source], path: Path, turns: Path | None = None
     ) -> tuple[Outcome, list[Judged]]:
         """Let a call's target read items, those that are spelt in its steps as steps.
 
-        How many were cut is in the answer's headers: most contracts have no field for it.
+        `turns` is where an item's turns are, if that isn't the item's own path. How many were cut
+        is in the answer's headers: most contracts have no field for it.
         """
         steps = call.target.card.steps
         spelt = await aside(len(sources), lambda: [in_steps(one, steps) for one in sources])
-        outcome, judged = await call.run(spelt, lambda place, _: path(place))
+        outcome, judged = await call.run(
+            spelt, lambda place, param: _located(path, turns or path, place, param)
+        )
         if cut := sum(one.truncated for one in judged):
             self.headers["x-assay-truncated"] = str(cut)
         return outcome, judged
@@ -312,6 +316,15 @@ def _invalid(error: ValidationError) -> InvalidField:
     path = problems.path_of(first["loc"])
     message = first["msg"].removeprefix("Value error, ")
     return InvalidField(f"field '{path}': {message}" if path else message, param=path or None)
+
+
+def _located(path: Path, turns: Path, place: int, param: str | None) -> str:
+    """Return where in a request an item's error is."""
+    if param is None:
+        return path(place)
+    if param.startswith("messages["):
+        return items.within(turns(place), param)
+    return param if items.is_shared(None, param) else path(place)
 
 
 def told(error: AssayError) -> str:

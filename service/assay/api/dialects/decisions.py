@@ -4,16 +4,18 @@ The input is a user turn or a conversation; a question's instructions stand behi
 line in its last turn if that is the user's. Options are responses to that, read as "value" or
 "value: description". `choice` is best-of-n over them, P(i) = exp(reward_i) / Σ exp(reward), of an
 ensemble by its mean rewards; `score` is the probability-weighted place of a level, from 0.
-Confidences are System One's. A predicate, images, calls of tools and streams are a 501: no answer
-is ever a `refusal`. Limits on how many there are of anything are the server's own.
+Confidences are System One's. A predicate, images, custom tools and streams are a 501: no answer
+is ever a `refusal`. Calls of functions and their outputs are turns with `tool_calls` and of `tool`.
+Limits on how many there are of anything are the server's own.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
-from pydantic import Field, StrictBool, StrictStr, Tag, model_validator
+from pydantic import Field, StrictBool, StrictStr, Tag, ValidationError, model_validator
 
+from assay import wire
 from assay.api.dialects.contract import Ask, Body, Contract
 from assay.api.dialects.questions import (
     Content,
@@ -31,14 +33,13 @@ from assay.api.dialects.questions import (
     unanswerable,
 )
 from assay.api.dialects.turns import BY_FORM
-from assay.errors import Overloaded, UnknownTarget
+from assay.errors import InvalidField, Overloaded, UnknownTarget
 from assay.reward import choice
 from assay.scoring.aside import aside
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from assay import wire
     from assay.errors import AssayError
 
 _ROLES = {"developer": "system"}  # a newer name
@@ -74,12 +75,26 @@ class Turn(Body):
     ] = "message"
     role: Literal["user", "assistant", "system", "developer"] | None = None
     content: Said | None = None
+    call_id: str | None = None  # from here on of calls and their outputs
+    name: str | None = None
+    arguments: str | None = None
+    output: Said | None = None
 
     @model_validator(mode="after")
     def _says_something(self) -> Self:
         if self.type == "message" and (self.role is None or self.content is None):
             raise ValueError("a message has 'role' and 'content'")
+        if self.type == "function_call" and self.name is None:
+            raise ValueError("a call has the 'name' of its function")
+        if self.type == "function_call_output" and self.output is None:
+            raise ValueError("an output of a call has 'output'")
         return self
+
+    def call(self) -> dict[str, Any]:
+        """Return a call of a function as chat completions have it."""
+        function = {"name": self.name, "arguments": self.arguments}
+        name = {} if self.call_id is None else {"id": self.call_id}
+        return {"type": "function", **name, "function": function}
 
 
 Input = Annotated[
@@ -215,21 +230,39 @@ def _asked(ask: Ask, wanted: Decisions) -> Iterator[tuple[Choice | Score, Questi
         if isinstance(one, Predicate):
             raise no_truth(ask, where)
         words = _said(ask, one.instructions, f"{where}.instructions")
-        yield one, Question(prompt(turns, words), one.options(), where)
+        yield one, Question(prompt(turns, words), one.options(), where, "input")
 
 
 def _turns(ask: Ask, given: Input) -> list[wire.Message]:
     if isinstance(given, str):
         return [turn(given)]
-    turns = []
+    turns: list[dict[str, Any]] = []
     for place, one in enumerate(given):
         where = f"input[{place}]"
-        if one.role is None or one.content is None:
-            reason = "a reward model's template has no calls of tools; tell them in a message"
-            raise unanswerable(ask, reason, where)
-        said = _said(ask, one.content, f"{where}.content")
-        turns.append(turn(said, _ROLES.get(one.role, one.role)))
-    return turns
+        match one.type:
+            case "function_call" if turns and turns[-1]["role"] == "assistant":
+                turns[-1].setdefault("tool_calls", []).append(one.call())  # of the same turn
+            case "function_call":
+                turns.append({"role": "assistant", "tool_calls": [one.call()]})
+            case "function_call_output":
+                said = _said(ask, one.output or "", f"{where}.output")
+                turns.append({"role": "tool", "content": said, "tool_call_id": one.call_id})
+            case "message":
+                said = _said(ask, one.content or "", f"{where}.content")
+                role = one.role or ""
+                turns.append({"role": _ROLES.get(role, role), "content": said})
+            case _:
+                reason = "a reward model's template has no custom tools; tell of them in a message"
+                raise unanswerable(ask, reason, where)
+    return _checked(turns)
+
+
+def _checked(turns: list[dict[str, Any]]) -> list[wire.Message]:
+    try:
+        return [wire.Message.model_validate(one) for one in turns]
+    except ValidationError as error:
+        message = error.errors(include_url=False, include_input=False)[0]["msg"]
+        raise InvalidField(message.removeprefix("Value error, "), param="input") from None
 
 
 def _said(ask: Ask, content: Said, where: str) -> str:

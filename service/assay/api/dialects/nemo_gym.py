@@ -12,9 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
-from assay import wire
 from assay.api import problems
-from assay.api.dialects.contract import Ask, Body, Contract, each
+from assay.api.dialects.contract import Ask, Body, Contract, each, only
 from assay.api.dialects.turns import Turn
 from assay.reward import ensemble, preference, tournament
 from assay.scoring import items
@@ -23,6 +22,7 @@ from assay.scoring.aside import aside
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from assay import wire
     from assay.scoring.call import Call
 
 _NOTHING = "None"  # what Gym writes for a response without text
@@ -78,7 +78,7 @@ class Compare(Body):
 async def _compare(ask: Ask, wanted: Compare) -> dict[str, Any]:
     given = wanted.response_objs
     texts = await aside(len(given), lambda: [one.text() for one in given])
-    prompt = [wire.Message(**one.message()) for one in wanted.conversation_history]
+    prompt = [one.native("conversation_history") for one in wanted.conversation_history]
     call = ask.call(wanted.model)
     if len(texts) < 2 and call.only_compares:
         return {"rewards": [0.5] * len(texts), "comparison_results": None, "metrics": None}
@@ -106,7 +106,8 @@ async def _met(
             raise matrix
         return tournament.scores(matrix), lambda i, j: matrix[i][j]
     sources = await aside(len(texts), lambda: items.sources([(prompt, texts)]))
-    _, judged = await ask.run(call, sources, each("response_objs"))
+    talk = only("conversation_history")
+    _, judged = await ask.run(call, sources, each("response_objs"), talk)
 
     def wins(i: int, j: int) -> float:
         rows = [list(pair) for pair in zip(judged[i].rewards, judged[j].rewards, strict=True)]

@@ -3,7 +3,8 @@
 `content` is "helpfulness:1.6,..." of a model with attributes, "reward:<float>" of any other, and
 `logprobs.content` has the same numbers as {token, logprob}. ms-swift's InferClient reads the route
 too; a server of its own puts a bare number into `content`, but its request doesn't differ, and its
-client takes strings: one reads the number behind the colon.
+client takes strings: one reads the number behind the colon. A conversation that ends with another
+turn, as clients of generative judges send it, and a stream are refused in words that say so.
 """
 
 from __future__ import annotations
@@ -12,8 +13,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import AfterValidator, Field
 
-from assay.api.dialects.contract import Ask, Body, Contract, created, only
-from assay.api.dialects.turns import Turn, conversation
+from assay.api.dialects.contract import Ask, Contract, created, only
+from assay.api.dialects.turns import Templated, Turn, conversation, inputs_of
 from assay.errors import InvalidField, Overloaded
 from assay.reward import ensemble
 
@@ -32,7 +33,7 @@ def _no_form(value: object) -> object:
     return value
 
 
-class ChatCompletion(Body):
+class ChatCompletion(Templated):
     """`model` and `messages`; what governs sampling is not needed."""
 
     messages: list[Turn] = Field(min_length=1)
@@ -40,15 +41,17 @@ class ChatCompletion(Body):
     stream: bool | None = None
     n: Annotated[int | None, Field(ge=1, le=1)] = None  # choices
     response_format: Annotated[Any, AfterValidator(_no_form)] = None
+    functions: list[Any] | None = None  # of old
 
 
 async def _complete(ask: Ask, wanted: ChatCompletion) -> dict[str, Any]:
-    if wanted.stream:
-        raise InvalidField("a reward comes at once; leave 'stream' out", param="stream")
+    _check_asks_for_a_reward(ask, wanted)
+    if wanted.functions:
+        raise InvalidField("send 'tools' instead of 'functions'", param="functions")
     turns = [
-        Turn(role=_ROLES.get(one.role, one.role), content=one.content) for one in wanted.messages
+        one.model_copy(update={"role": _ROLES.get(one.role, one.role)}) for one in wanted.messages
     ]
-    source = conversation(turns, "messages")
+    source = conversation(turns, "messages", inputs_of(wanted))
     call, _, (judged,) = await ask.read([source], only("messages"), model=wanted.model)
     numbers = _numbers(call, judged)
     tokens = judged.n_tokens
@@ -75,6 +78,29 @@ async def _complete(ask: Ask, wanted: ChatCompletion) -> dict[str, Any]:
         ],
         "usage": {"prompt_tokens": tokens, "completion_tokens": 0, "total_tokens": tokens},
     }
+
+
+def _check_asks_for_a_reward(ask: Ask, wanted: ChatCompletion) -> None:
+    """Refuse what clients of generative judges send: there is no text to generate.
+
+    Raises:
+        InvalidField: The last turn isn't the assistant's, or the answer is to be streamed.
+    """
+    asks_for_text = wanted.messages[-1].role != "assistant"
+    if not asks_for_text and not wanted.stream:
+        return
+    name = ask.target(wanted.model).name
+    mend = (
+        "end 'messages' with the assistant turn to score"
+        if asks_for_text
+        else "a reward comes at once, so leave 'stream' out"
+    )
+    raise InvalidField(
+        f"'{name}' is a scalar reward model: it scores the assistant turn that ends a conversation "
+        f"and writes no text; {mend}. To have text judged in words, set 'model' or the client's "
+        "base URL to a generative judge; none is served here",
+        param="messages" if asks_for_text else "stream",
+    )
 
 
 def _numbers(call: Call, judged: Judged) -> Mapping[str, float]:

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from assay import wire
 from assay.api.dialects.contract import check_joined
+from assay.engine.spelling import NO_INPUTS, said
 from assay.errors import Unanswerable
 from assay.reward import choice, ensemble
 from assay.scoring import items
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from assay.api.dialects.contract import Ask
+    from assay.engine.template import TemplateInputs
     from assay.reward.choice import Choice
     from assay.scoring.call import Call, Judged
     from assay.scoring.scorer import Outcome
@@ -42,6 +44,7 @@ class Question:
     prompt: list[wire.Message]
     options: list[str]
     where: str
+    turns: str = ""  # where the prompt's turns are
 
 
 def size(questions: Sequence[Question]) -> int:
@@ -72,7 +75,7 @@ def prompt(turns: Sequence[wire.Message], *words: str) -> list[wire.Message]:
         return list(turns)
     before, last = list(turns), ""
     if before and before[-1].role == "user":
-        last = before.pop().content
+        last = said(before.pop().turn())
     return [*before, turn("\n\n".join(filter(None, [last, *words])))]
 
 
@@ -83,7 +86,7 @@ def check_size(turns: Sequence[wire.Message], questions: int, field: str) -> Non
         BodyTooLarge: It is.
     """
     if turns and turns[-1].role == "user":
-        check_joined(len(turns[-1].content), questions, field)
+        check_joined(len(said(turns[-1].turn())), questions, field)
 
 
 def unanswerable(ask: Ask, reason: str, where: str) -> Unanswerable:
@@ -107,26 +110,39 @@ def no_image(ask: Ask, where: str) -> Unanswerable:
 
 
 async def answered(
-    call: Call, questions: Sequence[Question], *, temperature: float = 1.0
+    call: Call,
+    questions: Sequence[Question],
+    *,
+    temperature: float = 1.0,
+    inputs: TemplateInputs = NO_INPUTS,
 ) -> tuple[Outcome, list[Choice]]:
     """Answer all questions in one call; one bad option fails the request."""
     groups = [(one.prompt, one.options) for one in questions]
+    beside = [inputs] * len(groups)
     if call.only_compares:
-        outcome, matrices = await call.contest(groups, "questions")
+        outcome, matrices = await call.contest(groups, "questions", inputs=beside)
         pairs = sum(len(one.options) ** 2 for one in questions)
         met = [one for one in matrices if isinstance(one, list)]
         return outcome, await aside(
             pairs, lambda: [choice.by_preferences(one, temperature=temperature) for one in met]
         )
-    owners = [one.where for one in questions for _ in one.options]
-    sources = await aside(len(owners), lambda: items.sources(groups))
-    outcome, judged = await call.run(sources, lambda place, _: owners[place])
+    owners = [one for one in questions for _ in one.options]
+    sources = await aside(len(owners), lambda: items.sources(groups, beside))
+    outcome, judged = await call.run(sources, lambda place, param: _path(owners[place], param))
     return outcome, await aside(len(owners), lambda: _choices(questions, judged, temperature))
 
 
 def tokens(outcome: Outcome) -> int:
     """Return how many tokens the options have, as an ensemble's first member reads them."""
     return sum(len(one.ids) for one in outcome.items)
+
+
+def _path(question: Question, param: str | None) -> str:
+    """Return where in the request an error of a question's option is."""
+    if param is not None and items.is_shared(None, param):
+        return param
+    is_turn = param is not None and param.startswith("messages[") and question.turns
+    return items.within(question.turns, param or "") if is_turn else question.where
 
 
 def _choices(

@@ -15,9 +15,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import BeforeValidator, Field, ValidationInfo
 
+from assay import wire
 from assay.api.dialects.contract import Ask, Contract, each
 from assay.api.dialects.turns import text_of
 from assay.api.dialects.vllm import Asked, check_limit, named
+from assay.engine.spelling import NO_INPUTS
 from assay.engine.truncation import Cutting
 from assay.reward import ensemble
 from assay.reward.transform import sigmoid
@@ -27,7 +29,7 @@ from assay.scoring.aside import aside
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
 
-    from assay.engine.template import Source
+    from assay.engine.template import Source, TemplateInputs
     from assay.errors import AssayError
     from assay.scoring.call import Call, Judged
 
@@ -69,6 +71,7 @@ class Rerank(Asked):
     top_n: int | None = None
     return_documents: bool | None = None
     max_tokens_per_doc: int | None = Field(default=None, ge=0)  # Cohere's; vLLM's 0 is none
+    chat_template_kwargs: dict[str, Any] | None = None  # vLLM's
 
     @property
     def cutting(self) -> Cutting:
@@ -113,7 +116,8 @@ def _document(text: str) -> dict[str, Any]:
 async def read(ask: Ask, wanted: Rerank) -> tuple[Call, list[tuple[int, float]], list[int]]:
     """Return the call, the ranking, and how many tokens each document's item has."""
     check_limit(ask, wanted)
-    sources = await pairs(wanted.query, wanted.documents)
+    variables = wire.TemplateInputs(chat_template_kwargs=wanted.chat_template_kwargs)
+    sources = await pairs(wanted.query, wanted.documents, items.inputs(variables))
     call, _, judged = await ask.read(
         sources, each("documents"), model=wanted.model, cutting=wanted.cutting
     )
@@ -121,9 +125,11 @@ async def read(ask: Ask, wanted: Rerank) -> tuple[Call, list[tuple[int, float]],
     return call, ranking, [one.n_tokens for one in judged]
 
 
-async def pairs(query: str, documents: list[str]) -> list[Source]:
+async def pairs(
+    query: str, documents: list[str], inputs: TemplateInputs = NO_INPUTS
+) -> list[Source]:
     """Return one item for each document: the query as prompt, the document as response."""
-    return await aside(len(documents), lambda: items.sources([(query, documents)]))
+    return await aside(len(documents), lambda: items.sources([(query, documents)], [inputs]))
 
 
 def ranked(judged: Sequence[Judged], top_n: int | None) -> list[tuple[int, float]]:

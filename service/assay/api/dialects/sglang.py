@@ -35,6 +35,7 @@ from assay.api.dialects.questions import unanswerable
 from assay.api.dialects.turns import Turn, conversation
 from assay.api.dialects.vllm import Inputs, classify, named, ping, usage
 from assay.api.exchange import scorer_of
+from assay.api.problems import path_of
 from assay.engine.template import Ids, Text
 from assay.errors import InvalidField
 from assay.reward import ensemble
@@ -136,10 +137,13 @@ async def _conversations(given: Any) -> Given:
 
     try:
         sources = await aside(len(given) if isinstance(given, list) else 0, read)
-    except ValidationError:
+    except ValidationError as error:
+        place, *inside = error.errors(include_url=False, include_input=False)[0]["loc"] or [0]
+        where = path_of(("conv", *inside) if is_one else ("conv", place, *inside))
         raise InvalidField(
-            "field 'conv': send conversations, each a list of turns with 'role' and 'content'",
-            param="conv",
+            f"field '{where}': send conversations, each a list of turns with 'role' and 'content', "
+            "which is text or parts of text",
+            param=where if inside else "conv",
         ) from None
     return Given(sources, path, is_one)
 

@@ -5,7 +5,7 @@ wording. Options are responses to that, read as "name" or "name: description"; J
 compact text. `choice` is best-of-n over them, P(i) = exp(reward_i / temperature) / Σ exp(...), of
 an ensemble by its mean rewards; `score` is the probability-weighted place of a level, from 0.
 `yes_no`, images and the ids of labels are a 501. There is no `label_mass`: no token is predicted.
-`chat_template_kwargs` change nothing.
+`chat_template_kwargs` reach the model's own template, or are refused.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from assay.api.dialects.questions import (
     turn,
     unanswerable,
 )
+from assay.api.dialects.turns import inputs_of
 from assay.api.dialects.vllm import named
 from assay.errors import InvalidField
 from assay.reward import choice
@@ -119,6 +120,7 @@ class Decisions(Body):
     temperature: float = Field(default=1.0, gt=0, allow_inf_nan=False)
     prompt_format_version: int | None = None
     return_prompt_token_ids: bool = False
+    chat_template_kwargs: dict[str, Any] | None = None
     images: list[Any] | None = None
 
     @model_validator(mode="after")
@@ -132,7 +134,9 @@ async def _answer(ask: Ask, wanted: Decisions) -> dict[str, Any]:
     call = ask.call(wanted.model)
     asked = await aside(len(wanted.questions), lambda: list(_asked(ask, wanted)))
     questions = [question for _, question in asked]
-    outcome, found = await answered(call, questions, temperature=wanted.temperature)
+    outcome, found = await answered(
+        call, questions, temperature=wanted.temperature, inputs=inputs_of(wanted)
+    )
     pairs, read = zip(asked, found, strict=True), tokens(outcome)
     return {
         "object": "decisions",

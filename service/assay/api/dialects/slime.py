@@ -10,8 +10,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from assay.api import problems
-from assay.api.dialects.contract import Ask, Body, Contract, only
-from assay.api.dialects.turns import Prompt, Turn
+from assay.api.dialects.contract import Ask, Contract, only
+from assay.api.dialects.turns import Prompt, Templated, Turn, check_untemplated, inputs_of
 from assay.engine.template import Conversation, Text
 from assay.errors import InvalidField
 from assay.reward import ensemble
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from assay.engine.template import Source
 
 
-class Sample(Body):
+class Sample(Templated):
     """`label` is sent along, and not needed."""
 
     prompt: Prompt
@@ -30,7 +30,9 @@ class Sample(Body):
 
 async def _reward(ask: Ask, wanted: Sample) -> float | dict[str, float]:
     source = _source(wanted, is_templated=_is_templated(ask))
-    _, _, judged = await ask.read([source], only("response"), model=wanted.model)
+    _, _, judged = await ask.read(
+        [source], only("response"), model=wanted.model, turns=only("prompt")
+    )
     reward = ensemble.mean(judged[0].rewards)
     key = ask.query.get("reward_key")
     return reward if key is None else {key: reward}
@@ -50,11 +52,12 @@ def _is_templated(ask: Ask) -> bool:
 
 def _source(wanted: Sample, *, is_templated: bool) -> Source:
     if is_templated and isinstance(wanted.prompt, str):
+        check_untemplated(wanted, "prompt")
         return Text(wanted.prompt + wanted.response)
     prompt = wanted.prompt
     asked = [Turn(role="user", content=prompt)] if isinstance(prompt, str) else prompt
     turns = [*asked, Turn(role="assistant", content=wanted.response)]
-    return Conversation(tuple(one.message() for one in turns))
+    return Conversation(tuple(one.message() for one in turns), inputs_of(wanted))
 
 
 CONTRACTS = (

@@ -31,6 +31,7 @@ from assay.api.dialects.questions import (
     turn,
     unanswerable,
 )
+from assay.api.dialects.turns import inputs_of
 from assay.reward import choice
 from assay.scoring.aside import aside
 
@@ -111,13 +112,14 @@ class SystemOne(Body):
     instructions: Content | None = None
     assets: dict[str, Any] | None = None
     images: list[Any] | None = None
+    chat_template_kwargs: dict[str, Any] | None = None  # vLLM's
 
 
 async def _answer(ask: Ask, wanted: SystemOne) -> dict[str, Any]:
     call = ask.call(wanted.model)
     asked = await aside(len(wanted.questions), lambda: list(_asked(ask, wanted)))
     questions = [question for _, question in asked]
-    outcome, found = await answered(call, questions)
+    outcome, found = await answered(call, questions, inputs=inputs_of(wanted))
     answers = await aside(
         size(questions),
         lambda: [one.answer(its) for (one, _), its in zip(asked, found, strict=True)],

@@ -21,7 +21,7 @@ import numpy as np
 from fastapi import APIRouter, Request, Response
 from pydantic import Field
 
-from assay import __version__
+from assay import __version__, wire
 from assay.api.dialects import rows
 from assay.api.dialects.chains import in_steps
 from assay.api.dialects.contract import (
@@ -36,7 +36,13 @@ from assay.api.dialects.contract import (
     unheeded,
 )
 from assay.api.dialects.labels import LABEL
-from assay.api.dialects.turns import Turn, conversation
+from assay.api.dialects.turns import (
+    Templated,
+    Turn,
+    check_untemplated,
+    conversation,
+    inputs_of,
+)
 from assay.api.exchange import scorer_of
 from assay.engine.template import Text
 from assay.engine.truncation import Cutting
@@ -96,7 +102,7 @@ class Asked(Body):
         return sigmoid(reward) if self.activates else reward
 
 
-class Inputs(Asked):
+class Inputs(Asked, Templated):
     """`input` or a conversation."""
 
     input: Any = None
@@ -125,6 +131,7 @@ class Score(Asked):
     text_2: Any = None
     data_1: Any = None
     data_2: Any = None
+    chat_template_kwargs: dict[str, Any] | None = None
 
     @property
     def size(self) -> int:
@@ -133,7 +140,7 @@ class Score(Asked):
         return max((len(one) for one in fields if isinstance(one, list)), default=0)
 
 
-class Tokenize(Body):
+class Tokenize(Templated):
     """`POST /tokenize`."""
 
     model: str | None = None
@@ -243,10 +250,10 @@ async def _score(ask: Ask, wanted: Score) -> dict[str, Any]:
 
     check_limit(ask, wanted)
     pairs = await aside(wanted.size, lambda: _pairs(wanted))
-    sources = await aside(
-        len(pairs.texts),
-        lambda: items.sources([(query, [document]) for query, document in pairs.texts]),
-    )
+    variables = wire.TemplateInputs(chat_template_kwargs=wanted.chat_template_kwargs)
+    groups = [(query, [document]) for query, document in pairs.texts]
+    beside = [items.inputs(variables)] * len(groups)
+    sources = await aside(len(groups), lambda: items.sources(groups, beside))
     call, _, judged = await ask.read(
         sources, each(pairs.field), model=wanted.model, cutting=wanted.cutting
     )
@@ -259,6 +266,7 @@ async def _tokenize(ask: Ask, wanted: Tokenize) -> dict[str, Any]:
     if wanted.messages is not None:
         source = in_steps(_talk(wanted), target.card.steps)
     elif wanted.prompt is not None:
+        check_untemplated(wanted, "prompt")
         source = Text(wanted.prompt, _specials(wanted, "tokenizer"))
     else:
         raise InvalidField("send 'prompt' or 'messages'", param="prompt")
@@ -285,6 +293,7 @@ async def _given(wanted: Inputs) -> Given:
         return Given([source], only("messages"), is_one=True)
     if wanted.input is None:
         raise InvalidField("send 'input' or 'messages'", param="input")
+    check_untemplated(wanted, "input")
     return await text_or_ids(wanted.input, "input", _specials(wanted, "tokenizer"))
 
 
@@ -301,7 +310,7 @@ def _talk(wanted: Inputs | Tokenize) -> Source:
             "a chat template of the request isn't used: the model's own, or its card's, is",
             param="chat_template",
         )
-    talk = conversation(wanted.messages or (), "messages")
+    talk = conversation(wanted.messages or (), "messages", inputs_of(wanted))
     return replace(talk, specials=_specials(wanted, "card"))
 
 
@@ -398,6 +407,7 @@ CONTRACTS = (
         _score,
         _problem,
         tells=frozenset({"queries", "documents", "text_1", "text_2", "data_1", "data_2"}),
+        lacks=frozenset({"inputs", "prompt"}),  # native items may have documents, too
     ),
     Contract(
         "vllm.tokenize",

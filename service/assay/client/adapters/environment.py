@@ -1,7 +1,7 @@
 """Options from `ASSAY_CLIENT_...` variables, for frameworks that find a reward by its path.
 
 `ASSAY_CLIENT_URL` and `ASSAY_CLIENT_MODEL` are `url` and `model`, and so on for every option.
-Numbers, booleans, `clip` and `attributes` are written as JSON: `ASSAY_CLIENT_CLIP=[-5, 5]`.
+Numbers, booleans, lists and objects are written as JSON: `ASSAY_CLIENT_CLIP=[-5, 5]`.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 PREFIX = "ASSAY_CLIENT_"
-_AS_JSON = {"attributes", "clip"}
+_AS_JSON = {"attributes", "clip", "tools", "documents", "chat_template_kwargs"}
 
 
 def reward(given: Mapping[str, Any] | None = None, **defaults: Any) -> Reward:

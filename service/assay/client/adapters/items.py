@@ -1,36 +1,59 @@
 """What frameworks hand over, as native items: prompts and responses, strings or messages.
 
-Of a message its role, text and name count. Tool calls and images can't be rendered: they are sent
-along, so that the item is refused rather than scored without them.
+Of a message its role, content, name, calls of tools and reasoning count. What the model's template
+can't render, images among it, is sent along, so that the item is refused rather than scored without
+it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from itertools import repeat
+from typing import TYPE_CHECKING, Any, get_args
+
+from assay import wire
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from assay.client.adapters.reward import Item, Reward
 
+_CARRIED = wire.CARRIED
+_TEXT = (*get_args(wire.PartType), None)
 
-def pair(reward: Reward, prompt: Any, response: Any) -> Item:
-    """Return a prompt and a response, each a string or messages, as one item."""
+
+def pair(reward: Reward, prompt: Any, response: Any, **inputs: Any) -> Item:
+    """Return a prompt and a response, each a string or messages, as one item.
+
+    `inputs` are those of this item for the template: `tools`, `documents`.
+    """
+    own = {name: _plain(value) for name, value in inputs.items() if value is not None}
     if not isinstance(response, str):
         before = [spoken("user", prompt)] if isinstance(prompt, str) else turns(prompt)
-        return {"messages": [*before, *turns(response)]}
+        return {"messages": [*before, *turns(response)], **own}
     if isinstance(prompt, str) and reward.verbatim:
         return {"text": prompt + response}
     return {
         "prompt": prompt if isinstance(prompt, str) else turns(prompt),
         "response": _unended(response, reward.turn_end),
+        **own,
     }
 
 
-def pairs(reward: Reward, prompts: Iterable[Any], responses: Iterable[Any]) -> list[Item]:
-    """Return an item for each prompt with its response."""
-    return [pair(reward, *both) for both in zip(prompts, responses, strict=True)]
+def pairs(
+    reward: Reward, prompts: Iterable[Any], responses: Iterable[Any], **columns: Any
+) -> list[Item]:
+    """Return an item for each prompt with its response.
+
+    `columns` are those of the data for the template, `tools` and `documents`: a value for each
+    prompt, or None.
+    """
+    given = {name: column for name, column in columns.items() if column is not None}
+    rows = zip(*given.values(), strict=True) if given else repeat(())
+    return [
+        pair(reward, *both, **dict(zip(given, row, strict=True)))
+        for both, row in zip(zip(prompts, responses, strict=True), rows, strict=False)
+    ]
 
 
 def solution(prompt: Any, response: str, separator: str | None) -> Item:
@@ -53,26 +76,50 @@ def spoken(role: str, content: str) -> dict[str, Any]:
 
 
 def _turn(message: Any) -> dict[str, Any]:
-    also = {name: found for name in ("name", "tool_calls") if (found := _field(message, name))}
-    return {
-        "role": _field(message, "role"),
-        "content": _text(_field(message, "content")),
-        **also,
-    }
+    content = _field(message, "content")
+    also = {name: _plain(found) for name in _CARRIED if _is_given(found := _field(message, name))}
+    said = {} if content is None and also else {"content": _content(content)}
+    return {"role": _field(message, "role"), **said, **also}
 
 
 def _field(message: Any, name: str) -> Any:
     return message.get(name) if isinstance(message, Mapping) else getattr(message, name, None)
 
 
-def _text(content: Any) -> Any:
-    """Return a content's text: of a list of parts, if all are text, theirs."""
+def _is_given(value: Any) -> bool:
+    """Tell whether a field says anything; columns of tables have all fields in every row."""
+    return value is not None and (not hasattr(value, "__len__") or len(value) > 0)
+
+
+def _content(content: Any) -> Any:
+    """Return a content: text, or its parts, those of text without what tables add to them."""
     if content is None:
         return ""
     if isinstance(content, str):
         return content
-    texts = [text for part in content if isinstance(text := _field(part, "text"), str)]
-    return "".join(texts) if len(texts) == len(content) else content
+    return [_part(part) for part in _plain(content)]
+
+
+def _part(part: Any) -> Any:
+    if isinstance(part, str):
+        return {"type": "text", "text": part}
+    is_text = isinstance(part, Mapping) and part.get("type", "text") in _TEXT
+    if is_text and isinstance(part.get("text"), str):
+        return {"type": "text", "text": part["text"]}
+    return part
+
+
+def _plain(value: Any) -> Any:
+    """Return what JSON knows of a value: of an object its fields, of an array its elements."""
+    if isinstance(value, Mapping):
+        return {str(name): _plain(one) for name, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(one) for one in value]
+    for name, options in (("model_dump", {"exclude_none": True}), ("tolist", {})):
+        if callable(method := getattr(value, name, None)):
+            return _plain(method(**options))
+    fields = getattr(value, "__dict__", None)
+    return _plain(vars(value)) if fields else value
 
 
 def _unended(response: str, end: str) -> str:

@@ -61,6 +61,9 @@ class Options(TypedDict, total=False):
     aggregate: wire.Aggregate | None
     truncation: wire.Truncation | None
     priority: wire.Priority
+    tools: list[dict[str, Any]] | None
+    documents: list[dict[str, Any]] | None
+    chat_template_kwargs: dict[str, Any] | None
     uncertainty_penalty: float
     length_penalty: float
     clip: tuple[float, float] | None
@@ -111,6 +114,13 @@ class Reward(BaseModel):
     aggregate: wire.Aggregate | None = Field(default=None, description="As in `wire.Options`.")
     truncation: wire.Truncation | None = Field(default=None, description="As in `wire.Options`.")
     priority: wire.Priority = Field(default="interactive", description="As in `wire.Options`.")
+    tools: list[dict[str, Any]] | None = Field(default=None, description="As in `wire.Options`.")
+    documents: list[dict[str, Any]] | None = Field(
+        default=None, description="As in `wire.Options`."
+    )
+    chat_template_kwargs: dict[str, Any] | None = Field(
+        default=None, description="As in `wire.Options`."
+    )
     uncertainty_penalty: Finite = Field(
         default=0.0, ge=0, description="Taken off for each standard deviation of an ensemble."
     )
@@ -224,6 +234,9 @@ class Reward(BaseModel):
             "aggregate": self.aggregate,
             "truncation": self.truncation,
             "attributes": self.attributes,
+            "tools": self.tools,
+            "documents": self.documents,
+            "chat_template_kwargs": self.chat_template_kwargs,
             "deadline_ms": deadline_ms,
         }
         given = {name: value for name, value in asked.items() if value is not None}

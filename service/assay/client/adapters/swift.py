@@ -7,11 +7,14 @@ In a file for `--external_plugins`:
 
     orms["assay"] = swift.reward("http://localhost:8000")
 
-The column `messages` has the conversation. What can't be scored is None, which ms-swift leaves out.
+The column `messages` has the conversation; its turns of the roles `tool_call` and `tool_response`
+are calls of tools and their results, and the column `tools` has these. What can't be scored is
+None, which ms-swift leaves out.
 """
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from assay.client.adapters import items
@@ -40,10 +43,15 @@ class ORM(_Made):
     """A reward among ms-swift's `orms`."""
 
     def __call__(
-        self, /, completions: Sequence[Any], messages: Sequence[Any] | None = None, **_: Any
+        self,
+        /,
+        completions: Sequence[Any],
+        messages: Sequence[Any] | None = None,
+        tools: Sequence[Any] | None = None,
+        **_: Any,
     ) -> list[float | None]:
         """Return a reward for each completion."""
-        asked = _asked(self.reward, completions, messages)
+        asked = _asked(self.reward, completions, messages, tools)
         return self.reward.rewards(self.reward.ask(asked))
 
 
@@ -51,10 +59,15 @@ class AsyncORM(_Made):
     """The same, awaited beside other async rewards."""
 
     async def __call__(
-        self, /, completions: Sequence[Any], messages: Sequence[Any] | None = None, **_: Any
+        self,
+        /,
+        completions: Sequence[Any],
+        messages: Sequence[Any] | None = None,
+        tools: Sequence[Any] | None = None,
+        **_: Any,
     ) -> list[float | None]:
         """Return a reward for each completion."""
-        asked = _asked(self.reward, completions, messages)
+        asked = _asked(self.reward, completions, messages, tools)
         return self.reward.rewards(await self.reward.aask(asked))
 
 
@@ -79,15 +92,48 @@ def _remade(base: Any, reward: Reward, args: Any) -> Any:
 
 
 def _asked(
-    reward: Reward, completions: Sequence[Any], messages: Sequence[Any] | None
+    reward: Reward,
+    completions: Sequence[Any],
+    messages: Sequence[Any] | None,
+    tools: Sequence[Any] | None,
 ) -> list[Item]:
     if messages is None:
         raise TypeError("ms-swift hands over the column 'messages'; without it there is no prompt")
-    prompts = [_before(one) for one in messages]
-    return items.pairs(reward, prompts, completions)
+    prompts = [_called(_before(one)) for one in messages]
+    known = None if tools is None else [_read(one) for one in tools]
+    return items.pairs(reward, prompts, completions, tools=known)
 
 
 def _before(conversation: Sequence[Any]) -> Sequence[Any]:
     """Return a conversation without the completion it ends with."""
     is_answered = bool(conversation) and conversation[-1]["role"] == "assistant"
     return conversation[:-1] if is_answered else conversation
+
+
+def _called(conversation: Sequence[Any]) -> list[Any]:
+    """Return a conversation with calls and results of tools as other frameworks have them."""
+    turns: list[Any] = []
+    for turn in conversation:
+        match turn["role"]:
+            case "tool_call" if isinstance(function := _read(turn["content"]), dict):
+                if not (turns and turns[-1]["role"] == "assistant"):
+                    turns.append({"role": "assistant", "content": None, "tool_calls": []})
+                before = turns[-1]
+                calls = [*before.get("tool_calls", []), {"type": "function", "function": function}]
+                turns[-1] = {**before, "tool_calls": calls}
+            case "tool_response":
+                turns.append({**turn, "role": "tool"})
+            case _:
+                turns.append(turn)
+    return turns
+
+
+def _read(value: Any) -> Any:
+    """Return what ms-swift has as JSON or as what JSON stands for."""
+    if not isinstance(value, str):
+        return value
+    try:
+        read = json.loads(value)
+    except ValueError:
+        return None
+    return [_read(one) for one in read] if isinstance(read, list) else read

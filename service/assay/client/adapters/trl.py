@@ -1,6 +1,7 @@
 """TRL: `GRPOTrainer`, `RLOOTrainer` and their async kin, as `reward_funcs`.
 
-Conversations go to the model's own template, as TRL's model rewards do. Prompts that are strings
+Conversations go to the model's own template, as TRL's model rewards do, with their calls of tools
+and, if the data has such columns, `tools` and `documents`. Prompts that are strings
 are joined with their completions into one text, as TRL does; `verbatim=False` makes turns of them.
 What can't be scored is None, which TRL leaves out.
 """
@@ -31,12 +32,26 @@ def async_reward(url: Urls, **options: Unpack[Options]) -> AsyncFunction[list[fl
 
 
 def _rewards(
-    reward: Reward, /, prompts: Sequence[Any], completions: Sequence[Any], **_: Any
+    reward: Reward,
+    /,
+    prompts: Sequence[Any],
+    completions: Sequence[Any],
+    tools: Sequence[Any] | None = None,
+    documents: Sequence[Any] | None = None,
+    **_: Any,
 ) -> list[float | None]:
-    return reward.rewards(reward.ask(items.pairs(reward, prompts, completions)))
+    asked = items.pairs(reward, prompts, completions, tools=tools, documents=documents)
+    return reward.rewards(reward.ask(asked))
 
 
 async def _async_rewards(
-    reward: Reward, /, prompts: Sequence[Any], completions: Sequence[Any], **_: Any
+    reward: Reward,
+    /,
+    prompts: Sequence[Any],
+    completions: Sequence[Any],
+    tools: Sequence[Any] | None = None,
+    documents: Sequence[Any] | None = None,
+    **_: Any,
 ) -> list[float | None]:
-    return reward.rewards(await reward.aask(items.pairs(reward, prompts, completions)))
+    asked = items.pairs(reward, prompts, completions, tools=tools, documents=documents)
+    return reward.rewards(await reward.aask(asked))
