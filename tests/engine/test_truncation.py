@@ -218,7 +218,7 @@ def test_a_prompt_of_steps_is_cut_and_no_step(tmp_path):
 def test_turns_of_parts_are_cut_as_parts():
     """Of content in parts of text, or of none, what stays has the same form."""
     parts = [{"type": "text", "text": "ab"}, {"type": "text", "text": "cd"}]
-    asked = ({"role": "user", "content": parts}, {"role": "tool", "content": None})
+    asked = ({"role": "user", "content": parts}, {"role": "tool"})
     source = Conversation((*asked, {"role": "assistant", "content": "ef"}))
     texts = truncation.Texts.of(source, truncation.words)
 

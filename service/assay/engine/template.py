@@ -527,13 +527,13 @@ class Template:
         if not isinstance(source, Conversation) or self._card.steps is not None:
             return source
         last = source.messages[-1]
-        text = truncation.said(last)
+        text = spelling.said(last)
         if rule != "prompt_start" and spelling.characters(source) > self._most_characters:
             most = self.max_tokens * self._longest_token
             text = text[-most:] if cutting.side == "start" else text[:most]
         if cutting.response_tokens is not None and len(text) > cutting.response_tokens:
             text = truncation.kept(text, self._spans(text), cutting.response_tokens, "end")
-        if len(text) == len(truncation.said(last)):
+        if len(text) == len(spelling.said(last)):
             return source
         return replace(source, messages=(*source.messages[:-1], truncation.saying(last, text)))
 
@@ -711,7 +711,7 @@ class Template:
         """Refuse a template that rewrites responses, unless the caller leaves open what is cut."""
         if not isinstance(item.item, Conversation) or cutting.rule == "longest_first":
             return
-        if truncation.said(item.item.messages[-1]).strip() not in (whole.text or ""):
+        if spelling.said(item.item.messages[-1]).strip() not in (whole.text or ""):
             raise ItemTooLong(
                 f"the item has {len(whole.ids)} tokens, the model takes {self.max_tokens}; its "
                 "chat template rewrites the response, so that nothing can be cut"
@@ -747,7 +747,7 @@ class Template:
     def _response_size(self, talk: Conversation, whole: Rendered) -> tuple[int, int]:
         """Return the tokens of a response with what ends it, and how many there is room for."""
         text = whole.text or ""
-        start = text.rfind(truncation.said(talk.messages[-1]).strip())
+        start = text.rfind(spelling.said(talk.messages[-1]).strip())
         needed = sum(end > start for _, end in self._spans(text)) + len(self._appended)
         front = len(self._frame[0]) if self._is_encoder else int(self.bos is not None)
         return needed, self.max_tokens - front

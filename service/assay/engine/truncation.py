@@ -10,10 +10,10 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Literal
 
-from assay.engine.spelling import Conversation, Solution, Text
+from assay.engine.spelling import Conversation, Solution, Text, said
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Sequence
 
     from assay.engine.spelling import Message, Source
 
@@ -65,12 +65,6 @@ def longest_first(first: int, second: int, room: int) -> tuple[int, int]:
         return (short, room - short) if first <= second else (room - short, short)
     half, rest = room // 2, room - room // 2  # the longer text has the odd token, or the second
     return (half, rest) if first <= second else (rest, half)
-
-
-def said(turn: Mapping[str, Any]) -> str:
-    """Return what a turn says: its text, its parts of text joined by lines, or nothing."""
-    content = turn.get("content") or ""
-    return content if isinstance(content, str) else "\n".join(part["text"] for part in content)
 
 
 def saying(turn: Message, text: str) -> Message:
