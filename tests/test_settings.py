@@ -317,3 +317,27 @@ def test_a_folder_may_be_below_the_home(monkeypatch):
     monkeypatch.setenv("HOME", "/home/somebody")
     write('repository = "~/models"')
     assert load()[0].repository == Path("/home/somebody/models")
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [
+        ("ASSAY_SERVICE_HOST", "10.0.0.7"),
+        ("ASSAY_SERVICE_PORT", "8000"),
+        ("ASSAY_SERVICE_PORT_HTTP", "8000"),
+        ("ASSAY_PORT", "tcp://10.0.0.7:8000"),
+        ("ASSAY_PORT_8000_TCP", "tcp://10.0.0.7:8000"),
+        ("ASSAY_PORT_8000_TCP_ADDR", "10.0.0.7"),
+        ("ASSAY_JUDGE_SERVICE_HOST", "10.0.0.7"),
+        ("ASSAY_JUDGE_PORT", "tcp://10.0.0.7:8000"),
+    ],
+)
+def test_kubernetes_service_links_are_called_what_they_are(monkeypatch, variable, value):
+    """They aren't unknown settings, and the message says how to be rid of them."""
+    monkeypatch.setenv(variable, value)
+
+    with pytest.raises(SettingsError) as error:
+        load()
+
+    assert error.value.message.startswith(f"{variable} is Kubernetes' word for where a Service")
+    assert "enableServiceLinks: false" in error.value.message

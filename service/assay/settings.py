@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import tomllib
 from collections import Counter
 from difflib import get_close_matches
@@ -374,14 +375,28 @@ def _read(file: Path, *, may_be_absent: bool) -> dict[str, Any]:
 
 
 def _environment() -> dict[str, Any]:
-    for variable in os.environ:
+    for variable, value in os.environ.items():
         is_ours = variable.startswith(PREFIX) and not variable.startswith(_CLIENT_PREFIX)
+        if is_ours and (_SERVICE_LINK.fullmatch(variable) or _ADDRESS.match(value)):
+            raise SettingsError(
+                f"{variable} is Kubernetes' word for where a Service called 'assay…' is, not a "
+                "setting; put 'enableServiceLinks: false' into the pod's spec, or call the Service "
+                "otherwise"
+            )
         if is_ours and variable != _FILE_VARIABLE:
             _check_known(variable.removeprefix(PREFIX).lower(), where="the environment")
     try:
         return EnvSettingsSource(Settings)()
     except UndecodableVariable as error:
         raise SettingsError(f"{error}; in the environment a table is written as JSON") from error
+
+
+# What Kubernetes sets in every pod for each Service of the namespace: its name in capitals
+# and one of these.
+_SERVICE_LINK = re.compile(
+    rf"{PREFIX}(.+_)?(SERVICE_(HOST|PORT(_.+)?)|PORT_\d+_(TCP|UDP|SCTP)(_.+)?)"
+)
+_ADDRESS = re.compile(r"(tcp|udp|sctp)://")  # of ASSAY_PORT
 
 
 def _check_known(key: str, where: str) -> None:

@@ -443,3 +443,22 @@ def test_qrms_quantiles_are_as_many_as_config_json_says(tmp_path, config, groups
     card = layouts.tuned(cards.read(catalogue.embedded() / "qrm-llama3-8b"), parts_of)
 
     assert [one.groups for one in card.heads["reward"].layers if one.op == "mean"] == [groups]
+
+
+@pytest.mark.parametrize(
+    ("labels", "words"),
+    [({}, "says no labels, which is two"), ({"num_labels": 3}, "says 3 labels")],
+)
+@pytest.mark.parametrize("head", ["score.weight", "classifier.weight"])
+def test_a_head_of_one_row_under_other_labels_is_told_what_to_write(tmp_path, labels, words, head):
+    """The message names the field of config.json, not a card's layers."""
+    said = {"architectures": ["LlamaForSequenceClassification"], **labels}
+    folder = checkpoint(tmp_path, heads={head: (1, HIDDEN)}, **said)
+
+    if head == "score.weight":
+        (message,) = recognise.recognise(folder).doubts
+    else:
+        message = refusal(folder)
+
+    assert words in message
+    assert '"id2label": {"0": "score"} (num_labels = 1)' in message

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
     from assay.cards.card import Card
-    from assay.cards.mechanism import Layer, Trunk
+    from assay.cards.mechanism import Layer
     from assay.cards.parts import Parts
 
 CLASSIFIER = "ForSequenceClassification"
@@ -59,6 +59,10 @@ _READ_THE_VOCABULARY = (
 )
 _LABELLED = "helpsteer2-regression"
 _SHOWN = 5
+# transformers' classifiers that see, too, and the class of their language part; what its tensors'
+# names begin with: as published, and as transformers names them in memory.
+_SEEING = {"Gemma3ForSequenceClassification": "Gemma3TextModel"}
+_LANGUAGE = ("language_model.model.", "model.language_model.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +90,8 @@ def recognise(folder: Path) -> Recognised:
         return adapter
     quantized.check(folder)
     checkpoint = parts.of(folder)
-    found = _separate(checkpoint) or _by_layout(checkpoint) or _stock(checkpoint)
+    found = _with_vision(checkpoint) or _separate(checkpoint) or _by_layout(checkpoint)
+    found = found or _stock(checkpoint)
     if found is None:
         command = _command(_candidates(checkpoint), folder)
         raise CheckpointError(
@@ -117,6 +122,22 @@ def _adapter(folder: Path) -> Recognised | None:
         )
     doubt = f"an adapter over {base}: its numbers are right only once both are merged"
     return Recognised("adapter", cards.Card(), (doubt,))
+
+
+def _with_vision(checkpoint: Parts) -> Recognised | None:
+    """Return the language part of a class that also sees, with its head; images aren't served."""
+    text_class = _SEEING.get(checkpoint.architecture)
+    names = [*checkpoint.trunk, *checkpoint.heads]
+    if text_class is None or not any(".vision_tower." in f".{name}" for name in names):
+        return None
+    prefix = next((one for one in _LANGUAGE if any(n.startswith(one) for n in names)), None)
+    if prefix is None or checkpoint.rows("score.weight") != 1:
+        return None
+    head = Head(layers=[Linear(op="linear", weight="score.weight")])
+    around = "model." if prefix.startswith("model.") else ""
+    unused = [f"{around}vision_tower.*", f"{around}multi_modal_projector.*"]
+    trunk = Trunk(architecture=text_class, prefix=prefix, unused=unused)
+    return Recognised(STOCK, cards.Card(trunk=trunk, heads={"reward": head}))
 
 
 def _separate(checkpoint: Parts) -> Recognised | None:
@@ -202,6 +223,8 @@ def _stock(checkpoint: Parts) -> Recognised | None:
     bias = "score.bias" if "score.bias" in checkpoint.heads else None
     head = Head(layers=[Linear(op="linear", weight="score.weight", bias=bias)])
     doubt = f"config.json names '{named}', but the files hold a head of one label"
+    if named.endswith(CLASSIFIER):
+        doubt = _one_row(checkpoint, last)
     return Recognised(STOCK, cards.Card(heads={"reward": head}), (doubt,))
 
 
@@ -247,13 +270,9 @@ def check(checkpoint: Parts, card: Card) -> None:
 
 def _refusal(checkpoint: Parts) -> str:
     """Say why a checkpoint that nothing fits can't be served without a card."""
-    last = next((one for one in _STOCK_LAST if one in checkpoint.heads), None)
     named = checkpoint.architecture or "no architecture"
-    if last is not None and (rows := checkpoint.rows(last)) > 1:
-        return (
-            f"has {rows} labels ('{last}'), and no file says which is the score; write a card.toml "
-            f"with [score] outputs = [{rows} names] and index or weights, as models/{_LABELLED} has"
-        )
+    if said := _of_labels(checkpoint):
+        return said
     if unknown := checkpoint.heads or checkpoint.strange:
         return (
             f"holds {_listed(unknown)} beside its trunk, which is no head of a family that Assay "
@@ -274,6 +293,31 @@ def _refusal(checkpoint: Parts) -> str:
         f"is a language model ({named}) without a reward head; policies, rerankers and step models "
         "that answer with a token can't be told apart by their files: "
         + _take_a_card(_READ_THE_VOCABULARY)
+    )
+
+
+def _of_labels(checkpoint: Parts) -> str:
+    """Say what is wrong with the labels of a head that transformers' own classes have."""
+    last = next((one for one in _STOCK_LAST if one in checkpoint.heads), None)
+    rows = 0 if last is None else checkpoint.rows(last)
+    if last is not None and rows == 1 and checkpoint.architecture.endswith(CLASSIFIER):
+        return f"is {checkpoint.architecture}, and {_one_row(checkpoint, last)}"
+    if rows > 1:
+        return (
+            f"has {rows} labels ('{last}'), and no file says which is the score; write a card.toml "
+            f"with [score] outputs = [{rows} names] and index or weights, as models/{_LABELLED} has"
+        )
+    return ""
+
+
+def _one_row(checkpoint: Parts, last: str) -> str:
+    """Say what to write where config.json has other labels than a head of one row."""
+    labels = headers.labels(checkpoint.config)
+    says = "id2label" in checkpoint.config or "num_labels" in checkpoint.config
+    return (
+        f"config.json {f'says {labels} labels' if says else 'says no labels, which is two'}, and "
+        f"the head '{last}' has one row; if that is the reward, put "
+        '"id2label": {"0": "score"} (num_labels = 1) into config.json'
     )
 
 
