@@ -19,7 +19,7 @@ from typer.core import TyperGroup
 
 from loadtest import growth as group_growth
 from loadtest import intrusion as intruding
-from loadtest import overhead, report
+from loadtest import neighbour, overhead, report
 from loadtest import overload as overloading
 from loadtest import pair as pairing
 from loadtest import server as servers
@@ -398,6 +398,35 @@ def overload(
         recorded = {"settings": options.record(), "machine": report.machine()}
         report.write(json, {**recorded, "steps": [step.record() for step in steps]})
     if any(step.misses() for step in steps):
+        raise typer.Exit(1)
+
+
+@app.command("busy-start")
+def busy_start(
+    seconds: Annotated[float, typer.Option(min=40, help="Of load after each start.")] = 90.0,
+    cores: Annotated[int, typer.Option(min=1, help="That are busy until it is ready.")] = CORES,
+    checkpoint: Checkpoint = None,
+    dtype: DtypeOption = Dtype.float32,
+    threads: Threads = CORES,
+    seed: Seed = NOW,
+    json: JsonFile = None,
+) -> None:
+    """Start quietly, then beside busy cores; exit with 1 where that refuses or slows anybody."""
+    with _served(checkpoint, ["assay"]) as folder:
+        assert folder is not None
+        options = _Options(folder, dtype, threads, seed=seed)
+        starts = []
+        for name, burning in (("quiet", 0), ("busy", cores)):
+            server = servers.assay(folder, dtype, threads)
+            texts = Generated(seed + burning)
+            starts.append(neighbour.measure(name, server, texts, cores=burning, seconds=seconds))
+    wide.print(neighbour.table(starts))
+    missed = neighbour.misses(*starts)
+    out.print("; ".join(missed) or "all is kept")
+    if json is not None:
+        recorded = {"settings": options.record(), "machine": report.machine()}
+        report.write(json, {**recorded, "starts": [one.record() for one in starts]})
+    if missed:
         raise typer.Exit(1)
 
 

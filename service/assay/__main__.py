@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import io
+import os
 import sys
+
+from assay import listening
 
 
 def main() -> None:
     """Run the command line; it needs the `serve` extra."""
+    listening.early(sys.argv[1:], os.environ)
     try:
         from assay.cli import app  # noqa: PLC0415  the bare install has no typer
     except ModuleNotFoundError as error:

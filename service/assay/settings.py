@@ -180,6 +180,12 @@ class Settings(BaseSettings):
         description="How long a request's head, and then its body, may take to arrive; a body a "
         "second more for each 16 KiB of it.",
     )
+    hold_while_loading_s: float = Field(
+        default=20.0,
+        ge=0,
+        description="How long a request waits for models that load, or a worker that is started "
+        "again, before it is refused; 0 refuses it at once.",
+    )
     drain_timeout_s: float = Field(
         default=30.0, ge=0, description="How long accepted work may take after SIGTERM."
     )

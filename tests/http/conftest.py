@@ -76,6 +76,7 @@ def narrow(tmp_path_factory: pytest.TempPathFactory, tiny: Path, bare: Path) -> 
         max_queued_tokens=MAX_QUEUED_TOKENS,
         batch_tokens=BATCH_TOKENS,
         prefix_cache_mb=0,  # an item costs its tokens each time
+        hold_while_loading_s=0,
     ) as server:
         yield server
 

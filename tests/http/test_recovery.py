@@ -22,7 +22,13 @@ if TYPE_CHECKING:
     from tests.http.processes import Server
 
 KEY = "the-admin-key"
-SETTINGS: dict[str, Any] = {"admin_key": KEY, "key": KEY, "compile": "off", "prefix_cache_mb": 0}
+SETTINGS: dict[str, Any] = {
+    "admin_key": KEY,
+    "key": KEY,
+    "compile": "off",
+    "prefix_cache_mb": 0,
+    "hold_while_loading_s": 0,
+}
 LOAD_S = 4 * WAIT_S
 
 

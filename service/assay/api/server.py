@@ -18,6 +18,7 @@ from uvicorn.loops.auto import auto_loop_factory
 from assay.api import keys, tls
 from assay.api.app import create_app
 from assay.errors import AssayError
+from assay.listening import BACKLOG
 from assay.scoring.aside import detached
 from assay.telemetry import lag
 from assay.telemetry.metrics import HEAD_TOO_LARGE, NO_ROUTE
@@ -35,7 +36,6 @@ if TYPE_CHECKING:
 # 0.2 s for all of them. The oldest are looked at once in five million.
 _COLLECT_AFTER = (2_000, 5, 500)
 logger = logging.getLogger("assay.server")
-_BACKLOG = 4096  # trainers open a connection a request; the kernel caps it at net.core.somaxconn
 _GOODBYE_S = 1.0
 _AT_ONCE_S = 0.05  # in which a server that has nothing to do is done
 _LOOPBACK = {"127.0.0.1", "::1", "localhost"}
@@ -199,7 +199,7 @@ def build(
         lifespan="off",
         access_log=False,
         proxy_headers=False,  # nothing here asks who the caller is
-        backlog=_BACKLOG,
+        backlog=BACKLOG,
         log_config=LOGGING_CONFIG if settings.log_format == "text" else None,
         log_level="warning",
         timeout_graceful_shutdown=_drain_s(settings.drain_timeout_s),

@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING
 from fastapi import Request
 from fastapi.routing import APIRoute
 
+from assay.api.keys import OPEN_ROUTES
+
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
 
@@ -24,6 +26,9 @@ if TYPE_CHECKING:
     from assay.scoring.service import Service
 
     Endpoint = Callable[[Request], Awaitable[Response]]
+
+
+_AT_ONCE = OPEN_ROUTES | {"/metrics", "/openapi.json", "/redoc"}
 
 
 class Shortcut:
@@ -37,13 +42,21 @@ class Shortcut:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one request."""
         endpoint = self._endpoints.get(scope["path"]) if scope.get("method") == "POST" else None
-        with self._service.using() as scope["state"]["scorer"]:
+        with self._service.using() as scorer:
+            scope["state"]["scorer"] = scorer
+            if not scorer.targets.by_name and _asks_of_models(scope["path"]):
+                await scorer.resolved()
             if endpoint is None:
                 await self._app(scope, receive, send)
                 return
             scope["app"] = self._app
             response = await endpoint(Request(scope, receive))
             await response(scope, receive, send)
+
+
+def _asks_of_models(path: str) -> bool:
+    """Whether an answer says anything of what is served; changes wait for that by themselves."""
+    return path not in _AT_ONCE and not path.startswith(("/admin/", "/docs"))
 
 
 def posted(router: APIRouter, *prefixes: str) -> dict[str, Endpoint]:

@@ -14,7 +14,7 @@ import typer
 from prometheus_client import disable_created_metrics
 from rich.text import Text
 
-from assay import scratch
+from assay import listening, scratch
 from assay.cli.app import (
     Config,
     Device,
@@ -32,6 +32,7 @@ from assay.cli.app import (
     stop,
 )
 from assay.cli.terminal import err
+from assay.errors import SettingsError
 from assay.scoring.aside import DETACHED
 from assay.scoring.service import Service
 from assay.settings import PREFIX, rereader
@@ -41,6 +42,7 @@ from assay.telemetry.metrics import Metrics
 from assay.telemetry.startup import StartupDisplay
 
 if TYPE_CHECKING:
+    import socket
     from collections.abc import Callable
 
     from assay.errors import AssayError
@@ -61,6 +63,10 @@ def serve(
     threads: Threads = None,
     repository_folder: Repository = None,
     trust_remote_code: Trusted = None,
+    hold_while_loading_s: Annotated[
+        float | None,
+        typer.Option(help="How long requests wait for models that load; default 20 seconds."),
+    ] = None,
     config: Config = None,
 ) -> None:
     """Load models and answer over HTTP.
@@ -78,6 +84,7 @@ def serve(
         "threads": threads,
         "repository": repository_folder,
         "trust_remote_code": trust_remote_code,
+        "hold_while_loading_s": hold_while_loading_s,
     }
     if os.environ.get(f"{PREFIX}LOG_FORMAT") == "json":
         logs.configure("info", "json")  # what is wrong with the others is told in an object, too
@@ -87,9 +94,10 @@ def serve(
     logs.configure(settings.log_level, settings.log_format)
     if logs.is_structured():
         logs.adopt_stderr()
+    sockets = _sockets(settings)
     from assay.api import server as servers  # noqa: PLC0415  only `serve` needs HTTP
 
-    failure = run(_serve(settings, rereader(given(flags), config)), servers.loop_factory())
+    failure = run(_serve(settings, sockets, rereader(given(flags), config)), servers.loop_factory())
     try:
         if failure is not None:
             stop(failure)
@@ -97,6 +105,20 @@ def serve(
         _end(end.exit_code)
         raise
     _end(0)
+
+
+def _sockets(settings: Settings) -> list[socket.socket]:
+    """Return the sockets to listen on, or end with the reason why there are none."""
+    try:
+        return listening.take(settings.host, settings.port)
+    except OSError as error:
+        where = f"{in_url(settings.host)}:{settings.port}"
+        stop(
+            SettingsError(
+                f"nobody can listen on {where}: {error.strerror or error}; another server may run "
+                "there, or set host and port"
+            )
+        )
 
 
 def _end(code: int) -> None:
@@ -113,7 +135,9 @@ def _end(code: int) -> None:
         os._exit(code)
 
 
-async def _serve(settings: Settings, reread: Callable[[], Settings]) -> AssayError | None:
+async def _serve(
+    settings: Settings, sockets: list[socket.socket], reread: Callable[[], Settings]
+) -> AssayError | None:
     """Serve until a signal or a failed start; return the failure."""
     from assay.api import server as servers  # noqa: PLC0415  only `serve` needs HTTP
 
@@ -129,7 +153,7 @@ async def _serve(settings: Settings, reread: Callable[[], Settings]) -> AssayErr
         server = servers.build(settings, service, reread, spans)
         async with service:
             announced = asyncio.create_task(_announce(service, server, settings))
-            await server.serve()
+            await server.serve(sockets)
             announced.cancel()
     return service.scorer.failure
 

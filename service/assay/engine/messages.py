@@ -7,6 +7,7 @@ so a frame is a length and a pickle. No torch here: the front reads and writes t
 from __future__ import annotations
 
 import pickle
+import signal
 import struct
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, Self
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
 Compile = Literal["auto", "on", "off"]
 Stage = Literal["load", "verify", "compile", "warm up"]
+FRONT_SIGNALS = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGHUP})  # for the front alone
 HEADER = struct.Struct("<Q")
 PAGE_TOKENS = 8  # whose keys and values are kept together between batches
 

@@ -122,6 +122,8 @@ class Dispatcher:
         *,
         on_progress: Callable[[str, Progress | Loaded], None] | None = None,
         on_refusal: Callable[[], None] | None = None,
+        on_ready: Callable[[], None] | None = None,
+        is_needed: Callable[[], bool] = lambda: True,
         watchdog_s: float = WATCHDOG_S,
         load_timeout_s: float = LOAD_TIMEOUT_S,
         first_backoff_s: float = 0.5,
@@ -132,12 +134,16 @@ class Dispatcher:
         self.loaded: dict[str, Loaded] = {}
         self.refusal: str | None = None  # why what served before can't be loaded again
         self.rate = Rate()
+        self.begun_at = time.monotonic()  # when the worker was started that loads, or has loaded
+        self.load_s: float | None = None  # from there to ready, the last time
         self.device_bytes: int | None = None  # what the worker holds of a GPU's memory
         self._start = start
         self._queue = queue
         self._observer = observer
         self._on_progress = on_progress
         self._on_refusal = on_refusal
+        self._on_ready = on_ready
+        self._is_needed = is_needed
         self._watchdog_s = watchdog_s
         self._load_timeout_s = load_timeout_s
         self._first_backoff_s = first_backoff_s
@@ -179,7 +185,7 @@ class Dispatcher:
             self._worker.kill()
 
     async def run(self) -> None:
-        """Serve until stopped, restarting the worker when it dies.
+        """Serve until stopped, restarting the worker when it dies, while anybody needs it.
 
         Raises:
             CheckpointError: A model can't be served, and never was.
@@ -188,6 +194,7 @@ class Dispatcher:
         backoff_s = self._first_backoff_s
         while not self._is_stopped:
             ready_at = math.inf
+            self.begun_at = time.monotonic()
             try:
                 async with self._worker_factory(self._start) as self._worker:
                     await self._load(self._worker)
@@ -207,7 +214,10 @@ class Dispatcher:
                 self._on_refusal()
             if time.monotonic() - ready_at >= _STEADY_S:
                 backoff_s = self._first_backoff_s
+            self.begun_at = time.monotonic() + backoff_s
             await asyncio.sleep(backoff_s)
+            if not self._is_needed():
+                return
             backoff_s = min(2 * backoff_s, _LONGEST_BACKOFF_S)
 
     def _note(self, error: CheckpointError | WorkerError) -> None:
@@ -236,6 +246,9 @@ class Dispatcher:
                 self._on_progress(self.device, message)
         self.state = "ready"
         self.refusal = None
+        self.load_s = time.monotonic() - self.begun_at
+        if self._on_ready:
+            self._on_ready()
 
     def _take_up(self, loaded: Loaded) -> None:
         """Begin with what warm-up found; one that is started again goes on with what is known."""

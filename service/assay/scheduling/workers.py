@@ -5,15 +5,20 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import signal
 import socket
+import subprocess
 import sys
+import time
 from typing import Self
 
 from assay.engine import messages
+from assay.engine.messages import FRONT_SIGNALS
 from assay.errors import WorkerError
 from assay.scheduling import caches
 
 _STOP_S = 5.0
+_LOOK_S = 0.01
 # glibc gives large blocks back to the kernel once they are free, and each layer's results came from
 # there again, page by page: six hundredths of the processor time.
 _KEEP_FREED_MEMORY = {
@@ -28,7 +33,7 @@ class Worker:
     def __init__(self, start: messages.Start, program: str = "assay.engine.worker") -> None:
         self._start = start
         self._program = program
-        self._process: asyncio.subprocess.Process | None = None
+        self._process: subprocess.Popen[bytes] | None = None
         self._reader: asyncio.StreamReader | None = None
         self._writer: asyncio.StreamWriter | None = None
 
@@ -41,14 +46,10 @@ class Worker:
         """Start the process and tell it what to load."""
         ours, theirs = socket.socketpair()
         with theirs:
-            self._process = await asyncio.create_subprocess_exec(
-                sys.executable,
-                "-m",
-                self._program,
-                str(theirs.fileno()),
-                pass_fds=(theirs.fileno(),),
-                env=_KEEP_FREED_MEMORY | os.environ | caches.variables(),
-                stdin=asyncio.subprocess.DEVNULL,
+            self._process = _started(
+                [sys.executable, "-m", self._program, str(theirs.fileno())],
+                theirs.fileno(),
+                _KEEP_FREED_MEMORY | os.environ | caches.variables(),
             )
         self._reader, self._writer = await asyncio.open_connection(sock=ours)
         try:
@@ -66,11 +67,11 @@ class Worker:
                 await self._writer.wait_closed()
         if self._process is None:
             return
-        try:
-            await asyncio.wait_for(self._process.wait(), _STOP_S)
-        except TimeoutError:
-            self._process.kill()
-            await self._process.wait()
+        end = time.monotonic() + _STOP_S
+        while self._process.poll() is None:
+            if time.monotonic() >= end:
+                self._process.kill()
+            await asyncio.sleep(_LOOK_S)
 
     def kill(self) -> None:
         """End the process at once; whoever waits for a message learns that it is gone."""
@@ -107,3 +108,20 @@ class Worker:
             raise WorkerError("the worker process is gone") from error
         message: messages.FromWorker = messages.decode(body)  # type: ignore[assignment]
         return message
+
+
+def _started(
+    command: list[str], stream: int, environment: dict[str, str]
+) -> subprocess.Popen[bytes]:
+    """Start a process that no signal to the group ends before it can say that it ignores these.
+
+    systemd and a terminal signal the whole group. A mask is inherited; a loop's own way to start
+    processes may clear it.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, FRONT_SIGNALS)
+    try:
+        return subprocess.Popen(  # noqa: S603  our own program
+            command, pass_fds=(stream,), env=environment, stdin=subprocess.DEVNULL
+        )
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)

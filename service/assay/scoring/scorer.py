@@ -7,8 +7,10 @@ the server: the targets, the queue, the device processes and the thread that ren
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import math
+import threading
 import time
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Self
@@ -19,13 +21,13 @@ from assay.cards import code
 from assay.engine.messages import Loaded, ModelSpec, Start
 from assay.engine.template import Rendered
 from assay.engine.truncation import Cutting
-from assay.errors import AssayError, NotReady, WorkerError
+from assay.errors import AssayError, Draining, NotReady, WorkerError
 from assay.scheduling import devices
 from assay.scheduling import dispatcher as dispatchers
 from assay.scheduling.admission import Admission
 from assay.scheduling.dispatcher import Dispatcher
 from assay.scheduling.queue import Queue, Ticket, late
-from assay.scoring import caller, rendering
+from assay.scoring import caller, rendering, starts
 from assay.scoring import targets as served
 from assay.scoring.aside import aside, detached
 from assay.scoring.pacing import Pace
@@ -152,11 +154,17 @@ class Scorer:
         self._pace = Pace()
         self._render_thread = RenderThread(self._pace)
         self._ready = asyncio.Event()
+        self._turn = asyncio.Event()  # of whoever is held: something has changed
+        self._is_remembered = False  # how long it took
+        self._held = 0  # requests, before it is known what is served
+        self._begun_at = time.monotonic()
+        self._usual_s: float | None = None  # from there to ready, where that is known
         self._is_leaving = False
         self._task: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Self:
         """Begin loading; scoring is refused until `ready`."""
+        self._begun_at = time.monotonic()
         self._render_thread.start()
         self._task = asyncio.create_task(self._run(), name="scorer")
         return self
@@ -169,6 +177,11 @@ class Scorer:
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
+
+    def close(self) -> None:
+        """Admit nothing more, and send away who is held."""
+        self.admission.close()
+        self._wake()
 
     def kill(self) -> None:
         """End the device processes at once, and start none any more."""
@@ -207,8 +220,68 @@ class Scorer:
             UnknownTarget: Nothing of that name is served.
         """
         if not self.targets.by_name:
-            raise NotReady("the models are being resolved; retry shortly", retry_after_s=_RETRY_S)
+            raise NotReady(
+                "the models are being resolved; retry later", retry_after_s=self._left_s()
+            )
         return self.targets.get(name)
+
+    async def resolved(self) -> None:
+        """Wait until it is known what is served, for as long as requests are held; then return."""
+        until = time.monotonic() + self._settings.hold_while_loading_s
+        if self._held >= self._settings.max_queued_requests:
+            return
+        self._held += 1
+        try:
+            while not (self.targets.by_name or self.admission.is_closed or self.failure):
+                if not await self._changes(until):
+                    return
+        finally:
+            self._held -= 1
+
+    async def _until_ready(self, target: Target, begin: float, deadline_s: float) -> None:
+        """Wait until a target can be scored, or until the deadline is what ends the wait.
+
+        Raises:
+            NotReady: It can't within the time for which requests are held.
+            Draining: The server is stopping.
+        """
+        hold_s = self._settings.hold_while_loading_s
+        until = begin + min(hold_s, deadline_s)
+        while (state := self.state(target)) != "ready":
+            if self.admission.is_closed:
+                raise Draining("the server is stopping; send it to another", retry_after_s=1)
+            if self.failure is None and await self._changes(until):
+                continue
+            if self.failure is None and deadline_s <= hold_s:
+                return
+            raise NotReady(f"'{target.name}' is {state}; retry later", retry_after_s=self._left_s())
+
+    async def _changes(self, until: float) -> bool:
+        """Wait until something has changed; False where the time is over."""
+        left_s = until - time.monotonic()
+        if left_s <= 0:
+            return False
+        turn = self._turn
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(left_s if math.isfinite(left_s) else None):
+                await turn.wait()
+        return True
+
+    def _wake(self) -> None:
+        """Let all who are held look again."""
+        self._turn.set()
+        self._turn = asyncio.Event()
+
+    def _left_s(self) -> float:
+        """Return in how many seconds it should be ready: whole ones, more the later it is."""
+        now, usual_s = time.monotonic(), self._usual_s or starts.guess(())
+        left = [
+            (one.load_s or usual_s) - (now - one.begun_at)
+            for one in self.dispatchers
+            if one.state != "ready"
+        ]
+        left_s = min(left) if left else usual_s - (now - self._begun_at)
+        return float(math.ceil(left_s if left_s >= 1 else max(1.0, -left_s / 4)))
 
     def loaded(self, model: Model) -> Loaded | None:
         """Return what a worker said of a model, once one has loaded it."""
@@ -247,23 +320,30 @@ class Scorer:
         `on_left` learns how far a request came whose caller left.
 
         Raises:
-            NotReady: The target is loading or its worker is being restarted.
+            NotReady: The target is loading or its worker is being restarted, for longer than
+                requests are held.
             Overloaded, Draining: The request isn't admitted.
         """
-        if (state := self.state(target)) != "ready":
-            raise NotReady(f"'{target.name}' is {state}; retry shortly", retry_after_s=_RETRY_S)
+        begin = time.monotonic()
         tokens = await aside(len(sources), lambda: sum(map(rendering.estimate, sources)))
         name = await self._name(target, sources, tokens)
         longest_s = self._settings.max_wait_s
+        deadline_s = longest_s if deadline_s is None else min(deadline_s, longest_s)
         with self.admission.admit(
             len(target.members) * tokens, lambda: name, caller=caller.NAME.get()
         ) as room:
+            try:
+                await self._until_ready(target, begin, deadline_s)
+            except asyncio.CancelledError:
+                self._count_gone(target, len(sources), on_left, Times(*[begin] * 5))
+                raise
             return await self._score(
                 target,
                 sources,
                 cutting,
                 is_batch,
-                longest_s if deadline_s is None else min(deadline_s, longest_s),
+                begin,
+                deadline_s,
                 stop_at_error,
                 room,
                 on_left,
@@ -296,12 +376,12 @@ class Scorer:
         sources: Sequence[Source],
         cutting: Cutting,
         is_batch: bool,
+        begin: float,
         deadline_s: float,
         stop_at_error: bool,
         room: Room,
         on_left: Callable[[Times], None] | None,
     ) -> Outcome:
-        begin = time.monotonic()
         members = target.members
         collector = _Collector(
             len(members),
@@ -352,9 +432,8 @@ class Scorer:
         except asyncio.CancelledError:
             self.queue.cancel(ticket)
             unscored = sum(any(one is None for one in row) for row in collector.numbers)
-            self.metrics.shed(target.name, "client_gone", unscored)
-            if on_left:
-                on_left(Times(begin, queued, tokenized, ticket.began_at, time.monotonic()))
+            times = Times(begin, queued, tokenized, ticket.began_at, time.monotonic())
+            self._count_gone(target, unscored, on_left, times)
             raise
         ended = time.monotonic()
         total_s = ended - begin
@@ -368,6 +447,13 @@ class Scorer:
             total_s=total_s,
             times=Times(begin, queued, tokenized, ticket.began_at, ended),
         )
+
+    def _count_gone(
+        self, target: Target, items: int, on_left: Callable[[Times], None] | None, times: Times
+    ) -> None:
+        self.metrics.shed(target.name, "client_gone", items)
+        if on_left:
+            on_left(times)
 
     async def _render_for_members(
         self, target: Target, sources: Sequence[Source], cutting: Cutting
@@ -403,10 +489,13 @@ class Scorer:
     async def _run(self) -> None:
         """Load the targets and keep one dispatcher a device running."""
         try:
+            self._usual_s = await detached(lambda: starts.recall(self._name_by_settings))
             self.targets, names = await asyncio.gather(
                 detached(lambda: served.load(self._settings)),
                 detached(lambda: devices.expand(self._settings.device)),
             )
+            self._usual_s = await detached(self._usual)
+            self._wake()
             self.dispatchers = [
                 Dispatcher(
                     self._start(device),
@@ -414,6 +503,8 @@ class Scorer:
                     self.metrics,
                     on_progress=self._progress,
                     on_refusal=self._give_up,
+                    on_ready=self._note_ready,
+                    is_needed=lambda: not self.admission.is_closed or self.admission.requests > 0,
                     watchdog_s=self._settings.watchdog_s,
                     load_timeout_s=self._settings.load_timeout_s,
                 )
@@ -427,6 +518,31 @@ class Scorer:
         except* Exception as errors:
             logger.exception("the scorer failed", exc_info=errors)
             self._fail(WorkerError("a defect of Assay stopped the workers; the log has it"))
+
+    @property
+    def _name_by_settings(self) -> str:
+        one = self._settings
+        return starts.name(one.models, str(one.repository), one.device, one.compile, one.dtype)
+
+    @property
+    def _name_by_revisions(self) -> str:
+        one, revisions = self._settings, [model.revision for model in self.targets.models]
+        return starts.name(revisions, one.device, one.compile, one.dtype)
+
+    def _usual(self) -> float:
+        """Return how long such a start takes: as last time, or by the size of what is to read."""
+        folders = [model.checkpoint.folder for model in self.targets.models]
+        return starts.recall(self._name_by_revisions) or starts.guess(folders)
+
+    def _note_ready(self) -> None:
+        """Let those go on who are held, and remember how long the first start took."""
+        self._wake()
+        if all(one.state == "ready" for one in self.dispatchers) and not self._is_remembered:
+            self._is_remembered = True
+            took_s = time.monotonic() - self._begun_at
+            load_s = max(one.load_s or 0.0 for one in self.dispatchers)
+            known = {self._name_by_settings: took_s, self._name_by_revisions: load_s}
+            threading.Thread(target=starts.remember, args=(known,), daemon=True).start()
 
     def _start(self, device: str) -> Start:
         specs = [
@@ -515,6 +631,7 @@ class Scorer:
     def _fail(self, error: AssayError) -> None:
         self.failure = error
         self._ready.set()
+        self._wake()
         self._fail_all("the workers can't be brought back")
         if self._on_failure:
             self._on_failure(error)

@@ -113,7 +113,7 @@ class Service:
     def close(self) -> None:
         """Admit nothing more."""
         self._is_closed = True
-        self.scorer.admission.close()
+        self.scorer.close()
 
     def kill(self) -> None:
         """End every device process at once: nobody is answered any more."""

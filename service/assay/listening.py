@@ -1,0 +1,103 @@
+"""The sockets that a server listens on, open before all else: who comes waits, and isn't refused.
+
+The standard library alone: everything else takes a second to import. What the command line, the
+environment and `assay.toml` say of the address is only looked at here; whether it is right, and
+whether it is what was meant, `assay.settings` says later. A service manager may hand over sockets
+that are open (`LISTEN_FDS`, as systemd does): then none is closed over a restart.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import tomllib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+BACKLOG = 4096  # trainers open a connection a request; the kernel caps it at net.core.somaxconn
+_FIRST_HANDED = 3  # the descriptor
+_opened: dict[tuple[str, int], list[socket.socket]] = {}
+
+
+def early(arguments: Sequence[str], variables: Mapping[str, str]) -> None:
+    """Listen where `assay serve` with these arguments will, if that is plain and possible."""
+    if (
+        not arguments
+        or arguments[0] != "serve"
+        or "--help" in arguments
+        or "LISTEN_FDS" in variables
+    ):
+        return
+    with contextlib.suppress(OSError, ValueError, OverflowError):
+        file = _option(arguments, "--config") or variables.get("ASSAY_CONFIG") or "assay.toml"
+        said = _table(file)
+        host = _option(arguments, "--host") or variables.get("ASSAY_HOST") or said.get("host")
+        port = _option(arguments, "--port") or variables.get("ASSAY_PORT") or said.get("port")
+        where = (str(host or "127.0.0.1"), int(str(port or 8000)))
+        _opened[where] = _listening(*where)
+
+
+def take(host: str, port: int) -> list[socket.socket]:
+    """Return the open sockets for an address; those opened for another are closed.
+
+    Raises:
+        OSError: Nobody can listen there.
+    """
+    if handed := _handed():
+        return handed
+    found = _opened.pop((host, port), None)
+    while _opened:
+        for one in _opened.popitem()[1]:
+            one.close()
+    return found if found is not None else _listening(host, port)
+
+
+def _option(arguments: Sequence[str], name: str) -> str | None:
+    """Return the last value of an option, as the command line takes it."""
+    value = None
+    for place, one in enumerate(arguments):
+        if one.startswith(f"{name}="):
+            value = one.partition("=")[2]
+        elif one == name and place + 1 < len(arguments):
+            value = arguments[place + 1]
+    return value
+
+
+def _table(file: str) -> dict[str, object]:
+    try:
+        with open(file, "rb") as stream:  # noqa: PTH123  pathlib takes longer to import
+            return tomllib.load(stream)
+    except OSError:
+        return {}
+
+
+def _listening(host: str, port: int) -> list[socket.socket]:
+    """Listen on every address of a host."""
+    opened: list[socket.socket] = []
+    try:
+        for family, _, _, _, address in dict.fromkeys(
+            socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        ):
+            one = socket.socket(family, socket.SOCK_STREAM)
+            opened.append(one)
+            one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if family == socket.AF_INET6:
+                one.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            one.bind(address)
+            one.listen(BACKLOG)
+    except OSError:
+        for one in opened:
+            one.close()
+        raise
+    return opened
+
+
+def _handed() -> list[socket.socket]:
+    """Return the sockets that a service manager opened for this process; it keeps its own."""
+    if os.environ.get("LISTEN_PID") != str(os.getpid()):
+        return []
+    count = int(os.environ.get("LISTEN_FDS", "0"))
+    return [socket.socket(fileno=_FIRST_HANDED + number) for number in range(count)]
