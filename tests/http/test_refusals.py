@@ -190,7 +190,7 @@ CASES = [
     Case(
         "a wrong truncation",
         {**SAID, "truncation": True},
-        "'prompt_start' or 'response_end'",
+        "'prompt_start', 'response_end' or 'longest_first'",
         "truncation",
     ),
     Case("a vague normalize", {**SAID, "normalize": 7}, "boolean", "normalize"),
