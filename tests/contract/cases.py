@@ -28,6 +28,8 @@ NATIVE = {"error": ["code", "message", "retryable"], "request_id": None}  # and 
 OPENAI = {"error": ["message", "type", "param", "code"]}
 FLAT = ["object", "message", "type", "param", "code"]
 TEI = ["error", "error_type"]
+NIM = ["object", "error", "message", "detail", "type", "requestId"]
+MIXEDBREAD = ["object", "message", "detail"]
 DETAIL = ["detail"]
 COHERE = {"id": None, "message": None, "error": ["message", "type", "param", "code"]}
 Takes = Literal["many", "prompt", "one"]
@@ -101,7 +103,7 @@ class Case:
     @property
     def cuts(self) -> bool:
         """Whether its own server cuts what is over the limit."""
-        return "rerank" in self.route or self.route.startswith(("tei.", "infinity."))
+        return "rank" in self.route or self.route.startswith(("tei.", "infinity."))
 
     def path_of(self, place: int) -> str:
         """Return where an error says that the item of a request is."""
@@ -402,6 +404,45 @@ SCORES = [
         COHERE,
         takes="prompt",
         name="raw",
+    ),
+    *(
+        Case(
+            "nvidia.ranking",
+            path,
+            lambda items: {
+                "query": {"text": asked(items)},
+                "passages": [{"text": text} for text in responses(items)],
+                "truncate": "END",
+            },
+            lambda answer: by_index("logit")(answer["rankings"]),
+            "passages",
+            NIM,
+            takes="prompt",
+        )
+        for path in ("/v1/ranking", "/ranking", "/reranking", "/v1/retrieval/nvidia/reranking")
+    ),
+    *(
+        Case(
+            "voyage.rerank",
+            path,
+            ranking(top_k=None, truncation=True),
+            lambda answer: by_index("relevance_score")(answer["data"]),
+            "documents",
+            DETAIL,
+            sigmoid,
+            "prompt",
+        )
+        for path in ("/rerank", "/v1/rerank")
+    ),
+    Case(
+        "mixedbread.rerank",
+        "/v1/reranking",
+        lambda items: {"query": asked(items), "input": responses(items)},
+        lambda answer: by_index("score")(answer["data"]),
+        "input",
+        MIXEDBREAD,
+        sigmoid,
+        "prompt",
     ),
     Case(
         "nvidia.chat",

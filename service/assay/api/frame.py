@@ -14,7 +14,7 @@ import traceback
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
-from assay.api import coding, problems
+from assay.api import coding, dialects, problems
 from assay.api.exchange import STOPPED
 from assay.api.keys import OPEN_ROUTES
 from assay.errors import AssayError, BodyTooLarge, BodyTooSlow, Draining, InternalError
@@ -45,13 +45,21 @@ _SAFE_HEADERS = [
     (b"x-frame-options", b"DENY"),
 ]
 _SLOWEST_BYTES_PER_S = 16_384
+_TEMPLATED = dialects.templated()
 _SAFE_ID = re.compile(r"[\x21-\x7e]{1,128}")
 
 
-def unslash(scope: Scope) -> None:
-    """Take the slashes from a path's end: `/score/` is `/score`, and no redirect loses a body."""
+def canonical(scope: Scope) -> None:
+    """Give a path the one form that everything around the routes knows it by.
+
+    Without slashes at its end: `/score/` is `/score`, and no redirect loses a body. Where it fits a
+    path with parts like {model}, it is that, and the parts are beside it.
+    """
     if scope["path"].endswith("/"):
         scope["path"] = scope["path"].rstrip("/") or "/"
+    for path, pattern in _TEMPLATED.items():
+        if fit := pattern.fullmatch(scope["path"]):
+            scope["path"], scope["path_params"] = path, fit.groupdict()
 
 
 class Frame:
@@ -94,7 +102,7 @@ class Frame:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        unslash(scope)
+        canonical(scope)
         headers = dict(scope["headers"])  # ASGI has their names in lower case
         request_id = _request_id(headers.get(b"x-request-id"))
         state = scope.setdefault("state", {})

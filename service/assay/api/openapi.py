@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 import inspect
+import re
 from typing import TYPE_CHECKING, Any
 
 from fastapi.openapi.utils import get_openapi
@@ -94,7 +95,7 @@ def _add_shared(paths: dict[str, Any]) -> None:
 def _add(paths: dict[str, Any], path: str, contract: Contract, body: dict[str, Any]) -> None:
     """Add a contract's body to what its path takes."""
     words = inspect.getdoc(inspect.getmodule(contract.answer)) or ""
-    operation = paths.setdefault(path, {}).setdefault("post", _operation(contract))
+    operation = paths.setdefault(path, {}).setdefault("post", _operation(contract, path))
     _add_answers(operation["responses"], contract)
     content = operation["requestBody"]["content"][_JSON]
     taken = content["schema"].get("anyOf", [content["schema"]] if content["schema"] else [])
@@ -105,8 +106,13 @@ def _add(paths: dict[str, Any], path: str, contract: Contract, body: dict[str, A
         operation["summary"] += f", {contract.route}"
 
 
-def _operation(contract: Contract) -> dict[str, Any]:
+def _operation(contract: Contract, path: str) -> dict[str, Any]:
+    parts = re.findall(r"\{(\w+)\}", path)
+    string = {"type": "string"}
     return {
+        "parameters": [
+            {"name": part, "in": "path", "required": True, "schema": string} for part in parts
+        ],
         "tags": ["contracts of others"],
         "summary": contract.route,
         "requestBody": {"required": True, "content": {_JSON: {"schema": {}}}},

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from assay.api.frame import QUIET_ROUTES, unslash
+from assay.api.frame import QUIET_ROUTES, canonical
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -33,7 +33,7 @@ class Traced:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one request."""
         if scope["type"] == "http":
-            unslash(scope)
+            canonical(scope)
         if scope["type"] != "http" or scope["path"] in QUIET_ROUTES:
             await self._app(scope, receive, send)
             return

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 from assay.api.dialects import (
     decisions,
     infinity,
     llama_factory,
+    mixedbread,
     nemo_gym,
     nvidia,
+    nvidia_ranking,
     oat,
     openrlhf,
     rerank,
@@ -19,6 +22,7 @@ from assay.api.dialects import (
     systemone,
     tei,
     vllm,
+    voyage,
 )
 from assay.api.dialects.contract import Contract, endpoint
 
@@ -35,6 +39,9 @@ CONTRACTS: tuple[Contract, ...] = (
     *tei.CONTRACTS,
     *infinity.CONTRACTS,
     *nvidia.CONTRACTS,
+    *nvidia_ranking.CONTRACTS,
+    *mixedbread.CONTRACTS,
+    *voyage.CONTRACTS,
     *oat.CONTRACTS,
     *nemo_gym.CONTRACTS,
     *sglang.CONTRACTS,
@@ -67,6 +74,15 @@ def routes(native: Iterable[str]) -> dict[str, str]:
 def id_headers() -> dict[str, str]:
     """Return the header in which a path's clients look for the request's id, beside our own."""
     return {path: one.id_header for one in CONTRACTS if one.id_header for path in one.paths}
+
+
+def templated() -> dict[str, re.Pattern[str]]:
+    """Return the paths that have parts like {model}, and what fits them: slashes, too."""
+    return {
+        path: re.compile(re.sub(r"\\{(\w+)\\}", r"(?P<\1>.+)", re.escape(path)))
+        for path in _by_path()
+        if "{" in path
+    }
 
 
 def _by_path() -> dict[str, list[Contract]]:

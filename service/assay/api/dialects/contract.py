@@ -89,6 +89,7 @@ class Ask:
     route: str
     request_id: str
     query: Mapping[str, str] = field(default_factory=dict)  # of the URL
+    path: Mapping[str, str] = field(default_factory=dict)  # what stands in a templated path
     headers: dict[str, str] = field(default_factory=dict)  # of the answer; a contract may add some
     _asked: list[str] = field(default_factory=list)
 
@@ -162,7 +163,7 @@ class Ask:
 
 @dataclass(frozen=True, slots=True)
 class Contract:
-    """One foreign contract at its paths.
+    """One foreign contract at its paths, which may have parts like {model}: see `templated`.
 
     `tells` are top-level keys of which a body of this contract has one, or as "list[].key" a key of
     the objects in a list, where no native route has the path; none for the contract that a path is
@@ -187,7 +188,10 @@ class Contract:
     ) -> Response:
         """Answer a body that is of this contract, and count how it ended."""
         scorer = scorer_of(request)
-        ask = Ask(scorer, self.route, request.state.request_id, request.query_params)
+        ask = Ask(
+            *(scorer, self.route, request.state.request_id, request.query_params),
+            path=request.path_params,
+        )
         outcome = "ok"
         try:
             self._check_query(request)

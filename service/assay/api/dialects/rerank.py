@@ -21,6 +21,7 @@ from assay.api.dialects.turns import text_of
 from assay.api.dialects.vllm import Asked, check_limit, named
 from assay.engine.spelling import NO_INPUTS
 from assay.engine.truncation import Cutting
+from assay.errors import ItemTooLong
 from assay.reward import ensemble
 from assay.reward.transform import sigmoid
 from assay.scoring import items
@@ -44,12 +45,12 @@ def _text(value: object) -> object:
     return text_of(value["content"]) if "content" in value else value.get("text", value)
 
 
-def _fields(value: object, info: ValidationInfo) -> object:
+def fields(value: object, info: ValidationInfo) -> object:
     """Return the fields of Cohere's object that `rank_fields` names, in its order, a line each."""
-    fields = info.data.get("rank_fields")
-    if not fields or not isinstance(value, dict):
+    names = info.data.get("rank_fields")
+    if not names or not isinstance(value, dict):
         return value
-    texts = [value[name] for name in fields if name in value]
+    texts = [value[name] for name in names if name in value]
     if not texts or not all(isinstance(text, str) for text in texts):
         raise ValueError("none of the 'rank_fields' is here, or one of them isn't text")
     return "\n".join(texts)
@@ -67,7 +68,7 @@ class Rerank(Asked):
 
     rank_fields: list[str] | None = None  # ahead of the documents, whose texts it decides
     query: Words
-    documents: Annotated[list[Annotated[Words, BeforeValidator(_fields)]], BeforeValidator(_listed)]
+    documents: Annotated[list[Annotated[Words, BeforeValidator(fields)]], BeforeValidator(_listed)]
     top_n: int | None = None
     return_documents: bool | None = None
     max_tokens_per_doc: int | None = Field(default=None, ge=0)  # Cohere's; vLLM's 0 is none
@@ -118,11 +119,42 @@ async def read(ask: Ask, wanted: Rerank) -> tuple[Call, list[tuple[int, float]],
     check_limit(ask, wanted)
     variables = wire.TemplateInputs(chat_template_kwargs=wanted.chat_template_kwargs)
     sources = await pairs(wanted.query, wanted.documents, items.inputs(variables))
-    call, _, judged = await ask.read(
-        sources, each("documents"), model=wanted.model, cutting=wanted.cutting
+    ranking, tokens, call = await rank(
+        ask,
+        sources,
+        "documents",
+        model=wanted.model,
+        top_n=wanted.top_n,
+        cutting=wanted.cutting,
     )
-    ranking = await aside(len(judged), lambda: ranked(judged, wanted.top_n))
-    return call, ranking, [one.n_tokens for one in judged]
+    return call, ranking, tokens
+
+
+async def rank(
+    ask: Ask,
+    sources: Sequence[Source],
+    field: str,
+    *,
+    model: str | None,
+    top_n: int | None,
+    cutting: Cutting,
+    refuses_long: str | None = None,
+) -> tuple[list[tuple[int, float]], list[int], Call]:
+    """Return the ranking of a field's items, how many tokens each has, and the call.
+
+    `refuses_long` says what to do where an item over the limit is refused instead of cut.
+
+    Raises:
+        ItemTooLong: One is.
+    """
+    call, _, judged = await ask.read(sources, each(field), model=model, cutting=cutting)
+    cut = next((place for place, one in enumerate(judged) if one.truncated), None)
+    if refuses_long is not None and cut is not None:
+        raise ItemTooLong(
+            f"it has more tokens than the model takes; {refuses_long}", param=f"{field}[{cut}]"
+        )
+    ranking = await aside(len(judged), lambda: ranked(judged, top_n))
+    return ranking, [one.n_tokens for one in judged], call
 
 
 async def pairs(
