@@ -15,7 +15,7 @@ import httpx
 import openai
 
 from tests.guides.test_openai import TURNS
-from tests.http.processes import COMMAND, START_S, WAIT_S, environment, until
+from tests.http.processes import START_S, WAIT_S, environment, handed, until
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -42,11 +42,10 @@ def openrlhf(url: str) -> None:
 
 def start(listener: socket.socket, folder: Path, model: Path) -> subprocess.Popen[bytes]:
     """Start a server on a socket that is open, as a socket unit of systemd does."""
-    serve = " ".join([*COMMAND, "serve", str(model)])
     return subprocess.Popen(
-        ["/bin/sh", "-c", f"exec 3<&{listener.fileno()}; LISTEN_PID=$$ exec {serve}"],
+        handed(listener.fileno(), model),
         cwd=folder,
-        env=environment(**SETTINGS) | {"LISTEN_FDS": "1"},
+        env=environment(**SETTINGS),
         pass_fds=(listener.fileno(),),
     )
 

@@ -24,6 +24,11 @@ if TYPE_CHECKING:
 START_S = 150.0  # a bound, not an expectation: the machine may be busy
 WAIT_S = 60.0
 COMMAND = [sys.executable, "-m", "assay"]
+# Hands a socket over as systemd does: it is descriptor 3, and meant for this very process.
+_HAND = (
+    "import os, sys; os.dup2(int(sys.argv[1]), 3); os.environ['LISTEN_PID'] = str(os.getpid()); "
+    "os.environ['LISTEN_FDS'] = '1'; os.execv(sys.executable, [sys.executable, *sys.argv[2:]])"
+)
 _ADDRESS = re.compile(r"on (https?://\S+)")
 
 
@@ -88,6 +93,11 @@ class Server:
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
         return self.process.wait(WAIT_S)
+
+
+def handed(descriptor: int, *models: str | Path) -> list[str]:
+    """Return the command of a server on a socket that is open; to be passed on."""
+    return [sys.executable, "-c", _HAND, str(descriptor), *COMMAND[1:], "serve", *map(str, models)]
 
 
 @contextlib.contextmanager

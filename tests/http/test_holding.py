@@ -16,7 +16,7 @@ import httpx
 import psutil
 import pytest
 
-from tests.http.processes import COMMAND, START_S, WAIT_S, environment, serving, until
+from tests.http.processes import COMMAND, START_S, WAIT_S, environment, handed, serving, until
 from tests.http.texts import PAIR
 
 if TYPE_CHECKING:
@@ -243,12 +243,11 @@ def test_sockets_that_are_handed_over_are_listened_on(tiny: Path, tmp_path: Path
     """As systemd does: they stay open over a restart, and nobody is refused meanwhile."""
     with socket.create_server(("127.0.0.1", 0)) as given:
         port = given.getsockname()[1]
-        command = " ".join([*COMMAND, "serve", str(tiny)])
         (tmp_path / "run").mkdir()
-        variables = environment(device="cpu", threads=1, **SETTINGS) | {"LISTEN_FDS": "1"}
+        variables = environment(device="cpu", threads=1, **SETTINGS)
         waiting = ThreadPoolExecutor().submit(ask, port, "/score", {"inputs": [PAIR]})
         process = subprocess.Popen(
-            ["/bin/sh", "-c", f"exec 3<&{given.fileno()}; LISTEN_PID=$$ exec {command}"],
+            handed(given.fileno(), tiny),
             cwd=tmp_path / "run",
             env=variables,
             pass_fds=(given.fileno(),),
