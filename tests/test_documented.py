@@ -75,3 +75,19 @@ def test_every_setting_that_is_listed_exists():
 
     assert listed - Settings.model_fields.keys() == set()
     assert variables - Settings.model_fields.keys() == set()
+
+
+PITFALLS = re.findall(r"^- `(tests/\S+)::(\w+)`$", (DOCS / "pitfalls.md").read_text(), re.MULTILINE)
+
+
+@pytest.mark.parametrize(("file", "name"), PITFALLS)
+def test_every_pitfall_names_a_test_that_there_is(file, name):
+    """`docs/pitfalls.md` claims nothing that no test shows."""
+    assert f"def {name}(" in (DOCS.parent / file).read_text()
+
+
+def test_every_pitfall_names_a_test():
+    """Each entry has one."""
+    entries = re.split(r"^### ", (DOCS / "pitfalls.md").read_text(), flags=re.MULTILINE)[1:]
+
+    assert [entry for entry in entries if "Shown by:\n- `tests/" not in entry] == []
