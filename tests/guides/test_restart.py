@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import subprocess
 import threading
@@ -64,10 +65,14 @@ def test_a_restart_loses_none(families: dict[str, Path], tmp_path: Path) -> None
             else:
                 outcomes[name] += 1
 
-    with socket.create_server(("127.0.0.1", 0), backlog=128) as listener:
+    with (
+        socket.create_server(("127.0.0.1", 0), backlog=128) as listener,
+        httpx.Client(timeout=START_S) as plain,
+        contextlib.ExitStack() as open_clients,
+    ):
         url = f"http://127.0.0.1:{listener.getsockname()[1]}"
-        rival = openai.OpenAI(base_url=f"{url}/v1", api_key="none")
-        reranker = cohere.ClientV2("none", base_url=url)
+        rival = open_clients.enter_context(openai.OpenAI(base_url=f"{url}/v1", api_key="none"))
+        reranker = cohere.ClientV2("none", base_url=url, httpx_client=plain)
         clients: dict[str, Callable[[], object]] = {
             "openai": lambda: rival.chat.completions.create(model="tiny", messages=TURNS),  # type: ignore[arg-type]
             "cohere": lambda: reranker.rerank(model="tiny", query="a", documents=["b", "c"]),
