@@ -14,10 +14,13 @@ CANDIDATES = [
     ("Water it from below.", "Buy another one."),
 ]
 
-with httpx.Client(base_url=URL) as client:  # --remote_rm_url; httpx waits 5 s at most
+with httpx.Client(base_url=URL) as client:  # --remote_rm_url
     answer = client.post(
-        "/compare",
-        content=msgspec.msgpack.encode({"batch_prompt": PROMPTS, "batch_candidates": CANDIDATES}),
+        "/get_feedback",
+        content=msgspec.msgpack.encode(
+            {"batch_prompt": PROMPTS, "batch_response": [], "batch_candidates": CANDIDATES}
+        ),
+        timeout=5,
     )
 answer.raise_for_status()
 first_wins = msgspec.msgpack.decode(answer.content)["batch_first_win_prob"]

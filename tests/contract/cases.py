@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 ITEMS_FILE = Path(__file__).parent / "items.json"
 PACKED = {"content-type": "application/msgpack"}
 NATIVE = {"error": ["code", "message", "retryable"], "request_id": None}  # and a "param", or not
+SWIFT = {"error": ["message", "type", "param", "code"], "object": None, "message": None}
 OPENAI = {"error": ["message", "type", "param", "code"]}
 FLAT = ["object", "message", "type", "param", "code"]
 TEI = ["error", "error_type"]
@@ -450,7 +451,16 @@ SCORES = [
         lambda items: {"messages": items[0].turns},
         lambda answer: [one["logprob"] for one in answer["choices"][0]["logprobs"]["content"]],
         "messages",
-        OPENAI,
+        SWIFT,
+        takes="one",
+    ),
+    Case(
+        "ms-swift.chat",
+        "/swift/v1/chat/completions",
+        lambda items: {"messages": items[0].turns},
+        lambda answer: [answer["choices"][0]["message"]["content"]],
+        "messages",
+        SWIFT,
         takes="one",
     ),
     Case(

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tests.contract.served import served  # noqa: F401  a fixture
-from tests.families import pairwise, process
+from tests.families import pairwise, process, scalar
 from tests.http import checkpoints
 from tests.http.processes import serving
 
@@ -28,6 +28,7 @@ FAMILIES = {
     "ki": (process, "math-shepherd"),
     "sky": (process, "skywork-o1-prm"),
     "gpm": (pairwise, "general-preference"),
+    "intern": (scalar, "internlm2"),
 }
 KINDS = {
     "<id>": str,

@@ -268,6 +268,10 @@ _SGLANG_ANSWERS = {
     "usage": Has(_TOKENS),
 }
 
+# --- ms-swift (swift/infer_engine/infer_client.py, protocol.py) ---------------------------------
+
+_SWIFT_ERROR = {"object": "error", "message": str}
+
 STATED: dict[str, Any] = {
     "decisions-bad-request": {"error": _OPENAI_ERROR},
     "decisions-predicate": {"error": _OPENAI_ERROR},
@@ -321,6 +325,20 @@ STATED: dict[str, Any] = {
         "model": str,
         "scores": [float],
     },
+    "ms-swift-reward": Has(
+        {
+            "model": str,
+            "choices": [
+                {
+                    "index": 0,
+                    "message": {"role": "assistant", "content": float},
+                    "finish_reason": "stop",
+                }
+            ],
+            "usage": Has({"prompt_tokens": int, "completion_tokens": int, "total_tokens": int}),
+        }
+    ),
+    "ms-swift-unknown-model": Has(_SWIFT_ERROR),
     "nemo-gym-compare": {
         "rewards": [float],
         "comparison_results": [_MET],
@@ -330,7 +348,7 @@ STATED: dict[str, Any] = {
     "nemo-gym-unknown-model": _NATIVE,
     "nvidia-attributes": _COMPLETION,
     "nvidia-reward": _COMPLETION,
-    "nvidia-unknown-model": {"error": _OPENAI_ERROR},
+    "nvidia-unknown-model": {"error": _OPENAI_ERROR, **_SWIFT_ERROR},
     "oat-compare": {"batch_first_win_prob": [float]},
     "oat-feedback": {"batch_score": [float], "batch_first_win_prob": [float]},
     "oat-unknown-model": _NATIVE,

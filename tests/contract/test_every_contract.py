@@ -14,6 +14,7 @@ from assay.api.dialects import (
     decisions,
     infinity,
     llama_factory,
+    ms_swift,
     nemo_gym,
     nvidia,
     oat,
@@ -39,7 +40,18 @@ if TYPE_CHECKING:
     from tests.http.processes import Server
 
 MODULES = (
-    *(decisions, infinity, llama_factory, nemo_gym, nvidia, oat, openrlhf, rerank, sglang),
+    *(
+        decisions,
+        infinity,
+        llama_factory,
+        ms_swift,
+        nemo_gym,
+        nvidia,
+        oat,
+        openrlhf,
+        rerank,
+        sglang,
+    ),
     *(sglang_decisions, slime, systemone, tei, vllm),
 )
 NO_SCORES = {"vllm.tokenize", "oat.compare"}  # the one shows ids; the other has a test of its own

@@ -1,4 +1,4 @@
-"""NVIDIA's reward NIM, and ms-swift's client of the same route."""
+"""NVIDIA's reward NIM."""
 
 from __future__ import annotations
 
@@ -62,21 +62,6 @@ def test_a_whole_conversation_is_scored(served: Server) -> None:
     for messages in (CONVERSATION["messages"], parts):
         (choice,) = post(served, PATH, messages=messages)["choices"]
         assert choice["message"]["content"] == f"reward:{expected!r}"
-
-
-def test_ms_swifts_client_finds_what_it_needs(served: Server) -> None:
-    """A replay of InferClient: models first, then one conversation, parsed into dataclasses."""
-    name = served.http.get("/v1/models").json()["data"][0]["id"]
-    headers = {"Authorization": "Bearer EMPTY"}
-    body = {"model": name, "messages": MESSAGES, "max_tokens": 1, "temperature": 0}
-
-    answer = served.http.post(PATH, json=body, headers=headers).json()
-
-    assert answer["object"] != "error"
-    assert answer["model"] == name
-    assert answer["choices"][0]["finish_reason"] == "stop"
-    assert answer["choices"][0]["message"]["role"] == "assistant"
-    assert sorted(answer["usage"]) == ["completion_tokens", "prompt_tokens", "total_tokens"]
 
 
 @pytest.mark.parametrize(

@@ -89,3 +89,24 @@ def test_overload_is_503_with_retry_after(served: Server) -> None:
 
     assert (answer.status_code, answer.json()["error"]["code"]) == (503, "overloaded")
     assert int(answer.headers["retry-after"]) >= 1
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "right"),
+    [
+        ("/get_reward", {**ITEMS[0], "label": None}, "/reward"),
+        ("/", {**ITEMS[0], "label": None}, "/reward"),
+        ("/v1/chat/completions", {**ITEMS[0], "label": None}, "/reward"),
+        ("/reward", {"query": ["a"], "prompts": ["a"], "labels": [None]}, "/get_reward"),
+        ("/predict", {"query": ["a"], "prompts": ["a"]}, "/get_reward"),
+        ("/get_reward", {"batch_prompt": [], "batch_candidates": []}, "/get_feedback"),
+    ],
+)
+def test_a_body_at_another_contracts_path_is_told_its_own(
+    served: Server, path: str, body: dict[str, Any], right: str
+) -> None:
+    """slime has one `--rm-url`, OpenRLHF another: a missing field alone would say nothing."""
+    answer = served.http.post(path, json=body)
+
+    assert answer.status_code == 422, answer.text
+    assert f"a body with these fields is for {right}" in answer.text

@@ -333,3 +333,51 @@ def test_a_body_that_is_not_json_is_answered_in_the_same_shape(served: Server) -
     answer = served.http.post("/predict", content=b"{")
 
     assert (answer.status_code, list(answer.json())) == (400, ["error", "error_type"])
+
+
+TEXT = "<|im_start|>user\nhello<|im_end|>\n"
+
+
+def _asked(server: Server, model: str = "tiny", **parameters: Any) -> Any:
+    """Return what huggingface_hub's text_classification is answered."""
+    return post(server, "/", inputs=TEXT, parameters=parameters, model=model)
+
+
+def test_what_huggingface_hub_applies_is_applied(served: Server) -> None:
+    """`none` is the raw reward, `sigmoid` its probability; of one label a softmax is refused."""
+    (plain,) = post(served, "/", inputs=TEXT, raw_scores=True)
+    (raw,) = _asked(served, function_to_apply="none")
+    (squashed,) = _asked(served, function_to_apply="sigmoid")
+    refused = served.http.post(
+        "/", json={"inputs": TEXT, "parameters": {"function_to_apply": "softmax"}}
+    )
+
+    assert raw == plain
+    assert squashed["score"] == sigmoid(plain["score"])
+    assert (refused.status_code, "always 1" in refused.text) == (422, True)
+
+
+def test_of_attributes_huggingface_hub_gets_as_many_as_it_asks_for(served: Server) -> None:
+    """The highest first, each as it was asked for."""
+    raw = post(served, "/", inputs=TEXT, raw_scores=True, model="helpsteer")
+
+    assert _asked(served, "helpsteer", function_to_apply="none", top_k=2) == raw[:2]
+    assert [one["score"] for one in _asked(served, "helpsteer", function_to_apply="sigmoid")] == [
+        sigmoid(one["score"]) for one in raw
+    ]
+    assert _asked(served, "helpsteer", function_to_apply="softmax") == _asked(served, "helpsteer")
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"raw_scores": True, "parameters": {"function_to_apply": "sigmoid"}},
+        {"parameters": {"function_to_apply": "tanh"}},
+    ],
+)
+def test_what_contradicts_itself_is_refused(served: Server, body: dict[str, Any]) -> None:
+    """Never one of the two, silently."""
+    answer = served.http.post("/predict", json={"inputs": TEXT, **body})
+
+    assert answer.status_code == 422, answer.text
+    assert "function_to_apply" in answer.text

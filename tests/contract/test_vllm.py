@@ -500,3 +500,15 @@ def test_routes_are_counted_by_their_names(contracts: Server) -> None:
         before = contracts.metric("assay_requests_total", **labels)
         post(contracts, path, **body)
         assert contracts.metric("assay_requests_total", **labels) == before + 1
+
+
+def test_a_reward_of_internlm2s_kind_is_a_row_as_xtuner_reads_it(contracts: Server) -> None:
+    """A replay of its client of POLAR: `data[-1][0]` of each, the reward token written or not."""
+    texts = ["<s>a question\nan answer", "<s>a question\nanother"]
+    inputs = [{"text": text} for text in texts]
+    written = [f"{text}[UNUSED_TOKEN_130]" for text in texts]
+    expected = [one["score"] for one in entries(contracts, *inputs, model="intern")]
+
+    for sent in (texts, written):
+        answer = post(contracts, "/pooling", input=sent, model="intern")
+        assert [one["data"][-1][0] for one in answer["data"]] == expected

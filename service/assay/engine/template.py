@@ -864,10 +864,12 @@ class Template:
     def _finish(self, ids: list[int] | None, item: Spelt, text: str) -> Rendered:
         """Give the ids their special tokens, by default exactly one BOS.
 
-        An encoder's stand in its frame.
+        An encoder's stand in its frame. A text may bring what the card appends.
         """
         specials = item.item.specials if isinstance(item.item, Text | Conversation) else "card"
-        front, ids, end = self._framed([*self._checked(ids), *self._appended], specials)
+        ids = self._checked(ids)
+        is_whole = isinstance(item.item, Text) and ids[-len(self._appended) :] == self._appended
+        front, ids, end = self._framed(ids if is_whole else [*ids, *self._appended], specials)
         ids = [*front, *ids, *end]
         if not ids:
             raise EmptyItem("the item has no tokens; send some text")

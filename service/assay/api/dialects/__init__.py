@@ -10,6 +10,7 @@ from assay.api.dialects import (
     infinity,
     llama_factory,
     mixedbread,
+    ms_swift,
     nemo_gym,
     nvidia,
     nvidia_ranking,
@@ -42,6 +43,7 @@ CONTRACTS: tuple[Contract, ...] = (
     *nvidia_ranking.CONTRACTS,
     *mixedbread.CONTRACTS,
     *voyage.CONTRACTS,
+    *ms_swift.CONTRACTS,
     *oat.CONTRACTS,
     *nemo_gym.CONTRACTS,
     *sglang.CONTRACTS,
@@ -56,7 +58,10 @@ CONTRACTS: tuple[Contract, ...] = (
 
 def posted(native: Mapping[str, Endpoint]) -> dict[str, Endpoint]:
     """Return what answers each path that is posted to, native paths included."""
-    foreign = {path: endpoint(some, native.get(path)) for path, some in _by_path().items()}
+    foreign = {
+        path: endpoint(some, native.get(path), [one for one in CONTRACTS if path not in one.paths])
+        for path, some in _by_path().items()
+    }
     return {**native, **foreign}
 
 

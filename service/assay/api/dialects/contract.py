@@ -12,6 +12,7 @@ import time
 from array import array
 from dataclasses import dataclass, field
 from difflib import get_close_matches
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from fastapi import Response
@@ -183,8 +184,28 @@ class Contract:
     query: frozenset[str] = frozenset()
     lacks: frozenset[str] = frozenset()
 
+    @property
+    def needs(self) -> frozenset[str]:
+        """The fields that every body of it has."""
+        fields = self.request.model_fields.items()
+        return frozenset(name for name, info in fields if info.is_required())
+
+    def takes(self, content: Mapping[str, Any]) -> bool:
+        """Tell whether a body is plainly of this contract."""
+        if not self.needs or not self.needs <= content.keys():
+            return False
+        try:
+            self.request.model_validate(content)
+        except ValidationError:
+            return False
+        return True
+
     async def respond(
-        self, request: Request, content: Mapping[str, Any], form: Form = JSON
+        self,
+        request: Request,
+        content: Mapping[str, Any],
+        form: Form = JSON,
+        others: Sequence[Contract] = (),
     ) -> Response:
         """Answer a body that is of this contract, and count how it ended."""
         scorer = scorer_of(request)
@@ -206,7 +227,8 @@ class Contract:
             return Response(status_code=CLIENT_CLOSED_REQUEST)
         except ValidationError as error:
             outcome = InvalidField.code
-            return self._refusal(_invalid(error), ask)
+            hint = await aside(size, partial(self._right_path, error, content, others))
+            return self._refusal(_invalid(error, hint), ask)
         except AssayError as error:
             outcome = error.code
             return self._refusal(error, ask)
@@ -215,6 +237,16 @@ class Contract:
             raise
         finally:
             scorer.metrics.request(ask.target_name, self.route, outcome)
+
+    def _right_path(
+        self, error: ValidationError, content: Mapping[str, Any], others: Sequence[Contract]
+    ) -> str:
+        """Return which path a body is for that lacks a field here and is whole elsewhere."""
+        if error.errors(include_url=False, include_input=False)[0]["type"] != "missing":
+            return ""
+        likely = sorted(others, key=lambda one: -len(one.needs))
+        other = next((one for one in likely if one.takes(content)), None)
+        return f"; a body with these fields is for {other.paths[0]}" if other else ""
 
     def _check_query(self, request: Request) -> None:
         """Refuse a field of the body that stands in the URL, and what is near to a parameter.
@@ -250,8 +282,13 @@ class Contract:
         return response
 
 
-def endpoint(contracts: Sequence[Contract], native: Endpoint | None) -> Endpoint:
-    """Return what answers a path that several contracts share, the native one among them."""
+def endpoint(
+    contracts: Sequence[Contract], native: Endpoint | None, others: Sequence[Contract] = ()
+) -> Endpoint:
+    """Return what answers a path that several contracts share, the native one among them.
+
+    `others` are those of other paths, for bodies that came to the wrong one.
+    """
     told = sorted({key for one in contracts for key in one.tells})
     sign = re.compile(("|".join(f'"{re.escape(key)}"\\s*:' for key in told)).encode())
     forms = {form for one in contracts for form in one.forms}
@@ -271,7 +308,7 @@ def endpoint(contracts: Sequence[Contract], native: Endpoint | None) -> Endpoint
             return contracts[-1].refuse(request, error)
         if contract is None and native is not None:
             return await native(request)
-        return await (contract or contracts[-1]).respond(request, content, form)
+        return await (contract or contracts[-1]).respond(request, content, form, others)
 
     return answer
 
@@ -313,13 +350,14 @@ def _size(content: Mapping[str, Any]) -> int:
     return max((len(one) for one in content.values() if isinstance(one, list)), default=0)
 
 
-def _invalid(error: ValidationError) -> InvalidField:
+def _invalid(error: ValidationError, hint: str = "") -> InvalidField:
     if error.error_count() > problems.MOST_ERRORS:
         return problems.too_many(error)
     first = error.errors(include_url=False, include_input=False)[0]
     path = problems.path_of(first["loc"])
     message = first["msg"].removeprefix("Value error, ")
-    return InvalidField(f"field '{path}': {message}" if path else message, param=path or None)
+    told = f"field '{path}': {message}" if path else message
+    return InvalidField(told + hint, param=path or None)
 
 
 def _located(path: Path, turns: Path, place: int, param: str | None) -> str:

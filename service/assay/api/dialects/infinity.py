@@ -61,7 +61,8 @@ async def _classify(ask: Ask, wanted: Classify) -> dict[str, Any]:
         sources, each("input"), model=wanted.target, cutting=_LIKE_INFINITY
     )
     data = await aside(
-        len(judged), lambda: [labels.of(call, one, raw=wanted.raw_scores) for one in judged]
+        len(judged),
+        lambda: [labels.of(call, one, "none" if wanted.raw_scores else None) for one in judged],
     )
     return {"object": "classify", "data": data, **_envelope(ask, call, judged)}
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from assay.reward import ensemble
 from assay.reward.transform import sigmoid, softmax
@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from assay.scoring.targets import Target
 
 LABEL = "LABEL_0"
+Applied = Literal["none", "sigmoid", "softmax"]  # to the scores; as transformers names it
 
 
 def names(target: Target) -> list[str]:
@@ -20,13 +21,20 @@ def names(target: Target) -> list[str]:
     return _attributes(target) or [LABEL]
 
 
-def of(call: Call, one: Judged, *, raw: bool) -> list[dict[str, Any]]:
-    """Return an item's labels with their scores, the highest first."""
+def of(call: Call, one: Judged, applied: Applied | None = None) -> list[dict[str, Any]]:
+    """Return an item's labels with their scores, the highest first.
+
+    `applied` is "none" for raw ones; by default a softmax of several, and of one its sigmoid.
+    """
     numbers = {name: one.verdict.attributes[name] for name in _attributes(call.target)}
     numbers = numbers or {LABEL: ensemble.mean(one.rewards)}
     scores = list(numbers.values())
-    if not raw:
-        scores = softmax(scores) if len(scores) > 1 else [sigmoid(scores[0])]
+    if applied is None:
+        applied = "softmax" if len(scores) > 1 else "sigmoid"
+    if applied == "softmax":
+        scores = softmax(scores)
+    elif applied == "sigmoid":
+        scores = [sigmoid(score) for score in scores]
     entries = [
         {"score": score, "label": label} for label, score in zip(numbers, scores, strict=True)
     ]

@@ -1,9 +1,9 @@
 """NVIDIA's reward NIM: `/v1/chat/completions` with the assistant turn to score as the last.
 
 `content` is "helpfulness:1.6,..." of a model with attributes, "reward:<float>" of any other, and
-`logprobs.content` has the same numbers as {token, logprob}. ms-swift's InferClient reads the route
-too; a server of its own puts a bare number into `content`, but its request doesn't differ, and its
-client takes strings: one reads the number behind the colon. A conversation that ends with another
+`logprobs.content` has the same numbers as {token, logprob}. ms-swift's InferClient asks in the same
+words and wants a bare number: it has paths of its own (`ms_swift`). What it looks for in errors,
+`object` and `message`, is here, too. A conversation that ends with another
 turn, as clients of generative judges send it, and a stream are refused in words that say so.
 """
 
@@ -45,6 +45,22 @@ class ChatCompletion(Templated):
 
 
 async def _complete(ask: Ask, wanted: ChatCompletion) -> dict[str, Any]:
+    call, judged = await read(ask, wanted)
+    numbers = _numbers(call, judged)
+    listed: list[dict[str, Any]] = [
+        {"token": name, "logprob": number, "bytes": None, "top_logprobs": []}
+        for name, number in numbers.items()
+    ]
+    content = ",".join(f"{name}:{number!r}" for name, number in numbers.items())
+    return completion(ask, call, judged, content, {"logprobs": {"content": listed}})
+
+
+async def read(ask: Ask, wanted: ChatCompletion) -> tuple[Call, Judged]:
+    """Let a target read the conversation.
+
+    Raises:
+        InvalidField: It asks for text to be generated.
+    """
     _check_asks_for_a_reward(ask, wanted)
     if wanted.functions:
         raise InvalidField("send 'tools' instead of 'functions'", param="functions")
@@ -53,7 +69,13 @@ async def _complete(ask: Ask, wanted: ChatCompletion) -> dict[str, Any]:
     ]
     source = conversation(turns, "messages", inputs_of(wanted))
     call, _, (judged,) = await ask.read([source], only("messages"), model=wanted.model)
-    numbers = _numbers(call, judged)
+    return call, judged
+
+
+def completion(
+    ask: Ask, call: Call, judged: Judged, content: object, beside: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Return the completion whose message has the content; `beside` is what its choice has, too."""
     tokens = judged.n_tokens
     return {
         "id": f"chatcmpl-{ask.request_id}",
@@ -63,16 +85,8 @@ async def _complete(ask: Ask, wanted: ChatCompletion) -> dict[str, Any]:
         "choices": [
             {
                 "index": 0,
-                "message": {
-                    "role": "assistant",
-                    "content": ",".join(f"{name}:{number!r}" for name, number in numbers.items()),
-                },
-                "logprobs": {
-                    "content": [
-                        {"token": name, "logprob": number, "bytes": None, "top_logprobs": []}
-                        for name, number in numbers.items()
-                    ]
-                },
+                "message": {"role": "assistant", "content": content},
+                **beside,
                 "finish_reason": "stop",
             }
         ],
@@ -108,15 +122,16 @@ def _numbers(call: Call, judged: Judged) -> Mapping[str, float]:
     return attributes or {"reward": ensemble.mean(judged.rewards)}
 
 
-def _problem(error: AssayError, request_id: str) -> tuple[int, dict[str, Any]]:
+def problem(error: AssayError, request_id: str) -> tuple[int, dict[str, Any]]:
+    """Return an error as OpenAI has it, and beside it as ms-swift does."""
     del request_id
     kind = "invalid_request_error" if error.status < 500 else "server_error"
     if isinstance(error, Overloaded):
         kind = "overloaded_error"
     detail = {"message": error.message, "type": kind, "param": error.param, "code": error.code}
-    return error.status, {"error": detail}
+    return error.status, {"error": detail, "object": "error", "message": error.message}
 
 
 CONTRACTS = (
-    Contract("nvidia.chat", ("/v1/chat/completions",), ChatCompletion, _complete, _problem),
+    Contract("nvidia.chat", ("/v1/chat/completions",), ChatCompletion, _complete, problem),
 )

@@ -6,20 +6,21 @@ in one body, at `/vertex`.
 A text of `/predict` went through a template already, and gets what the tokenizer adds; two in a
 list of their own are a prompt and a response. A model with attributes has one label for each of
 them, any other has its reward as LABEL_0. Without `raw_scores` a score is σ(reward), those of
-several labels a softmax. What is over the limit is cut, the longer of prompt and response first, at
-the end that `truncation_direction` names, else where the model isn't read; `truncate: false`
-refuses it. Statuses are TEI's, except that overload is 503.
+several labels a softmax. huggingface_hub's `text_classification` says which in `parameters`, as
+`function_to_apply`, and how many labels, as `top_k`. What is over the limit is cut, the longer of
+prompt and response first, at the end that `truncation_direction` names, else where the model isn't
+read; `truncate: false` refuses it. Statuses are TEI's, except that overload is 503.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_right
 from itertools import accumulate, islice
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse
-from pydantic import BeforeValidator, Discriminator, Field, Tag
+from pydantic import BeforeValidator, Discriminator, Field, Tag, model_validator
 
 from assay import __version__
 from assay.api import problems
@@ -33,6 +34,7 @@ from assay.errors import (
     AssayError,
     EmptyItem,
     ForwardFailed,
+    InvalidField,
     ItemTooLong,
     NonFiniteScore,
     Overloaded,
@@ -109,11 +111,28 @@ class _Asked(Body):
         return Cutting("longest_first", sides.get(self.truncation_direction))
 
 
+class Parameters(Body):
+    """What huggingface_hub's client asks for beside `inputs`."""
+
+    function_to_apply: labels.Applied | None = None
+    top_k: int | None = Field(default=None, ge=1)
+
+
 class Predict(_Asked):
     """`inputs` is a text, one pair, or a list of lists, each of a text or a pair."""
 
     field: ClassVar = "inputs"
     inputs: Inputs
+    parameters: Parameters | None = None
+
+    @model_validator(mode="after")
+    def _says_one_thing(self) -> Self:
+        said = self.parameters and self.parameters.function_to_apply
+        if self.raw_scores and said not in (None, "none"):
+            raise ValueError(
+                f"'raw_scores' and 'function_to_apply' of '{said}' contradict: send one of them"
+            )
+        return self
 
     @property
     def is_one(self) -> bool:
@@ -142,7 +161,14 @@ class Predict(_Asked):
 
     def shown(self, call: Call, judged: Sequence[Judged]) -> list[Any]:
         """Return the answer."""
-        answer = [labels.of(call, one, raw=self.raw_scores) for one in judged]
+        asked = self.parameters or Parameters()
+        applied = "none" if self.raw_scores else asked.function_to_apply
+        if applied == "softmax" and len(labels.names(call.target)) == 1:
+            raise InvalidField(
+                "the softmax of one label is always 1; send 'none' or 'sigmoid'",
+                param="parameters.function_to_apply",
+            )
+        answer = [labels.of(call, one, applied)[: asked.top_k] for one in judged]
         return answer[0] if self.is_one else answer
 
 

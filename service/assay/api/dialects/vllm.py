@@ -7,7 +7,8 @@ from an item is the card's, and the limit the model's: no lower one is heeded, n
 process reward model `/pooling` answers each step: [1 − p, p] where the card's rule is a softmax
 over two labels, else [score]; with activation refused, the head's numbers. Of one whose steps are
 tokenized each alone it answers token ids with the head's numbers at every token, unless activation
-is asked for.
+is asked for. Of models of InternLM2's kind vLLM's `/pooling` has a row for each token, of which
+clients (xtuner's of POLAR) read the last: it is [[reward]].
 """
 
 from __future__ import annotations
@@ -221,11 +222,13 @@ async def _pool(ask: Ask, wanted: Pooling) -> dict[str, Any]:
     given = rows.at_every_token(await _given(wanted), ask.target(wanted.model))
     call, _, judged = await ask.read(given.sources, given.path, model=wanted.model)
     outputs = list(ask.scorer.sizes(call.target)[0].items())
+    is_row_a_token = call.target.card.trunk.layout == "internlm2"
 
     def entry(index: int, judged: Judged) -> dict[str, Any]:
         data: Any
         if judged.verdict.steps is None:
             data = [wanted.shown(judged)]
+            data = [data] if is_row_a_token else data
         elif wanted.activates or (wanted.activates is None and judged.rewards):
             data = rows.shown(call, judged, outputs)
         else:
