@@ -199,15 +199,36 @@ def test_mistrals_own_file_is_no_second_set(tmp_path):
     assert headers.weights(tmp_path).name == headers.WEIGHTS
 
 
-def test_an_index_without_its_shards_beside_a_whole_file_is_refused(tmp_path):
+def refused_for(folder, broken, whole):
+    """Read a folder's weights; return why, where both sets and the one to move away are named."""
+    with pytest.raises(CheckpointError) as error:
+        headers.tensors(folder)
+    said, _, reason = error.value.message.partition(" or else mend it: ")
+    assert f"{folder} holds two sets of weights, {whole} and {broken}" in said
+    assert f"move {broken} away" in said
+    return reason
+
+
+@pytest.mark.parametrize("whole", [headers.WEIGHTS, "model.fp16.safetensors"])
+def test_an_index_without_its_shards_beside_a_whole_file_is_refused(tmp_path, whole):
     """What is left of another set doesn't decide, and isn't passed over: the way out is named."""
-    weights(tmp_path / headers.WEIGHTS)
+    weights(tmp_path / whole)
     shards(tmp_path, head=1.5)
     (tmp_path / "a2.safetensors").unlink()
 
-    message = "a2.safetensors is missing, and model.safetensors lies there too; copy it again, or "
-    with pytest.raises(CheckpointError, match=re.escape(message)):
-        headers.tensors(tmp_path)
+    assert "a2.safetensors is missing" in refused_for(tmp_path, headers.INDEX, whole)
+
+
+def test_a_broken_index_beside_a_whole_file_is_refused(tmp_path):
+    """However it is broken."""
+    weights(tmp_path / headers.WEIGHTS)
+    for index, reason in (
+        ("{", "not valid JSON"),
+        ("{}", "not a valid index"),
+        (json.dumps({"weight_map": {"other": headers.WEIGHTS}}), "doesn't hold it"),
+    ):
+        (tmp_path / headers.INDEX).write_text(index)
+        assert reason in refused_for(tmp_path, headers.INDEX, headers.WEIGHTS)
 
 
 def test_a_file_cut_short_beside_whole_shards_is_refused(tmp_path):
@@ -216,8 +237,20 @@ def test_a_file_cut_short_beside_whole_shards_is_refused(tmp_path):
     shards(tmp_path)
     file.write_bytes(file.read_bytes()[:-2])
 
-    with pytest.raises(CheckpointError, match="damaged or cut short"):
+    assert "damaged or cut short" in refused_for(tmp_path, headers.WEIGHTS, headers.INDEX)
+
+
+def test_nothing_is_moved_away_where_no_set_is_whole(tmp_path):
+    """The advice would lead to the next refusal only."""
+    file = weights(tmp_path / headers.WEIGHTS)
+    shards(tmp_path)
+    file.write_bytes(file.read_bytes()[:-2])
+    (tmp_path / "a2.safetensors").unlink()
+
+    with pytest.raises(CheckpointError) as error:
         headers.tensors(tmp_path)
+    assert "damaged or cut short" in error.value.message
+    assert "two sets" not in error.value.message
 
 
 def test_a_tensor_that_two_shards_hold_must_be_one(tmp_path):

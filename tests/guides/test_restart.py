@@ -71,7 +71,9 @@ def test_a_restart_loses_none(families: dict[str, Path], tmp_path: Path) -> None
         contextlib.ExitStack() as open_clients,
     ):
         url = f"http://127.0.0.1:{listener.getsockname()[1]}"
-        rival = open_clients.enter_context(openai.OpenAI(base_url=f"{url}/v1", api_key="none"))
+        rival = open_clients.enter_context(
+            openai.OpenAI(base_url=f"{url}/v1", api_key="none", timeout=START_S)
+        )
         reranker = cohere.ClientV2("none", base_url=url, httpx_client=plain)
         clients: dict[str, Callable[[], object]] = {
             "openai": lambda: rival.chat.completions.create(model="tiny", messages=TURNS),  # type: ignore[arg-type]
@@ -81,7 +83,11 @@ def test_a_restart_loses_none(families: dict[str, Path], tmp_path: Path) -> None
         process = start(listener, tmp_path, families["tiny"])
         try:
             until("it is ready", lambda: is_ready(url), START_S)
-            with ThreadPoolExecutor(len(clients)) as pool:
+            with (
+                ThreadPoolExecutor(len(clients)) as pool,
+                contextlib.ExitStack() as at_end,
+            ):
+                at_end.callback(is_over.set)  # else the pool would wait for them for ever
                 for name, ask in clients.items():
                     pool.submit(keep_asking, name, ask)
                 until("all have asked", lambda: len(outcomes) == len(clients))
@@ -90,9 +96,7 @@ def test_a_restart_loses_none(families: dict[str, Path], tmp_path: Path) -> None
                 process = start(listener, tmp_path, families["tiny"])
                 before = dict(outcomes)
                 until("all are answered", lambda: answered(outcomes, before), START_S)
-                is_over.set()
         finally:
-            is_over.set()
             process.terminate()
             process.wait(WAIT_S)
 

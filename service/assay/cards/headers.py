@@ -82,7 +82,7 @@ def weights(folder: Path) -> Weights:
     declared = _declared(folder)
     if declared is not None:
         return Weights(declared, _of_set(folder, declared))
-    first, *others = (Weights(name, _of_set(folder, name)) for name in named)
+    first, *others = _whole(folder, named)
     for other in others:
         if not sameness.are_equal(first.files, other.files, rounded=_is_variant(other.name)):
             raise CheckpointError(
@@ -95,6 +95,31 @@ def weights(folder: Path) -> Weights:
 def tensors(folder: Path) -> dict[str, Tensor]:
     """Return the tensors of a checkpoint's own weights; see `weights`."""
     return dict(weights(folder).tensors)
+
+
+def _whole(folder: Path, named: list[str]) -> list[Weights]:
+    """Return the sets of those names.
+
+    Raises:
+        CheckpointError: One is incomplete or damaged; where another is whole, both are named.
+    """
+    found, broken = [], {}
+    for name in named:
+        try:
+            found.append(Weights(name, _of_set(folder, name)))
+        except CheckpointError as error:
+            broken[name] = error
+    for name, why in broken.items():
+        raise _beside(folder, found[0].name, name, why) if found else why
+    return found
+
+
+def _beside(folder: Path, whole: str, broken: str, error: CheckpointError) -> CheckpointError:
+    """Return what tells which of two sets to move away."""
+    return CheckpointError(
+        f"{folder} holds two sets of weights, {whole} and {broken}, and the second isn't whole; "
+        f"move {broken} away if the first is meant, or else mend it: {error.message}"
+    )
 
 
 def _sets(folder: Path) -> list[str]:
@@ -175,7 +200,7 @@ def in_files(files: Iterable[Path]) -> dict[str, Tensor]:
     found: dict[str, Tensor] = {}
     for file in files:
         if not file.is_file():
-            raise CheckpointError(f"{file} is missing{_instead(file)}")
+            raise CheckpointError(f"{file} is missing")
         try:
             with safe_open(file, framework="np") as opened:
                 for name in opened.keys():  # noqa: SIM118  not a mapping
@@ -232,11 +257,3 @@ def json_object(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise CheckpointError(f"{path} is not a JSON object")
     return content
-
-
-def _instead(lost: Path) -> str:
-    """Say which other weights lie in the folder of a file that is missing from a set."""
-    other = lost.parent / WEIGHTS
-    if other == lost or not other.is_file():
-        return ""
-    return f", and {WEIGHTS} lies there too; copy it again, or move its index away"
