@@ -29,6 +29,7 @@ SWIFT = {"error": ["message", "type", "param", "code"], "object": None, "message
 OPENAI = {"error": ["message", "type", "param", "code"]}
 FLAT = ["object", "message", "type", "param", "code"]
 TEI = ["error", "error_type"]
+TRITON = ["error"]
 NIM = ["object", "error", "message", "detail", "type", "requestId"]
 MIXEDBREAD = ["object", "message", "detail"]
 DETAIL = ["detail"]
@@ -91,6 +92,13 @@ class Case:
     chosen: Callable[[list[float]], list[float]] | None = None
     least: int = 1  # items of a request
     has_places: bool = True
+
+    @property
+    def written(self) -> str:
+        """The path as its contract has it."""
+        return self.path.replace("/tiny/", "/{model}/").replace(
+            "/versions/1/", "/versions/{version}/"
+        )
 
     @property
     def id(self) -> str:
@@ -420,7 +428,7 @@ SCORES = [
             NIM,
             takes="prompt",
         )
-        for path in ("/v1/ranking", "/ranking", "/reranking", "/v1/retrieval/nvidia/reranking")
+        for path in ("/v1/ranking", "/ranking", "/reranking", "/v1/retrieval/tiny/reranking")
     ),
     *(
         Case(
@@ -453,6 +461,29 @@ SCORES = [
         "messages",
         SWIFT,
         takes="one",
+    ),
+    *(
+        Case(
+            "kserve.infer",
+            path,
+            lambda items: {
+                "inputs": [
+                    {
+                        "name": "sentences",
+                        "shape": [len(items), 1],
+                        "datatype": "BYTES",
+                        "data": texts(items),
+                    }
+                ]
+            },
+            lambda answer: answer["outputs"][0]["data"],
+            "inputs[0].data",
+            TRITON,
+            is_text=True,
+            invalid=400,
+            has_model=False,  # the path names it
+        )
+        for path in ("/v2/models/tiny/infer", "/v2/models/tiny/versions/1/infer")
     ),
     Case(
         "ms-swift.chat",

@@ -318,6 +318,13 @@ STATED: dict[str, Any] = {
     "infinity-unknown-model": {
         "error": {"message": str, "type": str, "param": OrNull(str), "code": 404}
     },
+    "kserve-infer": {
+        "model_name": str,
+        "model_version": str,
+        "id": str,
+        "outputs": [{"name": str, "datatype": str, "shape": [int], "data": [float]}],
+    },
+    "kserve-unknown-model": {"error": str},
     "llama-factory-bad-request": {"detail": str},
     "llama-factory-scores": {
         "id": str,

@@ -23,7 +23,10 @@ if TYPE_CHECKING:
     from tests.http.processes import Server
 
 LOAD_S = 4 * WAIT_S
-OPEN = {"/health", "/health/live", "/health/ready", "/ping", "/health_generate"}
+OPEN = {
+    *("/health", "/health/live", "/health/ready"),
+    *("/ping", "/health_generate", "/v2/health/live", "/v2/health/ready"),
+}
 CHANGES = {"/admin/load", "/admin/unload", "/admin/reload"}
 RIGHTS = ("score", "metrics", "admin")
 BESIDES = [("GET", "/docs"), ("GET", "/openapi.json"), ("GET", "/nope"), ("POST", "/v1/score")]

@@ -10,7 +10,7 @@ from starlette.routing import Route
 
 from assay import __version__
 from assay.api import admin, dialects, health, native, openapi, pages, problems
-from assay.api.dialects import ms_swift, sglang, tei, vllm
+from assay.api.dialects import kserve, ms_swift, sglang, tei, vllm
 from assay.api.frame import Frame
 from assay.api.shortcut import Shortcut, posted
 from assay.api.traced import Traced
@@ -46,6 +46,7 @@ def create_app(
     app.include_router(vllm.router)
     app.include_router(sglang.router)
     app.include_router(ms_swift.router)
+    app.include_router(kserve.router)
     problems.install(app)
     app.openapi = lambda: openapi.document(app, (*native.BODIES, *admin.BODIES))  # type: ignore[method-assign]
     own = posted(native.router, "", "/v1")

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 RequestT = TypeVar("RequestT", bound=wire.Request)
+TAILED = "inference-header-content-length"  # says that binary tensors follow the JSON
 MOST_WHOLE_BYTES = 262_144  # some milliseconds of one call, whatever is in them
 MOST_OPAQUE_BYTES = 16 * 1024**2  # of what can't be parsed as it comes
 _PARSED_ON_THE_LOOP_BYTES = 16_384
@@ -99,7 +100,7 @@ async def body_of(request: Request, kind: type[RequestT], *, empty: bytes = b"")
 async def _received(request: Request) -> Body:
     chunks = request.stream()
     try:
-        return await _taken(chunks)
+        return await _taken(chunks, has_tail=TAILED in request.headers)
     except (BodyTooLarge, MalformedBody, UnsupportedMedia) as error:
         async for _ in chunks:  # who still sends when the connection ends never sees the answer
             pass
@@ -108,7 +109,8 @@ async def _received(request: Request) -> Body:
         raise
 
 
-async def _taken(chunks: AsyncIterator[bytes]) -> Body:
+async def _taken(chunks: AsyncIterator[bytes], *, has_tail: bool) -> Body:
+    """Return what came; with a tail behind its JSON it can't be parsed as it comes."""
     buffer = bytearray()
     parser: Parser | None = None
     async for chunk in chunks:
@@ -117,7 +119,7 @@ async def _taken(chunks: AsyncIterator[bytes]) -> Body:
             continue
         if parser is None:
             buffer = _said(buffer)
-        if parser is None and bytes(buffer.lstrip()[:1]) in _JSON_BEGINS:
+        if parser is None and not has_tail and bytes(buffer.lstrip()[:1]) in _JSON_BEGINS:
             parser = Parser()
         if parser is not None:
             await asyncio.to_thread(parser.feed, bytes(buffer))

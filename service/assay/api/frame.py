@@ -60,6 +60,7 @@ def canonical(scope: Scope) -> None:
     for path, pattern in _TEMPLATED.items():
         if fit := pattern.fullmatch(scope["path"]):
             scope["path"], scope["path_params"] = path, fit.groupdict()
+            break
 
 
 class Frame:

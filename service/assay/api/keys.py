@@ -45,7 +45,10 @@ if TYPE_CHECKING:
 Right = Literal["score", "metrics", "admin"]
 RIGHTS: frozenset[Right] = frozenset(get_args(Right))
 OPEN_ROUTES = frozenset(
-    {"/health", "/health/live", "/health/ready", "/ping", "/health_generate"}  # vLLM's, SGLang's
+    {
+        *("/health", "/health/live", "/health/ready"),
+        *("/ping", "/health_generate", "/v2/health/live", "/v2/health/ready"),  # others' probes
+    }
 )
 NAME = r"^[A-Za-z0-9._-]{1,64}$"  # it stands in the log
 _LOOK_AGAIN_S = 1.0

@@ -392,6 +392,22 @@ class Template:
         kept = text[begin:end]
         return kept + pad if pad == eos and end < len(text) else kept
 
+    def ids_without_padding(self, ids: list[int]) -> list[int]:
+        """Return ids without the padding that stands before and after them.
+
+        Of EOS, which clients pad with, too, one is left behind them.
+        """
+        pad, eos = self._tokenizer.pad_token_id, self._tokenizer.eos_token_id
+        begin, end = 0, len(ids)
+        is_its_own = pad is not None and pad not in (eos, self._tokenizer.bos_token_id)
+        while is_its_own and begin < end and ids[begin] == pad:
+            begin += 1
+        while is_its_own and begin < end and ids[end - 1] == pad:
+            end -= 1
+        while end - begin > 1 and ids[end - 1] == ids[end - 2] == eos:
+            end -= 1
+        return ids[begin:end]
+
     def in_ids(self, card: Card) -> Card:
         """Return a card whose heads name tokens by their ids."""
         heads = {

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from assay.api.dialects import (
     decisions,
     infinity,
+    kserve,
     llama_factory,
     mixedbread,
     ms_swift,
@@ -39,6 +40,7 @@ CONTRACTS: tuple[Contract, ...] = (
     *slime.CONTRACTS,
     *tei.CONTRACTS,
     *infinity.CONTRACTS,
+    *kserve.CONTRACTS,
     *nvidia.CONTRACTS,
     *nvidia_ranking.CONTRACTS,
     *mixedbread.CONTRACTS,
@@ -85,7 +87,7 @@ def templated() -> dict[str, re.Pattern[str]]:
     """Return the paths that have parts like {model}, and what fits them: slashes, too."""
     return {
         path: re.compile(re.sub(r"\\{(\w+)\\}", r"(?P<\1>.+)", re.escape(path)))
-        for path in _by_path()
+        for path in sorted(_by_path(), key=len, reverse=True)  # the longer fits the shorter, too
         if "{" in path
     }
 

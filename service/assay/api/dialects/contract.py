@@ -22,6 +22,7 @@ from starlette.requests import ClientDisconnect
 from assay import wire
 from assay.api import problems
 from assay.api.body import read
+from assay.api.dialects import tensors
 from assay.api.dialects.chains import in_steps
 from assay.api.dialects.form import JSON
 from assay.api.exchange import CLIENT_CLOSED_REQUEST, scorer_of, unless_gone
@@ -220,7 +221,8 @@ class Contract:
             wanted = await aside(size, lambda: self.request.model_validate(content))
             garbage.note(vars(wanted).values())
             answer = await unless_gone(request, self.answer(ask, wanted))
-            body = await aside(size, lambda: form.write(answer))
+            is_written = isinstance(answer, bytes)
+            body = answer if is_written else await aside(size, lambda: form.write(answer))
             return Response(body, media_type=form.media_type, headers=ask.headers)
         except ClientDisconnect:
             outcome = "client_gone"
@@ -300,6 +302,8 @@ def endpoint(
             return await native(request) if native else contracts[-1].left(request)
         raw = body.raw or b""
         form = next((one for one in forms if one.has(raw)), JSON)
+        if tensors.BINARY in forms and tensors.HEADER in request.headers:
+            form = tensors.headed(request.headers[tensors.HEADER])
         if native is not None and form is JSON and body.raw is not None and not sign.search(raw):
             return await native(request)
         try:
@@ -416,13 +420,18 @@ def _one_of(value: object, where: str, specials: Specials) -> Source:
     if isinstance(value, str):
         return Text(value, specials)
     if isinstance(value, array):
-        return Ids(_in_range(value, where))
+        return Ids(in_range(value, where))
     if not isinstance(value, list) or not set(map(type, value)) <= {int}:
         raise InvalidField(f"field '{where}': send text, or a list of token ids", param=where)
-    return Ids(_in_range(value, where))
+    return Ids(in_range(value, where))
 
 
-def _in_range(ids: Sequence[int], where: str) -> Sequence[int]:
+def in_range(ids: Sequence[int], where: str) -> Sequence[int]:
+    """Return token ids.
+
+    Raises:
+        InvalidField: One can be no token's, of whatever model.
+    """
     if ids and not 0 <= min(ids) <= max(ids) <= _LAST_ID:
         raise InvalidField(f"field '{where}': token ids are from 0 to {_LAST_ID}", param=where)
     return ids

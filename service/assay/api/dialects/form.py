@@ -5,7 +5,7 @@ Clients don't state which: a body's first byte tells. No JSON begins as a Messag
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -22,7 +22,7 @@ class Form:
     name: str
     media_type: str
     first: frozenset[int]  # what an object may begin with; empty where nothing else does
-    read: Callable[[bytes], Any]
+    read: Callable[[bytes], Any] = field(compare=False)
     write: Callable[[Any], bytes]
 
     def has(self, body: bytes) -> bool:
