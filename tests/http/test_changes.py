@@ -170,6 +170,41 @@ def test_a_bad_version_leaves_the_old_one_serving(server: Server, judge: Path) -
     assert told(server.score(inputs=[PAIR])) == good
 
 
+@pytest.mark.parametrize("is_said_by_config", [True, False])
+def test_a_quantized_checkpoint_is_no_dead_worker(
+    server: Server, judge: Path, tmp_path: Path, *, is_said_by_config: bool
+) -> None:
+    """Asking again would be of no use, to load it as to reload it; what was served still is."""
+    good = told(server.score(inputs=[PAIR]))
+    small = checkpoints.copy(judge, tmp_path / "small")
+    quantize(small, is_said_by_config=is_said_by_config)
+    answers = [change(server, "load", small)]
+    kept = {name: (judge / name).read_bytes() for name in ("config.json", checkpoints.WEIGHTS)}
+    quantize(judge, is_said_by_config=is_said_by_config)
+    answers.append(change(server, "reload"))
+    for name, content in kept.items():
+        (judge / name).write_bytes(content)
+
+    for answer in answers:
+        assert (answer.status_code, answer.json()["error"]["retryable"]) == (409, False)
+        refused(answer, "change_refused", "is quantized (")
+        refused(answer, "change_refused", "give the checkpoint in bfloat16")
+        assert "worker" not in answer.text
+        assert "Retry-After" not in answer.headers
+    assert told(server.score(inputs=[PAIR])) == good
+
+
+def quantize(folder: Path, *, is_said_by_config: bool) -> None:
+    """Make a checkpoint look quantized, by its config or by a tensor beside a weight."""
+    if is_said_by_config:
+        checkpoints.edit_config(folder, quantization_config={"quant_method": "awq", "bits": 4})
+        return
+    name = "model.layers.0.mlp.up_proj.weight_scale"
+    checkpoints.edit_weights(
+        folder, lambda tensors: tensors.update({name: tensors["score.weight"]})
+    )
+
+
 def test_what_cannot_be_changed_is_named(server: Server, judge: Path) -> None:
     """A model that isn't there, one that is there already, and the last one."""
     refused(change(server, "load", "org/nowhere@x/y"), "change_refused", "org/nowhere")
