@@ -297,7 +297,7 @@ async def test_a_file_of_comparisons_is_answered(families: Server, tmp_path: Pat
     source.write_text("".join(json.dumps(line) + "\n" for line in lines))
 
     async with AsyncClient(families.url) as client:
-        tally = await bulk.run(source, sink, client, model="general")
+        tally = await bulk.run(source, sink, bulk.Remote(client), model="general")
 
     expected = compared(families, PAIRS, model="general")
     answers = [json.loads(line) for line in sink.read_text().splitlines()]

@@ -383,7 +383,7 @@ async def test_a_file_of_solutions_is_scored_as_http_scores_them(
     source.write_text("".join(json.dumps(line) + "\n" for line in lines))
 
     async with AsyncClient(families.url) as client:
-        tally = await bulk.run(source, sink, client, model="math")
+        tally = await bulk.run(source, sink, bulk.Remote(client), model="math")
 
     answers = [json.loads(line) for line in sink.read_text().splitlines()]
     expected = entries(families, ITEMS, model="math")

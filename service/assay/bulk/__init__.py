@@ -6,7 +6,8 @@ and only where it would have gone on with the same: model, revision, input and o
 """
 
 from assay.bulk.record import Options, Target
+from assay.bulk.remote import Remote
 from assay.bulk.run import Service, run
 from assay.bulk.tally import Tally
 
-__all__ = ["Options", "Service", "Tally", "Target", "run"]
+__all__ = ["Options", "Remote", "Service", "Tally", "Target", "run"]

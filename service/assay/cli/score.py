@@ -197,7 +197,7 @@ async def _score_here(job: _Job, settings: Settings) -> None:
 async def _score_remotely(job: _Job, url: str, model: str | None) -> None:
     key = os.environ.get("ASSAY_API_KEY", "").split(",")[0].strip() or None
     async with AsyncClient(url, api_key=key) as client:
-        await job.run(_There(client), model)
+        await job.run(bulk.Remote(client), model)
 
 
 class _Here:
@@ -225,28 +225,6 @@ class _Here:
 
     async def best_of_n(self, request: wire.BestOfNRequest) -> wire.BestOfNAnswer:
         return await answers.best_of_n(self._scorer, request, "best-of-n")
-
-
-class _There:
-    """A running server."""
-
-    def __init__(self, client: AsyncClient) -> None:
-        self._client = client
-        self.score = client.score
-        self.compare = client.compare
-        self.best_of_n = client.best_of_n
-
-    async def target(self, model: str | None) -> bulk.Target:
-        if model is not None:
-            one: wire.ModelEntry = await self._client.model(model)
-        else:
-            one = next(one for one in (await self._client.models()).data if one.default)
-        return bulk.Target(
-            model=one.id,
-            revision=one.revision,
-            dtype=one.dtype,
-            only_compares=one.only_compares,
-        )
 
 
 def _say_what_is_kept(job: _Job) -> None:
