@@ -111,7 +111,7 @@ def test_all_that_a_conversation_carries_reads_as_transformers_writes_it(
 
     assert of_request.text == text
     assert of_request.ids.tolist() == of_item.ids.tolist()
-    assert "".join(Template(agent).tokens(of_item.ids)).replace("Ġ", " ") == text
+    assert "".join(Template(agent).tokenizer.tokens(of_item.ids)).replace("Ġ", " ") == text
 
 
 def test_arguments_that_are_a_json_string_are_parsed(agent: Path) -> None:
@@ -338,9 +338,9 @@ def test_a_template_that_writes_todays_date_is_noted(
     template = Template(folder)
     fixed = Card.model_validate({"template": {"chat_template_kwargs": {"date_string": "1"}}})
 
-    assert (template.note is not None) == has_note
+    assert (template.chat_format.note is not None) == has_note
     if has_note:
-        assert "today's date" in str(template.note)
-        assert ("date_string" in str(template.note)) == ("date_string" in chat)
+        assert "today's date" in str(template.chat_format.note)
+        assert ("date_string" in str(template.chat_format.note)) == ("date_string" in chat)
     if "date_string" in chat:
-        assert Template(folder, fixed).note is None
+        assert Template(folder, fixed).chat_format.note is None

@@ -73,10 +73,10 @@ def ids(template, source):
 
 def reference(template, *turns):
     """Return what transformers gives for a conversation in the template's own roles."""
-    text = template._tokenizer.apply_chat_template(
+    text = template.tokenizer.hf.apply_chat_template(
         [{"role": role, "content": content} for role, content in turns], tokenize=False
     )
-    return template._tokenizer(text, add_special_tokens=False)["input_ids"]
+    return template.tokenizer.hf(text, add_special_tokens=False)["input_ids"]
 
 
 @pytest.mark.parametrize(
@@ -160,7 +160,7 @@ def test_usual_templates_are_left_alone(tmp_path, chat):
 
     template.check(USUAL)
 
-    assert template.roles == {}
+    assert template.chat_format.roles == {}
 
 
 @pytest.mark.parametrize(

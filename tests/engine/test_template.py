@@ -82,7 +82,7 @@ def test_a_prompt_over_the_limit_is_cut_from_the_left(tmp_path):
 
     rendered = one(template, talk("p" * 100, "the answer"))
 
-    text = "".join(template.tokens(rendered.ids)).replace("Ġ", " ")
+    text = "".join(template.tokenizer.tokens(rendered.ids)).replace("Ġ", " ")
     assert rendered.truncated
     assert len(rendered.ids) == 40
     assert text == f"<s>[user] {'p' * 8}</s>[assistant] the answer</s>"
@@ -121,7 +121,7 @@ def test_response_end_cuts_the_response_and_keeps_its_ending(tmp_path):
 
     ids = one(template, talk("hi", "r" * 50), "response_end").ids.tolist()
 
-    text = "".join(template.tokens(ids)).replace("Ġ", " ")
+    text = "".join(template.tokenizer.tokens(ids)).replace("Ġ", " ")
     assert len(ids) == 40
     assert text == f"<s>[user] hi</s>[assistant] {'r' * 16}</s>"
 
@@ -190,10 +190,10 @@ def test_the_ids_are_those_that_transformers_gives(tmp_path, options):
     template = Template(tokenizers.make(tmp_path, **options))
     texts = ["a b  c\n", "<s>é🌞</s>", "\u00a0x"]
 
-    direct = list(template._encode(texts))
+    direct = list(template.tokenizer.encode(texts))
 
-    assert template._core is not None
-    assert direct == template._tokenizer(texts, add_special_tokens=False)["input_ids"]
+    assert template.tokenizer._core is not None
+    assert direct == template.tokenizer.hf(texts, add_special_tokens=False)["input_ids"]
 
 
 def test_a_bad_item_leaves_its_neighbours_alone(tmp_path):
@@ -224,7 +224,7 @@ def test_an_encoder_without_a_chat_template_takes_prompt_and_response_as_a_pair(
 
     ids = one(template, talk("hi", "ho")).ids.tolist()
 
-    assert template.tokens(ids) == ["<cls>", "h", "i", "<sep>", "h", "o", "<sep>"]
+    assert template.tokenizer.tokens(ids) == ["<cls>", "h", "i", "<sep>", "h", "o", "<sep>"]
 
 
 @pytest.mark.parametrize("text", ["abc", "<cls>abc<sep>"])
@@ -232,7 +232,8 @@ def test_an_encoders_text_stands_in_its_frame_once(tmp_path, text):
     """CLS and SEP are put around plain text, and not doubled where it has them."""
     template = Template(tokenizers.make(tmp_path, is_encoder=True, chat=None))
 
-    assert template.tokens(one(template, Text(text)).ids) == ["<cls>", "a", "b", "c", "<sep>"]
+    ids = one(template, Text(text)).ids
+    assert template.tokenizer.tokens(ids) == ["<cls>", *"abc", "<sep>"]
 
 
 SEGMENTED = {"is_encoder": True, "has_segments": True, "chat": None}
@@ -247,7 +248,7 @@ def test_a_pair_of_an_encoder_with_segments_has_the_tokenizer_s_own_segment_ids(
 
     rendered = one(template, source)
 
-    expected = template._tokenizer("p" * min(size, 4), "yes")
+    expected = template.tokenizer.hf("p" * min(size, 4), "yes")
     assert rendered.ids.tolist() == expected["input_ids"]
     assert rendered.segments.tolist() == expected["token_type_ids"]
 
@@ -283,7 +284,7 @@ def test_a_pair_over_the_limit_loses_the_start_of_its_prompt(tmp_path):
     rendered = one(template, talk("p" * 50, "yes"), "prompt_start")
 
     assert rendered.truncated
-    assert template.tokens(rendered.ids) == ["<cls>", *"pppp", "<sep>", *"yes", "<sep>"]
+    assert template.tokenizer.tokens(rendered.ids) == ["<cls>", *"pppp", "<sep>", *"yes", "<sep>"]
 
 
 def test_the_declared_limit_is_the_smallest_that_is_stated(tmp_path):
@@ -323,7 +324,7 @@ def test_a_damaged_config_is_blamed_on_itself(tmp_path):
 )
 def test_padding_is_taken_from_either_end(tmp_path, text, expected):
     """And from nowhere else."""
-    assert Template(tokenizers.make(tmp_path)).without_padding(text) == expected
+    assert Template(tokenizers.make(tmp_path)).tokenizer.without_padding(text) == expected
 
 
 class Watched(str):
@@ -362,7 +363,7 @@ def test_padding_is_taken_off_in_time_that_is_linear_in_it(tmp_path, form, rest)
     pads = 5_000 * "<pad>"
     text = Watched(form.format(pads=pads))
 
-    kept = template.without_padding(text)
+    kept = template.tokenizer.without_padding(text)
 
     assert kept == rest.format(pads=pads)
     assert len(pads) <= text.looked <= len(text) + 2 * len("<pad>")
@@ -378,7 +379,7 @@ def test_a_text_gets_what_its_tokenizer_adds_each_once(tmp_path, front, end, tex
     made = tokenizers.make(tmp_path, adds_bos=bool(front), adds_eos=bool(end))
     template = Template(made)
 
-    tokens = "".join(template.tokens(one(template, Text(text, "tokenizer")).ids))
+    tokens = "".join(template.tokenizer.tokens(one(template, Text(text, "tokenizer")).ids))
 
     assert tokens.removeprefix("<s>").removesuffix("</s>") == "ab"
     assert tokens.startswith("<s>") == (front == "<s>" or text.startswith("<s>"))
@@ -392,7 +393,7 @@ def test_a_text_without_special_tokens_is_what_was_sent(tmp_path, text, is_encod
     options = {"is_encoder": True} if is_encoder else {"adds_bos": True, "adds_eos": True}
     template = Template(tokenizers.make(tmp_path, **options))
 
-    assert "".join(template.tokens(one(template, Text(text, "none")).ids)) == text
+    assert "".join(template.tokenizer.tokens(one(template, Text(text, "none")).ids)) == text
 
 
 @pytest.mark.parametrize(
@@ -408,7 +409,7 @@ def test_a_card_that_says_how_a_text_begins_or_ends_is_followed(tmp_path, spec, 
     card = Card.model_validate({"template": spec})
     template = Template(tokenizers.make(tmp_path, adds_bos=True, adds_eos=True), card)
 
-    assert "".join(template.tokens(one(template, Text("ab", "tokenizer")).ids)) == tokens
+    assert "".join(template.tokenizer.tokens(one(template, Text("ab", "tokenizer")).ids)) == tokens
 
 
 @pytest.mark.parametrize(("specials", "ends"), [("card", ("<s>", "</s>")), ("none", ("[", "</s>"))])
@@ -418,7 +419,7 @@ def test_a_conversation_gets_what_its_template_says_unless_none_is_wanted(tmp_pa
 
     ids = one(template, replace(talk("hi", "ho"), specials=specials)).ids
 
-    tokens = template.tokens(ids)
+    tokens = template.tokenizer.tokens(ids)
     assert (tokens[0], tokens[-1], tokens.count("</s>")) == (*ends, 2)
 
 
@@ -428,7 +429,7 @@ def test_a_text_that_is_cut_keeps_both_ends(tmp_path):
 
     ids = one(template, Text("abcdef", "tokenizer")).ids
 
-    assert "".join(template.tokens(ids)) == "<s>ef</s>"
+    assert "".join(template.tokenizer.tokens(ids)) == "<s>ef</s>"
 
 
 @pytest.mark.parametrize(
@@ -447,4 +448,4 @@ def test_where_an_item_is_read_is_told_before_the_model_is_loaded(
     made = tokenizers.make(tmp_path, config=config, **options)
     template = Template(made, Card.model_validate(card))
 
-    assert template.places(one(template, Text("abc"))) == places
+    assert template.read_positions.places(one(template, Text("abc"))) == places

@@ -121,12 +121,12 @@ def test_a_pair_is_cut_as_its_tokenizer_cuts(tmp_path, side, limit, asks, says):
     """Longest first, token for token, at the end that the tokenizer cuts."""
     folder = tokenizers.make(tmp_path, is_encoder=True, chat=None)
     template = Template(folder, max_tokens=limit)
-    template._tokenizer.truncation_side = side
+    template.tokenizer.hf.truncation_side = side
     prompt, response = ("abcdefghij" * 9)[:asks], ("0123456789" * 9)[:says]
 
     rendered = one(template, talk(prompt, response))
 
-    reference = Template(folder, max_tokens=limit)._tokenizer
+    reference = Template(folder, max_tokens=limit).tokenizer.hf
     reference.truncation_side = side
     expected = reference(prompt, response, truncation=True, max_length=limit)["input_ids"]
     assert rendered.ids.tolist() == expected
@@ -139,7 +139,7 @@ def test_a_pairs_response_is_cut_beside_its_prompt(tmp_path):
     rendered = one(template, talk("why", "x" * 50), "response_end")
 
     expected = ["<cls>", *"why", "<sep>", *"xxxxxx", "<sep>"]
-    assert (template.tokens(rendered.ids), rendered.cut) == (expected, "response")
+    assert (template.tokenizer.tokens(rendered.ids), rendered.cut) == (expected, "response")
 
 
 @pytest.mark.parametrize(
@@ -188,7 +188,7 @@ def test_a_text_keeps_what_is_read(tmp_path, side, expected):
 
     rendered = one(template, Text("ab" + "f" * 50 + "</s>"), Cutting(side=side))
 
-    assert "".join(template.tokens(rendered.ids)).removeprefix("<s>") == rendered.text
+    assert "".join(template.tokenizer.tokens(rendered.ids)).removeprefix("<s>") == rendered.text
     assert rendered.text == expected
     assert (rendered.cut, len(rendered.ids)) == ("text", 10)
 
@@ -241,13 +241,13 @@ def test_a_document_of_a_million_characters_is_cut(tmp_path):
     """Where responses may be cut, none is too long, and none is tokenized whole."""
     template = Template(tokenizers.make(tmp_path), max_tokens=40)
     seen = []
-    spans = template._spans
-    template._spans = lambda text: seen.append(len(text)) or spans(text)
+    spans = template.tokenizer.spans
+    template.tokenizer.spans = lambda text: seen.append(len(text)) or spans(text)
 
     rendered = one(template, talk("hi", "r" * 3_000_000), "longest_first")
 
     assert (len(rendered.ids), rendered.cut) == (40, "response")
-    assert max(seen) <= 40 * template._longest_token
+    assert max(seen) <= 40 * template.tokenizer.longest_token
 
 
 @pytest.mark.parametrize(

@@ -49,8 +49,8 @@ def test_the_embedding_that_was_loaded_counts_not_what_config_says(tmp_path):
     """config.json may say more, or nothing; of several models the smallest embedding bounds all."""
     template = Template(tokenizers.make(tmp_path, config={"vocab_size": 5000}))
 
-    template.hold_to(Inputs(300))
-    template.hold_to(Inputs(261))
+    template.token_ids.hold_to(Inputs(300))
+    template.token_ids.hold_to(Inputs(261))
 
     (refused,) = template.render_all([Ids((261,))])
     assert refused.param == "input_ids"

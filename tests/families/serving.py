@@ -38,7 +38,7 @@ class Served:
         self.target = targets.load(settings).default
         self.trunks = [_trunk(model, compiled=compiled) for model in self.target.members]
         for model, trunk in zip(self.target.members, self.trunks, strict=True):
-            model.template.hold_to(trunk.inputs)
+            model.template.token_ids.hold_to(trunk.inputs)
         self.caches = [
             PrefixCache(trunk.pages.count) if trunk.pages else None for trunk in self.trunks
         ]
@@ -102,7 +102,7 @@ class Served:
 def _trunk(model: targets.Model, *, compiled: bool) -> trunks.Trunk:
     trunk = trunks.load(
         model.checkpoint.folder,
-        model.template.in_ids(model.checkpoint.card),
+        model.template.token_ids.in_ids(model.checkpoint.card),
         device=torch.device("cpu"),
         dtype=torch.float32,
     )

@@ -269,7 +269,7 @@ def test_02_a_template_that_ends_in_padding_is_told_with_both_tokens(make, pad, 
     told = notices.of(one, sample)
 
     assert len(told) == count
-    before = repr(one.tokens(sample.ids[-2:].tolist())[0])
+    before = repr(one.tokenizer.tokens(sample.ids[-2:].tolist())[0])
     assert all("'<|eot_id|>'" in text and before in text for text in told)
 
 
@@ -360,7 +360,7 @@ def test_10_a_newline_behind_the_last_turn_stays_unless_a_card_strips_it(make, e
     """Which of the two was trained can't be seen in the files."""
     of = template(make("openrlhf-qwen"), eos=eos)
 
-    assert of.read_token(rendered(of, said("Hi", "Ho")))[1] == token
+    assert of.read_positions.read_token(rendered(of, said("Hi", "Ho")))[1] == token
 
 
 @pytest.mark.parametrize("source", ["conversation", "text"])
@@ -400,8 +400,8 @@ def test_11_an_eos_that_the_template_leaves_out_is_there_and_read(make, truncati
     for source in sources:
         of = Template(folder, card, max_tokens=60)
         one = rendered(of, source, truncation)
-        assert of.read_token(one)[1] == end
-        assert of.tokens(one.ids).count(end) == 1
+        assert of.read_positions.read_token(one)[1] == end
+        assert of.tokenizer.tokens(one.ids).count(end) == 1
 
 
 @pytest.mark.parametrize(

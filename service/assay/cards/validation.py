@@ -1,7 +1,7 @@
 """A card held against its checkpoint's files: what it promises must be there, and must fit.
 
 By headers alone, in milliseconds, so that `assay inspect` and each start can ask. What only the
-tokenizer knows: `engine.template`; whether the trunk is whole, `engine.outline` and the loading.
+tokenizer knows: `engine.token_ids`; whether the trunk is whole, `engine.outline` and the loading.
 """
 
 from __future__ import annotations

@@ -16,19 +16,14 @@ from typing import TYPE_CHECKING, Any
 
 import jinja2
 import jinja2.defaults
-import jinja2.meta
-import jinja2.nodes
-from jinja2.ext import Extension
 
-from assay.engine import spelling
+from assay.engine import jinja_source, spelling
 from assay.engine.spelling import NO_INPUTS, Conversation, TemplateInputs
 from assay.engine.time_limit import Overrun, TimeLimit
 from assay.errors import CheckpointError, InvalidField, TemplateRefused
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
-
-    from jinja2.parser import Parser
 
     from assay.cards.mechanism import Template as Spec
     from assay.engine.spelling import Message
@@ -214,9 +209,7 @@ class ChatTemplate:
         """Return the names that a template looks up, or None where it can't be read."""
         source = self.source(with_tools=with_tools)
         if source not in self._variables:
-            tree = _parsed(source)
-            found = None if tree is None else frozenset(jinja2.meta.find_undeclared_variables(tree))
-            self._variables[source] = found
+            self._variables[source] = jinja_source.variables(source)
         return self._variables[source]
 
     def _reads_inputs(self, talk: Conversation, name: str, *, with_tools: bool) -> bool:
@@ -384,25 +377,6 @@ class ChatTemplate:
                 messages, chat_template=self._choice, tokenize=False, **inputs
             )
         )
-
-
-class _Generation(Extension):
-    """transformers' `{% generation %}`, for a template that is only looked at."""
-
-    tags = {"generation"}  # noqa: RUF012  jinja2's own way
-
-    def parse(self, parser: Parser) -> list[jinja2.nodes.Node]:
-        """Return what stands between the tags."""
-        next(parser.stream)
-        return parser.parse_statements(("name:endgeneration",), drop_needle=True)
-
-
-def _parsed(source: str) -> jinja2.nodes.Template | None:
-    environment = jinja2.Environment(extensions=["jinja2.ext.loopcontrols", _Generation])  # noqa: S701  nothing is rendered
-    try:
-        return environment.parse(source)
-    except (jinja2.TemplateError, RecursionError):
-        return None
 
 
 def _samples(role: str, name: str, inputs: TemplateInputs) -> Iterator[Conversation]:

@@ -1,16 +1,16 @@
 """The names that a chat template has for those who speak, read from its Jinja.
 
 A reranker's template may take the roles `query` and `document` where others take `user` and
-`assistant`. Nothing is rendered here: whether a mapping is right, `template` tries.
+`assistant`. Nothing is rendered here: whether a mapping is right, `chat_format` tries.
 """
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING
 
-import jinja2
 from jinja2 import nodes
+
+from assay.engine import jinja_source
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -26,15 +26,12 @@ _ANSWERS = frozenset(
 )
 _INSTRUCTS = frozenset({"instruction", "instruct", "task"})
 _FILTERS = frozenset({"selectattr", "rejectattr"})
-_GENERATION = re.compile(r"\{%-?\s*(?:end)?generation\s*-?%\}")  # transformers' own tag
 
 
 def looked_for(chat: str) -> tuple[str, ...]:
     """Return the role names that a chat template compares with, as they first stand in it."""
-    try:
-        environment = jinja2.Environment(extensions=["jinja2.ext.loopcontrols"])  # noqa: S701  never rendered
-        tree = environment.parse(_GENERATION.sub("", chat))
-    except jinja2.TemplateSyntaxError:
+    tree = jinja_source.parse(chat)
+    if tree is None:
         return ()
     tables = {
         one.target.name: one.node

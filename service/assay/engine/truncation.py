@@ -11,6 +11,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Literal
 
 from assay.engine.spelling import Conversation, Solution, Text, said
+from assay.errors import ItemTooLong
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 Truncation = Literal["prompt_start", "response_end", "longest_first"]
 Side = Literal["start", "end"]
 Cut = Literal["prompt", "response", "both", "text"]
+CUT_RESPONSES = ', or send "truncation": "response_end"'
 _TRIES = 24
 
 
@@ -67,6 +69,21 @@ def longest_first(first: int, second: int, room: int) -> tuple[int, int]:
     return (half, rest) if first <= second else (rest, half)
 
 
+def cut_of(source: Source | None, prompt: bool, response: bool) -> Cut:
+    """Return the name of what was cut of an item."""
+    if isinstance(source, Text):
+        return "text"
+    return "both" if prompt and response else "response" if response else "prompt"
+
+
+def response_too_long(needed: int, room: int) -> ItemTooLong:
+    """Return the refusal of a response of so many tokens, which a rule would have whole."""
+    return ItemTooLong(
+        f"the response alone has {needed} tokens, the model takes {room}; shorten it",
+        advice=CUT_RESPONSES,
+    )
+
+
 def saying(turn: Message, text: str) -> Message:
     """Return a turn that says a text, in the form that its content has."""
     if text == said(turn):
@@ -109,6 +126,15 @@ class Texts:
     def prompt(self) -> int:
         """The tokens of all the prompt's turns."""
         return sum(map(len, self.turns))
+
+    def most_removed(self, rule: Truncation) -> int:
+        """Return how many tokens of the texts may go."""
+        match rule:
+            case "prompt_start":
+                return self.prompt
+            case "response_end":
+                return len(self.answer) - 1  # nothing said can't be judged
+        return self.prompt + len(self.answer)
 
     def shortened(self, prompt: int, response: int, sides: Sides) -> Source:
         """Return the item with so many tokens of prompt and response."""

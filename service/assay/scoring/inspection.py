@@ -83,7 +83,7 @@ async def _check(one: repository.Checkpoint, template: Template, settings: Setti
             name=one.name,
             folder=one.folder,
             base=one.base,
-            card=template.in_ids(one.card),
+            card=template.token_ids.in_ids(one.card),
             dtype="auto",
             max_tokens=template.max_tokens,
             batch_tokens=None,
@@ -107,10 +107,10 @@ def _sampled(template: Template, card: Card) -> dict[str, Any]:
     """Return a sample's reading, or why there is none."""
     (rendered,) = template.render_all([targets.sample(card)])
     if isinstance(rendered, AssayError):
-        return {"no_reading": rendered.message, "roles": template.roles}
-    tokens = template.tokens(rendered.ids.tolist())
-    places = template.places(rendered)
-    return {"reading": Reading(tokens, places), "roles": template.roles}
+        return {"no_reading": rendered.message, "roles": template.chat_format.roles}
+    tokens = template.tokenizer.tokens(rendered.ids.tolist())
+    places = template.read_positions.places(rendered)
+    return {"reading": Reading(tokens, places), "roles": template.chat_format.roles}
 
 
 async def tokenize(scorer: Scorer, request: wire.TokenizeRequest) -> wire.TokenizeAnswer:
@@ -221,7 +221,7 @@ def _tokenized(
             error=wire.ItemError(code=rendered.code, message=rendered.advised().message),
         )
     ids = rendered.ids.tolist()
-    tokens = target.members[0].template.tokens(ids)
+    tokens = target.members[0].template.tokenizer.tokens(ids)
     positions = {"first": [0], "last": [len(ids) - 1]}.get(reads, [])
     if rendered.marks is not None:
         positions = rendered.marks.positions.tolist()

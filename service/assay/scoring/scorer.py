@@ -460,7 +460,7 @@ class Scorer:
     ) -> list[list[Rendered | AssayError]]:
         """Render for each member, once for those whose templates are equal; rows are items."""
         rendered: dict[tuple[str, Inputs], list[Rendered | AssayError]] = {}
-        keys = [(one.template_key, one.template.inputs) for one in target.members]
+        keys = [(one.template_key, one.template.token_ids.inputs) for one in target.members]
         for model, key in zip(target.members, keys, strict=True):
             if key not in rendered:
                 rendered[key] = await self._render_thread.render(
@@ -550,7 +550,7 @@ class Scorer:
                 name=model.name,
                 folder=model.checkpoint.folder,
                 base=model.checkpoint.base,
-                card=model.template.in_ids(model.checkpoint.card),
+                card=model.template.token_ids.in_ids(model.checkpoint.card),
                 dtype=self._settings.dtype,
                 max_tokens=model.template.max_tokens,
                 batch_tokens=self._settings.batch_tokens,
@@ -578,7 +578,7 @@ class Scorer:
         if isinstance(message, Loaded):
             for model in self.targets.models:
                 if model.name == message.model:
-                    model.template.hold_to(message.inputs)
+                    model.template.token_ids.hold_to(message.inputs)
         if self._on_progress:
             self._on_progress(device, message)
         if all(len(one.loaded) == len(self.targets.models) for one in self.dispatchers):

@@ -320,10 +320,10 @@ def runs_code(checkpoint: repository.Checkpoint, settings: Settings) -> bool:
 def _check_vocabulary(tensors: Mapping[str, headers.Tensor], template: Template) -> None:
     """Refuse a tokenizer whose own vocabulary goes beyond the embedding: another model's."""
     rows = validation.embedding_rows(tensors)
-    if rows is not None and template.ordinary_tokens > rows:
+    if rows is not None and (known := template.tokenizer.ordinary_tokens) > rows:
         raise CheckpointError(
-            f"the tokenizer has {template.ordinary_tokens} tokens, and the model an embedding of "
-            f"{rows}: copy the tokenizer from the model it was trained from"
+            f"the tokenizer has {known} tokens, and the model an embedding of {rows}: copy the "
+            "tokenizer from the model it was trained from"
         )
 
 
@@ -351,8 +351,8 @@ def _try(template: Template, card: cards.Card) -> Rendered | None:
         raise CheckpointError(
             "template.expected_read_token: a sample can't be rendered: " + rendered.message
         )
-    place, token = template.read_token(rendered)
-    if expected is not None and int(rendered.ids[place]) != template.token_id(expected):
+    place, token = template.read_positions.read_token(rendered)
+    if expected is not None and int(rendered.ids[place]) != template.token_ids.of(expected):
         raise CheckpointError(
             f"template.expected_read_token: a sample is read at the token {token!r}, and the card "
             f"expects {expected!r}: the tokenizer's template isn't the one the card was written for"

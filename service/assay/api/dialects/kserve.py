@@ -141,7 +141,7 @@ def _sources(given: Sequence[Tensor], template: Template) -> tuple[str, list[Sou
         rows = [_unmasked(*pair, places) for pair in pairs]
         return places["input_ids"], _ids(rows, places["input_ids"])
     if "input_ids" in known:
-        rows = [template.ids_without_padding(row) for row in known["input_ids"]]
+        rows = [template.tokenizer.ids_without_padding(row) for row in known["input_ids"]]
         return places["input_ids"], _ids(rows, places["input_ids"])
     raise InvalidField(
         "send 'sentences', 'tokens' with 'sequence_lengths', or 'input_ids'", param="inputs"

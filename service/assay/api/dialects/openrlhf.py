@@ -29,7 +29,7 @@ async def _get_reward(ask: Ask, wanted: GetReward) -> dict[str, Any]:
     template = ask.target(wanted.model).members[0].template
     sources = await aside(
         len(wanted.query),
-        lambda: [Text(template.without_padding(text)) for text in wanted.query],
+        lambda: [Text(template.tokenizer.without_padding(text)) for text in wanted.query],
     )
     _, _, judged = await ask.read(sources, each("query"), model=wanted.model)
     rewards = [ensemble.mean(one.rewards) for one in judged]

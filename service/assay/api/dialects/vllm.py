@@ -277,11 +277,12 @@ async def _tokenize(ask: Ask, wanted: Tokenize) -> dict[str, Any]:
     if isinstance(rendered, AssayError):
         raise rendered
     ids = rendered.ids.tolist()
+    tokenizer = target.members[0].template.tokenizer
     return {
         "count": len(ids),
         "max_model_len": _limit(target),
         "tokens": ids,
-        "token_strs": target.members[0].template.tokens(ids) if wanted.return_token_strs else None,
+        "token_strs": tokenizer.tokens(ids) if wanted.return_token_strs else None,
     }
 
 

@@ -1,0 +1,39 @@
+"""A chat template's Jinja, looked at and never rendered."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import jinja2
+import jinja2.meta
+from jinja2 import nodes
+from jinja2.ext import Extension
+
+if TYPE_CHECKING:
+    from jinja2.parser import Parser
+
+
+class _Generation(Extension):
+    """transformers' `{% generation %}`."""
+
+    tags = {"generation"}  # noqa: RUF012  jinja2's own way
+
+    def parse(self, parser: Parser) -> list[nodes.Node]:
+        """Return what stands between the tags."""
+        next(parser.stream)
+        return parser.parse_statements(("name:endgeneration",), drop_needle=True)
+
+
+def parse(source: str) -> nodes.Template | None:
+    """Return a template's tree; None where it can't be read."""
+    environment = jinja2.Environment(extensions=["jinja2.ext.loopcontrols", _Generation])  # noqa: S701  nothing is rendered
+    try:
+        return environment.parse(source)
+    except (jinja2.TemplateError, RecursionError):
+        return None
+
+
+def variables(source: str) -> frozenset[str] | None:
+    """Return the names that a template looks up; None where it can't be read."""
+    tree = parse(source)
+    return None if tree is None else frozenset(jinja2.meta.find_undeclared_variables(tree))
