@@ -33,7 +33,7 @@ from pathlib import Path
 from assay.cards.card import Card
 from assay.engine import checkpoint
 model, _ = checkpoint.load(
-    Path(sys.argv[1]), Card(), device=torch.device("meta"), dtype=torch.bfloat16
+    Path(sys.argv[1]), Card(), device=torch.device("meta", 0), dtype=torch.bfloat16
 )
 assert {one.device.type for one in model.parameters()} == {"meta"}
 print("loaded")
