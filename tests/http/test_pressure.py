@@ -72,15 +72,16 @@ def test_what_finds_no_room_is_told_when_to_return(
 
     with narrow.held():
         first = send_fat(narrow, pool)
-        refused = narrow.score(inputs=FAT)
+        # Before the refusal: once the room that is kept for it is nearly due, none is left.
         small = pool.submit(narrow.score, inputs=FAT[:1])
         until("the small one waits", lambda: waiting(narrow) == len(FAT) - AT_WORKER + 1)
+        refused = narrow.score(inputs=FAT)
 
     error = refused.json()["error"]
     assert (refused.status_code, error["code"]) == (503, "overloaded")
     assert error["retryable"] is True
     assert 1 <= int(refused.headers["retry-after"]) <= 60
-    assert str(FAT_TOKENS) in error["message"]
+    assert str(FAT_TOKENS + len(FAT[0]["input_ids"])) in error["message"]
     assert narrow.metric("assay_requests_total", **shed) == before + 1
     assert scores(first.result()) == expected
     assert scores(small.result()) == expected[:1]

@@ -265,6 +265,17 @@ def test_the_room_is_kept_for_who_was_promised_it():
         assert told(door, 40, "a") is None
 
 
+def test_a_small_one_still_fits_beside_what_was_just_promised():
+    """Even on a device so fast that the promise is for the next second."""
+    now = [0.0]
+    door = Admission(2000, lambda: 10_000.0, clock=lambda: now[0])
+    with door.admit(1500):
+        assert told(door, 1500, "large") == 1
+        assert told(door, 50, "small") is None
+        now[0] = 0.9
+        assert told(door, 50, "late") is not None
+
+
 def test_a_promise_that_nobody_comes_for_ends():
     """The room is anyone's again."""
     now = [0.0]

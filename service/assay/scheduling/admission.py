@@ -349,12 +349,13 @@ class Admission:
             self._end(broken)
             self._passed -= broken.tokens  # it goes on
             self._promised_ever -= tokens
+        nearly_due = due - min(_NEARLY_S, wait_s / 2)  # not at once: small ones still fit
         if broken is not None and not self._before(promise):
             self._hold(promise)
         else:
-            self._coming.add(due - _NEARLY_S, promise)
+            self._coming.add(nearly_due, promise)
         self._returns.expect(due)
-        self._near.add(due - _NEARLY_S, promise)
+        self._near.add(nearly_due, promise)
         self._late.add(due + LATE_S, promise)
         self._promises[name] = promise
         self._promised_ever += tokens
