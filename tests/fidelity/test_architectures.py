@@ -6,7 +6,11 @@ import shutil
 import numpy as np
 import pytest
 import torch
+import transformers
 
+from assay.cards.card import Card
+from assay.engine import checkpoint
+from assay.engine import trunk as trunks
 from assay.engine.messages import Forest
 from assay.engine.positions import stated_tokens
 from tests.fidelity import checkpoints, reference, texts
@@ -36,6 +40,36 @@ def test_float32_scores_equal_eager_and_keep_their_bits_in_any_batch(folder, nam
     assert report.gap <= reference.FLOAT32_TOLERANCE
     assert report.changed_by <= NOT_BIT_EQUAL.get(name, 0.0)
     assert report.std > 0.05
+
+
+@pytest.mark.parametrize("at", ["first", "last", "mean"])
+@pytest.mark.parametrize("name", ["qwen3", "bert", "deberta-v3"])
+@torch.inference_mode()
+def test_a_card_says_where_the_head_of_transformers_own_class_reads(folder, name, at):
+    """Packed or padded, in any batch; the class's own place is what it is verified by."""
+    path, items = folder(name), ITEMS[:8]
+    card = Card.model_validate({"read": {"at": at}})
+    trunk = trunks.load(path, card, device=torch.device("cpu"), dtype=torch.float32)
+    trunk.verify(compiled=True)
+    model = transformers.AutoModelForSequenceClassification.from_pretrained(
+        path, attn_implementation="eager"
+    ).eval()
+    expected = []
+    for ids in items:
+        state = model.base_model(torch.from_numpy(ids)[None].long()).last_hidden_state
+        place = {"first": state[:, :1], "last": state[:, -1:], "mean": state.mean(1, True)}[at]
+        for part in checkpoint.head_modules(model):
+            takes_sequence = "pooler" in type(part).__name__.lower()
+            place = (
+                part(place) if takes_sequence else part(place if place.ndim == 2 else place[:, 0])
+            )
+        expected.append(float(place.flatten()[0]))
+
+    scores = reference.alone(trunk, items)
+
+    assert np.abs(scores - expected).max() <= reference.FLOAT32_TOLERANCE
+    assert scores.tolist() == reference.together(trunk, items, 3, seed=0).tolist()
+    assert trunk.shares_prefixes == (name == "qwen3" and at == "last")
 
 
 @pytest.mark.parametrize("name", ["qwen3", "gemma2", "gpt-neox", "modernbert"])

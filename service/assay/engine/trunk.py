@@ -63,8 +63,13 @@ class Trunk:
         readout: Readout,
         *,
         wanted: Forward | None = None,
+        position: readout.Position | None = None,
     ) -> None:
-        """Take a model and its readout; `wanted` is the only way it may run, if the card says."""
+        """Take a model and its readout.
+
+        If the card says so, `wanted` is the only way it may run, and `position` where it is read
+        once it is verified, instead of where its own class reads.
+        """
         self.model = model
         self.device = model.device
         self.dtype = model.base_model.dtype
@@ -79,6 +84,7 @@ class Trunk:
         )  # why it is slower than it could be, for the operator
         self._obstacle = ""
         self._wanted = wanted
+        self._position = position
         self.parameters = sum(parameter.numel() for parameter in model.parameters())
         self._first_position = bounds.first_position(model)
         self._segments = _segments(model)
@@ -182,7 +188,10 @@ class Trunk:
         if obstacles:
             name = self.attention.removeprefix("assay-")
             self.warnings.append(f"attention runs as {name}, slower: {'; '.join(obstacles)}")
-        if self.forward == "packed" and self.readout.position == "last":
+        own = self.readout.position
+        if self._position is not None:
+            self.readout = replace(self.readout, position=self._position)
+        if self.forward == "packed" and own == self.readout.position == "last":
             bound = gaps[self.attention] + self._tolerance_of_itself(expected)
             self.shares_prefixes = self._gap(_shared(sample), expected) <= bound
             # A run is known by its ids alone.
@@ -429,8 +438,16 @@ def load(
 ) -> Trunk:
     """Return a checkpoint's trunk and heads, not yet verified; `base` is that of an adapter."""
     card = card or Card()
-    model, readout = checkpoint.load(folder, card, device=device, dtype=dtype, base=base)
-    return Trunk(model, readout, wanted=card.trunk.attention)
+    model, head = checkpoint.load(folder, card, device=device, dtype=dtype, base=base)
+    return Trunk(model, head, wanted=card.trunk.attention, position=_position(card))
+
+
+def _position(card: Card) -> readout.Position | None:
+    """Return where a card reads the head of transformers' own class, if it says so."""
+    if card.heads or card.policy is not None or card.read is None:
+        return None
+    at = card.read.at
+    return at if at in ("last", "first", "mean") else None
 
 
 def _slow_dtype(device: torch.device, dtype: torch.dtype) -> list[str]:
