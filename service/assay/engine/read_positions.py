@@ -97,7 +97,8 @@ class ReadPositions:
             return replace(rendered, marks=self._response_marks(rendered, item))
         end = self._prompt_end(rendered, item) if self._reader.needs_prompt else None
         marks = self._reader.marks(rendered.ids, item.steps, end)
-        return replace(rendered, marks=marks or self._before_padding(rendered.ids))
+        marks = marks or self._before_padding(rendered.ids)
+        return rendered if marks is None else replace(rendered, marks=marks)
 
     def _before_padding(self, ids: np.ndarray) -> Marks | None:
         """Return the last token that isn't padding, as transformers' own class looks for it.

@@ -191,7 +191,9 @@ def spell(source: Source, template: mechanism.Template, steps: mechanism.Steps |
         case Conversation() if steps is not None:
             return _solution(_cut_up(source, steps), steps, template)
         case Conversation():
-            return Spelt(replace(source, messages=_with_system(source.messages, template)))
+            messages = _with_system(source.messages, template)
+            is_whole = messages is source.messages
+            return Spelt(source if is_whole else replace(source, messages=messages))
     reads_all = isinstance(source, Ids) and source.reads_all
     if steps is not None and steps.form == "separate" and not reads_all:
         raise InvalidField(
