@@ -199,6 +199,19 @@ def test_mistrals_own_file_is_no_second_set(tmp_path):
     assert headers.weights(tmp_path).name == headers.WEIGHTS
 
 
+@pytest.mark.parametrize(("head", "is_taken"), [(1.0, True), (1.5, False)])
+def test_a_consolidated_file_of_the_same_names_is_a_second_set(tmp_path, head, is_taken):
+    """Under transformers' own names it isn't Mistral's; unless it is equal, neither is meant."""
+    file = weights(tmp_path / headers.WEIGHTS)
+    weights(tmp_path / "consolidated.safetensors", head=head)
+
+    if is_taken:
+        assert set(headers.weights(tmp_path).files.values()) == {file}
+        return
+    with pytest.raises(CheckpointError, match=r"model\.safetensors and consolidated\.safetensors"):
+        headers.tensors(tmp_path)
+
+
 def refused_for(folder, broken, whole):
     """Read a folder's weights; return why, where both sets and the one to move away are named."""
     with pytest.raises(CheckpointError) as error:

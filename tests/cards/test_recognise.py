@@ -14,6 +14,7 @@ from assay.errors import CheckpointError
 from tests.families import attributes, contrast, pairwise, process, scalar
 
 HIDDEN = 4
+_REGRESSION = "helpsteer2-regression"
 TRUNK = {
     "model.embed_tokens.weight": (8, HIDDEN),
     "model.layers.0.self_attn.q_proj.weight": (HIDDEN, HIDDEN),
@@ -170,6 +171,33 @@ def test_several_labels_without_a_card_are_refused(tmp_path):
     said = refusal(folder)
     assert "has 3 labels ('score.weight')" in said
     assert "[score] outputs = [3 names]" in said
+
+
+@pytest.mark.parametrize(
+    ("kind", "head", "labels", "named"),
+    [
+        ("bert", "classifier.weight", 2, []),
+        ("bert", "classifier.weight", 5, []),
+        ("llama", "score.weight", 2, []),
+        ("gemma", "score.weight", 2, ["odin-gemma"]),
+        ("llama", "score.weight", 5, ["decision-tree-reward-llama-3.1-8b", _REGRESSION]),
+    ],
+)
+def test_a_card_is_offered_only_for_its_own_kind_of_trunk(tmp_path, kind, head, labels, named):
+    """No Gemma's card for a BERT: where none fits, what to write is said alone."""
+    folder = checkpoint(
+        tmp_path,
+        heads={head: (labels, HIDDEN)},
+        model_type=kind,
+        architectures=[f"{kind.title()}ForSequenceClassification"],
+        id2label={str(number): f"LABEL_{number}" for number in range(labels)},
+    )
+    said = refusal(folder)
+
+    offered = [name for name, _ in catalogue.without_weights(tmp_path) if f"{name}=" in said]
+    assert offered == named
+    assert f"[score] outputs = [{labels} names]" in said
+    assert f"num_labels: {labels}" in said
 
 
 def test_a_head_of_an_unknown_name_is_refused_by_its_name(tmp_path):

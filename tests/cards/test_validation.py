@@ -64,6 +64,11 @@ def test_every_familys_card_fits_its_own_files(layout, tmp_path):
         (HEADED | {"score": {"outputs": ["a", "b", "c"]}}, "score.outputs", "and 3 are named"),
         ({"score": {"outputs": ["a"]}}, "score.outputs", "gives 2 numbers, and 1 are named"),
         ({}, "score.outputs", "gives 2 numbers, and none is named"),
+        (
+            head(*TWO, {"op": "take", "places": [0]}) | {"score": {"rule": "softmax"}},
+            "score.rule",
+            "'softmax' of one number is always 1",
+        ),
         (HEADED | {"score": {"rule": "sum"}}, "score.rule", "'sum' adds one number a place"),
         (
             {
@@ -94,6 +99,18 @@ def test_a_score_that_the_numbers_dont_give_is_named(tmp_path, card, field, word
 
     assert said.startswith(f"{field}: ")
     assert words in said
+
+
+@pytest.mark.parametrize("card", [STOCK, HEADED])
+def test_a_prefix_that_no_tensor_begins_with_is_named(tmp_path, card):
+    """It would be passed over without a word; one that the files have is none."""
+    folder = folder_with(tmp_path)
+
+    (said,) = problems(folder, card | {"trunk": {"prefix": "foo."}})
+
+    assert said.startswith("trunk.prefix: no tensor's name begins with 'foo.'")
+    assert "'model.embed_tokens.weight'" in said
+    assert problems(folder, card | {"trunk": {"prefix": "model."}}) == []
 
 
 @pytest.mark.parametrize(

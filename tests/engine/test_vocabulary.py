@@ -72,3 +72,24 @@ def test_tokens_beyond_the_embedding_are_told_at_the_start(tmp_path, rows, count
 
     assert len(told) == count
     assert all("beyond the 258 rows of the model's embedding" in one for one in told)
+
+
+@pytest.mark.parametrize(
+    ("config", "count"),
+    [
+        ({"max_position_embeddings": 256}, 1),
+        ({"max_position_embeddings": 1000}, 0),
+        ({"max_position_embeddings": 256, "rope_scaling": {"type": "linear", "factor": 4.0}}, 0),
+        ({}, 0),
+    ],
+)
+def test_a_limit_beyond_the_stated_positions_is_told_at_the_start(tmp_path, config, count):
+    """Rotary positions have no table that would refuse it; stretched ones reach further."""
+    folder = tokenizers.make(tmp_path, config={"vocab_size": ROWS, **config})
+
+    told = [
+        one for one in notices.of(Template(folder, max_tokens=1000), None) if "positions" in one
+    ]
+
+    assert len(told) == count
+    assert all("limit of 1000 tokens" in one and "the 256 positions" in one for one in told)

@@ -5,6 +5,7 @@ The model repository's come before those that come with Assay.
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,6 +14,22 @@ from assay.cards import paths
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+# The model_type, or how it begins, of checkpoints whose name has a word for it; the first counts.
+_KINDS = {
+    r"qwen-?3": "qwen3",
+    r"qwen-?2": "qwen2",
+    r"internlm-?2": "internlm2",
+    r"gemma-?3": "gemma3",
+    r"gemma-?2(?!b)": "gemma2",
+    r"gemma": "gemma",
+    r"mixtral": "mixtral",
+    r"mistral|zephyr": "mistral",
+    r"llama": "llama",
+    r"pythia": "gpt_neox",
+    r"deberta": "deberta",
+    r"bge-reranker-(base|large|v2-m3)": "xlm-roberta",
+}
 
 
 def embedded() -> Path:
@@ -42,6 +59,12 @@ def without_weights(repository: Path) -> Iterator[tuple[str, cards.Card]]:
                 if entry.name not in seen and card.ensemble is None:
                     seen.add(entry.name)
                     yield entry.name, card
+
+
+def kind(name: str, card: cards.Card) -> str:
+    """Return how the model_type begins of what a card's name says it is of; '' if it doesn't."""
+    called = f"{name} {card.source.id if card.source else ''}".casefold()
+    return next((kind for said, kind in _KINDS.items() if re.search(said, called)), "")
 
 
 def read(folder: Path) -> cards.Card:

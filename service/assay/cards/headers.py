@@ -6,6 +6,7 @@ ask here. Only headers are read, never weights, but where a folder holds two who
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ from assay.cards import pickled, sameness
 from assay.errors import CheckpointError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
     from pathlib import Path
 
 CONFIG = "config.json"
@@ -25,10 +26,11 @@ WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 _CHOSEN = "transformers_weights"  # transformers' name for which file of a folder it loads
 # Whole sets of weights: a single file or an index of shards, also of a variant such as fp16. Not
-# `consolidated.safetensors`, the same weights under Mistral's own names, which transformers skips.
+# `consolidated.safetensors`: under Mistral's own names it is skipped, as transformers does.
 _SET = re.compile(
     r"model(\.\w+)?\.safetensors|(?!consolidated|adapter_).+\.safetensors\.index(\.\w+)?\.json"
 )
+_CONSOLIDATED = re.compile(r"consolidated\.safetensors(\.index\.json)?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +85,7 @@ def weights(folder: Path) -> Weights:
     if declared is not None:
         return Weights(declared, _of_set(folder, declared))
     first, *others = _whole(folder, named)
-    for other in others:
+    for other in (*others, *_consolidated(folder, first)):
         if not sameness.are_equal(first.files, other.files, rounded=_is_variant(other.name)):
             raise CheckpointError(
                 f"{folder} holds two sets of weights that aren't equal, {first.name} and "
@@ -112,6 +114,17 @@ def _whole(folder: Path, named: list[str]) -> list[Weights]:
     for name, why in broken.items():
         raise _beside(folder, found[0].name, name, why) if found else why
     return found
+
+
+def _consolidated(folder: Path, first: Weights) -> Iterator[Weights]:
+    """Yield Mistral's own file or index where it has transformers' names, not Mistral's."""
+    for path in sorted(folder.glob("consolidated.safetensors*")):
+        if not _CONSOLIDATED.fullmatch(path.name):
+            continue
+        with contextlib.suppress(CheckpointError):  # transformers doesn't read it, broken or not
+            found = Weights(path.name, _of_set(folder, path.name))
+            if found.tensors.keys() == first.tensors.keys():
+                yield found
 
 
 def _beside(folder: Path, whole: str, broken: str, error: CheckpointError) -> CheckpointError:

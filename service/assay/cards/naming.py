@@ -7,7 +7,6 @@ aren't its.
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING
 
 from assay.cards import card as cards
@@ -22,21 +21,6 @@ if TYPE_CHECKING:
     from assay.cards.parts import Parts
 
 _SEPARATORS = ("--", "__")  # between a hub id's two parts, in a folder's name
-# The model_type, or how it begins, of checkpoints whose name has a word for it; the first counts.
-_KINDS = {
-    r"qwen-?3": "qwen3",
-    r"qwen-?2": "qwen2",
-    r"internlm-?2": "internlm2",
-    r"gemma-?3": "gemma3",
-    r"gemma-?2(?!b)": "gemma2",
-    r"gemma": "gemma",
-    r"mixtral": "mixtral",
-    r"mistral|zephyr": "mistral",
-    r"llama": "llama",
-    r"pythia": "gpt_neox",
-    r"deberta": "deberta",
-    r"bge-reranker-(base|large|v2-m3)": "xlm-roberta",
-}
 _MECHANISM = {*recognise.FAMILYS, "policy"}
 
 
@@ -96,9 +80,7 @@ def _agrees(checkpoint: Parts, name: str, card: Card) -> bool:
 
 def _is_of_kind(checkpoint: Parts, name: str, card: Card) -> bool:
     """Whether the trunk is of the kind that a card's name says, and laid out as its card says."""
-    called = f"{name} {card.source.id if card.source else ''}".casefold()
-    kind = next((kind for said, kind in _KINDS.items() if re.search(said, called)), "")
-    if kind and not checkpoint.declared("model_type").startswith(kind):
+    if not checkpoint.declared("model_type").startswith(catalogue.kind(name, card)):
         return False
     prefix = card.trunk.prefix
     if prefix and not any(tensor.startswith(prefix) for tensor in checkpoint.trunk):

@@ -37,6 +37,7 @@ _STOCK_LAST = (
     "classification_head.out_proj.weight",
     "logits_proj.weight",
 )
+_DECODERS_LAST = "score.weight"
 _STOCK_PARTS = frozenset(
     {
         *("score", "classifier", "classification_head", "logits_proj"),
@@ -305,7 +306,8 @@ def _of_labels(checkpoint: Parts) -> str:
     if rows > 1:
         return (
             f"has {rows} labels ('{last}'), and no file says which is the score; write a card.toml "
-            f"with [score] outputs = [{rows} names] and index or weights, as models/{_LABELLED} has"
+            f"with [score] outputs = [{rows} names] and index or weights, as models/{_LABELLED} "
+            f"has (config.json's num_labels: {headers.labels(checkpoint.config)})"
         )
     return ""
 
@@ -328,7 +330,10 @@ def _candidates(checkpoint: Parts) -> list[str]:
         return [
             name
             for name, card in catalogue.without_weights(catalogue.embedded())
-            if len(card.score.outputs) == rows and not card.heads
+            if len(card.score.outputs) == rows
+            and not card.heads
+            and last == _DECODERS_LAST  # these families are decoders
+            and checkpoint.declared("model_type").startswith(catalogue.kind(name, card))
         ]
     return [*_READ_THE_VOCABULARY] if is_language_model(checkpoint) else []
 

@@ -13,7 +13,7 @@ from assay.cards import headers, widths
 from assay.errors import CheckpointError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
     from pathlib import Path
 
     from assay.cards.card import Card
@@ -44,7 +44,7 @@ def problems(
 
     `config` is config.json, `tensors` are the trunk's files'; heads may have files of their own.
     """
-    found = [*_of_places(card)]
+    found = [*_of_trunk(card, tensors), *_of_places(card)]
     sizes: dict[str, int | None] = {}
     for name, head in card.heads.items():
         try:
@@ -89,6 +89,14 @@ def embedding_rows(tensors: Mapping[str, headers.Tensor]) -> int | None:
     return rows[0] if len(rows) == 1 else None
 
 
+def _of_trunk(card: Card, tensors: Iterable[str]) -> Iterator[str]:
+    """Yield that a prefix is none of the files' names: it would be passed over."""
+    prefix = card.trunk.prefix
+    if prefix and not any(name.startswith(prefix) for name in tensors):
+        near = ", ".join(f"'{name}'" for name in sorted(tensors)[:_LISTED])
+        yield f"trunk.prefix: no tensor's name begins with '{prefix}'; the files have {near}"
+
+
 def _of_numbers(card: Card, width: int) -> Iterator[str]:
     """Yield what of `[score]` doesn't go with so many numbers of the head 'reward'."""
     score = card.score
@@ -100,6 +108,8 @@ def _of_numbers(card: Card, width: int) -> Iterator[str]:
         yield f"score.outputs: {of}, and none is named: name each, in their order"
     if score.rule in ("index", "softmax") and score.index >= width:
         yield f"score.index: {score.index} is beyond the last: {of}, counted from 0"
+    if score.rule == "softmax" and width == 1:
+        yield f"score.rule: 'softmax' of one number is always 1, and {of}; take 'index'"
     if score.rule == "sum" and width != 1:
         yield f"score.rule: 'sum' adds one number a place, and {of}"
 

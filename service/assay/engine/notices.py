@@ -14,7 +14,7 @@ def of(template: Template, sample: Rendered | None) -> list[str]:
     """Return a sentence for each thing that a model's tokenizer and config.json leave open."""
     read = _before_padding(template, sample) if sample is not None else []
     dated = [note] if (note := template.chat_format.note) else []
-    return [*_beyond_the_embedding(template), *read, *dated]
+    return [*_beyond_the_embedding(template), *_beyond_the_positions(template), *read, *dated]
 
 
 def _beyond_the_embedding(template: Template) -> list[str]:
@@ -27,6 +27,19 @@ def _beyond_the_embedding(template: Template) -> list[str]:
     told = (
         f"the tokenizer has {listed} beyond the {rows} rows of the model's embedding; "
         "an item that names one is refused"
+    )
+    return [told]
+
+
+def _beyond_the_positions(template: Template) -> list[str]:
+    """Say that a limit was set beyond the positions that config.json states."""
+    stated = template.stated_tokens
+    if stated is None or template.max_tokens <= stated:
+        return []
+    told = (
+        f"the limit of {template.max_tokens} tokens (max_tokens, or limits.max_tokens in the card) "
+        f"exceeds the {stated} positions that config.json states: the model was not made for "
+        f"longer items; lower it to {stated}, or state in config.json how positions are stretched"
     )
     return [told]
 

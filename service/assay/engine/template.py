@@ -19,6 +19,7 @@ from assay.engine import probes, roles, spelling
 from assay.engine.chat_format import ChatFormat
 from assay.engine.marks import Marks
 from assay.engine.messages import Inputs
+from assay.engine.positions import stated_tokens
 from assay.engine.read_positions import ReadPositions, is_class_read
 from assay.engine.rendered import Rendered
 from assay.engine.segment_pairs import PairEncoder, SegmentPair
@@ -90,6 +91,7 @@ class Template:
         self.read_positions = ReadPositions(
             card, tokenizer, self.token_ids, self._special_tokens, self.chat_format, config
         )
+        self.stated_tokens = stated_tokens(config)  # what config.json has positions for
         self.max_tokens = max_tokens or tokenizer.declared_limit(config)
         self._pairs = PairEncoder(tokenizer, self.token_ids, self.max_tokens)
         self._truncator = Truncator(card, tokenizer, self._special_tokens, self.max_tokens)
