@@ -13,6 +13,7 @@ import transformers
 from assay.client.adapters import its_hub, reward_hub, swift, trl, verifiers, verl
 from tests.contract.served import post
 from tests.engine.test_chat import AGENT, CALL, DOCUMENTS, TALK, TOOLS
+from tests.engine.test_roles import RERANKER
 from tests.http import checkpoints
 from tests.http.processes import serving
 
@@ -32,18 +33,20 @@ TOLERANCE = 1e-5  # float32, as everywhere: sums in another order
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two checkpoints: `agent`, whose template renders all, and `tiny`, whose doesn't."""
+    """Checkpoints: `agent`, whose template renders all, `tiny`, and `asks` with other roles."""
     root = tmp_path_factory.mktemp("carried")
     tiny = checkpoints.build(root / "tiny")
     checkpoints.copy(tiny, root / "agent")
     (root / "agent" / "chat_template.jinja").write_text(AGENT)
+    checkpoints.copy(tiny, root / "asks")
+    (root / "asks" / "chat_template.jinja").write_text(RERANKER)
     return root
 
 
 @pytest.fixture(scope="module")
 def server(root: Path) -> Iterator[Server]:
-    """A server of both; `agent` is the default."""
-    with serving(root / "run", root / "agent", root / "tiny") as running:
+    """A server of all; `agent` is the default."""
+    with serving(root / "run", root / "agent", root / "tiny", root / "asks") as running:
         yield running
 
 
@@ -146,6 +149,32 @@ def test_contracts_without_tools_score_their_conversations(
     margin = offline(TALK) - offline([*TALK[:3], {"role": "assistant", "content": "3"}])
     assert torch.logit(torch.tensor(one)).item() == pytest.approx(margin, abs=1e-4)
     assert one + two == pytest.approx(1)
+
+
+def test_turns_in_the_templates_own_roles_are_taken(server: Server) -> None:
+    """On every contract of conversations, as natively; by both names the number is one."""
+    turns = [{"role": "query", "content": "Hi"}, {"role": "document", "content": "Ho"}]
+    body: dict[str, Any] = {"model": "asks", "messages": turns}
+    (native,) = post(server, "/score", model="asks", prompt="Hi", response="Ho")["data"]
+
+    (nim,) = post(server, "/v1/chat/completions", **body)["choices"]
+    (swift_s,) = post(server, "/swift/v1/chat/completions", **body)["choices"]
+    found = [
+        nim["logprobs"]["content"][0]["logprob"],
+        swift_s["message"]["content"],
+        *(
+            post(server, path, **body)["data"][0]["probs"][0]
+            for path in ("/classify", "/v1/classify")
+        ),
+        *post(server, "/pooling", **body)["data"][0]["data"],
+        *post(server, "/classify", model="asks", conv=turns)["embedding"],
+    ]
+
+    assert found == [native["score"]] * 6
+    ends = {**body, "messages": turns[::-1]}
+    answer = server.http.post("/v1/chat/completions", json=ends)
+    assert answer.status_code == 422
+    assert "calls 'document'" in answer.text
 
 
 def test_tokenize_shows_it(server: Server) -> None:

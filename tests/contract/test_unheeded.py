@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from tests.http.processes import Server
 
 TALK = [{"role": "user", "content": PROMPT}, {"role": "assistant", "content": RESPONSES[0]}]
+CHATS = ("/v1/chat/completions", "/swift/v1/chat/completions")
 RANKED: dict[str, Any] = {"query": PROMPT, "documents": RESPONSES}
 BODIES: dict[str, dict[str, Any]] = {
     "/classify": {"messages": TALK},
@@ -23,16 +24,25 @@ BODIES: dict[str, dict[str, Any]] = {
     "/v1/embeddings": {"input": RESPONSES},
     "/judge": {"text": RESPONSES},
     "/v1/rerank": {**RANKED, "instruct": None},
-    "/v1/chat/completions": {"messages": TALK},
+    **{path: {"messages": TALK} for path in CHATS},
+    "/v1/classify": {"messages": TALK},
     "/v1/score/evaluation": {"messages": RESPONSES},
     "/reward": {"prompt": PROMPT, "response": RESPONSES[0]},
 }
 REFUSED: list[tuple[str, str, Any]] = [
     *(
         (path, name, True)
-        for path in ("/classify", "/pooling")
+        for path in ("/classify", "/pooling", *CHATS)
         for name in ("add_generation_prompt", "continue_final_message", "echo")
     ),
+    *((path, "chat_template", "{{ messages }}") for path in CHATS),
+    *((path, "prompt_logprobs", value) for path in CHATS for value in (0, 1)),
+    *(
+        (path, "task", task)
+        for path in ("/classify", "/pooling", "/v1/classify")
+        for task in ("token_classify", "token_embed")
+    ),
+    ("/classify", "dimensions", 16),
     ("/pooling", "dimensions", 16),
     ("/v1/embeddings", "dimensions", 16),
     ("/v1/embeddings", "lora_path", "other"),
@@ -46,10 +56,15 @@ REFUSED: list[tuple[str, str, Any]] = [
     ("/v1/score/evaluation", "max_length", 8),
     *(
         (path, "truncate_prompt_tokens", 8)
-        for path in ("/classify", "/pooling", "/score", "/rerank")
+        for path in ("/classify", "/pooling", "/score", "/rerank", *CHATS)
     ),
 ]
-NOTHING: dict[str, Any] = {"n": 1, "response_format": {"type": "text"}, "max_length": 10**6}
+NOTHING: dict[str, Any] = {
+    "n": 1,
+    "task": "classify",
+    "response_format": {"type": "text"},
+    "max_length": 10**6,
+}
 
 
 @pytest.mark.parametrize(("path", "name", "value"), REFUSED)

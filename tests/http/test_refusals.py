@@ -161,6 +161,13 @@ CASES = [
     ),
     Case("an unknown field", {**SAID, "temprature": 1}, "unknown field", "temprature"),
     Case("an item's unknown field", item(**SAID, txt=""), "unknown field", "inputs[1].txt"),
+    Case(
+        "a conversation outside inputs",
+        {"messages": turns("user", "assistant")},
+        'send "inputs": [{"messages": [...]}]',
+        "messages",
+    ),
+    Case("ids outside inputs", {"token_ids": [5]}, '"inputs": [{"input_ids": [...]}]', "token_ids"),
     Case("items", {"items": [SAID]}, "did you mean 'inputs'?", "items"),
     Case("a word of others", item(question=SECRET), "mean 'prompt'?", "inputs[1].question"),
     Case(

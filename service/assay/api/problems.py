@@ -47,6 +47,8 @@ _INSIDE: dict[int | str, type[wire.Request]] = {
     "messages": wire.Message,
     "prompt": wire.Message,
 }
+# Forms of an item that don't stand at the top level.
+_ITEMS: dict[int | str, str] = {"messages": "[...]", "text": '"..."', "input_ids": "[...]"}
 # What fields of ours are called elsewhere, where their names aren't alike.
 _ELSEWHERE = {
     **dict.fromkeys(("items", "pairs", "samples", "instances", "data", "texts"), "inputs"),
@@ -116,8 +118,7 @@ def from_validation(error: ValidationError, kind: type[wire.Request]) -> AssayEr
         return MalformedBody(f"the body is not valid JSON: {reason}")
     path = path_of(first["loc"])
     if first["type"] == "extra_forbidden":
-        near = _nearest(first["loc"], kind)
-        hint = f"did you mean '{near}'?" if near else "remove it or check its spelling"
+        hint = _hint(first["loc"], kind)
         return InvalidField(f"unknown field '{path}'; {hint}", param=path)
     message = first["msg"].removeprefix("Value error, ")
     if path:
@@ -135,6 +136,15 @@ def too_many(error: ValidationError) -> InvalidField:
 def _telling(detail: ErrorDetails) -> tuple[bool, int]:
     """Prefer a misspelt field over what is missing in its place, and the innermost location."""
     return detail["type"] == "extra_forbidden", len(detail["loc"])
+
+
+def _hint(location: tuple[int | str, ...], kind: type[wire.Request]) -> str:
+    """Say what to send instead of an unknown field."""
+    name = _ELSEWHERE.get(str(location[-1]), location[-1])
+    if len(location) == 1 and name in _ITEMS and "inputs" in kind.model_fields:
+        return f'send "inputs": [{{"{name}": {_ITEMS[name]}}}]'
+    near = _nearest(location, kind)
+    return f"did you mean '{near}'?" if near else "remove it or check its spelling"
 
 
 def _nearest(location: tuple[int | str, ...], kind: type[wire.Request]) -> str | None:

@@ -9,12 +9,15 @@ turn, as clients of generative judges send it, and a stream are refused in words
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any
+from dataclasses import replace
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field
 
-from assay.api.dialects.contract import Ask, Contract, created, only
+from assay import wire
+from assay.api.dialects.contract import Ask, Contract, created, only, unheeded
 from assay.api.dialects.turns import Templated, Turn, conversation, inputs_of
+from assay.api.dialects.vllm import Whole, refuse_limit, specials
 from assay.errors import InvalidField, Overloaded
 from assay.reward import ensemble
 
@@ -33,7 +36,13 @@ def _no_form(value: object) -> object:
     return value
 
 
-class ChatCompletion(Templated):
+def _no_logprobs(value: object) -> object:
+    if value is not None and value is not False:
+        raise ValueError("a reward model gives no probabilities of the prompt; leave it out")
+    return value
+
+
+class ChatCompletion(Whole, Templated):
     """`model` and `messages`; what governs sampling is not needed."""
 
     messages: list[Turn] = Field(min_length=1)
@@ -42,6 +51,13 @@ class ChatCompletion(Templated):
     n: Annotated[int | None, Field(ge=1, le=1)] = None  # choices
     response_format: Annotated[Any, AfterValidator(_no_form)] = None
     functions: list[Any] | None = None  # of old
+    chat_template: Annotated[
+        Any, unheeded("the model's own chat template, or its card's, is used")
+    ] = None
+    add_special_tokens: bool | None = None
+    truncate_prompt_tokens: int | None = Field(default=None, ge=-1)
+    truncation_side: Literal["left"] | None = None
+    prompt_logprobs: Annotated[Any, AfterValidator(_no_logprobs)] = None
 
 
 async def _complete(ask: Ask, wanted: ChatCompletion) -> dict[str, Any]:
@@ -59,15 +75,17 @@ async def read(ask: Ask, wanted: ChatCompletion) -> tuple[Call, Judged]:
     """Let a target read the conversation.
 
     Raises:
-        InvalidField: It asks for text to be generated.
+        InvalidField: It asks for text to be generated, or for what would be another's reward.
     """
+    refuse_limit(ask, wanted.model, wanted.truncate_prompt_tokens, "truncate_prompt_tokens")
     _check_asks_for_a_reward(ask, wanted)
     if wanted.functions:
         raise InvalidField("send 'tools' instead of 'functions'", param="functions")
     turns = [
         one.model_copy(update={"role": _ROLES.get(one.role, one.role)}) for one in wanted.messages
     ]
-    source = conversation(turns, "messages", inputs_of(wanted))
+    talk = conversation(turns, "messages", inputs_of(wanted))
+    source = replace(talk, specials=specials(wanted.add_special_tokens, "card"))
     call, _, (judged,) = await ask.read([source], only("messages"), model=wanted.model)
     return call, judged
 
@@ -100,7 +118,7 @@ def _check_asks_for_a_reward(ask: Ask, wanted: ChatCompletion) -> None:
     Raises:
         InvalidField: The last turn isn't the assistant's, or the answer is to be streamed.
     """
-    asks_for_text = wanted.messages[-1].role != "assistant"
+    asks_for_text = wanted.messages[-1].role in wire.NO_ANSWERS
     if not asks_for_text and not wanted.stream:
         return
     name = ask.target(wanted.model).name

@@ -72,7 +72,15 @@ ENDS_WITH_THE_TURN = unheeded("a conversation is rendered to the end of the turn
 router = APIRouter(include_in_schema=False)
 
 
-class Asked(Body):
+class Whole(Body):
+    """What would end a conversation otherwise than behind the turn that is scored."""
+
+    add_generation_prompt: Annotated[bool | None, ENDS_WITH_THE_TURN] = None
+    continue_final_message: Annotated[bool | None, ENDS_WITH_THE_TURN] = None
+    echo: Annotated[bool | None, ENDS_WITH_THE_TURN] = None
+
+
+class Asked(Whole):
     """What the routes that score have in common."""
 
     model: str | None = None
@@ -82,9 +90,6 @@ class Asked(Body):
     normalize: bool | None = None
     truncate_prompt_tokens: int | None = Field(default=None, ge=-1)
     truncation_side: Literal["left"] | None = None
-    add_generation_prompt: Annotated[bool | None, ENDS_WITH_THE_TURN] = None
-    continue_final_message: Annotated[bool | None, ENDS_WITH_THE_TURN] = None
-    echo: Annotated[bool | None, ENDS_WITH_THE_TURN] = None
 
     @property
     def cutting(self) -> Cutting:
@@ -110,15 +115,15 @@ class Inputs(Asked, Templated):
     messages: list[Turn] | None = None
     chat_template: Any = None
     add_special_tokens: bool | None = None
+    task: Literal["classify", "token_classify", "reward", "encode", "score"] | None = None
+    dimensions: Annotated[int | None, unheeded("a reward has no dimensions to cut")] = None
 
 
 class Pooling(Inputs):
     """`POST /pooling`."""
 
-    task: Literal["classify", "token_classify", "reward", "encode", "score"] | None = None
     encoding_format: Literal["float", "base64"] = "float"
     embed_dtype: str = "float32"  # of base64
-    dimensions: Annotated[int | None, unheeded("a reward has no dimensions to cut")] = None
     endianness: Literal["native", "big", "little"] = "native"
 
 
@@ -210,19 +215,37 @@ async def classify(ask: Ask, wanted: Inputs) -> dict[str, Any]:
         return {"index": index, "label": LABEL, "probs": probs, "num_classes": 1}
 
     check_limit(ask, wanted)
+    _check_one_number(wanted)
     given = await _given(wanted)
     call, _, judged = await ask.read(given.sources, given.path, model=wanted.model)
     return await _answer(ask, call, "classify", judged, entry)
+
+
+def _check_one_number(wanted: Inputs) -> None:
+    """Refuse to answer a row a token where an item has one number.
+
+    Raises:
+        InvalidField: It is asked for.
+    """
+    if wanted.task == "token_classify":
+        raise InvalidField(
+            "each item is answered by its one reward, not by a row for each token; leave 'task' "
+            "out, or send 'classify'",
+            param="task",
+        )
 
 
 async def _pool(ask: Ask, wanted: Pooling) -> dict[str, Any]:
     check_limit(ask, wanted)
     if wanted.encoding_format == "base64" and wanted.embed_dtype != "float32":
         raise InvalidField("numbers in base64 are of type 'float32' only", param="embed_dtype")
+    card = ask.target(wanted.model).card
+    is_row_a_token = card.trunk.layout == "internlm2"
+    if card.steps is None and not is_row_a_token:
+        _check_one_number(wanted)
     given = rows.at_every_token(await _given(wanted), ask.target(wanted.model))
     call, _, judged = await ask.read(given.sources, given.path, model=wanted.model)
     outputs = list(ask.scorer.sizes(call.target)[0].items())
-    is_row_a_token = call.target.card.trunk.layout == "internlm2"
 
     def entry(index: int, judged: Judged) -> dict[str, Any]:
         data: Any
@@ -270,7 +293,7 @@ async def _tokenize(ask: Ask, wanted: Tokenize) -> dict[str, Any]:
         source = in_steps(_talk(wanted), target.card.steps)
     elif wanted.prompt is not None:
         check_untemplated(wanted, "prompt")
-        source = Text(wanted.prompt, _specials(wanted, "tokenizer"))
+        source = Text(wanted.prompt, specials(wanted.add_special_tokens, "tokenizer"))
     else:
         raise InvalidField("send 'prompt' or 'messages'", param="prompt")
     (rendered,) = await ask.scorer.render(target, [source])
@@ -298,14 +321,16 @@ async def _given(wanted: Inputs) -> Given:
     if wanted.input is None:
         raise InvalidField("send 'input' or 'messages'", param="input")
     check_untemplated(wanted, "input")
-    return await text_or_ids(wanted.input, "input", _specials(wanted, "tokenizer"))
+    return await text_or_ids(
+        wanted.input, "input", specials(wanted.add_special_tokens, "tokenizer")
+    )
 
 
-def _specials(wanted: Inputs | Tokenize, unsaid: Specials) -> Specials:
+def specials(adds: bool | None, unsaid: Specials) -> Specials:
     """Return which special tokens an item gets: as `add_special_tokens` says, if it is sent."""
-    if wanted.add_special_tokens is None:
+    if adds is None:
         return unsaid
-    return "tokenizer" if wanted.add_special_tokens else "none"
+    return "tokenizer" if adds else "none"
 
 
 def _talk(wanted: Inputs | Tokenize) -> Source:
@@ -315,7 +340,7 @@ def _talk(wanted: Inputs | Tokenize) -> Source:
             param="chat_template",
         )
     talk = conversation(wanted.messages or (), "messages", inputs_of(wanted))
-    return replace(talk, specials=_specials(wanted, "card"))
+    return replace(talk, specials=specials(wanted.add_special_tokens, "card"))
 
 
 class _Pairs(NamedTuple):
