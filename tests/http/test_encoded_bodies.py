@@ -83,9 +83,9 @@ def test_what_a_body_decodes_to_is_bounded(narrow: Server) -> None:
 @pytest.mark.parametrize(
     ("content", "headers", "status", "says"),
     [
-        (gzip.compress(BODY)[:-9], GZIP, 400, "ends before its gzip does"),
+        (gzip.compress(BODY, mtime=0)[:-9], GZIP, 400, "ends before its gzip does"),
         (BODY, GZIP, 400, "not valid gzip"),
-        (gzip.compress(BODY), {}, 415, "'Content-Encoding: gzip'"),
+        (gzip.compress(BODY, mtime=0), {}, 415, "'Content-Encoding: gzip'"),
         (BODY, {"content-encoding": "br"}, 415, "'br'"),
         (BODY, {"content-encoding": "zstd"}, 415, "'zstd'"),
         (b"\x28\xb5\x2f\xfd" + BODY, {}, 415, "zstd"),
