@@ -160,11 +160,12 @@ def test_no_reward_is_counted_of_them(separate: Server) -> None:
 def test_whatever_needs_one_score_of_them_is_refused(
     separate: Server, path: str, body: dict[str, Any]
 ) -> None:
-    """Texts, and one label for the whole: the message says what to send."""
+    """Texts, and one label for the whole; no advice of a field that these routes don't take."""
     answer = separate.http.post(path, json=body)
 
     assert answer.status_code == 400
-    assert "send 'prompt' and 'steps'" in answer.text
+    assert "tokenized one by one" in answer.text
+    assert "'prompt'" not in answer.text
 
 
 def test_native_ids_stay_refused(separate: Server) -> None:

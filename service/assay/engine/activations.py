@@ -34,12 +34,14 @@ class SteadyActivation(torch.nn.Module):
 
     def forward(self, state: torch.Tensor) -> torch.Tensor:
         """Return the function of each number; any shape."""
-        if torch.compiler.is_compiling():  # inductor steps by whole registers
-            whole = state.numel()
-        else:
-            whole = evenly_split(state.numel(), torch.get_num_threads())
+        result: torch.Tensor
+        # Inductor steps by whole registers; a size that decides here is a program of its own.
+        if torch.compiler.is_compiling():
+            result = self.activation(state)
+            return result
+        whole = evenly_split(state.numel(), torch.get_num_threads())
         if whole in {0, state.numel()}:
-            result: torch.Tensor = self.activation(state)
+            result = self.activation(state)
             return result
         flat = state.reshape(-1)
         pieces = [self.activation(flat[:whole]), self.activation(flat[whole:])]
