@@ -45,7 +45,6 @@ _SAFE_HEADERS = [
     (b"x-frame-options", b"DENY"),
 ]
 _SLOWEST_BYTES_PER_S = 16_384
-_TEMPLATED = dialects.templated()
 _SAFE_ID = re.compile(r"[\x21-\x7e]{1,128}")
 
 
@@ -57,10 +56,9 @@ def canonical(scope: Scope) -> None:
     """
     if scope["path"].endswith("/"):
         scope["path"] = scope["path"].rstrip("/") or "/"
-    for path, pattern in _TEMPLATED.items():
-        if fit := pattern.fullmatch(scope["path"]):
-            scope["path"], scope["path_params"] = path, fit.groupdict()
-            break
+    path, parts = dialects.fit(scope["path"])
+    if parts:
+        scope["path"], scope["path_params"] = path, parts
 
 
 class Frame:

@@ -83,13 +83,12 @@ def id_headers() -> dict[str, str]:
     return {path: one.id_header for one in CONTRACTS if one.id_header for path in one.paths}
 
 
-def templated() -> dict[str, re.Pattern[str]]:
-    """Return the paths that have parts like {model}, and what fits them: slashes, too."""
-    return {
-        path: re.compile(re.sub(r"\\{(\w+)\\}", r"(?P<\1>.+)", re.escape(path)))
-        for path in sorted(_by_path(), key=len, reverse=True)  # the longer fits the shorter, too
-        if "{" in path
-    }
+def fit(path: str) -> tuple[str, dict[str, str]]:
+    """Return the path as contracts name it, and what stands for its parts like {model}."""
+    for known, pattern in _TEMPLATED.items():
+        if found := pattern.fullmatch(path):
+            return known, found.groupdict()
+    return path, {}
 
 
 def _by_path() -> dict[str, list[Contract]]:
@@ -98,3 +97,10 @@ def _by_path() -> dict[str, list[Contract]]:
         for path in contract.paths:
             paths.setdefault(path, []).append(contract)
     return paths
+
+
+_TEMPLATED = {  # what fits them: slashes, too
+    path: re.compile(re.sub(r"\\{(\w+)\\}", r"(?P<\1>.+)", re.escape(path)))
+    for path in sorted(_by_path(), key=len, reverse=True)  # the longer fits the shorter, too
+    if "{" in path
+}

@@ -165,7 +165,7 @@ class Ask:
 
 @dataclass(frozen=True, slots=True)
 class Contract:
-    """One foreign contract at its paths, which may have parts like {model}: see `templated`.
+    """One foreign contract at its paths, which may have parts like {model}: see `fit`.
 
     `tells` are top-level keys of which a body of this contract has one, or as "list[].key" a key of
     the objects in a list, where no native route has the path; none for the contract that a path is
