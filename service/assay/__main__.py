@@ -1,4 +1,7 @@
-"""`python -m assay` and the `assay` command, with a clear word when the extra is missing."""
+"""`python -m assay` and the `assay` command, with a clear word when the extra is missing.
+
+No torch in this process: only device processes compute, and to import it takes seconds.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +15,9 @@ from assay import listening
 def main() -> None:
     """Run the command line; it needs the `serve` extra."""
     listening.early(sys.argv[1:], os.environ)
+    # transformers does without; it would advise to install it.
+    sys.modules.setdefault("torch", None)  # type: ignore[arg-type]
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     try:
         from assay.cli import app  # noqa: PLC0415  the bare install has no typer
     except ModuleNotFoundError as error:

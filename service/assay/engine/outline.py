@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from assay.cards import adapter
-from assay.engine import bounds, checkpoint
+from assay.engine import bounds, checkpoint, process
 from assay.engine.messages import OUTLINE, Progress, Refused, Start, encode, receive
 from assay.errors import CheckpointError, refusing
 
@@ -58,3 +58,4 @@ def check(spec: ModelSpec) -> None:
 
 if __name__ == "__main__":
     main()
+    process.end()

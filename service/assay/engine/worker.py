@@ -6,20 +6,16 @@ next batch waits in the socket, so the device goes from batch to batch.
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
 import logging
-import signal
 import socket
 import sys
 from typing import TYPE_CHECKING
 
 import torch
 
-from assay.engine import bounds, compilation, faults, foreign, passes, warmup
+from assay.engine import bounds, compilation, faults, foreign, passes, process, warmup
 from assay.engine import trunk as trunks
 from assay.engine.messages import (
-    FRONT_SIGNALS,
     Compile,
     FromWorker,
     Loaded,
@@ -39,31 +35,17 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("assay.worker")
 _PREFIX_BYTES = 512 * 2**20  # for the keys and values that a model keeps in a computer's memory
-_PARENT_DEATH_SIGNAL = 1  # prctl's PR_SET_PDEATHSIG
 _PREFIX_PART = 0.1  # of a GPU's memory
 
 
 def main() -> None:
     """Serve the socket whose descriptor is the only argument."""
-    _leave_with_the_front()
+    process.follow_the_front()
     _be_quiet()
     with socket.socket(fileno=int(sys.argv[1])) as stream:
         start = receive(stream)
         if isinstance(start, Start):
             run(start, stream)
-
-
-def _leave_with_the_front() -> None:
-    """Ignore what asks the front to stop: it decides when. End at once where it is killed.
-
-    What came so far, while the signals were held back, is forgotten. Where the front died before,
-    the stream has ended.
-    """
-    for one in FRONT_SIGNALS:
-        signal.signal(one, signal.SIG_IGN)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, FRONT_SIGNALS)
-    with contextlib.suppress(OSError, AttributeError):  # Linux alone
-        ctypes.CDLL(None).prctl(_PARENT_DEATH_SIGNAL, signal.SIGKILL)
 
 
 def run(start: Start, stream: socket.socket) -> None:
@@ -231,3 +213,4 @@ def _be_quiet() -> None:
 
 if __name__ == "__main__":
     main()
+    process.end()

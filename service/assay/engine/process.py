@@ -1,0 +1,36 @@
+"""A device process as a process: it follows the front, and ends at once."""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import ctypes
+import os
+import signal
+import sys
+from typing import NoReturn
+
+from assay.engine.messages import FRONT_SIGNALS
+
+_PARENT_DEATH_SIGNAL = 1  # prctl's PR_SET_PDEATHSIG
+
+
+def follow_the_front() -> None:
+    """Ignore what asks the front to stop: it decides when. End at once where it is killed.
+
+    What came so far, while the signals were held back, is forgotten. Where the front died before,
+    the stream has ended.
+    """
+    for one in FRONT_SIGNALS:
+        signal.signal(one, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, FRONT_SIGNALS)
+    with contextlib.suppress(OSError, AttributeError):  # Linux alone
+        ctypes.CDLL(None).prctl(_PARENT_DEATH_SIGNAL, signal.SIGKILL)
+
+
+def end() -> NoReturn:
+    """End without taking torch and transformers apart first, which takes more than a second."""
+    atexit._run_exitfuncs()  # noqa: SLF001  torch ends processes of its own there
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)
