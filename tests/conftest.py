@@ -1,7 +1,12 @@
 """Property tests try the same examples on every machine, however slow it is."""
 
+import os
+
 import pytest
 from hypothesis import settings
+
+# Tests share the cores: threads of torch that wait by spinning took half of them from the others.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 settings.register_profile("assay", derandomize=True, deadline=None)
 settings.load_profile("assay")

@@ -121,6 +121,8 @@ class ChatTemplate:
 
     def apply(self, talks: Sequence[Conversation], *, generation_prompt: bool) -> list[str]:
         """Return the text of each conversation; whatever the template raises goes through."""
+        if len(talks) == 1:
+            return self._applied(talks, generation_prompt=generation_prompt)
         texts: list[str] = []
         for _, group in groupby(talks, key=lambda one: id(one.inputs)):
             texts += self._applied(list(group), generation_prompt=generation_prompt)

@@ -204,14 +204,14 @@ class ChatFormat:
         """
         if isinstance(source, (Text, Ids)):
             return
+        inputs = source.inputs.names
+        if not inputs and not any(map(spelling.carried, source.messages)):
+            return
         fields = [
             f"messages[{place}].{name}"
             for place, message in enumerate(source.messages)
             for name in spelling.carried(message)
         ]
-        inputs = source.inputs.names
-        if not fields and not inputs:
-            return
         pair, steps = self._spec.pair, self._steps
         is_chat = self._spec.turns is None and self._template.exists
         if pair is not None:

@@ -34,7 +34,7 @@ class TemplateInputs:
     documents: Sequence[Mapping[str, Any]] | None = None
     variables: Mapping[str, Any] | None = None  # `chat_template_kwargs`
 
-    @property
+    @cached_property
     def names(self) -> list[str]:
         """What is given, as fields of a request."""
         given = [("tools", self.tools), ("documents", self.documents)]
@@ -118,6 +118,8 @@ def carried(message: Message) -> tuple[str, ...]:
 def message_length(message: Message) -> int:
     """Return how much text a turn has, calls of tools and the like included."""
     size = len(said(message))
+    if message.keys() <= _PLAIN:
+        return size
     return size + sum(len(_written(message[name])) for name in carried(message))
 
 
@@ -140,7 +142,9 @@ def characters(source: Source) -> int:
             return 0
         case Text():
             return len(source.text)
-    count = len(source.inputs.key) + sum(map(message_length, source.messages))
+    count = sum(map(message_length, source.messages))
+    if source.inputs is not NO_INPUTS:
+        count += len(source.inputs.key)
     match source:
         case Solution():
             count += sum(map(len, source.steps))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import cached_property
+from itertools import chain
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -26,6 +28,7 @@ class TokenIds:
         """`inputs` are as config.json says, until the model is loaded."""
         self._tokenizer = tokenizer
         self._is_held = False
+        self._named = 0  # the highest id of a token of the card
         self.inputs = inputs
 
     def hold_to(self, loaded: Inputs) -> None:
@@ -33,6 +36,14 @@ class TokenIds:
         known = self.inputs.vocabulary
         fewest = min(known, loaded.vocabulary) if self._is_held else loaded.vocabulary
         self.inputs, self._is_held = replace(loaded, vocabulary=fewest), True
+
+    @cached_property
+    def _highest(self) -> int:
+        """The highest id that text and what the tokenizer puts around it can come to."""
+        own = self._tokenizer
+        between = own.joint[0] if own.has_encoder_frame else ()
+        known: dict[str, int] = own.hf.get_vocab()
+        return max(chain(known.values(), *own.frame, between))
 
     def beyond(self) -> list[str]:
         """Return the tokens that text can name and the model has no embedding for, by id."""
@@ -53,6 +64,7 @@ class TokenIds:
                 f"the card names the token {token!r}, id {found}, and the model's embedding has "
                 f"{self.inputs.vocabulary} rows: tokenizer and weights aren't of one model"
             )
+        self._named = max(self._named, found)
         return found
 
     def check_card(self, card: Card) -> None:
@@ -94,7 +106,10 @@ class TokenIds:
         Raises:
             InvalidField: There is one.
         """
-        highest, known = int(ids.max()), self.inputs.vocabulary
+        known = self.inputs.vocabulary
+        if not are_verbatim and max(self._highest, self._named) < known:
+            return
+        highest = int(ids.max())
         if highest < known:
             return
         if are_verbatim:
