@@ -411,17 +411,18 @@ def busy_start(
     seed: Seed = NOW,
     json: JsonFile = None,
 ) -> None:
-    """Start quietly, then beside busy cores; exit with 1 where that refuses or slows anybody."""
+    """Start beside busy cores, before and after it quietly; exit with 1 where it is the worse."""
     with _served(checkpoint, ["assay"]) as folder:
         assert folder is not None
         options = _Options(folder, dtype, threads, seed=seed)
         starts = []
-        for name, burning in (("quiet", 0), ("busy", cores)):
+        for name, burning in (("quiet", 0), ("busy", cores), ("quiet again", 0)):
             server = servers.assay(folder, dtype, threads)
-            texts = Generated(seed + burning)
+            texts = Generated(seed + len(starts))
             starts.append(neighbour.measure(name, server, texts, cores=burning, seconds=seconds))
     wide.print(neighbour.table(starts))
-    missed = neighbour.misses(*starts)
+    before, busy, after = starts
+    missed = neighbour.misses(busy, (before, after))
     out.print("; ".join(missed) or "all is kept")
     if json is not None:
         recorded = {"settings": options.record(), "machine": report.machine()}

@@ -33,8 +33,11 @@ if TYPE_CHECKING:
     from assay.telemetry.tracing import Tracing
 
 # Few at a time: where hundreds of requests wait nothing is garbage, and a microsecond an object is
-# 0.2 s for all of them. The oldest are looked at once in five million.
-_COLLECT_AFTER = (2_000, 5, 500)
+# 0.2 s for all of them, or a second for the largest that one request may bring. The oldest are
+# looked at once in five million, when nobody is there; else once in 250 million.
+_COLLECT_AFTER = (2_000, 5, 25_000)
+_COLLECT_IDLE_AFTER = 500
+_IDLE_TICKS = 50  # five seconds, by which the largest request has been freed
 logger = logging.getLogger("assay.server")
 _GOODBYE_S = 1.0
 _AT_ONCE_S = 0.05  # in which a server that has nothing to do is done
@@ -60,6 +63,14 @@ class Server(uvicorn.Server):
         self._reread = reread
         self._reading: asyncio.Task[None] | None = None
         self._is_asked = False  # to read the settings again
+        self._idle_ticks = 0
+
+    async def on_tick(self, counter: int) -> bool:
+        """Look for garbage while nobody waits."""
+        self._idle_ticks = 0 if self.server_state.tasks else self._idle_ticks + 1
+        if self._idle_ticks >= _IDLE_TICKS and gc.get_count()[2] >= _COLLECT_IDLE_AFTER:
+            gc.collect()
+        return await super().on_tick(counter)
 
     async def serve(self, sockets: list[socket.socket] | None = None) -> None:
         """Serve until told to stop, noting the loop's lag."""

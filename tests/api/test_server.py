@@ -1,0 +1,53 @@
+"""When garbage is looked for: each full look holds up the loop, by all that is in memory."""
+
+import gc
+
+import pytest
+import uvicorn
+
+from assay.api.server import Server
+
+
+async def _nobody(scope, receive, send):
+    """Answer nothing."""
+
+
+@pytest.fixture
+def server():
+    """A server that hasn't begun."""
+    return Server(uvicorn.Config(_nobody, log_config=None), None, None, None)
+
+
+@pytest.fixture
+def looks(monkeypatch):
+    """How often everything was looked at; it is long due."""
+    found = []
+    monkeypatch.setattr(gc, "get_count", lambda: (0, 0, 10_000))
+    monkeypatch.setattr(gc, "collect", lambda: found.append(1))
+    return found
+
+
+async def test_everything_is_looked_at_once_nobody_has_been_there_for_a_while(server, looks):
+    """A request's own are freed by then: to look at millions of them takes a second."""
+    server.server_state.tasks.add("a request")
+    for _ in range(100):
+        await server.on_tick(1)
+    assert not looks
+
+    server.server_state.tasks.clear()
+    for _ in range(49):
+        await server.on_tick(1)
+    assert not looks
+
+    await server.on_tick(1)
+    assert looks == [1]
+
+
+async def test_an_idle_server_that_was_not_asked_looks_for_nothing(server, looks, monkeypatch):
+    """Five million new objects make it worth it."""
+    monkeypatch.setattr(gc, "get_count", lambda: (1_000, 4, 499))
+
+    for _ in range(100):
+        await server.on_tick(1)
+
+    assert not looks
