@@ -42,6 +42,13 @@ DECODERS: dict[str, tuple[str, dict[str, Any]]] = {
         "GPT2Config",
         {"n_embd": 64, "n_layer": 3, "n_head": 4, "n_positions": 1024, "num_labels": 1},
     ),
+    "opt": (
+        "OPTConfig",
+        {
+            **{key: value for key, value in SMALL.items() if key != "intermediate_size"},
+            **{"ffn_dim": 96, "word_embed_proj_dim": 64, "max_position_embeddings": 1024},
+        },
+    ),
 }
 ENCODERS: dict[str, tuple[str, dict[str, Any]]] = {
     "bert": ("BertConfig", {**SMALL, **POSITIONS}),

@@ -285,7 +285,7 @@ def test_stretched_positions_are_eager_s_up_to_what_the_config_states(folder, ki
     assert np.abs(scores - reference.eager(path, items)).max() <= reference.FLOAT32_TOLERANCE
 
 
-@pytest.mark.parametrize("name", ["gpt2", "bert", "roberta"])
+@pytest.mark.parametrize("name", ["gpt2", "opt", "bert", "roberta"])
 def test_a_config_states_as_many_positions_as_there_are(folder, name):
     """Whatever it calls them: a start doesn't offer more than the table has."""
     path = folder(name)

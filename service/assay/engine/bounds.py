@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from assay.engine.readout import Readout
 
 
+_TABLES = {"position_embeddings", "embed_positions", "positions_embed", "wpe"}
+
+
 def check(model: transformers.PreTrainedModel, readout: Readout, card: Card, limit: int) -> None:
     """Refuse a card, or a limit in tokens, that doesn't go with what was loaded.
 
@@ -45,8 +48,8 @@ def outputs(model: transformers.PreTrainedModel, readout: Readout) -> dict[str, 
 def max_tokens(model: transformers.PreTrainedModel) -> int | None:
     """Return the longest sequence that a trunk has positions for; None where it has no bound."""
     table = _position_table(model)
-    if table is not None:
-        return table.num_embeddings - first_position(model)
+    if table is not None:  # OPT's skips its first rows by itself
+        return table.num_embeddings - first_position(model) - getattr(table, "offset", 0)
     return steady_tokens(model.config.get_text_config().to_dict())
 
 
@@ -59,8 +62,6 @@ def first_position(model: transformers.PreTrainedModel) -> int:
 def _position_table(model: transformers.PreTrainedModel) -> torch.nn.Embedding | None:
     """Return the table of learned absolute positions, where the trunk has one."""
     for name, module in model.base_model.named_modules():
-        if name.split(".")[-1] in {"position_embeddings", "wpe"} and isinstance(
-            module, torch.nn.Embedding
-        ):
+        if name.split(".")[-1] in _TABLES and isinstance(module, torch.nn.Embedding):
             return module
     return None
