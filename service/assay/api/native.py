@@ -16,7 +16,7 @@ from assay.api.body import body_of
 from assay.api.exchange import CLIENT_CLOSED_REQUEST, scorer_of, unless_gone
 from assay.api.openapi import takes
 from assay.errors import AssayError
-from assay.scoring import answers, inspection
+from assay.scoring import answers, garbage, inspection
 from assay.scoring.aside import aside
 
 if TYPE_CHECKING:
@@ -121,8 +121,9 @@ async def _answer(
             result = await unless_gone(
                 request, answer(scorer, wanted, f"{route}-{request.state.request_id}")
             )
-        if any(entry.error for entry in result.data):
-            outcome = "partial"
+        garbage.note([result.data])
+        bad = await aside(len(result.data), lambda: any(entry.error for entry in result.data))
+        outcome = "partial" if bad else "ok"
         bare = result.model_copy(update={"data": []})
         response = await aside(len(result.data), lambda: _json(bare, result.data))
         http_s = time.perf_counter() - begin - result.timing_ms.total / 1e3

@@ -89,6 +89,7 @@ class Call:
                 for source, item in zip(sources, outcome.items, strict=True)
             ],
         )
+        garbage.note([outcome.items, judged])
         await aside(len(sources), lambda: self._count(outcome, judged))
         await aside(len(sources), lambda: self._observe(sources, judged))
         return outcome, judged

@@ -27,7 +27,7 @@ from assay.scheduling import dispatcher as dispatchers
 from assay.scheduling.admission import Admission
 from assay.scheduling.dispatcher import Dispatcher
 from assay.scheduling.queue import Queue, Ticket, late
-from assay.scoring import caller, rendering, starts
+from assay.scoring import caller, garbage, rendering, starts
 from assay.scoring import targets as served
 from assay.scoring.aside import aside, detached
 from assay.scoring.pacing import Pace
@@ -429,6 +429,7 @@ class Scorer:
                 collector.seal()
             if collector.is_sealed:
                 await collector.finished
+                garbage.note([collector.numbers, rendered])
         except asyncio.CancelledError:
             self.queue.cancel(ticket)
             unscored = sum(any(one is None for one in row) for row in collector.numbers)

@@ -221,6 +221,7 @@ class Contract:
             wanted = await aside(size, lambda: self.request.model_validate(content))
             garbage.note(vars(wanted).values())
             answer = await unless_gone(request, self.answer(ask, wanted))
+            garbage.note(answer.values() if isinstance(answer, dict) else [answer])
             is_written = isinstance(answer, bytes)
             body = answer if is_written else await aside(size, lambda: form.write(answer))
             return Response(body, media_type=form.media_type, headers=ask.headers)
