@@ -9,6 +9,7 @@ import pytest
 
 from assay.client.adapters import open_instruct
 from tests.client.adapters.cases import PROMPT, RESPONSES, TOO_LONG, natively
+from tests.client.judge import Judge, served
 
 
 @dataclass
@@ -75,6 +76,50 @@ def test_a_query_without_roles_is_the_users_turn(server, verifier):
     pairs = [{"prompt": PROMPT, "response": response} for response in RESPONSES]
     expected = [VerificationResult(one) for one in natively(server, pairs, activation="sigmoid")]
     assert [verifier([1], one, "label", PROMPT) for one in RESPONSES] == expected
+
+
+def joined(turns):
+    """Return a query as `rlvr_tokenize` writes it."""
+    return "\n".join(f"{one['role']}: {one['content']}" for one in turns)
+
+
+@pytest.mark.parametrize("role", ["tool", "environment", "function", "ipython"])
+@pytest.mark.usefixtures("home")
+def test_what_tools_answer_is_sent_as_a_turn_of_its_own(role):
+    """Of any length; one after another, too. The server's template has it, or refuses it."""
+    turns = [
+        {"role": "developer", "content": "Use the tools."},
+        {"role": "user", "content": PROMPT},
+        {"role": "assistant", "content": "I look it up."},
+        {"role": role, "content": "2\nNote: rounded"},
+        {"role": role, "content": "3"},
+        {"role": "user", "content": "So?"},
+    ]
+    with served(judge := Judge()) as url:
+        open_instruct.reward(url)()([1], "5", None, joined(turns))
+    (body,) = judge.bodies
+    assert body["inputs"] == [{"prompt": turns, "response": "5"}]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Note: x\ntool : y\n tool: z\nTool: 2\ntools: 3",  # no role, or none at a line's begin
+        "Mend it:\nenvironment: prod\nfunction: f\ntool: hammer",  # no assistant before
+    ],
+)
+def test_a_word_and_a_colon_in_a_turn_stay_text(server, verifier, text):
+    """Lines of settings and of code begin so."""
+    turns = [{"role": "user", "content": text}]
+    expected = natively(server, [{"prompt": turns, "response": "5"}], activation="sigmoid")
+    assert [verifier([1], "5", None, joined(turns)).score] == expected
+
+
+def test_a_query_that_begins_with_an_answer_is_text(server, verifier):
+    """No tool is asked before anybody spoke."""
+    query = "tool: 2\nuser: So?"
+    expected = natively(server, [{"prompt": query, "response": "5"}], activation="sigmoid")
+    assert [verifier([1], "5", None, query).score] == expected
 
 
 def test_it_is_registered_by_its_name(verifier):

@@ -5,9 +5,10 @@ In a module that is imported before training:
     Helpful = open_instruct.reward("http://localhost:8000", name="helpful", activation="sigmoid")
 
 The query is no templated text: it has the prompt's turns as lines of "role: content", which are
-taken apart again for the model's own template. open-instruct expects scores from 0 to 1 and
-multiplies them; raw scores are not, hence the sigmoid. An unscorable prediction has the score
-`unscorable`, 0 unless given.
+taken apart again for the model's own template. What tools answer (`tool`, `environment` and the
+like) is a turn where it follows the assistant's or another answer. open-instruct expects scores
+from 0 to 1 and multiplies them; raw scores are not, hence the sigmoid. An unscorable prediction
+has the score `unscorable`, 0 unless given.
 """
 
 from __future__ import annotations
@@ -25,7 +26,10 @@ if TYPE_CHECKING:
 
     from assay.client.adapters.reward import Item, Options, Urls
 
-_TURN = re.compile(r"^(system|user|assistant): ", re.MULTILINE)
+_ANSWERS = ("tool", "environment", "function", "ipython")  # roles of what a tool answers
+_ROLES = ("system", "developer", "user", "assistant", *_ANSWERS)
+_BEFORE_ANSWERS = ("assistant", *_ANSWERS)
+_TURN = re.compile(rf"^({'|'.join(_ROLES)}): ", re.MULTILINE)
 
 
 def reward(url: Urls, *, weight: float = 1.0, **options: Unpack[Options]) -> type[Any]:
@@ -77,11 +81,31 @@ class _Verifier:
 
 
 def _item(reward: Reward, query: str, prediction: str) -> Item:
-    before, *parts = _TURN.split(query)
-    if not parts or before or reward.verbatim:
-        return items.pair(reward, query, prediction)
-    turns = [
-        items.spoken(role, content.removesuffix("\n"))
-        for role, content in zip(parts[::2], parts[1::2], strict=True)
+    turns = [] if reward.verbatim else _turns(query)
+    return items.pair(reward, turns or query, prediction)
+
+
+def _turns(query: str) -> list[dict[str, Any]]:
+    """Return a query's turns; a query that doesn't begin with one has none."""
+    begins = _begins(query)
+    if not begins or begins[0].start():
+        return []
+    ends = [*(found.start() for found in begins[1:]), len(query)]
+    return [
+        items.spoken(found[1], query[found.end() : end].removesuffix("\n"))
+        for found, end in zip(begins, ends, strict=True)
     ]
-    return items.pair(reward, turns, prediction)
+
+
+def _begins(query: str) -> list[re.Match[str]]:
+    """Return where turns begin.
+
+    Code and lists of settings have lines such as "function: f", so an answer of a tool is one only
+    where one may stand.
+    """
+    begins: list[re.Match[str]] = []
+    for found in _TURN.finditer(query):
+        before = begins[-1][1] if begins else None
+        if found[1] not in _ANSWERS or before in _BEFORE_ANSWERS:
+            begins.append(found)
+    return begins
