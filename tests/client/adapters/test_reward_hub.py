@@ -108,6 +108,42 @@ async def test_a_full_result_has_reward_hubs_methods_only(url):
         await model.ascore(ASKED, return_full_prm_result=True)
 
 
+CALLS = [{"type": "function", "id": "x", "function": {"name": "add", "arguments": "{}"}}]
+IMAGE = {"type": "image_url", "image_url": {"url": "data:"}}
+
+
+@pytest.mark.parametrize(
+    ("last", "named"),
+    [
+        ({"content": None, "tool_calls": CALLS}, "'tool_calls'"),
+        ({"content": "It is 42.", "tool_calls": CALLS}, "'tool_calls'"),
+        ({"content": "It is 42.", "reasoning_content": "Hm."}, "'reasoning_content'"),
+        ({"content": "It is 42.", "name": "Ann"}, "'name'"),
+        ({"content": [{"type": "text", "text": "It is 42."}, IMAGE]}, r"content\[1\]"),
+        ({"content": "42", "role": "tool"}, "role is 'tool'"),
+    ],
+)
+@pytest.mark.parametrize("made", [dict, lambda turn: SimpleNamespace(**turn)])
+async def test_what_steps_would_be_without_is_refused_by_its_name(url, last, named, made):
+    """In the last turn, which is cut; as a mapping or an object."""
+    model = reward_hub.process_reward(url, model="math")
+    conversation = [*ASKED[0][:1], made({"role": "assistant", **last})]
+    with pytest.raises(ValueError, match=named):
+        model.score([ASKED[1], conversation])
+    with pytest.raises(ValueError, match=named):
+        await model.ascore(conversation)
+
+
+def test_steps_are_cut_from_parts_of_text(server):
+    """Joined as the server joins them; fields that say nothing are not in the way."""
+    model = reward_hub.process_reward(server.url, model="math")
+    first, rest = SOLUTIONS[0].split("\n\n", 1)
+    parts = [{"type": "text", "text": f"{first}\n"}, rest]
+    last = {"role": "assistant", "content": parts, "tool_calls": [], "reasoning_content": None}
+    found = model.score([[*ASKED[0][:1], last]], aggregation_method="min")
+    assert found == natively(server, CHAINS[:1], model="math", aggregate="min")
+
+
 def test_an_unscorable_conversation_has_a_number(server):
     """Beside those that have a score."""
     too_long = [*CHATS[0], {"role": "assistant", "content": TOO_LONG}]

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 UNSCORABLE = 0.0
 _OF_FULL_RESULTS = frozenset({"last", "min", "model", "prod"})  # reward_hub's AggregationMethod
+_LEFT_OUT = "but steps are cut from its text alone and would be without it; leave it out"
 
 
 def reward(url: Urls, **options: Unpack[Options]) -> OutcomeRewardModel:
@@ -75,7 +76,8 @@ class ProcessRewardModel:
         """Return a score for each response, or all of its steps' with `return_full_prm_result`.
 
         Raises:
-            ValueError: A full result is wanted, by a method that reward_hub doesn't have.
+            ValueError: A full result is wanted, by a method that reward_hub doesn't have; or a
+                conversation's last turn has more than text, such as `tool_calls`.
         """
         asked, how = _in_steps(messages, responses, options)
         method = self._method(how, options)
@@ -130,10 +132,31 @@ def _in_steps(
     if responses is not None:
         return [items.solution(question, one, separator) for one in responses], how
     conversations = _conversations(question)
-    return [
-        items.solution(one[:-1], items.turns(one[-1:])[0]["content"], separator)
-        for one in conversations
-    ], how
+    return [items.solution(one[:-1], _said(one[-1]), separator) for one in conversations], how
+
+
+def _said(message: Any) -> str:
+    """Return the text of the turn that steps are cut from.
+
+    Raises:
+        ValueError: The turn has something else, which steps would be without.
+    """
+    (turn,) = items.turns([message])
+    if turn["role"] == "tool":
+        raise ValueError("the last turn's role is 'tool'; steps are cut from what a model says")
+    for name in turn:
+        if name not in ("role", "content"):
+            raise ValueError(f"the last turn has '{name}', {_LEFT_OUT}")
+    return _text(turn["content"])
+
+
+def _text(content: str | list[Any]) -> str:
+    if isinstance(content, str):
+        return content
+    for place, part in enumerate(content):
+        if not (isinstance(part, dict) and part.get("type") == "text" and "text" in part):
+            raise ValueError(f"the last turn's content[{place}] isn't text, {_LEFT_OUT}")
+    return "\n".join(part["text"] for part in content)  # as the server joins them
 
 
 def _conversations(messages: Any) -> Any:
