@@ -10,7 +10,7 @@ import pytest
 import torch
 import transformers
 
-from assay.client.adapters import its_hub, reward_hub, swift, trl, verifiers, verl
+from assay.client.adapters import areal, its_hub, reward_hub, slime, swift, trl, verifiers, verl
 from tests.contract.served import post
 from tests.engine.test_chat import AGENT, CALL, DOCUMENTS, TALK, TOOLS
 from tests.engine.test_roles import RERANKER
@@ -282,7 +282,11 @@ def test_a_bad_item_leaves_the_others_theirs(server: Server, offline: Callable[.
 async def test_a_tool_conversation_is_scored_in_every_adapter(
     server: Server, offline: Callable[..., float]
 ) -> None:
-    """As dictionaries, as objects, with arguments as objects or as JSON, with the data's tools."""
+    """As dictionaries, as objects, with arguments as objects or as JSON, with the data's tools.
+
+    OpenRLHF's and search-and-learn's adapters take strings only, and open-instruct's takes lines
+    of "role: content", which have no calls: their own tests say what they make of them.
+    """
     url = server.url
     expected = pytest.approx(offline(TALK), abs=TOLERANCE)
     with_tools = pytest.approx(offline(TALK, tools=TOOLS), abs=TOLERANCE)
@@ -306,6 +310,12 @@ async def test_a_tool_conversation_is_scored_in_every_adapter(
     assert its_hub.reward(url).score(chats) == expected
     assert reward_hub.reward(url).score(SPELT) == expected
     assert verl.reward(url)("", RESPONSE, "", {"prompt": SPELT[:3]}) == expected
+    row = {"messages": SPELT[:3], "answer": "2"}
+    of_areal = areal.reward(url, verbatim=False)
+    assert of_areal("templated", RESPONSE, [1], [2], **row) == expected
+    for metadata, found in (({}, expected), ({"tools": TOOLS}, with_tools)):
+        sample = SimpleNamespace(prompt=SPELT[:3], response=RESPONSE, metadata=metadata)
+        assert await slime.reward(url)(SimpleNamespace(), sample) == found
     assert swift.reward(url)()([RESPONSE], messages=[of_swift]) == [expected]
     assert swift.reward(url)()([RESPONSE], messages=[of_swift], tools=[json.dumps(TOOLS)]) == [
         with_tools

@@ -52,6 +52,31 @@ async def test_a_prompt_may_be_templated(server):
     assert [await function(ARGS, SAMPLES[0])] == expected
 
 
+TOOLS = [{"type": "function", "function": {"name": "add", "parameters": {"type": "object"}}}]
+
+
+async def test_a_samples_tools_go_along(server):
+    """From its metadata, where slime has them; a template that doesn't render them refuses."""
+    function = slime.reward(server.url, unscorable=-9.0)
+    sample = SimpleNamespace(prompt=CHATS[0], response=SAID[0], metadata={"tools": TOOLS})
+    assert await function(ARGS, sample) == -9.0
+
+
+async def test_a_templated_prompt_has_its_tools_already(server):
+    """So those of the metadata aren't sent beside one text."""
+    function = slime.reward(server.url, verbatim=True)
+    sample = SimpleNamespace(prompt=PROMPT, response=RESPONSES[0], metadata={"tools": TOOLS})
+    expected = natively(server, [{"text": PROMPT + RESPONSES[0]}])
+    assert [await function(ARGS, sample)] == expected
+
+
+@pytest.mark.parametrize("metadata", [None, {}, {"tools": None}, {"tools": []}])
+async def test_a_sample_without_tools_is_scored(server, custom_rm, metadata):
+    """Whatever its metadata lack."""
+    sample = SimpleNamespace(prompt=PROMPT, response=RESPONSES[0], metadata=metadata)
+    assert [await custom_rm(ARGS, sample)] == natively(server, ITEMS[:1])
+
+
 async def test_the_trainers_url_wins(server, monkeypatch):
     """`--rm-url` is the trainer's own argument."""
     monkeypatch.setenv("ASSAY_CLIENT_URL", "http://127.0.0.1:9")

@@ -1,8 +1,9 @@
 """slime: `--custom-rm-path assay.client.adapters.slime.custom_rm`, with or without `--group-rm`.
 
 Options come from the environment; `--rm-url`, if given, is the URL. With `--reward-key` or
-`--eval-reward-key` a reward is an object with that key, as slime wants it. An unscorable sample
-has the reward `unscorable`, 0 unless given.
+`--eval-reward-key` a reward is an object with that key, as slime wants it. The tools in a
+sample's metadata, where `--tool-key` puts them, go along; with `verbatim` the prompt has them. An
+unscorable sample has the reward `unscorable`, 0 unless given.
 """
 
 from __future__ import annotations
@@ -48,11 +49,16 @@ async def _judged(reward: Reward, /, args: Any, sample: Any, **_: Any) -> Given 
 
 
 async def _all_judged(reward: Reward, /, args: Any, samples: Sequence[Any]) -> list[Given]:
-    asked = [items.pair(reward, one.prompt, one.response) for one in samples]
+    asked = [items.pair(reward, one.prompt, one.response, tools=_tools(one)) for one in samples]
     rewards = reward.numbers(await reward.aask(asked))
     wanted = (getattr(args, name, None) for name in ("reward_key", "eval_reward_key"))
     keys = [key for key in wanted if key]
     return [dict.fromkeys(keys, one) if keys else one for one in rewards]
+
+
+def _tools(sample: Any) -> Any:
+    """Return the tools that the data has for a sample, where slime itself looks for them."""
+    return (getattr(sample, "metadata", None) or {}).get("tools")
 
 
 def _configured(args: Any) -> Reward:
