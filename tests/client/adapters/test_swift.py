@@ -86,3 +86,10 @@ def test_without_messages_there_is_no_prompt(url, make):
     """It is said."""
     with pytest.raises(TypeError, match="messages"):
         called(made(make, url), SAID)
+
+
+def test_tools_that_can_not_be_read_are_refused(url, make):
+    """Not left out: the policy saw them."""
+    tools = ["[{", *[None] * (len(SAID) - 1)]
+    with pytest.raises(ValueError, match="tools"):
+        called(made(make, url), SAID, messages=MESSAGES, tools=tools)

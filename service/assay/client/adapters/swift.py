@@ -100,7 +100,7 @@ def _asked(
     if messages is None:
         raise TypeError("ms-swift hands over the column 'messages'; without it there is no prompt")
     prompts = [_called(_before(one)) for one in messages]
-    known = None if tools is None else [_read(one) for one in tools]
+    known = None if tools is None else [_tools(one) for one in tools]
     return items.pairs(reward, prompts, completions, tools=known)
 
 
@@ -126,6 +126,14 @@ def _called(conversation: Sequence[Any]) -> list[Any]:
             case _:
                 turns.append(turn)
     return turns
+
+
+def _tools(given: Any) -> Any:
+    """Return a row's tools."""
+    read = _read(given)
+    if given and read is None:
+        raise ValueError("a row's 'tools' are neither a list nor JSON")
+    return read
 
 
 def _read(value: Any) -> Any:
