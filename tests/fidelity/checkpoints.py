@@ -46,7 +46,9 @@ DECODERS: dict[str, tuple[str, dict[str, Any]]] = {
         "OPTConfig",
         {
             **{key: value for key, value in SMALL.items() if key != "intermediate_size"},
-            **{"ffn_dim": 96, "word_embed_proj_dim": 64, "max_position_embeddings": 1024},
+            "ffn_dim": 96,
+            "word_embed_proj_dim": 64,
+            "max_position_embeddings": 1024,
         },
     ),
 }
