@@ -228,6 +228,28 @@ def test_a_collector_that_is_away_holds_nothing_up(tmp_path, monkeypatch):
         assert server.score(inputs=ITEMS).is_success
 
 
+@pytest.mark.parametrize("is_here", [True, False])
+def test_a_collector_on_this_machine_is_sent_spans_past_any_proxy(collector, monkeypatch, is_here):
+    """Whatever the variables hold; one elsewhere gets them through the proxy."""
+    taker, url = collector
+    monkeypatch.delenv("NO_PROXY", raising=False)
+    monkeypatch.delenv("no_proxy", raising=False)
+    # The collector plays the proxy on the way to the one elsewhere.
+    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9" if is_here else url)
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9" if is_here else url)
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", url if is_here else "http://spans.invalid")
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_TIMEOUT", "5")
+    trace_id = f"{time.time_ns():032x}"
+
+    with (
+        tracing.exporting() as maker,
+        maker.request("POST", "/score", traceparent(trace_id)) as trace,
+    ):
+        trace.answered(200, "id")
+
+    assert len(taker.of(trace_id)) == 1
+
+
 @pytest.fixture
 def memory():
     """A tracing of its own, and the exporter that keeps its spans."""

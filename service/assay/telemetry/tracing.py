@@ -7,12 +7,15 @@ attributes, never a prompt.
 
 from __future__ import annotations
 
+import os
 import time
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Protocol
+from urllib.parse import urlsplit
 
 from assay import __version__
+from assay.client import proxies
 from assay.errors import SettingsError
 
 if TYPE_CHECKING:
@@ -20,8 +23,10 @@ if TYPE_CHECKING:
 
     from opentelemetry.sdk.trace import TracerProvider
     from opentelemetry.trace import Span, Tracer
+    from requests import Session
 
 Value = str | int | float
+_ENDPOINTS = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
 _CURRENT: ContextVar[Trace | None] = ContextVar("trace", default=None)
 
 
@@ -149,11 +154,28 @@ def exporting() -> Iterator[Tracing]:
     provider = TracerProvider(
         resource=own.merge(OTELResourceDetector().detect()), shutdown_on_exit=False
     )
-    provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
+    provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter(session=_session())))
     try:
         yield Tracing(provider)
     finally:
         provider.shutdown()
+
+
+def _session() -> Session | None:
+    """Return what sends to a collector on this machine past any proxy; None for one elsewhere."""
+    from requests import Session  # noqa: PLC0415  the exporter's own
+
+    named = (os.environ.get(name) for name in _ENDPOINTS)
+    endpoint = next(filter(None, named), "http://localhost")
+    try:
+        host = urlsplit(endpoint).hostname or ""
+    except ValueError:  # the exporter says so
+        return None
+    if not proxies.is_here(host):
+        return None
+    session = Session()
+    session.trust_env = False
+    return session
 
 
 def trace_id() -> str | None:
