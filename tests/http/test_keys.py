@@ -104,6 +104,18 @@ def test_without_a_known_key_every_route_but_health_is_closed(
         assert anyone.get(path, headers=encoded(headers)).status_code == 200
 
 
+@pytest.mark.parametrize("path", ["/rerank", "/v1/rerank", "/v2/rerank", "/invocations"])
+def test_a_rerank_without_a_key_is_not_called_an_error_of_the_server(
+    anyone: httpx.Client, path: str
+) -> None:
+    """vLLM's and Cohere's clients tell by the type and the code that another try won't help."""
+    answer = anyone.post(path, json={"query": "a", "documents": ["b"]})
+
+    said = answer.json()
+    assert (answer.status_code, said["error"]["code"]) == (401, 401)
+    assert said["error"]["type"] == "UnauthorizedError"
+
+
 @pytest.mark.parametrize("headers", ACCEPTED, ids=str)
 def test_either_key_opens_every_route_in_either_header(
     anyone: httpx.Client, closed: list[tuple[str, str]], headers: dict[str, str]
