@@ -246,6 +246,41 @@ def test_a_response_over_the_limit_is_cut_only_where_that_is_allowed(starter: Se
     assert (cut["truncated"], cut["n_tokens"]) == (True, limit)
 
 
+def test_what_is_cut_is_counted_by_what_it_was(starter: Server) -> None:
+    """Once an item, however many members read it; what fits counts nowhere."""
+    limit = starter.http.get("/models/starter").json()["max_tokens"]
+    long = "many words " * limit
+    items = [{"prompt": long, "response": RESPONSE}, {"prompt": PROMPT, "response": long}, PAIR]
+
+    def cuts() -> list[float]:
+        labels = {"model": "starter", "route": "score"}
+        return [
+            starter.metric("assay_truncated_items_total", **labels, cut=cut)
+            for cut in ("prompt", "response", "both", "text")
+        ]
+
+    before = cuts()
+    entries(starter, items, truncation="response_end")
+    entries(starter, {"prompt": long, "response": long}, truncation="longest_first")
+    entries(starter, {"text": long}, truncation="longest_first")
+
+    assert [after - one for after, one in zip(cuts(), before, strict=True)] == [1, 1, 1, 1]
+
+
+def test_a_text_that_generation_cut_off_is_counted(starter: Server) -> None:
+    """It doesn't end as the template ends; what does, and what the template writes, isn't."""
+    seen = starter.http.post("/tokenize", json={"inputs": PAIR}).json()["data"][0]["text"]
+    unfinished = seen.rpartition(RESPONSE)[0] + RESPONSE[:-20]
+
+    def count() -> float:
+        return starter.metric("assay_unexpected_end_items_total", model="starter", route="score")
+
+    before = count()
+    entries(starter, [PAIR, {"text": seen}, {"text": unfinished}])
+
+    assert count() - before == 1
+
+
 def test_usage_adds_up_over_items_and_members(starter: Server) -> None:
     """`tokens` counts every member's reading; what wasn't computed was shared."""
     for model, members in (("starter", 3), ("starter/member-1", 1)):
