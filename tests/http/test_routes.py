@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 import pytest
@@ -50,6 +51,16 @@ def test_a_model_is_shown_with_its_whole_card(http: httpx.Client) -> None:
     assert details["starter"]["parameters"] == sum(
         details[f"starter/{member}"]["parameters"] for member in MEMBERS
     )
+
+
+def test_a_model_that_runs_slower_says_why_at_the_start_and_in_the_list(families: Server) -> None:
+    """PairRM's DeBERTa can't be packed: the reason is a warning in the log and in `GET /models`."""
+    entries = families.http.get("/models").json()["data"]
+    listed = [f"{one['id']}: {said}" for one in entries for said in one.get("warnings") or []]
+    warned = re.findall(r" WARNING +assay\.start (.*)", families.log.read_text())
+
+    assert listed == warned
+    assert [line for line in listed if line.startswith("pairrm: attention runs as eager, slower: ")]
 
 
 def test_tokenize_shows_what_the_model_sees(http: httpx.Client) -> None:

@@ -1,5 +1,6 @@
 import io
 import logging
+from dataclasses import replace
 
 import pytest
 from rich.console import Console
@@ -104,3 +105,13 @@ def test_the_bars_stop_when_the_start_fails():
     written = screen.file.getvalue()
     display.show("cpu", LOADED)
     assert screen.file.getvalue() == written
+
+
+@pytest.mark.parametrize("is_terminal", [False, True])
+def test_a_fallback_is_a_warning_at_the_start_whoever_watches(caplog, is_terminal):
+    """One line for each reason, with the model's name, beside bars as well as in a log."""
+    reasons = ("attention runs as eager, slower: no compiler", "it keeps no prefixes: too little")
+    with StartupDisplay(console(is_terminal=is_terminal)) as display:
+        display.show("cpu", replace(LOADED, warnings=reasons))
+    warned = [one.getMessage() for one in caplog.records if one.levelno == logging.WARNING]
+    assert warned == [f"judge: {reason}" for reason in reasons]
