@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import signal
 import subprocess
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import httpx
 import pytest
+import typer
 from typer.testing import CliRunner
 
 import assay
+from assay.cards.card import Card
+from assay.cli import serve
 from assay.cli.app import app
 from assay.cli.serve import in_url
+from assay.scoring.targets import Target, Targets
+from assay.settings import Settings
 from tests.http.conftest import KEYS
 from tests.http.processes import COMMAND, WAIT_S, environment, run, until
 from tests.http.texts import FORMS, PROMPT, RESPONSES, many
@@ -259,6 +266,39 @@ def test_an_address_of_ipv6_is_written_as_urls_have_it(host: str, written: str) 
     """In brackets (RFC 3986, 3.2.2): the address that is printed can be copied."""
     assert in_url(host) == written
     assert httpx.URL(f"http://{in_url(host)}:8000").port == 8000
+
+
+async def test_a_server_on_ipv6_says_where_in_a_url(capsys: pytest.CaptureFixture[str]) -> None:
+    """What it prints once it is ready, and what it says where nobody can listen."""
+    nobody = "2001:db8::1"  # an address for documents, no machine's
+    targets = Targets({"judge": Target("judge", Card(), (), "ensemble", "r")})
+    scorer = SimpleNamespace(ready=lambda: asyncio.sleep(0), targets=targets)
+    opened = await asyncio.start_server(lambda *_: None, "127.0.0.1", 0)
+    async with opened:
+        port = opened.sockets[0].getsockname()[1]
+        server = SimpleNamespace(servers=[opened])
+        await serve._announce(SimpleNamespace(scorer=scorer), server, Settings(host="::1"))
+    with pytest.raises(typer.Exit):
+        serve._sockets(Settings(host=nobody, port=8123))
+
+    said = capsys.readouterr().err
+    assert f"ready judge on http://[::1]:{port} " in said
+    assert f"nobody can listen on [{nobody}]:8123: " in said
+
+
+def test_a_malformed_proxy_is_one_sentence(tmp_path: Path) -> None:
+    """`assay score --url` names the variable, not its value, and ends with 1."""
+    names = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY")
+    clean = dict.fromkeys([*names, *map(str.lower, names)])
+    command = ["score", str(write(tmp_path, many(1))), "--url", "http://judge.invalid"]
+
+    done = CliRunner().invoke(app, command, env={**clean, "HTTP_PROXY": "http://secret:99999"})
+
+    assert done.exit_code == 1
+    error, rest = done.stderr.splitlines()
+    assert error.startswith("error the variable HTTP_PROXY is not the address of a proxy; ")
+    assert rest == "nothing was scored"
+    assert "secret" not in done.output
 
 
 @pytest.mark.parametrize(
