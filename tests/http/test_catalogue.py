@@ -107,9 +107,11 @@ def test_inspect_refuses_what_has_no_reward(tmp_path: Path) -> None:
     assert "models/math-shepherd-mistral-7b-prm" in shown.stderr
 
 
-@pytest.mark.parametrize(("off", "code", "word"), [(0.0, 0, "right"), (0.5, 1, "wrong")])
+@pytest.mark.parametrize(
+    ("off", "options", "code", "word"), [(0.0, [], 0, "right"), (0.5, ["--json"], 1, "wrong")]
+)
 def test_verify_compares_the_golden_examples(
-    tmp_path: Path, off: float, code: int, word: str
+    tmp_path: Path, off: float, options: list[str], code: int, word: str
 ) -> None:
     """Weights, template and head are those the card was written for, or they aren't."""
     folder = tmp_path / "models" / "judge"
@@ -123,10 +125,13 @@ def test_verify_compares_the_golden_examples(
     )
     card = (folder / "card.toml").read_text(encoding="utf-8")
     (folder / "card.toml").write_text(f"{card}\n{golden}", encoding="utf-8")
-    shown = run("verify", "judge", "--repository", tmp_path / "models", cwd=tmp_path)
+    command = ("verify", "judge", *options, "--repository", tmp_path / "models")
+    shown = run(*command, cwd=tmp_path)
 
     assert shown.returncode == code
     assert word in shown.stdout
+    if options:
+        assert [row["verdict"] for row in json.loads(shown.stdout)] == [word]
 
 
 def test_verify_needs_golden_examples(tmp_path: Path) -> None:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 from typing import TYPE_CHECKING
 
 import pytest
 
+from assay.cards import catalogue
+from assay.settings import Settings
 from tests.http.processes import COMMAND, environment
 
 if TYPE_CHECKING:
@@ -53,6 +56,40 @@ def test_a_piped_setting_is_whole(tmp_path: Path) -> None:
     (row,) = [line for line in shown.stdout.splitlines() if line.startswith("models ")]
     assert all(model in row for model in models)
     assert "\x1b" not in shown.stdout
+
+
+def test_a_piped_list_of_models_is_whole_as_json(tmp_path: Path) -> None:
+    """An object a folder, of the repository and of those that come with Assay."""
+    name = "judge-" + "x" * 200 + "-[bold]:smile:"
+    folder = tmp_path / "models" / name
+    folder.mkdir(parents=True)
+    (folder / "card.toml").write_text('summary = """of\ntwo [red]lines[/]"""\n', encoding="utf-8")
+
+    shown = piped("models", "--json", "--repository", str(tmp_path / "models"), cwd=tmp_path)
+
+    rows = {row["name"]: row for row in json.loads(shown.stdout)}
+    assert list(rows) == list(catalogue.folders(tmp_path / "models"))
+    assert rows[name] == {
+        "name": name,
+        "gives": "a score",
+        "weights": "yours: NAME=PATH",
+        "summary": "of\ntwo [red]lines[/]",
+    }
+
+
+def test_piped_settings_are_whole_as_json(tmp_path: Path) -> None:
+    """Every setting, to its end, with its origin; still no key."""
+    models = ["m" * 100, "n" * 100]
+
+    shown = piped(
+        "config", "--json", cwd=tmp_path, ASSAY_MODELS=",".join(models), ASSAY_API_KEY="zzz-key"
+    )
+
+    rows = {row["setting"]: row for row in json.loads(shown.stdout)}
+    assert list(rows) == list(Settings.model_fields)
+    assert (rows["models"]["value"], rows["models"]["from"]) == (str(tuple(models)), "environment")
+    assert all(row["meaning"] for row in rows.values())
+    assert "zzz" not in shown.stdout
 
 
 @pytest.mark.parametrize(
