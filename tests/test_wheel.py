@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
+import tomllib
 import venv
 import zipfile
 from pathlib import Path
@@ -62,3 +64,11 @@ def test_a_bare_install_has_the_client_and_every_adapter(wheel: Path, tmp_path: 
 def _adapters() -> list[Path]:
     found = (ROOT / "service/assay/client/adapters").glob("*.py")
     return [one for one in found if one.stem != "__init__"]
+
+
+def test_serving_brings_what_puts_weights_straight_on_a_gpu() -> None:
+    """Without `accelerate` the host holds a whole model first, and wrong shapes are found late."""
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"][
+        "optional-dependencies"
+    ]
+    assert "accelerate" in {re.split(r"[<>=;\[ ]", one)[0] for one in extras["serve"]}
