@@ -252,6 +252,34 @@ async def test_a_wrong_item_fails_only_its_line(source, sink):
     assert (tally.lines, tally.errors, tally.codes) == (4, 2, {"invalid_field": 2})
 
 
+async def test_an_option_in_a_line_is_refused(source, sink):
+    """It would do nothing, and stand beside the score as if it had."""
+    write(source, {"text": "one", "normalize": True}, {"text": "two", "truncation": "response_end"})
+    tally = await bulk.run(source, sink, Judge())
+    assert tally.errors == 2
+    assert [line["error"]["message"].split()[0] for line in read(sink)] == [
+        "'normalize'",
+        "'truncation'",
+    ]
+
+
+async def test_half_a_character_fails_only_its_line(source, sink):
+    """No request can carry it."""
+    source.write_bytes(b'{"text": "one"}\n{"text": "\\ud83d"}\n{"text": "three"}\n')
+    tally = await bulk.run(source, sink, Judge())
+    assert (tally.lines, tally.errors) == (3, 1)
+    assert ["error" in line and line["line"] for line in read(sink)] == [False, 2, False]
+
+
+@pytest.mark.parametrize("own", ["disk full", {"code": "x", "message": "old"}])
+async def test_a_column_called_error_is_not_the_answers(source, sink, own):
+    """Neither counted nor carried."""
+    write(source, {"text": "one", "error": own})
+    tally = await bulk.run(source, sink, Judge())
+    assert tally.errors == 0
+    assert "error" not in read(sink)[0]
+
+
 async def test_a_wrong_line_keeps_its_id(source, sink):
     """`id` is echoed beside an error, too."""
     write(source, {"id": "mine", "text": 5})

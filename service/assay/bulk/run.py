@@ -33,6 +33,7 @@ _LONG_S = 8.0
 _AWAY = {kind.code for kind in (NotReady, Overloaded, Draining)}
 _KINDS = (wire.Item, wire.Comparison, wire.Group)
 _KNOWN = frozenset(name for kind in _KINDS for name in kind.model_fields)
+_OPTIONS = frozenset({"activation", "aggregate", "normalize", "truncation"})  # move a score
 
 
 class Service(Protocol):
@@ -249,9 +250,9 @@ class _Asking:
         for place, (_, line) in enumerate(batch):
             kind = self._kind(line)
             try:
-                elements[kind].append(kind(**_known(line, kind)))
+                elements[kind].append(kind(**_carriable(line, kind)))
                 places[kind].append(place)
-            except (ValidationError, TypeError) as error:
+            except (ValidationError, TypeError, InvalidField) as error:
                 answers[place] = {**_echoed(line), "error": _line_error(error)}
         tokens = 0
         for kind in _KINDS:
@@ -330,14 +331,47 @@ def _known(line: Line, kind: type[wire.Request]) -> Line:
 
 
 def _unknown(line: Line) -> Line:
-    return {key: value for key, value in line.items() if key not in _KNOWN}
+    """Return a line's own columns; what it calls `error` would be taken for the answer's."""
+    return {key: value for key, value in line.items() if key not in _KNOWN and key != "error"}
+
+
+def _carriable(line: Line, kind: type[wire.Request]) -> Line:
+    """Return what is asked of a line.
+
+    Raises:
+        InvalidField: It has an option of requests, which would be passed over, or half of a
+            character, which no request can carry.
+    """
+    for name in sorted(_OPTIONS & line.keys()):
+        raise InvalidField(f"'{name}' is an option of requests and would do nothing in a line")
+    known = _known(line, kind)
+    if not all(map(_is_unicode, known.values())):
+        raise InvalidField("a text has a lone surrogate; write whole characters")
+    return known
+
+
+def _is_unicode(value: Any) -> bool:
+    match value:
+        case str():
+            try:
+                value.encode()
+            except UnicodeEncodeError:
+                return False
+            return True
+        case list():
+            return all(map(_is_unicode, value))
+        case dict():
+            return all(map(_is_unicode, value.values()))
+    return True
 
 
 def _echoed(line: Line) -> Line:
     return {"id": line["id"]} if isinstance(line.get("id"), str) else {}
 
 
-def _line_error(error: ValidationError | TypeError) -> Line:
+def _line_error(error: ValidationError | TypeError | InvalidField) -> Line:
+    if isinstance(error, InvalidField):
+        return {"code": error.code, "message": error.message}
     if isinstance(error, TypeError):
         return {"code": InvalidField.code, "message": "the line's fields can't be read"}
     first = error.errors(include_url=False, include_input=False)[0]
