@@ -171,6 +171,13 @@ CASES = [
     Case("items", {"items": [SAID]}, "did you mean 'inputs'?", "items"),
     Case("a word of others", item(question=SECRET), "mean 'prompt'?", "inputs[1].question"),
     Case(
+        "turns beside responses",
+        {"messages": [{"role": "user", "content": SECRET}], "responses": [SECRET]},
+        "send the turns before the responses as 'prompt'",
+        "messages",
+        route="/best-of-n",
+    ),
+    Case(
         "completions to pick from",
         {"prompt": SECRET, "completions": [SECRET]},
         "mean 'responses'?",

@@ -143,6 +143,8 @@ def _hint(location: tuple[int | str, ...], kind: type[wire.Request]) -> str:
     name = _ELSEWHERE.get(str(location[-1]), location[-1])
     if len(location) == 1 and name in _ITEMS and "inputs" in kind.model_fields:
         return f'send "inputs": [{{"{name}": {_ITEMS[name]}}}]'
+    if name == "messages" and "inputs" not in kind.model_fields:
+        return "send the turns before the responses as 'prompt'"
     near = _nearest(location, kind)
     return f"did you mean '{near}'?" if near else "remove it or check its spelling"
 
