@@ -47,6 +47,16 @@ def until(what: str, claim: Callable[[], Any], seconds: float = WAIT_S) -> Any:
     return value
 
 
+def workers(pid: int) -> list[psutil.Process]:
+    """Return a server's device processes; one that has just ended isn't among them."""
+    found = []
+    for one in psutil.Process(pid).children():
+        with contextlib.suppress(psutil.NoSuchProcess):  # a zombie is none, either
+            if "assay.engine.worker" in one.cmdline():
+                found.append(one)
+    return found
+
+
 @dataclass
 class Server:
     """A running server and a client of it."""
@@ -59,8 +69,7 @@ class Server:
     @property
     def worker(self) -> psutil.Process:
         """The device process."""
-        children = psutil.Process(self.process.pid).children()
-        (worker,) = [one for one in children if "assay.engine.worker" in one.cmdline()]
+        (worker,) = workers(self.process.pid)
         return worker
 
     @contextlib.contextmanager

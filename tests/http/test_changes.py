@@ -12,7 +12,7 @@ import httpx
 import psutil
 import pytest
 
-from tests.http import checkpoints
+from tests.http import checkpoints, processes
 from tests.http.conftest import KEYS
 from tests.http.processes import WAIT_S, serving, until
 from tests.http.texts import PAIR
@@ -77,8 +77,7 @@ def negated(tensors: dict[str, Any]) -> None:
 
 
 def workers(server: Server) -> list[psutil.Process]:
-    children = psutil.Process(server.process.pid).children()
-    return [one for one in children if "assay.engine.worker" in one.cmdline()]
+    return processes.workers(server.process.pid)
 
 
 def test_a_reload_takes_no_options(server: Server) -> None:

@@ -13,15 +13,17 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import httpx
-import psutil
 import pytest
 
+from tests.http import processes
 from tests.http.processes import COMMAND, START_S, WAIT_S, environment, handed, serving, until
 from tests.http.texts import PAIR
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
+
+    import psutil
 
 
 SETTINGS: dict[str, Any] = {"compile": "off", "prefix_cache_mb": 0, "batch_tokens": 64}
@@ -139,8 +141,7 @@ def admitted(port: int) -> float:
 
 
 def workers(pid: int) -> list[psutil.Process]:
-    children = psutil.Process(pid).children()
-    return [one for one in children if "assay.engine.worker" in one.cmdline()]
+    return processes.workers(pid)
 
 
 def test_a_restart_of_the_worker_is_waited_for(

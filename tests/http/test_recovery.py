@@ -6,10 +6,9 @@ import contextlib
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
-import psutil
 import pytest
 
-from tests.http import checkpoints
+from tests.http import checkpoints, processes
 from tests.http.processes import WAIT_S, serving, until
 from tests.http.texts import PAIR
 
@@ -18,6 +17,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     import httpx
+    import psutil
 
     from tests.http.processes import Server
 
@@ -56,8 +56,7 @@ def told(answer: httpx.Response) -> tuple[str, list[float]]:
 
 
 def workers(server: Server) -> list[psutil.Process]:
-    children = psutil.Process(server.process.pid).children()
-    return [one for one in children if "assay.engine.worker" in one.cmdline()]
+    return processes.workers(server.process.pid)
 
 
 def reasons(server: Server) -> str:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import psutil
 import pytest
 
+from tests.http import processes
 from tests.http.processes import COMMAND, START_S, WAIT_S, environment, serving, until
 
 if TYPE_CHECKING:
@@ -78,8 +79,7 @@ def silent() -> Iterator[tuple[str, threading.Event]]:
 
 
 def children(process: subprocess.Popen[bytes]) -> list[psutil.Process]:
-    found = psutil.Process(process.pid).children()
-    return [one for one in found if "assay.engine.worker" in one.cmdline()]
+    return processes.workers(process.pid)
 
 
 def told(answer: httpx.Response) -> tuple[int, str]:
