@@ -18,6 +18,7 @@ from assay import wire
 from assay.bulk import record, source
 from assay.bulk.record import Options, Record, Target
 from assay.bulk.tally import Tally
+from assay.client import route
 from assay.errors import BodyTooLarge, Draining, InvalidField, NotReady, Overloaded
 
 if TYPE_CHECKING:
@@ -250,7 +251,7 @@ class _Asking:
         for place, (_, line) in enumerate(batch):
             kind = self._kind(line)
             try:
-                elements[kind].append(kind(**_carriable(line, kind)))
+                elements[kind].append(_element(line, kind))
                 places[kind].append(place)
             except (ValidationError, TypeError, InvalidField) as error:
                 answers[place] = {**_echoed(line), "error": _line_error(error)}
@@ -335,34 +336,19 @@ def _unknown(line: Line) -> Line:
     return {key: value for key, value in line.items() if key not in _KNOWN and key != "error"}
 
 
-def _carriable(line: Line, kind: type[wire.Request]) -> Line:
+def _element(line: Line, kind: type[wire.Request]) -> wire.Request:
     """Return what is asked of a line.
 
     Raises:
         InvalidField: It has an option of requests, which would be passed over, or half of a
             character, which no request can carry.
+        ValidationError, TypeError: A field is missing or wrong.
     """
-    for name in sorted(_OPTIONS & line.keys()):
-        raise InvalidField(f"'{name}' is an option of requests and would do nothing in a line")
-    known = _known(line, kind)
-    if not all(map(_is_unicode, known.values())):
-        raise InvalidField("a text has a lone surrogate; write whole characters")
-    return known
-
-
-def _is_unicode(value: Any) -> bool:
-    match value:
-        case str():
-            try:
-                value.encode()
-            except UnicodeEncodeError:
-                return False
-            return True
-        case list():
-            return all(map(_is_unicode, value))
-        case dict():
-            return all(map(_is_unicode, value.values()))
-    return True
+    if found := sorted(_OPTIONS & line.keys()):
+        raise InvalidField(f"'{found[0]}' is an option of requests and would do nothing in a line")
+    element = kind(**_known(line, kind))
+    route.written(element)
+    return element
 
 
 def _echoed(line: Line) -> Line:

@@ -43,7 +43,7 @@ class TokenIds:
         own = self._tokenizer
         between = own.joint[0] if own.has_encoder_frame else ()
         known: dict[str, int] = own.hf.get_vocab()
-        return max(chain(known.values(), *own.frame, between))
+        return max(chain(known.values(), *own.frame, between), default=0)
 
     def beyond(self) -> list[str]:
         """Return the tokens that text can name and the model has no embedding for, by id."""
