@@ -246,9 +246,9 @@ async def test_a_wrong_item_fails_only_its_line(source, sink):
     assert [answer.get("score") for answer in answers] == [1.0, None, None, 3.0]
     assert answers[1]["error"] == {
         "code": "invalid_field",
-        "message": "text: Input should be a valid string",
+        "message": "field 'text': Input should be a valid string",
     }
-    assert "'response' is missing" in answers[2]["error"]["message"]
+    assert answers[2]["error"]["message"].startswith("'response' is missing")
     assert (tally.lines, tally.errors, tally.codes) == (4, 2, {"invalid_field": 2})
 
 
@@ -441,7 +441,7 @@ async def test_a_summary_is_of_the_whole_file(source, sink):
         assert (again.lines, again.new, again.pairs, again.correct) == (4, 4 - kept, 3, 2.0)
         assert (again.errors, again.first) == (1, whole.first)
         assert again.by_agreement == whole.by_agreement
-    assert whole.first == {"invalid_field": (4, "text: Input should be a valid string")}
+    assert whole.first == {"invalid_field": (4, "field 'text': Input should be a valid string")}
     assert [line.get("line") for line in read(sink)] == [None, None, 4, None]
 
 
@@ -540,11 +540,17 @@ async def test_options_are_asked_of_every_line(source, sink):
     write(source, {"text": "x"}, PAIR, {"prompt": "Hi", "responses": ["a"]})
     judge = Judge()
     await scored(
-        source, sink, judge, include=("members", "tokens"), activation="sigmoid", rule="min"
+        source,
+        sink,
+        judge,
+        include=("members", "tokens"),
+        activation="sigmoid",
+        normalize=True,
+        truncation="longest_first",
+        rule="min",
     )
-    assert [(one.include, one.activation) for one in judge.requests] == [
-        (["members", "tokens"], "sigmoid")
-    ] * 3
+    asked = [(one.include, one.activation, one.normalize, one.truncation) for one in judge.requests]
+    assert asked == [(["members", "tokens"], "sigmoid", True, "longest_first")] * 3
     assert judge.requests[2].rule == "min"
     assert [line.get("n") for line in read(sink)] == [None, None, 1]
 

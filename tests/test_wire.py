@@ -153,6 +153,12 @@ def test_inputs_and_the_shorthand_exclude_each_other(fields):
         ("deadline_ms", 0),
         ("truncation", "middle"),
         ("include", ["logits"]),
+        ("deadline_ms", True),
+        ("deadline_ms", "5000"),
+        ("threshold", "0.5"),
+        ("normalize", 1),
+        ("normalize", "yes"),
+        ("attributes", {"quality": True}),
     ],
 )
 def test_an_option_outside_its_values_is_refused(field, value):
@@ -160,6 +166,35 @@ def test_an_option_outside_its_values_is_refused(field, value):
     with pytest.raises(ValidationError) as error:
         wire.ScoreRequest.model_validate({"inputs": [], field: value})
     assert error.value.errors()[0]["loc"][0] == field
+
+
+@pytest.mark.parametrize(
+    ("kind", "given"),
+    [
+        (wire.ScoreRequest, {"inputs": []}),
+        (wire.CompareRequest, {"comparisons": []}),
+        (wire.BestOfNRequest, {"groups": []}),
+    ],
+)
+def test_null_is_an_option_that_is_not_set(kind, given):
+    """Clients of typed languages write every field of theirs."""
+    options = kind.model_fields.keys() - given
+    nulls = dict.fromkeys(options)
+
+    assert kind.model_validate(given | nulls) == kind.model_validate(given)
+
+
+def test_a_turn_as_the_openai_package_writes_it_is_taken():
+    """`message.model_dump()` names what the turn doesn't have."""
+    absent = {"refusal": None, "annotations": [], "audio": None, "function_call": None}
+    turn = {"role": "assistant", "content": "Four.", "tool_calls": None, **absent}
+    asked = {"role": "user", "content": "Two and two?"}
+
+    item = wire.Item(messages=[asked, turn])
+
+    assert item.messages[-1].turn() == {"role": "assistant", "content": "Four."}
+    with pytest.raises(ValidationError, match="no place for it"):
+        wire.Message(role="assistant", content="", refusal="I won't.")
 
 
 @pytest.mark.parametrize(

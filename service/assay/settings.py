@@ -29,6 +29,7 @@ from pydantic import (
 from pydantic_settings import BaseSettings, EnvSettingsSource, NoDecode, SettingsConfigDict
 from pydantic_settings import SettingsError as UndecodableVariable
 
+from assay import validation
 from assay.cards import paths
 from assay.errors import SettingsError, is_name
 
@@ -315,11 +316,10 @@ def load(
     try:
         return _with_named(Settings(**merged), origins), origins
     except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        name = str(first["loc"][0])
+        location, said = validation.first(error, Settings)
+        origin = origins.get(str(location[0]), "?")
         raise SettingsError(
-            f"setting '{'.'.join(map(str, first['loc']))}' (from {origins.get(name, '?')}): "
-            f"{first['msg']}"
+            f"setting '{'.'.join(map(str, location))}' (from {origin}): {said}"
         ) from error
 
 

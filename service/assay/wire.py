@@ -83,6 +83,30 @@ def _absent(value: object) -> bool:
     return value is None
 
 
+def _unset(default: object) -> BeforeValidator:
+    """Return what takes null for an option that isn't set, as many languages' clients write it."""
+    return BeforeValidator(lambda value: default if value is None else value)
+
+
+def _nothing(value: object) -> None:
+    if value not in (None, [], ""):
+        raise ValueError("a chat template has no place for it; leave it out")
+
+
+def _number(value: object) -> object:
+    """Refuse what would be taken for a number: true, and "5000"."""
+    if isinstance(value, bool | str):
+        raise ValueError("send a number")  # noqa: TRY004  pydantic's own way
+    return value
+
+
+# What the openai package writes of a turn that has none of it.
+Nothing = Annotated[Any, AfterValidator(_nothing)]
+Integer = Annotated[int, BeforeValidator(_number)]
+Number = Annotated[float, Field(allow_inf_nan=False), BeforeValidator(_number)]
+Switch = Annotated[bool, Field(strict=True)]
+
+
 # --- requests -------------------------------------------------------------------------------
 
 
@@ -169,6 +193,10 @@ class Message(Request):
     reasoning_content: str | None = None
     reasoning: str | None = Field(default=None, description="vLLM's name of `reasoning_content`.")
     thinking: str | None = Field(default=None, description="gpt-oss's name of it.")
+    refusal: Nothing = Field(default=None, description="Taken where there is none.")
+    annotations: Nothing = Field(default=None, description="Taken where there are none.")
+    audio: Nothing = Field(default=None, description="Taken where there is none.")
+    function_call: Nothing = Field(default=None, description="Taken where there is none.")
 
     # The last, so that it knows what it is beside.
     content: Content | None = Field(
@@ -316,24 +344,33 @@ def _listed(value: object) -> object:
 Items = Annotated[list[Item], BeforeValidator(_listed, json_schema_input_type=Item | list[Item])]
 
 
-Weight = Annotated[float, Field(ge=-1e6, le=1e6, allow_inf_nan=False)]
+Weight = Annotated[Number, Field(ge=-1e6, le=1e6)]
 
 
 class Options(TemplateInputs):
     """What every scoring route understands."""
 
     model: str | None = Field(default=None, description="A served model or ensemble.")
-    activation: Activation = Field(default="none", description="Applied to reported scores only.")
-    normalize: bool = Field(default=False, description="Apply the card's stored mean and std.")
-    on_error: OnError = Field(
-        default="fail", description="One bad item fails the request, or only itself."
+    activation: Annotated[Activation, _unset("none")] = Field(
+        default="none",
+        description="Applied to the answer's `score`, `scores` and `members` only: spread, "
+        "margins, probabilities, selection scores, `min_score` and `expected_best` are of the raw "
+        "reward.",
     )
-    priority: Priority = "interactive"
-    deadline_ms: int | None = Field(default=None, gt=0, le=86_400_000)
+    normalize: Annotated[Switch, _unset(False)] = Field(
+        default=False, description="Apply the card's stored mean and std, before all else."
+    )
+    on_error: Annotated[OnError, _unset("fail")] = Field(
+        default="fail",
+        description="An item that can't be scored fails the request, or only itself. A body that "
+        "isn't of this form is refused as a whole.",
+    )
+    priority: Annotated[Priority, _unset("interactive")] = "interactive"
+    deadline_ms: Integer | None = Field(default=None, gt=0, le=86_400_000)
     truncation: Truncation | None = Field(
         default=None, description="What may be cut from an item over the limit; default the card's."
     )
-    include: list[Include] = Field(
+    include: Annotated[list[Include], _unset([])] = Field(
         default_factory=list,
         description="What else to answer of each response. `/score` has attributes and steps of "
         "every model that gives them, the other routes where they are asked for.",
@@ -341,9 +378,8 @@ class Options(TemplateInputs):
     aggregate: Aggregate | None = Field(
         default=None, description="From steps' scores to one; default the card's."
     )
-    threshold: float | None = Field(
+    threshold: Number | None = Field(
         default=None,
-        allow_inf_nan=False,
         description="A step whose score is below is an error; default the card's.",
     )
     attributes: dict[str, Weight] | None = Field(
@@ -426,11 +462,10 @@ class CompareRequest(Options):
     responses: Compared | None = None
     chosen: str | None = None
     rejected: str | None = None
-    temperature: float = Field(default=1.0, gt=0, allow_inf_nan=False)
-    tie_margin: float = Field(
+    temperature: Annotated[Number, _unset(1.0)] = Field(default=1.0, gt=0)
+    tie_margin: Annotated[Number, _unset(0.0)] = Field(
         default=0.0,
         ge=0,
-        allow_inf_nan=False,
         description="A margin up to this is a tie; of a model that only compares, |P − 0.5|.",
     )
 
@@ -490,16 +525,15 @@ class BestOfNRequest(Options):
     prompt: Prompt | None = None
     responses: list[str] | None = Field(default=None, min_length=1)
     chains: list[Chain] | None = Field(default=None, min_length=1)
-    rule: Rule = "mean"
-    penalty: float | None = Field(
+    rule: Annotated[Rule, _unset("mean")] = "mean"
+    penalty: Number | None = Field(
         default=None,
         ge=0,
         le=1e6,
-        allow_inf_nan=False,
         description="Lambda of 'lower_bound' (default 1) and 'variance_penalty' (default 0.5).",
     )
-    top_k: int = Field(default=1, ge=1)
-    min_score: float | None = Field(default=None, allow_inf_nan=False)
+    top_k: Annotated[Integer, _unset(1)] = Field(default=1, ge=1)
+    min_score: Number | None = None
 
     @model_validator(mode="after")
     def _has_groups(self) -> Self:

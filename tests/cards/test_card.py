@@ -86,7 +86,10 @@ def test_a_card_is_read_whole(tmp_path):
 @pytest.mark.parametrize(
     ("text", "where"),
     [
-        ("sumary = 'A judge.'", "sumary"),
+        ("sumary = 'A judge.'", "sumary: unknown field; did you mean 'summary'?"),
+        ("[templat]\nchat = 'x'", "templat: unknown field; did you mean 'template'?"),
+        ("[heads.reward]\nlayer = []", "heads.reward.layer: unknown field; did you mean 'layers'?"),
+        ("wizard = 1", "wizard: unknown field"),
         ("[limits]\nmax_token = 5", "limits.max_token"),
         ("[limits]\nmax_tokens = 0", "limits.max_tokens"),
         ("[limits]\ntruncation = 'middle'", "limits.truncation"),
@@ -99,7 +102,7 @@ def test_a_card_is_read_whole(tmp_path):
 def test_a_wrong_field_is_named_by_its_path(tmp_path, text, where):
     """What a card states must be right: file and field are named."""
     folder = written(tmp_path, text)
-    with pytest.raises(CheckpointError, match=re.escape(f"{folder / 'card.toml'}: {where}: ")):
+    with pytest.raises(CheckpointError, match=re.escape(f"{folder / 'card.toml'}: {where}")):
         cards.read(folder)
 
 

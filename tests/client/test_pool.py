@@ -115,6 +115,13 @@ async def test_what_is_served_is_asked_for_until_the_deadline(hung):
             await client.models()
 
 
+@pytest.mark.parametrize("path", ["/score", "/v1/score/", "/models"])
+def test_the_address_of_a_route_is_refused(path):
+    """Every path would be asked for below it."""
+    with pytest.raises(errors.InvalidField, match="give the server's address: http://judge:8000"):
+        AsyncClient(f"http://judge:8000{path}")
+
+
 def test_a_client_of_nothing_is_refused():
     """At least one URL."""
     with pytest.raises(errors.InvalidField, match="URL"):

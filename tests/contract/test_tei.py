@@ -279,7 +279,8 @@ def test_unknown_fields_are_taken(served: Server) -> None:
 @pytest.mark.parametrize("path", ["/predict", "/rerank"])
 def test_overload_is_503_with_retry_after(served: Server, path: str) -> None:
     """In TEI's shape, but not its 429, which some clients never retry."""
-    answer = refused(served, path, inputs=PAIRS[0], query="a", texts=["b"])
+    asked = {"inputs": PAIRS[0]} if path == "/predict" else {"query": "a", "texts": ["b"]}
+    answer = refused(served, path, **asked)
 
     assert (answer.status_code, answer.json()["error_type"]) == (503, "Overloaded")
     assert int(answer.headers["retry-after"]) >= 1

@@ -80,6 +80,75 @@ def test_an_option_that_cannot_be_heeded_is_refused_by_name(
         post(served, path, **{**BODIES[path], name: nothing})
 
 
+TEXTS: dict[str, dict[str, Any]] = {
+    "/get_reward": {"query": RESPONSES},
+    "/predict": {"inputs": RESPONSES[0]},
+    "/v1/score": {"query": PROMPT, "items": RESPONSES},
+    "/v1/reranking": {"query": PROMPT, "input": RESPONSES},
+    "/get_feedback": {"batch_prompt": [PROMPT], "batch_response": [RESPONSES[0]]},
+}
+TWO_INPUTS: list[tuple[str, dict[str, Any], str, Any]] = [
+    *((path, {"messages": TALK}, "input", "x") for path in ("/classify", "/pooling")),
+    *((path, {"input": "x"}, "text", "y") for path in ("/classify", "/pooling", "/v1/classify")),
+    ("/judge", {"text": "x"}, "conv", [TALK]),
+    ("/judge", {"text": "x"}, "input", "y"),
+    ("/tokenize", {"messages": TALK}, "prompt", "x"),
+    ("/score", {"queries": PROMPT, "documents": RESPONSES}, "text_1", PROMPT),
+    ("/score", {"text_1": PROMPT, "text_2": RESPONSES}, "queries", [PROMPT]),
+    ("/rerank", {"query": PROMPT, "documents": RESPONSES}, "texts", ["y"]),
+    ("/v2/rerank", {"query": PROMPT, "documents": RESPONSES}, "texts", ["y"]),
+    ("/v1/reranking", TEXTS["/v1/reranking"], "documents", ["y"]),
+    ("/predict", TEXTS["/predict"], "text", "y"),
+    ("/predict", TEXTS["/predict"], "texts", ["y"]),
+    ("/get_reward", TEXTS["/get_reward"], "messages", TALK),
+    ("/reward", BODIES["/reward"], "text", "y"),
+    ("/get_feedback", TEXTS["/get_feedback"], "batch_candidates", [["y", "z"]]),
+]
+NOT_NULL = {"batch_candidates"}
+
+
+@pytest.mark.parametrize(("path", "body", "name", "value"), TWO_INPUTS)
+def test_a_second_input_is_refused_not_dropped(
+    served: Server, path: str, body: dict[str, Any], name: str, value: Any
+) -> None:
+    """One of two would be scored, without a word of the other."""
+    answer = served.http.post(path, json={**body, name: value})
+
+    assert answer.status_code in (400, 422), answer.text
+    assert f"'{name}'" in answer.text
+    post(served, path, **body, **{name: [] if name in NOT_NULL else None})
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "extra", "says"),
+    [
+        ("/predict", TEXTS["/predict"], {"raw_score": True}, "did you mean 'raw_scores'"),
+        ("/rerank", {"query": PROMPT, "texts": ["x"]}, {"raw_score": True}, "'raw_scores'"),
+        ("/rerank", RANKED, {"topn": 1}, "'top_n'"),
+        ("/classify", {"input": "x"}, {"use_activations": True}, "'use_activation'"),
+        ("/v1/score", TEXTS["/v1/score"], {"apply_softmaxes": True}, "'apply_softmax'"),
+        ("/classify", {"messages": [{**TALK[0], "tool_call": []}, TALK[1]]}, {}, "'tool_calls'"),
+        ("/get_reward", TEXTS["/get_reward"], {"activation": "sigmoid"}, "'activation'"),
+        ("/get_reward", TEXTS["/get_reward"], {"normalize": True}, "'normalize'"),
+        ("/get_reward", TEXTS["/get_reward"], {"prompts": ["x"]}, "1 'prompts'"),
+        ("/reward", BODIES["/reward"], {"raw_scores": True}, "'raw_scores'"),
+        ("/predict", TEXTS["/predict"], {"use_activation": False}, "'use_activation'"),
+        ("/predict", TEXTS["/predict"], {"parameters": {"foo": 1}}, "parameter 'foo'"),
+        ("/vertex", {"instances": [{"inputs": "x", "raw_score": True}]}, {}, "'raw_scores'"),
+    ],
+)
+def test_what_would_change_the_number_elsewhere_is_refused(
+    served: Server, path: str, body: dict[str, Any], extra: dict[str, Any], says: str
+) -> None:
+    """A misspelt option, or one of another contract, did nothing; other fields are passed over."""
+    answer = served.http.post(path, json={**body, **extra})
+
+    assert answer.status_code in (400, 422), answer.text
+    assert says in answer.text
+    if extra:
+        post(served, path, **body, user="somebody", metadata={"normalize": True})
+
+
 @pytest.mark.parametrize("path", BODIES)
 def test_a_field_of_the_body_in_the_url_is_refused(served: Server, path: str) -> None:
     """There it would do nothing; what else a gateway writes there is its own."""

@@ -160,14 +160,23 @@ def test_a_role_that_the_template_refuses_is_an_error_with_its_words(tmp_path):
         one(template, source)
 
 
-@pytest.mark.parametrize("said", ["'no: ' ~ m.content", "m.content[:4]"])
-def test_a_refusal_that_quotes_the_conversation_is_not_repeated(tmp_path, said):
+@pytest.mark.parametrize(
+    ("said", "told"),
+    [
+        ("'no: ' ~ m.content", "no: …"),
+        ("m.content ~ ' is no role of ' + m.role", "… is no role of …"),
+        ("'%s after %s' | format(m.content, m.role)", "TemplateError"),
+        ("m.content[:4]", "TemplateError"),
+    ],
+)
+def test_a_refusal_that_quotes_the_conversation_keeps_the_template_s_words(tmp_path, said, told):
     """Messages never contain prompt text, whatever a template says."""
     chat = "{% for m in messages %}{{ raise_exception(" + said + ") }}{% endfor %}"
     template = Template(tokenizers.make(tmp_path, chat=chat))
 
-    with pytest.raises(TemplateRefused, match="refuses the conversation: TemplateError"):
+    with pytest.raises(TemplateRefused) as refused:
         one(template, talk("zzz-secret", "ho"))
+    assert refused.value.message.endswith(f"refuses the conversation: {told}")
 
 
 def test_one_refused_conversation_among_many_is_found(tmp_path):

@@ -89,7 +89,7 @@ CASES = [
     Case("an object as prompt", {**SAID, "prompt": {}}, "send a string, or a list", "prompt"),
     Case("NaN as prompt", '{"prompt": NaN, "response": "b"}', "send a string", "prompt"),
     Case("no messages as prompt", {**SAID, "prompt": []}, "at least 1", "prompt"),
-    Case("a list as response", {**SAID, "response": [SECRET]}, "valid string", "response"),
+    Case("a list as response", {**SAID, "response": [SECRET]}, "the answer's text", "response"),
     Case("a number as text", item(text=1), "valid string", "inputs[1].text"),
     Case("a number as id", item(**SAID, id=7), "valid string", "inputs[1].id"),
     Case("no messages", item(messages=[]), "must end with the assistant", "inputs[1]"),
@@ -231,6 +231,13 @@ CASES = [
         {"prompt": SECRET, "responses": [SECRET]},
         "at least 2",
         "responses",
+        route="/compare",
+    ),
+    Case(
+        "chosen and rejected as conversations",
+        {"prompt": SECRET, "chosen": turns("user", "assistant"), "rejected": turns("assistant")},
+        "the answer's text; the turns before it are the 'prompt'",
+        "chosen",
         route="/compare",
     ),
     Case(

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
-from assay import wire
+from assay import validation, wire
 from assay.api import coding
 from assay.errors import (
     AssayError,
@@ -120,7 +120,7 @@ def from_validation(error: ValidationError, kind: type[wire.Request]) -> AssayEr
     if first["type"] == "extra_forbidden":
         hint = _hint(first["loc"], kind)
         return InvalidField(f"unknown field '{path}'; {hint}", param=path)
-    message = first["msg"].removeprefix("Value error, ")
+    message = validation.sentence(first)
     if path:
         return InvalidField(f"field '{path}': {message}", param=path)
     return InvalidField(message if first["type"] == "value_error" else f"the body: {message}")

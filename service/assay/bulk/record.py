@@ -34,6 +34,9 @@ class Options(_Kept):
     include: tuple[wire.Include, ...] = ("members",)
     activation: wire.Activation = "none"
     rule: wire.Rule | None = None
+    aggregate: wire.Aggregate | None = None
+    normalize: bool = False
+    truncation: wire.Truncation | None = None
 
 
 class Record(_Kept):
@@ -108,6 +111,8 @@ def _write(sink: Path, record: Record) -> None:
 
 
 def _said(value: object) -> str:
+    if isinstance(value, bool):
+        return "on" if value else "off"
     if isinstance(value, tuple):
         return ",".join(sorted(map(str, value))) or "none"
     return "none" if value is None else str(value)

@@ -254,7 +254,7 @@ class _Asking:
                 elements[kind].append(_element(line, kind))
                 places[kind].append(place)
             except (ValidationError, TypeError, InvalidField) as error:
-                answers[place] = {**_echoed(line), "error": _line_error(error)}
+                answers[place] = {**_echoed(line), "error": _line_error(error, kind)}
         tokens = 0
         for kind in _KINDS:
             if elements[kind]:
@@ -284,6 +284,9 @@ class _Asking:
                 if one != "members" or not self.target.only_compares
             ],
             "activation": self.options.activation,
+            "aggregate": self.options.aggregate,
+            "normalize": self.options.normalize,
+            "truncation": self.options.truncation,
             "on_error": "item",
             "priority": "batch",
             **named,
@@ -345,7 +348,7 @@ def _element(line: Line, kind: type[wire.Request]) -> wire.Request:
         ValidationError, TypeError: A field is missing or wrong.
     """
     if found := sorted(_OPTIONS & line.keys()):
-        raise InvalidField(f"'{found[0]}' is an option of requests and would do nothing in a line")
+        raise InvalidField(f"'{found[0]}' would do nothing in a line; give --{found[0]}")
     element = kind(**_known(line, kind))
     route.written(element)
     return element
@@ -355,11 +358,12 @@ def _echoed(line: Line) -> Line:
     return {"id": line["id"]} if isinstance(line.get("id"), str) else {}
 
 
-def _line_error(error: ValidationError | TypeError | InvalidField) -> Line:
+def _line_error(
+    error: ValidationError | TypeError | InvalidField, kind: type[wire.Request]
+) -> Line:
     if isinstance(error, InvalidField):
         return {"code": error.code, "message": error.message}
     if isinstance(error, TypeError):
         return {"code": InvalidField.code, "message": "the line's fields can't be read"}
-    first = error.errors(include_url=False, include_input=False)[0]
-    where = ".".join(str(part) for part in first["loc"])
-    return {"code": InvalidField.code, "message": f"{where}: {first['msg']}".lstrip(": ")}
+    invalid = route.invalid(error, kind)
+    return {"code": invalid.code, "message": invalid.message}

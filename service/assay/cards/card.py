@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Literal, Self
 
 from pydantic import Field, ValidationError, model_validator
 
+from assay import validation
 from assay.cards.mechanism import (
     Head,
     Policy,
@@ -215,6 +216,6 @@ def read(folder: Path) -> Card:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise CheckpointError(f"{path} is not valid TOML: {error}") from error
     except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise CheckpointError(f"{path}: {where}: {first['msg']}") from error
+        location, said = validation.first(error, Card)
+        where = "".join(f"{part}: " for part in [".".join(map(str, location))] if part)
+        raise CheckpointError(f"{path}: {where}{said}") from error

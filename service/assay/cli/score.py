@@ -20,7 +20,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from assay import bulk, wire
+from assay import bulk, validation, wire
 from assay.cli.app import (
     Config,
     Device,
@@ -71,6 +71,20 @@ def score(
     activation: Annotated[
         str, typer.Option("--activation", help="none, or sigmoid: of reported scores.")
     ] = "none",
+    aggregate: Annotated[
+        str | None,
+        typer.Option("--aggregate", help="last, min, prod, mean: of steps; default the card's."),
+    ] = None,
+    normalize: Annotated[
+        bool, typer.Option("--normalize", help="Apply the card's stored mean and std.")
+    ] = False,
+    truncation: Annotated[
+        str | None,
+        typer.Option(
+            "--truncation",
+            help="What is cut over the limit: prompt_start, response_end, longest_first.",
+        ),
+    ] = None,
     device: Device = None,
     dtype: Dtype = None,
     threads: Threads = None,
@@ -96,7 +110,15 @@ def score(
     if url is not None:
         _refuse_loading({**flags, "models": None, "config": config})
     sink = output or file.with_suffix(".scores.jsonl")
-    job = _Job(file, sink, batch, _options(include, rule, activation))
+    options = _options(
+        include=["members", *(include or ())],
+        rule=rule,
+        activation=activation,
+        aggregate=aggregate,
+        normalize=normalize,
+        truncation=truncation,
+    )
+    job = _Job(file, sink, batch, options)
     begin = time.monotonic()
     try:
         if url is not None:
@@ -170,20 +192,17 @@ def _bars() -> Progress:
     )
 
 
-def _options(include: list[str] | None, rule: str | None, activation: str) -> bulk.Options:
+def _options(*, include: list[str], **given: object) -> bulk.Options:
     """Return what to ask beside the lines.
 
     Raises:
         typer.BadParameter: There is no such choice.
     """
-    wanted = list(dict.fromkeys(["members", *(include or ())]))
     try:
-        return bulk.Options.model_validate(
-            {"include": wanted, "rule": rule, "activation": activation}
-        )
+        return bulk.Options.model_validate({"include": list(dict.fromkeys(include)), **given})
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        raise typer.BadParameter(first["msg"], param_hint=f"--{first['loc'][0]}") from None
+        location, said = validation.first(error, bulk.Options)
+        raise typer.BadParameter(said, param_hint=f"--{location[0]}") from None
 
 
 async def _score_here(job: _Job, settings: Settings) -> None:

@@ -32,6 +32,7 @@ _KEEP_ALIVE_S = 60.0  # below the server's 75
 _LONGEST_REST_S = 30.0
 _LONGEST_DEADLINE_MS = 86_400_000
 GRACE_S = 0.25  # for the way back of an answer given at the deadline
+_ROUTES = {"score", "compare", "best-of-n", "tokenize", "models"}
 _answered: set[str] = set()  # addresses; pools come and go with event loops
 _TOO_LATE = "the deadline passed before the request was sent"
 
@@ -273,7 +274,13 @@ def _checked(url: str) -> str:
         raise errors.InvalidField(
             f"'{url}' is not a URL; write http://HOST:PORT{hint}", param="urls"
         )
-    return url.rstrip("/")
+    bare = url.rstrip("/")
+    if bare.rsplit("/", 1)[-1] in _ROUTES:
+        raise errors.InvalidField(
+            f"'{url}' is one route's; give the server's address: {bare.rsplit('/', 1)[0]}",
+            param="urls",
+        )
+    return bare
 
 
 def _key(key: str) -> str:

@@ -13,10 +13,12 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 from pydantic import ValidationError
 from pydantic_core import PydanticSerializationError
 
-from assay import errors, wire
+from assay import errors, validation, wire
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from pydantic import BaseModel
 
 AnswerT = TypeVar("AnswerT", wire.ScoreAnswer, wire.CompareAnswer, wire.BestOfNAnswer)
 EntryT = TypeVar("EntryT", bound=wire.Entry)
@@ -61,7 +63,7 @@ class Route(Generic[EntryT]):
                 place,
                 given if isinstance(given, str) else None,
                 b"",
-                invalid(error, f"{self.field}[{place}]"),
+                invalid(error, self.one, f"{self.field}[{place}]"),
             )
 
     def options(self, given: Mapping[str, Any]) -> wire.Options:
@@ -73,7 +75,7 @@ class Route(Generic[EntryT]):
         try:
             return self.request.model_validate({**given, self.field: []})
         except ValidationError as error:
-            raise invalid(error) from None
+            raise invalid(error, self.request) from None
 
     def _read(self, value: object) -> wire.Item | wire.Comparison | wire.Group:
         if isinstance(value, Mapping):
@@ -87,7 +89,7 @@ class Route(Generic[EntryT]):
         """Return the refusal of something that can't be asked about."""
         return errors.InvalidField(
             f"give a dict, a wire.{self.one.__name__}, or a tuple of prompt and "
-            f"{self.second[0]}; not a {type(value).__name__}"
+            f"{self.second[0]}; not a {_kind(value)}"
         )
 
 
@@ -122,6 +124,12 @@ BEST_OF_N = Route(
 )
 
 
+def _kind(value: object) -> str:
+    """Return what something is; what it holds stays unsaid."""
+    inside = [type(one).__name__ for one in value[:3]] if isinstance(value, tuple) else []
+    return type(value).__name__ + (f" of {', '.join(inside)}" if inside else "")
+
+
 def written(request: wire.Request, *without: str) -> bytes:
     """Return what was set of a request as JSON.
 
@@ -134,12 +142,16 @@ def written(request: wire.Request, *without: str) -> bytes:
         raise errors.InvalidField("a text has a lone surrogate; send whole characters") from None
 
 
-def invalid(error: ValidationError | errors.InvalidField, path: str = "") -> errors.InvalidField:
-    """Return what is wrong in the server's words, below a path; never what was given."""
+def invalid(
+    error: ValidationError | errors.InvalidField, kind: type[BaseModel], path: str = ""
+) -> errors.InvalidField:
+    """Return what is wrong in the server's words, below a path; never what was given.
+
+    `kind` is what was validated.
+    """
     if isinstance(error, errors.InvalidField):
         return errors.InvalidField(f"field '{path}': {error.message}", param=path)
-    first = error.errors(include_url=False, include_input=False)[0]
-    for part in (one for one in first["loc"] if not str(one).startswith("as-")):
+    location, said = validation.first(error, kind)
+    for part in (one for one in location if not str(one).startswith("as-")):
         path += f"[{part}]" if isinstance(part, int) else f".{part}" if path else str(part)
-    message = first["msg"].removeprefix("Value error, ")
-    return errors.InvalidField(f"field '{path}': {message}", param=path)
+    return errors.InvalidField(f"field '{path}': {said}" if path else said, param=path or None)

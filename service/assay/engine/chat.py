@@ -136,12 +136,18 @@ class ChatTemplate:
             return TemplateRefused(
                 f"the model's chat template fails on the conversation ({type(error).__name__})"
             )
-        words = str(error)
+        said = self._own_words(str(error)) or type(error).__name__
+        return TemplateRefused(f"the model's chat template refuses the conversation: {said}")
+
+    def _own_words(self, words: str) -> str:
+        """Return what of an error stands in a template, the rest as dots: it may be the prompt."""
         sources = [self._spec.chat or "", *self._named.values()]
         if not self._spec.chat and not self._named:
             sources.append(self._tokenizer.chat_template or "")
-        said = words if any(words in one for one in sources) else type(error).__name__
-        return TemplateRefused(f"the model's chat template refuses the conversation: {said}")
+        if any(words in one for one in sources):
+            return words
+        found = (_quoted(words, texts) for one in sources for texts in jinja_source.refusals(one))
+        return max(found, key=len, default="")
 
     def check_size(self, talk: Conversation, text: str) -> None:
         """Refuse a text that has grown beyond measure: to tokenize it would hold up everybody.
@@ -379,6 +385,18 @@ class ChatTemplate:
                 messages, chat_template=self._choice, tokenize=False, **inputs
             )
         )
+
+
+def _quoted(words: str, texts: Sequence[str]) -> str:
+    """Return those of a sentence's words that are `texts`, with dots between; "" if one isn't."""
+    said, at = "", 0
+    for text in texts:
+        place = words.find(text, at)
+        if place < 0:
+            return ""
+        said += ("…" if place > at else "") + text
+        at = place + len(text)
+    return said + ("…" if said and at < len(words) else "")
 
 
 def _samples(role: str, name: str, inputs: TemplateInputs) -> Iterator[Conversation]:

@@ -10,6 +10,8 @@ from jinja2 import nodes
 from jinja2.ext import Extension
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from jinja2.parser import Parser
 
 
@@ -37,3 +39,24 @@ def variables(source: str) -> frozenset[str] | None:
     """Return the names that a template looks up; None where it can't be read."""
     tree = parse(source)
     return None if tree is None else frozenset(jinja2.meta.find_undeclared_variables(tree))
+
+
+def refusals(source: str) -> list[tuple[str, ...]]:
+    """Return the texts that stand in each of a template's own errors, in their order."""
+    tree = parse(source)
+    if tree is None:
+        return []
+    calls = (
+        call
+        for call in tree.find_all(nodes.Call)
+        if isinstance(call.node, nodes.Name) and call.node.name == "raise_exception"
+    )
+    texts = ((one.value for arg in call.args for one in _constants(arg)) for call in calls)
+    return [tuple(one for one in some if isinstance(one, str) and one.strip()) for some in texts]
+
+
+def _constants(node: nodes.Node) -> Iterator[nodes.Const]:
+    if isinstance(node, nodes.Const):
+        yield node
+    for child in node.iter_child_nodes():
+        yield from _constants(child)

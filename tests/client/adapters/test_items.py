@@ -6,6 +6,7 @@ import pytest
 
 from assay.client.adapters import items
 from assay.client.adapters.reward import Reward
+from assay.errors import InvalidField
 
 USER = {"role": "user", "content": "Why?"}
 SAID = {"role": "assistant", "content": "So."}
@@ -95,3 +96,17 @@ def test_what_cannot_be_rendered_is_unscorable(server, message):
 def test_a_solution_is_parted_into_steps(response, separator, steps):
     """Blank ones are none."""
     assert items.solution("Why?", response, separator) == {"prompt": "Why?", "steps": steps}
+
+
+@pytest.mark.parametrize(
+    "columns",
+    [
+        {"prompts": ["a", "b"], "responses": ["x"]},
+        {"prompts": ["a"], "responses": ["x"], "tools": [[], []]},
+        {"prompts": ["a", "b"], "responses": ["x", "y"], "documents": [[]]},
+    ],
+)
+def test_columns_of_unequal_length_are_refused(columns):
+    """A reward is of one prompt and its response: nothing is paired by chance or left out."""
+    with pytest.raises(InvalidField, match="give as many of each"):
+        items.pairs(Reward.of("http://127.0.0.1:9", {}), **columns)

@@ -6,6 +6,7 @@ import inspect
 import pytest
 
 from assay.client.adapters import trl
+from assay.errors import InvalidField
 from tests.client.adapters.cases import (
     CHATS,
     PROMPT,
@@ -102,5 +103,5 @@ def test_what_is_async_is_known_to_be(url):
 
 async def test_lengths_that_differ_are_an_error(url, make):
     """Rather than rewards of the wrong rows."""
-    with pytest.raises(ValueError, match="zip"):
+    with pytest.raises(InvalidField, match="3 prompts don't go with 2 responses"):
         await called(make(url), prompts=CHATS, completions=TURNS[:2])

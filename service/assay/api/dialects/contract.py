@@ -1,8 +1,8 @@
 """What every foreign contract has: its paths, its request, its answer, its errors.
 
 A contract never scores: it says what its items are (`engine.template` sources) and spells the
-answer. Unknown optional fields are taken. Where two contracts share a path, or one shares it with a
-native route, the body's top-level keys tell which is meant.
+answer. Unknown optional fields are taken, but for what `unread` refuses. Where two contracts share
+a path, or one shares it with a native route, the body's top-level keys tell which is meant.
 """
 
 from __future__ import annotations
@@ -13,16 +13,16 @@ from array import array
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from fastapi import Response
-from pydantic import AfterValidator, ConfigDict, ValidationError
+from pydantic import AfterValidator, ConfigDict, ValidationError, model_validator
 from starlette.requests import ClientDisconnect
 
-from assay import wire
+from assay import validation, wire
 from assay.api import problems
 from assay.api.body import read
-from assay.api.dialects import tensors
+from assay.api.dialects import tensors, unread
 from assay.api.dialects.chains import in_steps
 from assay.api.dialects.form import JSON
 from assay.api.exchange import CLIENT_CLOSED_REQUEST, scorer_of, unless_gone
@@ -78,9 +78,21 @@ def unheeded(reason: str) -> AfterValidator:
 
 
 class Body(wire.Bounded):
-    """Base of foreign requests."""
+    """Base of foreign requests, and of the objects in them.
+
+    `alternatives` are fields that may each be what is scored, of which a body has one.
+    """
 
     model_config = ConfigDict(extra="allow", frozen=True)
+    alternatives: ClassVar[tuple[str, ...]] = ()
+
+    @model_validator(mode="after")
+    def _says_one_thing(self) -> Self:
+        if self.model_extra:
+            unread.check_spelling(self.model_extra, type(self).model_fields)
+        if self.alternatives:
+            unread.check_one({name: getattr(self, name) for name in self.alternatives})
+        return self
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,6 +232,7 @@ class Contract:
             size = _size(content)
             wanted = await aside(size, lambda: self.request.model_validate(content))
             garbage.note(vars(wanted).values())
+            unread.check_meaning(wanted.model_extra or {}, vars(wanted))
             answer = await unless_gone(request, self.answer(ask, wanted))
             garbage.note(answer.values() if isinstance(answer, dict) else [answer])
             is_written = isinstance(answer, bytes)
@@ -344,10 +357,16 @@ async def _chosen(
 
 
 def _keys(content: Mapping[str, Any]) -> set[str]:
-    """Return a body's keys, and as "list[].key" those of the first object in each list."""
+    """Return a body's keys, and as "list[].key" those of the first object in each list.
+
+    A null input beside another isn't there: clients of typed languages write all that they know.
+    """
+    inputs = unread.INPUTS & content.keys()
+    absent = {name for name in inputs if content[name] is None}
+    absent = absent if absent < inputs else set()
     firsts = {name: one[0] for name, one in content.items() if isinstance(one, list) and one}
     inner = ((name, one) for name, one in firsts.items() if isinstance(one, dict))
-    return {*content, *(f"{name}[].{key}" for name, one in inner for key in one)}
+    return {*(content.keys() - absent), *(f"{name}[].{key}" for name, one in inner for key in one)}
 
 
 def _size(content: Mapping[str, Any]) -> int:
@@ -360,7 +379,7 @@ def _invalid(error: ValidationError, hint: str = "") -> InvalidField:
         return problems.too_many(error)
     first = error.errors(include_url=False, include_input=False)[0]
     path = problems.path_of(first["loc"])
-    message = first["msg"].removeprefix("Value error, ")
+    message = validation.sentence(first)
     told = f"field '{path}': {message}" if path else message
     return InvalidField(told + hint, param=path or None)
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from pydantic import Field, StrictBool, StrictStr, Tag, ValidationError, model_validator
 
-from assay import wire
+from assay import validation, wire
 from assay.api.dialects.contract import Ask, Body, Contract
 from assay.api.dialects.questions import (
     Content,
@@ -261,8 +261,8 @@ def _checked(turns: list[dict[str, Any]]) -> list[wire.Message]:
     try:
         return [wire.Message.model_validate(one) for one in turns]
     except ValidationError as error:
-        message = error.errors(include_url=False, include_input=False)[0]["msg"]
-        raise InvalidField(message.removeprefix("Value error, "), param="input") from None
+        said = validation.sentence(error.errors(include_url=False, include_input=False)[0])
+        raise InvalidField(said, param="input") from None
 
 
 def _said(ask: Ask, content: Said, where: str) -> str:

@@ -8,7 +8,7 @@ the mean of it over an ensemble.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 from pydantic import Field
 
@@ -31,6 +31,7 @@ Pair = Annotated[list[str], Field(min_length=2, max_length=2)]
 class Feedback(Body):
     """Candidates for a preference, or, without any, responses for scores; one for each prompt."""
 
+    alternatives: ClassVar = ("batch_candidates", "batch_response")
     batch_prompt: list[str]
     batch_candidates: list[Pair] = Field(default=[])
     batch_response: list[str] = Field(default=[])

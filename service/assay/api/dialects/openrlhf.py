@@ -6,7 +6,9 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Self
+
+from pydantic import model_validator
 
 from assay.api import problems
 from assay.api.dialects.contract import Ask, Body, Contract, each
@@ -20,7 +22,16 @@ class GetReward(Body):
     """`prompts` and `labels` are sent along, and not needed."""
 
     query: list[str]
+    prompts: Any = None
     model: str | None = None
+
+    @model_validator(mode="after")
+    def _goes_together(self) -> Self:
+        if isinstance(self.prompts, list) and len(self.prompts) != len(self.query):
+            raise ValueError(
+                f"{len(self.prompts)} 'prompts' don't go with {len(self.query)} in 'query'"
+            )
+        return self
 
 
 async def _get_reward(ask: Ask, wanted: GetReward) -> dict[str, Any]:

@@ -13,7 +13,7 @@ told by `instruct`, and answers a bare list.
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from fastapi import APIRouter, Request
 from pydantic import TypeAdapter, ValidationError
@@ -58,6 +58,7 @@ _ADAPTER = unheeded("an adapter is served under a name of its own, which 'model'
 class Classify(Body):
     """`POST /classify`: texts that already went through a template, token ids, or conversations."""
 
+    alternatives: ClassVar = ("text", "input_ids", "conv")
     model: str | None = None
     text: Any = None
     input_ids: Any = None

@@ -39,6 +39,7 @@ from assay.errors import (
     NonFiniteScore,
     Overloaded,
     RequestError,
+    shown,
 )
 from assay.reward.transform import sigmoid
 from assay.scoring import items
@@ -117,6 +118,13 @@ class Parameters(Body):
     function_to_apply: labels.Applied | None = None
     top_k: int | None = Field(default=None, ge=1)
 
+    @model_validator(mode="after")
+    def _is_known(self) -> Self:
+        for name, value in (self.model_extra or {}).items():
+            if value is not None:
+                raise ValueError(f"unknown parameter '{shown(name)}'; leave it out")
+        return self
+
 
 class Predict(_Asked):
     """`inputs` is a text, one pair, or a list of lists, each of a text or a pair."""
@@ -126,7 +134,7 @@ class Predict(_Asked):
     parameters: Parameters | None = None
 
     @model_validator(mode="after")
-    def _says_one_thing(self) -> Self:
+    def _applies_one_thing(self) -> Self:
         said = self.parameters and self.parameters.function_to_apply
         if self.raw_scores and said not in (None, "none"):
             raise ValueError(

@@ -16,7 +16,7 @@ from __future__ import annotations
 import base64
 from dataclasses import replace
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
 from fastapi import APIRouter, Request, Response
@@ -111,6 +111,7 @@ class Asked(Whole):
 class Inputs(Asked, Templated):
     """`input` or a conversation."""
 
+    alternatives: ClassVar = ("input", "messages")
     input: Any = None
     messages: list[Turn] | None = None
     chat_template: Any = None
@@ -149,6 +150,7 @@ class Score(Asked):
 class Tokenize(Templated):
     """`POST /tokenize`."""
 
+    alternatives: ClassVar = ("prompt", "messages")
     model: str | None = None
     prompt: str | None = None
     messages: list[Turn] | None = None
@@ -352,12 +354,20 @@ def _pairs(wanted: Score) -> _Pairs:
     """Return each query with its document.
 
     Raises:
-        InvalidField: One side is missing, or has neither one text nor as many as the other.
+        InvalidField: One side is missing, or has neither one text nor as many as the other, or
+            there is more than a pair of fields.
     """
+    names = dict.fromkeys(name for pair in _PAIRS for name in pair)
+    given = [name for name in names if getattr(wanted, name) is not None]
     for one, other in _PAIRS:
         left, right = getattr(wanted, one), getattr(wanted, other)
         if left is None or right is None:
             continue
+        if more := next((name for name in given if name not in (one, other)), None):
+            raise InvalidField(
+                f"'{more}' beside '{one}' and '{other}', which are scored: send one pair of fields",
+                param=more,
+            )
         queries, documents = _texts(left, one), _texts(right, other)
         if len(queries) == 1:
             queries *= len(documents)

@@ -8,10 +8,10 @@ it.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from itertools import repeat
 from typing import TYPE_CHECKING, Any, get_args
 
 from assay import wire
+from assay.errors import InvalidField
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -47,13 +47,30 @@ def pairs(
 
     `columns` are those of the data for the template, `tools` and `documents`: a value for each
     prompt, or None.
+
+    Raises:
+        InvalidField: There isn't one for each prompt.
     """
     given = {name: column for name, column in columns.items() if column is not None}
-    rows = zip(*given.values(), strict=True) if given else repeat(())
+    rows = together(prompts=prompts, responses=responses, **given)
     return [
-        pair(reward, *both, **dict(zip(given, row, strict=True)))
-        for both, row in zip(zip(prompts, responses, strict=True), rows, strict=False)
+        pair(reward, prompt, response, **dict(zip(given, own, strict=True)))
+        for prompt, response, *own in rows
     ]
+
+
+def together(**columns: Iterable[Any]) -> list[tuple[Any, ...]]:
+    """Return the rows of columns.
+
+    Raises:
+        InvalidField: One column is longer than another.
+    """
+    given = {name: list(column) for name, column in columns.items()}
+    (first, size), *others = ((name, len(column)) for name, column in given.items())
+    for name, other in others:
+        if other != size:
+            raise InvalidField(f"{size} {first} don't go with {other} {name}: give as many of each")
+    return list(zip(*given.values(), strict=True))
 
 
 def solution(prompt: Any, response: str, separator: str | None) -> Item:

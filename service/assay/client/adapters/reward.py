@@ -168,7 +168,7 @@ class Reward(BaseModel):
         try:
             return cls.model_validate({**defaults, **options, "url": url})
         except ValidationError as error:
-            raise invalid(error) from None
+            raise invalid(error, cls) from None
 
     @property
     def label(self) -> str:

@@ -40,7 +40,7 @@ class PRM:
         """Return a score for each step of each output to each question."""
         asked = [
             items.solution(question, output, self.separator)
-            for question, several in zip(questions, outputs, strict=True)
+            for question, several in items.together(questions=questions, outputs=outputs)
             for output in several
         ]
         scores = iter(self.reward.steps(asked, self.reward.ask(asked)))

@@ -1,0 +1,55 @@
+"""What pydantic finds wrong, in our words: one sentence, and the field that would be right."""
+
+from __future__ import annotations
+
+from difflib import get_close_matches
+from typing import TYPE_CHECKING, Any, get_args
+
+from pydantic import BaseModel
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from pydantic import ValidationError
+    from pydantic_core import ErrorDetails
+
+_ANSWERS = {"response", "responses", "chosen", "rejected"}  # often sent as whole conversations
+_SURELY = 0.8  # so much alike are a name and one that is misspelt
+
+
+def first(error: ValidationError, kind: type[BaseModel]) -> tuple[tuple[int | str, ...], str]:
+    """Return where the most telling error is, and what: a misspelt field before a missing one.
+
+    `kind` is what was validated. Values are never repeated.
+    """
+    details = error.errors(include_url=False, include_input=False)
+    found = max(details, key=lambda one: one["type"] == "extra_forbidden")
+    if found["type"] != "extra_forbidden":
+        return found["loc"], sentence(found)
+    *inside, name = found["loc"]
+    near = get_close_matches(str(name), _fields(kind, inside), n=1, cutoff=_SURELY)
+    return found["loc"], f"unknown field; did you mean '{near[0]}'?" if near else "unknown field"
+
+
+def sentence(detail: ErrorDetails) -> str:
+    """Return an error's message: of a check of our own only what that says."""
+    if detail["type"] == "string_type" and _ANSWERS & {*detail["loc"][-2:]}:
+        return "send the answer's text; the turns before it are the 'prompt'"
+    return detail["msg"].removeprefix("Value error, ")
+
+
+def _fields(kind: type[BaseModel], inside: list[int | str]) -> list[str]:
+    """Return the fields of what is at a place inside."""
+    kinds = [kind]
+    for part in inside:
+        fields = [one.model_fields[part] for one in kinds if part in one.model_fields]
+        if fields:  # else the key of a table, or the place in a list
+            kinds = [found for one in fields for found in _models(one.annotation)]
+    return [name for one in kinds for name in one.model_fields]
+
+
+def _models(annotation: Any) -> Iterator[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+    for part in get_args(annotation):
+        yield from _models(part)
