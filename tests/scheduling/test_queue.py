@@ -357,6 +357,24 @@ def test_a_passed_deadline_is_answered_and_not_run():
     ]
 
 
+@pytest.mark.parametrize("looks", range(1, 9))
+@pytest.mark.parametrize("others", [0, 1])
+def test_a_deadline_may_pass_while_a_batch_is_drafted(looks, others):
+    """However often the clock was looked at: the item is taken, or answered and the next is."""
+    clock = Clock()
+    times = iter([0.0] * looks)
+    queue = Queue(lambda: next(times, 5.0), clock.call_later)
+    late = Caller(deadline=5.0).put(queue)
+    patient = [Caller().put(queue, model="other") for _ in range(others)]
+
+    models = {name: loaded(name, BUDGET, shares=False) for name in (MODEL, "other")}
+    taken = [batch.claims[0].ticket for _ in range(1 + others) if (batch := queue.take(models))]
+
+    assert [one.ticket for one in patient] == [one for one in taken if one is not late.ticket]
+    answers = [type(answer) for _, answer in late.answers]
+    assert answers == ([] if late.ticket in taken else [DeadlineExceeded])
+
+
 def test_a_deadline_ahead_is_no_hindrance():
     """Before its deadline an item runs."""
     clock = Clock()

@@ -197,27 +197,28 @@ class Queue:
         batch goes alone. Those whose caller has left are dropped, those whose deadline passed are
         answered; neither costs compute.
         """
-        heads = self._heads(loaded)
-        if not heads:
-            return None
-        model = min(heads, key=lambda name: heads[name].flow.rank)
-        line, spec = self._lines[model], loaded[model]
-        waiting = line.to_compute(shares=spec.shares_prefixes)
-        if only_full and waiting < FULL * spec.budget_tokens:
-            return None
-        self._begin(heads[model])
-        drafted = plan(
-            line,
-            spec.budget_tokens,
-            shares=spec.shares_prefixes,
-            cache=caches.get(model),
-        )
-        self._see_off(line)
-        self._advance(drafted)
-        is_full = line.items > 0 or drafted.forest.tokens >= FULL * spec.budget_tokens
-        claims = tuple(map(self._release, drafted.works))
-        is_alone = drafted.works[0].goes_alone
-        return Taken(model, drafted, claims, is_full and not is_alone, spec.budget_tokens)
+        while heads := self._heads(loaded):
+            model = min(heads, key=lambda name: heads[name].flow.rank)
+            line, spec = self._lines[model], loaded[model]
+            waiting = line.to_compute(shares=spec.shares_prefixes)
+            if only_full and waiting < FULL * spec.budget_tokens:
+                return None
+            self._begin(heads[model])
+            drafted = plan(
+                line,
+                spec.budget_tokens,
+                shares=spec.shares_prefixes,
+                cache=caches.get(model),
+            )
+            self._see_off(line)
+            if not drafted.works:  # the head's deadline passed meanwhile
+                continue
+            self._advance(drafted)
+            is_full = line.items > 0 or drafted.forest.tokens >= FULL * spec.budget_tokens
+            claims = tuple(map(self._release, drafted.works))
+            is_alone = drafted.works[0].goes_alone
+            return Taken(model, drafted, claims, is_full and not is_alone, spec.budget_tokens)
+        return None
 
     def depth(self, model: str) -> tuple[int, int]:
         """Return how many items and tokens wait for a model."""
