@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from assay.engine import faults, trunk, worker
+from assay.engine import faults, loading, trunk
 from assay.engine.messages import ModelSpec
 from tests.fidelity import checkpoints
 
@@ -89,7 +89,7 @@ def test_a_fault_while_a_path_is_verified_is_raised_as_itself(loaded, error):
 def test_a_start_that_a_device_ends_names_the_device_and_its_words(error, says):
     """In one line, without advice about the model."""
     spec = ModelSpec("judge", Path("/judge"), None, "auto", 100, None, None)
-    message = worker.of_the_device(error, "cuda:1", spec)
+    message = loading.of_the_device(error, "cuda:1", spec)
 
     assert message.startswith(says)
     assert "\n" not in message

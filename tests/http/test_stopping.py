@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import re
+import signal
 import socket
 import subprocess
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import psutil
@@ -17,7 +20,6 @@ from tests.http.processes import COMMAND, START_S, WAIT_S, environment, serving,
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
     import httpx
 
@@ -56,6 +58,12 @@ def started(
     finally:
         process.kill()
         process.wait()
+
+
+def handles(process: subprocess.Popen[bytes], number: int) -> bool:
+    """Whether a process has a handler for a signal."""
+    (line,) = re.findall(r"SigCgt:\s*(\w+)", Path(f"/proc/{process.pid}/status").read_text())
+    return bool(int(line, 16) >> (number - 1) & 1)
 
 
 @contextlib.contextmanager
@@ -144,8 +152,9 @@ def accepts(server: Server) -> bool:
 def test_a_server_may_be_stopped_while_it_loads(tiny: Path, tmp_path: Path) -> None:
     """Nothing was accepted: the exit code is 0 and the worker is gone, even one that hangs."""
     with started(tmp_path / "run", tiny) as process:
-        (worker,) = until("it loads", lambda: children(process), START_S)
+        (worker,) = until("it has a worker", lambda: children(process), START_S)
         worker.suspend()
+        until("it handles signals", lambda: handles(process, signal.SIGTERM), START_S)
         process.terminate()
 
         assert process.wait(WAIT_S) == 0

@@ -33,6 +33,7 @@ from assay.cli.app import (
 )
 from assay.cli.terminal import err, out
 from assay.client.client import AsyncClient
+from assay.scheduling import workers
 from assay.scoring import answers, meaning
 from assay.scoring.scorer import Scorer
 from assay.telemetry import logging as logs
@@ -126,7 +127,8 @@ def score(
         else:
             settings = settings_of(flags, config)
             logs.configure("warning")
-            run(_score_here(job, settings))
+            with workers.ahead():
+                run(_score_here(job, settings))
     except typer.Exit:
         _say_what_is_kept(job)
         raise

@@ -33,6 +33,7 @@ from assay.cli.app import (
 )
 from assay.cli.terminal import err
 from assay.errors import SettingsError
+from assay.scheduling import workers
 from assay.scoring.aside import DETACHED
 from assay.scoring.service import Service
 from assay.settings import PREFIX, rereader
@@ -95,9 +96,11 @@ def serve(
     if logs.is_structured():
         logs.adopt_stderr()
     sockets = _sockets(settings)
-    from assay.api import server as servers  # noqa: PLC0415  only `serve` needs HTTP
+    with workers.ahead():
+        from assay.api import server as servers  # noqa: PLC0415  only `serve` needs HTTP
 
-    failure = run(_serve(settings, sockets, rereader(given(flags), config)), servers.loop_factory())
+        serving = _serve(settings, sockets, rereader(given(flags), config))
+        failure = run(serving, servers.loop_factory())
     try:
         if failure is not None:
             stop(failure)

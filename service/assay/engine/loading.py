@@ -1,19 +1,13 @@
-"""The device process: load, verify, warm up, then score batches until the front hangs up.
-
-Started as `python -m assay.engine.worker FD`, where FD is its end of a socket pair. One thread; the
-next batch waits in the socket, so the device goes from batch to batch.
-"""
+"""A model on a device: loaded, verified, compiled where that is worth it, and warm."""
 
 from __future__ import annotations
 
 import logging
-import socket
-import sys
 from typing import TYPE_CHECKING
 
 import torch
 
-from assay.engine import bounds, compilation, faults, foreign, passes, process, warmup
+from assay.engine import bounds, compilation, faults, foreign, warmup
 from assay.engine import trunk as trunks
 from assay.engine.messages import (
     Compile,
@@ -21,12 +15,9 @@ from assay.engine.messages import (
     Loaded,
     ModelSpec,
     Progress,
-    Refused,
     Start,
-    encode,
-    receive,
 )
-from assay.errors import CheckpointError, refusing
+from assay.errors import CheckpointError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -38,38 +29,6 @@ _PREFIX_BYTES = 512 * 2**20  # for the keys and values that a model keeps in a c
 _PREFIX_PART = 0.1  # of a GPU's memory
 
 
-def main() -> None:
-    """Serve the socket whose descriptor is the only argument."""
-    process.follow_the_front()
-    _be_quiet()
-    with socket.socket(fileno=int(sys.argv[1])) as stream:
-        start = receive(stream)
-        if isinstance(start, Start):
-            run(start, stream)
-
-
-def run(start: Start, stream: socket.socket) -> None:
-    """Load what `start` asks for, then answer batches until the stream ends."""
-
-    def send(message: FromWorker) -> None:
-        stream.sendall(encode(message))
-
-    if start.threads is not None:
-        torch.set_num_threads(start.threads)
-    models: dict[str, trunks.Trunk] = {}
-    try:
-        for spec in start.models:
-            try:
-                with refusing(spec.folder):
-                    models[spec.name] = _load(spec, start, send)
-            except CheckpointError as error:
-                send(Refused(spec.name, error.message))
-                return
-        passes.serve(models, stream, send)
-    except (BrokenPipeError, passes.DeviceLost):
-        return
-
-
 def of_the_device(error: Exception, device: str, spec: ModelSpec) -> str:
     """Say what a device did while a model was loaded or verified: nothing about the model."""
     said = faults.first_line(error)
@@ -78,8 +37,8 @@ def of_the_device(error: Exception, device: str, spec: ModelSpec) -> str:
     return f"{device} failed while {spec.name} was loaded ({said}); the fault is the device's"
 
 
-def _load(spec: ModelSpec, start: Start, send: Callable[[FromWorker], None]) -> trunks.Trunk:
-    """Return a model, loaded, verified and warm.
+def load(spec: ModelSpec, start: Start, send: Callable[[FromWorker], None]) -> trunks.Trunk:
+    """Return a model, loaded, verified and warm; `send` tells how far it is.
 
     Raises:
         CheckpointError: It can't be served.
@@ -201,16 +160,3 @@ def _dtype(name: str, device: torch.device, card: Card) -> torch.dtype | None:
         return None
     dtype: torch.dtype = getattr(torch, name)
     return dtype
-
-
-def _be_quiet() -> None:
-    """Leave standard error to what an operator must know."""
-    import transformers  # noqa: PLC0415
-
-    transformers.logging.set_verbosity_error()
-    transformers.logging.disable_progress_bar()
-
-
-if __name__ == "__main__":
-    main()
-    process.end()

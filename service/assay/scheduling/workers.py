@@ -10,12 +10,15 @@ import socket
 import subprocess
 import sys
 import time
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 from assay.engine import messages
 from assay.engine.messages import FRONT_SIGNALS
 from assay.errors import WorkerError
 from assay.scheduling import caches
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 _STOP_S = 5.0
 _LOOK_S = 0.01
@@ -27,10 +30,31 @@ _KEEP_FREED_MEMORY = {
 }
 
 
+_PROGRAM = "assay.engine.worker"
+_ahead: list[tuple[subprocess.Popen[bytes], socket.socket]] = []
+
+
+@contextlib.contextmanager
+def ahead() -> Iterator[None]:
+    """Start the first device process before it is known what it is to load.
+
+    It imports torch meanwhile. One that nobody needed by the end is killed.
+    """
+    _ahead.append(_started(_PROGRAM))
+    try:
+        yield
+    finally:
+        while _ahead:
+            process, stream = _ahead.pop()
+            process.kill()
+            process.wait()
+            stream.close()
+
+
 class Worker:
     """One device process and the stream to it. Use as an async context manager."""
 
-    def __init__(self, start: messages.Start, program: str = "assay.engine.worker") -> None:
+    def __init__(self, start: messages.Start, program: str = _PROGRAM) -> None:
         self._start = start
         self._program = program
         self._process: subprocess.Popen[bytes] | None = None
@@ -44,13 +68,8 @@ class Worker:
 
     async def __aenter__(self) -> Self:
         """Start the process and tell it what to load."""
-        ours, theirs = socket.socketpair()
-        with theirs:
-            self._process = _started(
-                [sys.executable, "-m", self._program, str(theirs.fileno())],
-                theirs.fileno(),
-                _KEEP_FREED_MEMORY | os.environ | caches.variables(),
-            )
+        is_ahead = _ahead and self._program == _PROGRAM
+        self._process, ours = _ahead.pop() if is_ahead else _started(self._program)
         self._reader, self._writer = await asyncio.open_connection(sock=ours)
         try:
             await self.send(self._start)
@@ -110,18 +129,22 @@ class Worker:
         return message
 
 
-def _started(
-    command: list[str], stream: int, environment: dict[str, str]
-) -> subprocess.Popen[bytes]:
+def _started(program: str) -> tuple[subprocess.Popen[bytes], socket.socket]:
     """Start a process that no signal to the group ends before it can say that it ignores these.
 
     systemd and a terminal signal the whole group. A mask is inherited; a loop's own way to start
-    processes may clear it.
+    processes may clear it. Return it with the stream to it.
     """
+    ours, theirs = socket.socketpair()
     before = signal.pthread_sigmask(signal.SIG_BLOCK, FRONT_SIGNALS)
     try:
-        return subprocess.Popen(  # noqa: S603  our own program
-            command, pass_fds=(stream,), env=environment, stdin=subprocess.DEVNULL
-        )
+        with theirs:
+            process = subprocess.Popen(  # noqa: S603  our own program
+                [sys.executable, "-m", program, str(theirs.fileno())],
+                pass_fds=(theirs.fileno(),),
+                env=_KEEP_FREED_MEMORY | os.environ | caches.variables(),
+                stdin=subprocess.DEVNULL,
+            )
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    return process, ours

@@ -1,0 +1,76 @@
+"""The device process: load models, then score batches until the front hangs up.
+
+Started as `python -m assay.engine.worker FD`, where FD is its end of a socket pair. One thread; the
+next batch waits in the socket, so the device goes from batch to batch.
+"""
+
+from __future__ import annotations
+
+import gc
+import socket
+import sys
+from typing import TYPE_CHECKING
+
+from assay.engine import process
+from assay.engine.messages import FromWorker, Refused, Start, encode, receive
+from assay.errors import CheckpointError, refusing
+
+if TYPE_CHECKING:
+    from assay.engine.trunk import Trunk
+
+
+def main() -> None:
+    """Serve the socket whose descriptor is the only argument."""
+    process.follow_the_front()
+    _import()
+    with socket.socket(fileno=int(sys.argv[1])) as stream:
+        start = receive(stream)
+        if isinstance(start, Start):
+            run(start, stream)
+
+
+def run(start: Start, stream: socket.socket) -> None:
+    """Load what `start` asks for, then answer batches until the stream ends."""
+    import torch  # noqa: PLC0415
+
+    from assay.engine import loading, passes  # noqa: PLC0415
+
+    def send(message: FromWorker) -> None:
+        stream.sendall(encode(message))
+
+    if start.threads is not None:
+        torch.set_num_threads(start.threads)
+    models: dict[str, Trunk] = {}
+    try:
+        for spec in start.models:
+            try:
+                with refusing(spec.folder):
+                    models[spec.name] = loading.load(spec, start, send)
+            except CheckpointError as error:
+                send(Refused(spec.name, error.message))
+                return
+        passes.serve(models, stream, send)
+    except (BrokenPipeError, passes.DeviceLost):
+        return
+
+
+def _import() -> None:
+    """Import torch and transformers, and take them out of the garbage collector's sight.
+
+    All of it stays; to look for garbage in it meanwhile was a sixth of a start's processor time.
+    """
+    gc.disable()
+    import transformers  # noqa: PLC0415
+
+    from assay.engine import loading, passes  # noqa: F401, PLC0415
+
+    gc.freeze()
+    gc.enable()
+    # Standard error is for what an operator must know.
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+
+
+if __name__ == "__main__":
+    main()
+    process.end()
