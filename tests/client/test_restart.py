@@ -12,12 +12,14 @@ import httpx
 import pytest
 
 from assay import AsyncClient
+from assay.cards.catalogue import embedded
 from tests.http.processes import COMMAND, START_S, environment, until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+MODEL = embedded() / "starter" / "member-1"
 ITEMS = [{"input_ids": [10 + number % 900, 7, 30 + number // 900, 5]} for number in range(600)]
 CHUNK_BYTES = 600  # about 15 items
 
@@ -36,7 +38,7 @@ def started(folder: Path, port: int) -> Iterator[subprocess.Popen[bytes]]:
     folder.mkdir()
     with (folder / "server.log").open("wb") as sink:
         process = subprocess.Popen(
-            [*COMMAND, "serve", "--port", str(port)],
+            [*COMMAND, "serve", "--port", str(port), str(MODEL)],
             cwd=folder,
             env=environment(device="cpu", threads=1, compile="off"),
             stdout=sink,

@@ -152,14 +152,14 @@ def test_other_devices_go_on_while_one_can_not_be_restarted(judge: Path, tmp_pat
 
 def test_a_reload_whose_worker_hangs_or_dies_changes_nothing(judge: Path, tmp_path: Path) -> None:
     """It may be tried again, and nothing waits for it for ever."""
-    with serving(tmp_path / "run", judge, load_timeout_s=30, **SETTINGS) as server:
+    with serving(tmp_path / "run", judge, load_timeout_s=20, **SETTINGS) as server:
         good = told(server.score(inputs=[PAIR]))
         old = server.worker
         with ThreadPoolExecutor() as pool:
             hung = pool.submit(change, server, "reload")
             until("it loads", lambda: len(workers(server)) == 2)
             next(one for one in workers(server) if one != old).suspend()
-            failed(hung.result(), "said nothing for 30 s while it loaded")
+            failed(hung.result(), "said nothing for 20 s while it loaded")
             died = pool.submit(change, server, "reload")
             until("it loads", lambda: len(workers(server)) == 2)
             next(one for one in workers(server) if one != old).kill()
