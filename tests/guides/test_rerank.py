@@ -62,3 +62,17 @@ def test_infinitys_client_gets_raw_rewards(server: Server, run_example: RunExamp
     assert answer["models"] == [[name, ["classify", "rerank"]] for name in served]
     assert answer["rerank"] == [[index, reward] for index, reward in expected]
     assert answer["classify"] == [["LABEL_0", dict(expected)[1]]]
+
+
+def test_the_vendors_clients_get_what_their_contracts_say(
+    server: Server, run_example: RunExample
+) -> None:
+    """Voyage's and Mixedbread's probabilities, NVIDIA's raw logits."""
+    best = ranked(server)[:2]
+
+    answer = run_example("rerank_with_vendors.py")
+
+    probabilities = [[index, sigmoid(reward)] for index, reward in best]
+    assert answer["voyage"] == probabilities
+    assert answer["mixedbread"] == probabilities
+    assert answer["nvidia"] == [[RESPONSES[index], reward] for index, reward in best]
