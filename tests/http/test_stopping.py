@@ -159,6 +159,7 @@ def test_a_server_may_be_stopped_while_it_loads(tiny: Path, tmp_path: Path) -> N
 
         assert process.wait(WAIT_S) == 0
         assert not worker.is_running()
+    assert "told to stop" in (tmp_path / "run" / "server.log").read_text()
 
 
 def test_a_change_that_a_stop_cuts_short_is_not_recorded_as_done(

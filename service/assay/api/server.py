@@ -124,8 +124,11 @@ class Server(uvicorn.Server):
 
     def _stop(self) -> None:
         if self.should_exit:
+            logger.info("told to stop again: whoever waits is sent away")
             self.force_exit = True
             self._service.kill()
+        else:
+            logger.info("told to stop: what was accepted is answered first")
         self.should_exit = True
         self._service.close()
         if self._reading is not None:
