@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from assay.engine.warmup import LONGEST_BATCH_S, SHORTEST_BATCH_S, SIZES, find_budget
+from assay.engine.warmup import LONGEST_BATCH_S, SHORTEST_BATCH_S, SIZES, Budgets, find_budget
 
 
 class Machine:
@@ -20,15 +20,62 @@ class Machine:
     def __init__(self, seconds):
         self.seconds = seconds
         self.now = 0.0
+        self.longest = 0
 
     def score(self, forest):
         self.now += self.seconds(forest.tokens)
+        self.longest = max(self.longest, forest.tokens)
 
 
 def budget(seconds):
     """Return what is found on such a machine."""
     machine = Machine(seconds)
     return find_budget(machine, clock=lambda: machine.now)
+
+
+def twin(seconds, **changed):
+    """Return a machine of a model's shape."""
+    machine = Machine(seconds)
+    shape = {"hidden_size": 64} | changed
+    machine.model = SimpleNamespace(
+        config=SimpleNamespace(
+            get_text_config=lambda: SimpleNamespace(vocab_size=100),
+            to_diff_dict=lambda: {"_name_or_path": str(id(machine)), **shape},
+        )
+    )
+    machine.forward, machine.attention, machine.is_compiled = "packed", "native", False
+    machine.dtype, machine.parameters, machine.runs = torch.float32, 1000, 0
+    return machine
+
+
+def test_models_of_one_shape_are_timed_once():
+    """An ensemble's members are: a start needn't try all sizes for each."""
+    budgets, seen = Budgets(), []
+
+    def seconds(tokens):
+        seen.append(tokens)
+        return 0.0
+
+    first = budgets.of(twin(seconds))
+    tried = len(seen)
+    second = budgets.of(twin(seconds))
+    assert (second, seen[tried:]) == (first, [first.tokens])
+    budgets.of(twin(seconds, hidden_size=128))
+    assert len(seen) == 2 * tried + 1
+
+
+def test_a_twin_that_does_not_fit_any_more_is_timed_again():
+    """Each takes memory from those behind it."""
+    budgets = Budgets()
+    first = budgets.of(twin(lambda _: 0.0))
+
+    def full(tokens):
+        if tokens > 1024:
+            raise RuntimeError("CUDA out of memory")
+        return 0.0
+
+    second = budgets.of(twin(full))
+    assert (first.tokens, second.tokens, second.most) == (SIZES[-1], 1024, 1024)
 
 
 def test_batches_grow_while_that_pays():
@@ -68,6 +115,14 @@ def test_a_batch_never_takes_longer_than_the_bound():
     found = budget(lambda tokens: 0.3 + 1e-4 * tokens)
 
     assert 0.3 + 1e-4 * found.tokens <= LONGEST_BATCH_S
+
+
+def test_a_size_that_will_take_too_long_is_not_tried():
+    """It would be the longest part of the start."""
+    machine = Machine(lambda tokens: 1e-3 * tokens)
+    find_budget(machine, clock=lambda: machine.now)
+
+    assert machine.longest == 1024
 
 
 def test_even_the_slowest_device_gets_a_budget():

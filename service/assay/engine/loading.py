@@ -37,21 +37,27 @@ def of_the_device(error: Exception, device: str, spec: ModelSpec) -> str:
     return f"{device} failed while {spec.name} was loaded ({said}); the fault is the device's"
 
 
-def load(spec: ModelSpec, start: Start, send: Callable[[FromWorker], None]) -> trunks.Trunk:
+def load(
+    spec: ModelSpec, start: Start, send: Callable[[FromWorker], None], budgets: warmup.Budgets
+) -> trunks.Trunk:
     """Return a model, loaded, verified and warm; `send` tells how far it is.
+
+    `budgets` are those of the models that this process has loaded.
 
     Raises:
         CheckpointError: It can't be served.
     """
     try:
-        return _loaded(spec, start, send)
+        return _loaded(spec, start, send, budgets)
     except Exception as error:
         if not faults.is_fault(error):
             raise
         raise CheckpointError(of_the_device(error, start.device, spec)) from error
 
 
-def _loaded(spec: ModelSpec, start: Start, send: Callable[[FromWorker], None]) -> trunks.Trunk:
+def _loaded(
+    spec: ModelSpec, start: Start, send: Callable[[FromWorker], None], budgets: warmup.Budgets
+) -> trunks.Trunk:
     device = _device(start.device)
     has_compiler = _has_compiler(start.compile)
     if device.type == "cuda":
@@ -70,7 +76,7 @@ def _loaded(spec: ModelSpec, start: Start, send: Callable[[FromWorker], None]) -
         send(Progress(spec.name, "compile", 0.0))
         trunk.compile()
     send(Progress(spec.name, "warm up", 0.0))
-    budget = warmup.find_budget(trunk)
+    budget = budgets.of(trunk)
     trunk.keep_prefixes(_prefix_bytes(spec, device))
     send(
         Loaded(

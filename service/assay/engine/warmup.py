@@ -6,6 +6,7 @@ show, and small enough that a newcomer needn't wait long behind it.
 
 from __future__ import annotations
 
+import json
 import time
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -29,9 +30,11 @@ SHORTEST_BATCH_S = 0.4  # below, one lucky reading would choose a batch that isn
 SHORTEST_FAST_BATCH_S = 0.1  # below, what a batch costs besides its tokens shows
 _AS_FAST = 0.97  # of the fastest rate
 _FASTER = 1.08  # than that, as its neighbour is: no luck, but a batch that fits the caches
+_SURELY = 0.75  # of what is expected: readings are disturbed
 _TIMED_S = 0.2  # a size is run again until it took this long in all
 _MOST_RUNS = 3
 _ITEM_TOKENS = 256
+_NAMES = {"_name_or_path", "transformers_version", "id2label", "label2id"}  # of a configuration
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +70,8 @@ def find_budget(
     tried: list[Budget] = []
     most = sizes[-1]
     for size in sizes:
+        if _expected_s(tried) * _SURELY > LONGEST_BATCH_S:
+            break
         try:
             seconds = _time(trunk, size, clock)
         except (RuntimeError, MemoryError) as error:
@@ -82,6 +87,50 @@ def find_budget(
     if not tried:
         raise CheckpointError(f"a batch of {sizes[0]} tokens exceeds the device's memory")
     return replace(_best(tried), most=most)
+
+
+def _expected_s(tried: Sequence[Budget]) -> float:
+    """Return how long a batch of twice the last size will take: a cost of its own, and a rate."""
+    if len(tried) < 2:
+        return 0.0
+    before, last = (budget.seconds for budget in tried[-2:])
+    return last + 2 * max(0.0, last - before)
+
+
+class Budgets:
+    """What was found on this device: models of one shape, as an ensemble's, are timed once."""
+
+    def __init__(self) -> None:
+        self._known: dict[tuple[object, ...], Budget] = {}
+
+    def of(self, trunk: Trunk) -> Budget:
+        """Return a trunk's budget; raises as `find_budget`."""
+        shape = _shape(trunk)
+        found = self._known.get(shape)
+        if found is None or not _fits(trunk, found.tokens):
+            found = self._known[shape] = find_budget(trunk)
+        return found
+
+
+def _shape(trunk: Trunk) -> tuple[object, ...]:
+    """Return what decides how fast a trunk is, which its numbers don't."""
+    config = trunk.model.config.to_diff_dict()
+    named = {name: config[name] for name in config.keys() - _NAMES}
+    ways = (trunk.forward, trunk.attention, trunk.is_compiled, str(trunk.dtype), trunk.max_tokens)
+    return type(trunk.model), trunk.parameters, json.dumps(named, sort_keys=True, default=str), ways
+
+
+def _fits(trunk: Trunk, tokens: int) -> bool:
+    """Run one batch, which also warms the trunk up; tell whether there was memory for it."""
+    try:
+        trunk.score(_batch(trunk, tokens))
+    except (RuntimeError, MemoryError) as error:
+        if not faults.is_out_of_memory(error):
+            raise
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        return False
+    return True
 
 
 def _best(tried: Sequence[Budget]) -> Budget:

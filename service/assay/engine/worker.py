@@ -33,7 +33,7 @@ def run(start: Start, stream: socket.socket) -> None:
     """Load what `start` asks for, then answer batches until the stream ends."""
     import torch  # noqa: PLC0415
 
-    from assay.engine import loading, passes  # noqa: PLC0415
+    from assay.engine import loading, passes, warmup  # noqa: PLC0415
 
     def send(message: FromWorker) -> None:
         stream.sendall(encode(message))
@@ -41,11 +41,12 @@ def run(start: Start, stream: socket.socket) -> None:
     if start.threads is not None:
         torch.set_num_threads(start.threads)
     models: dict[str, Trunk] = {}
+    budgets = warmup.Budgets()
     try:
         for spec in start.models:
             try:
                 with refusing(spec.folder):
-                    models[spec.name] = loading.load(spec, start, send)
+                    models[spec.name] = loading.load(spec, start, send, budgets)
             except CheckpointError as error:
                 send(Refused(spec.name, error.message))
                 return
