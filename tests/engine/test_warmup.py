@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from assay.engine.warmup import LONGEST_BATCH_S, SHORTEST_BATCH_S, SIZES, Budgets, find_budget
+from assay.errors import CheckpointError
 
 
 class Machine:
@@ -64,17 +65,30 @@ def test_models_of_one_shape_are_timed_once():
     assert len(seen) == 2 * tried + 1
 
 
+def test_what_the_operator_says_is_not_looked_for():
+    """That size alone is run, for its rate; one that doesn't fit the memory is refused."""
+    machine = twin(lambda tokens: 1e-3 * tokens)
+
+    found = Budgets().of(machine, 64)
+
+    assert (found.tokens, machine.longest) == (64, 64)
+    with pytest.raises(CheckpointError, match="512 tokens exceeds the device's memory"):
+        Budgets().of(twin(lambda tokens: full(tokens / 4)), 512)
+
+
+def full(tokens):
+    """Take no time, and no more than some tokens."""
+    if tokens > 64:
+        raise RuntimeError("CUDA out of memory")
+    return 0.0
+
+
 def test_a_twin_that_does_not_fit_any_more_is_timed_again():
     """Each takes memory from those behind it."""
     budgets = Budgets()
     first = budgets.of(twin(lambda _: 0.0))
 
-    def full(tokens):
-        if tokens > 1024:
-            raise RuntimeError("CUDA out of memory")
-        return 0.0
-
-    second = budgets.of(twin(full))
+    second = budgets.of(twin(lambda tokens: full(tokens / 16)))
     assert (first.tokens, second.tokens, second.most) == (SIZES[-1], 1024, 1024)
 
 

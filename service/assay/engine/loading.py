@@ -76,7 +76,7 @@ def _loaded(
         send(Progress(spec.name, "compile", 0.0))
         trunk.compile()
     send(Progress(spec.name, "warm up", 0.0))
-    budget = budgets.of(trunk)
+    budget = budgets.of(trunk, spec.batch_tokens)
     trunk.keep_prefixes(_prefix_bytes(spec, device))
     send(
         Loaded(
@@ -92,7 +92,7 @@ def _loaded(
             outputs=trunk.outputs,
             inputs=trunk.inputs,
             parameters=trunk.parameters,
-            budget_tokens=spec.batch_tokens or budget.tokens,
+            budget_tokens=budget.tokens,
             prefix_pages=trunk.pages.count if trunk.pages else 0,
             tokens_per_s=budget.tokens_per_s,
             most_batch_tokens=budget.most,

@@ -66,7 +66,7 @@ def find_budget(
     Raises:
         CheckpointError: Not even the smallest batch fits.
     """
-    trunk.score(_batch(trunk, sizes[0]))  # first call: allocations, kernels
+    trunk.score(_batch(trunk, min(sizes[0], SIZES[0])))  # first call: allocations, kernels
     tried: list[Budget] = []
     most = sizes[-1]
     for size in sizes:
@@ -103,12 +103,17 @@ class Budgets:
     def __init__(self) -> None:
         self._known: dict[tuple[object, ...], Budget] = {}
 
-    def of(self, trunk: Trunk) -> Budget:
-        """Return a trunk's budget; raises as `find_budget`."""
-        shape = _shape(trunk)
+    def of(self, trunk: Trunk, given: int | None = None) -> Budget:
+        """Return a trunk's budget, of `given` tokens if the operator says so.
+
+        Raises:
+            CheckpointError: That batch doesn't fit, or not even the smallest does.
+        """
+        shape = (_shape(trunk), given)
         found = self._known.get(shape)
         if found is None or not _fits(trunk, found.tokens):
-            found = self._known[shape] = find_budget(trunk)
+            sizes = SIZES if given is None else (given,)
+            found = self._known[shape] = find_budget(trunk, sizes=sizes)
         return found
 
 
