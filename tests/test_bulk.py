@@ -167,9 +167,30 @@ async def test_unknown_fields_are_carried_over(source, sink):
 
 async def test_a_carried_field_never_replaces_the_answers(source, sink):
     """An input's own `score` or `index` gives way."""
-    write(source, {"text": "xx", "score": 99, "index": 7})
+    old = {"score": 99, "scores": [9, 9], "winner": 1, "members": {"x": 1}, "attributes": {"x": 1}}
+    write(source, {"text": "xx", "index": 7, "model": "writer", **old}, {"text": 5, **old})
     await bulk.run(source, sink, Judge())
-    assert [(line["score"], line["index"]) for line in read(sink)] == [(2.0, 0)]
+    scored, failed = read(sink)
+    assert (scored["score"], scored["index"], scored["model"]) == (2.0, 0, "judge")
+    assert (failed["score"], failed["index"], failed["model"]) == (None, 1, "judge")
+    assert not {"members", "attributes"} & (scored.keys() | failed.keys())
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        {**PAIR, "response": "x"},
+        {**PAIR, "messages": [{"role": "assistant", "content": "x"}]},
+        {"prompt": "Hi", "response": "x", "rejected": "y"},
+        {"prompt": "Hi", "responses": ["x", "y"], "text": "z"},
+    ],
+)
+async def test_a_line_of_two_kinds_is_refused(source, sink, line):
+    """One of them would be dropped without a word."""
+    write(source, line)
+    await bulk.run(source, sink, Judge())
+    (answer,) = read(sink)
+    assert "one item or one comparison" in answer["error"]["message"]
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,8 @@
+from array import array
+
+import numpy as np
 import pytest
+import torch
 from pydantic import ValidationError
 
 from assay import wire
@@ -155,6 +159,7 @@ def test_inputs_and_the_shorthand_exclude_each_other(fields):
         ("include", ["logits"]),
         ("deadline_ms", True),
         ("deadline_ms", "5000"),
+        ("deadline_ms", 1e300),
         ("threshold", "0.5"),
         ("normalize", 1),
         ("normalize", "yes"),
@@ -195,6 +200,12 @@ def test_a_turn_as_the_openai_package_writes_it_is_taken():
     assert item.messages[-1].turn() == {"role": "assistant", "content": "Four."}
     with pytest.raises(ValidationError, match="no place for it"):
         wire.Message(role="assistant", content="", refusal="I won't.")
+
+
+@pytest.mark.parametrize("ids", [np.array([5, 6]), torch.tensor([5, 6]), array("i", [5, 6])])
+def test_token_ids_may_be_an_array(ids):
+    """Trainers have these."""
+    assert list(wire.Item(input_ids=ids).input_ids) == [5, 6]
 
 
 @pytest.mark.parametrize(

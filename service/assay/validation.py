@@ -35,7 +35,16 @@ def sentence(detail: ErrorDetails) -> str:
     """Return an error's message: of a check of our own only what that says."""
     if detail["type"] == "string_type" and _ANSWERS & {*detail["loc"][-2:]}:
         return "send the answer's text; the turns before it are the 'prompt'"
+    if detail["type"] == "model_type":
+        return "Input should be an object"
     return detail["msg"].removeprefix("Value error, ")
+
+
+def not_json(reason: str) -> str:
+    """Return why a body isn't JSON; half of a character is what json.dumps writes of a cut text."""
+    if "surrogate" in reason or "hex escape" in reason:
+        reason += ": half of a character, cut in two; send whole characters"
+    return f"the body is not valid JSON: {reason}"
 
 
 def _fields(kind: type[BaseModel], inside: list[int | str]) -> list[str]:

@@ -100,9 +100,16 @@ def _number(value: object) -> object:
     return value
 
 
+def _whole(value: object) -> object:
+    """Refuse a number too large to be whole, before it is taken for a text."""
+    if isinstance(value, float) and 2**53 < abs(value) < float("inf"):
+        raise ValueError("send a whole number")
+    return _number(value)
+
+
 # What the openai package writes of a turn that has none of it.
 Nothing = Annotated[Any, AfterValidator(_nothing)]
-Integer = Annotated[int, BeforeValidator(_number)]
+Integer = Annotated[int, BeforeValidator(_whole)]
 Number = Annotated[float, Field(allow_inf_nan=False), BeforeValidator(_number)]
 Switch = Annotated[bool, Field(strict=True)]
 
@@ -274,7 +281,12 @@ TokenId = Annotated[int, Field(ge=0, le=2**31 - 1, strict=True)]
 
 
 def _token_ids(value: object, check: Callable[[object], list[int]]) -> Sequence[int]:
-    """Take ids that came packed as they are: a list of them needs nine times that."""
+    """Take ids that came packed as they are: a list of them needs nine times that.
+
+    Arrays and tensors are what trainers have.
+    """
+    if hasattr(value, "tolist") and not isinstance(value, array):
+        value = value.tolist()
     is_packed = isinstance(value, array) and (not value or min(value) >= 0)
     return cast("Sequence[int]", value) if is_packed else check(value)
 

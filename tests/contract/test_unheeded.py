@@ -134,6 +134,16 @@ def test_a_second_input_is_refused_not_dropped(
         ("/reward", BODIES["/reward"], {"raw_scores": True}, "'raw_scores'"),
         ("/predict", TEXTS["/predict"], {"use_activation": False}, "'use_activation'"),
         ("/predict", TEXTS["/predict"], {"parameters": {"foo": 1}}, "parameter 'foo'"),
+        (
+            "/classify",
+            {"input": "x"},
+            {"use_activation": True, "activation": False},
+            "'use_activation' and 'activation' contradict",
+        ),
+        ("/v1/rerank", {**RANKED, "top_k": 1}, {"top_n": 2}, "'top_k' beside 'top_n'"),
+        ("/v1/rerank", RANKED, {"instruction": "Find."}, "'instruction'"),
+        ("/v1/score", TEXTS["/v1/score"], {"chat_template": "{{ messages }}"}, "'chat_template'"),
+        ("/v1/score", TEXTS["/v1/score"], {"instruct": "Find."}, "'instruct'"),
         ("/vertex", {"instances": [{"inputs": "x", "raw_score": True}]}, {}, "'raw_scores'"),
     ],
 )

@@ -200,6 +200,16 @@ def test_a_trunk_runs_the_way_that_its_card_says(folder, way):
     assert loaded.forward == way
 
 
+def test_weights_that_give_no_number_are_called_damaged(folder):
+    """Not an architecture that can't be served."""
+    loaded = trunk.load(folder, Card(), device=CPU, dtype=torch.float32)
+    with torch.no_grad():
+        next(loaded.model.parameters())[:] = float("nan")
+
+    with pytest.raises(CheckpointError, match="gives NaN or infinity; its weights are damaged"):
+        loaded.verify()
+
+
 def test_a_trunk_that_cant_run_the_way_that_its_card_says_is_refused(tmp_path):
     """DeBERTa's attention can't be packed; nothing else is done instead, and the way is named."""
     folder = checkpoints.make(tmp_path / "deberta", "deberta-v3", vocabulary=300)

@@ -65,7 +65,7 @@ def answered(server: Server) -> list[dict[str, Any]]:
 def check(lines: list[dict[str, Any]], expected: list[Any]) -> None:
     """Assert that a scored file has HTTP's own numbers, line by line."""
     assert [line.pop("index") for line in lines] == list(range(len(LINES)))
-    assert len({line.pop("revision") for line in lines}) == 1
+    assert len({(line.pop("model"), line.pop("revision")) for line in lines}) == 1
     for line, entry in zip(lines, expected, strict=True):
         if entry is None:
             assert line["error"]["code"] == "invalid_field"

@@ -43,8 +43,8 @@ class Case:
         return self.body.encode() if isinstance(self.body, str) else json.dumps(self.body).encode()
 
 
-def malformed(name: str, body: str | bytes) -> Case:
-    return Case(name, body, "not valid JSON", status=400, code="malformed_body")
+def malformed(name: str, body: str | bytes, says: str = "not valid JSON") -> Case:
+    return Case(name, body, says, status=400, code="malformed_body")
 
 
 def deep(levels: int) -> str:
@@ -65,8 +65,16 @@ CASES = [
     malformed("something behind the body", '{"prompt": "zzz-secret", "response": "b"} more'),
     malformed("single quotes", "{'prompt': 'zzz-secret'}"),
     malformed("bytes that aren't UTF-8", b'{"prompt": "zzz-secret \xff", "response": "b"}'),
-    malformed("a lone high surrogate", '{"prompt": "zzz-secret \\ud83d", "response": "b"}'),
-    malformed("a lone low surrogate", '{"prompt": "zzz-secret \\udc00", "response": "b"}'),
+    malformed(
+        "a lone high surrogate",
+        '{"prompt": "zzz-secret \\ud83d", "response": "b"}',
+        "half of a character, cut in two",
+    ),
+    malformed(
+        "a lone low surrogate",
+        '{"prompt": "zzz-secret \\udc00", "response": "b"}',
+        "half of a character, cut in two",
+    ),
     malformed("100,000 open brackets", "[" * 100_000),
     malformed("5,000 nested objects", deep(5_000)),
     malformed("a number of 5,000 digits", '{"inputs": {"input_ids": [' + "9" * 5_000 + "]}}"),

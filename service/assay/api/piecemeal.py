@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 from pydantic_core import from_json
 
+from assay import validation
 from assay.errors import BodyTooLarge, MalformedBody
 from assay.wire import MOST_ITEMS
 
@@ -229,4 +230,4 @@ def _json(content: bytes | bytearray) -> Any:
         return from_json(content)
     except ValueError as error:
         reason = str(error).partition(" at line ")[0]  # of a piece, which the caller never saw
-        raise MalformedBody(f"the body is not valid JSON: {reason}") from None
+        raise MalformedBody(validation.not_json(reason)) from None

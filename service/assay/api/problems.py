@@ -115,7 +115,7 @@ def from_validation(error: ValidationError, kind: type[wire.Request]) -> AssayEr
     first = max(details, key=_telling)
     if first["type"] == "json_invalid":
         reason = first.get("ctx", {}).get("error", "it can't be parsed")
-        return MalformedBody(f"the body is not valid JSON: {reason}")
+        return MalformedBody(validation.not_json(reason))
     path = path_of(first["loc"])
     if first["type"] == "extra_forbidden":
         hint = _hint(first["loc"], kind)

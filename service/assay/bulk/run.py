@@ -19,7 +19,7 @@ from assay.bulk import record, source
 from assay.bulk.record import Options, Record, Target
 from assay.bulk.tally import Tally
 from assay.client import route
-from assay.errors import BodyTooLarge, Draining, InvalidField, NotReady, Overloaded
+from assay.errors import AssayError, BodyTooLarge, Draining, InvalidField, NotReady, Overloaded
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -32,8 +32,18 @@ _FIRST_LINES = 4
 _SHORT_S = 2.0  # a request that took less is followed by a longer one
 _LONG_S = 8.0
 _AWAY = {kind.code for kind in (NotReady, Overloaded, Draining)}
+_ROUTES: dict[type, route.Route[Any]] = {
+    one.one: one for one in (route.SCORE, route.COMPARE, route.BEST_OF_N)
+}
 _KINDS = (wire.Item, wire.Comparison, wire.Group)
-_KNOWN = frozenset(name for kind in _KINDS for name in kind.model_fields)
+# What a line is scored by, and what its answer has; of an input's columns the others are carried.
+_INPUTS = frozenset(name for kind in _KINDS for name in kind.model_fields) - {"id"}
+_ANSWERS = {
+    wire.Item: frozenset(wire.ScoreEntry.model_fields),
+    wire.Comparison: frozenset(wire.CompareEntry.model_fields),
+    wire.Group: frozenset(wire.BestOfNEntry.model_fields),
+}
+_OF_ALL = {"line", "model", "revision"}
 _OPTIONS = frozenset({"activation", "aggregate", "normalize", "truncation"})  # move a score
 
 
@@ -241,8 +251,8 @@ class _Asking:
                 head, head_tokens = await self.answer(batch[:half], first)
                 tail, tail_tokens = await self.answer(batch[half:], first + half)
                 return head + tail, head_tokens + tail_tokens
-            found = {"error": {"code": error.code, "message": error.message}}
-            return self._finished(batch, [found], first), 0
+            ((_, line),) = batch
+            return self._finished(batch, [_refused(line, self._kind(line), error)], first), 0
 
     async def _asked(self, batch: list[Numbered], first: int) -> tuple[list[Line], int]:
         answers: list[Line] = [{} for _ in batch]
@@ -254,7 +264,7 @@ class _Asking:
                 elements[kind].append(_element(line, kind))
                 places[kind].append(place)
             except (ValidationError, TypeError, InvalidField) as error:
-                answers[place] = {**_echoed(line), "error": _line_error(error, kind)}
+                answers[place] = _refused(line, kind, _line_error(error, kind))
         tokens = 0
         for kind in _KINDS:
             if elements[kind]:
@@ -320,10 +330,11 @@ class _Asking:
         revision = self.target.revision
         return [
             {
-                **_unknown(line),
+                **_carried(line, self._kind(line)),
                 **answer,
                 **({"line": number} if "error" in answer else {}),
                 "index": first + place,
+                "model": self.target.model,
                 "revision": revision,
             }
             for place, ((number, line), answer) in enumerate(zip(batch, answers, strict=True))
@@ -334,36 +345,53 @@ def _known(line: Line, kind: type[wire.Request]) -> Line:
     return {key: value for key, value in line.items() if key in kind.model_fields}
 
 
-def _unknown(line: Line) -> Line:
-    """Return a line's own columns; what it calls `error` would be taken for the answer's."""
-    return {key: value for key, value in line.items() if key not in _KNOWN and key != "error"}
+def _carried(line: Line, kind: type[wire.Request]) -> Line:
+    """Return a line's own columns; what it calls as the answer does would be taken for that."""
+    own = line.keys() - _INPUTS - _ANSWERS[kind] - _OF_ALL
+    return {key: value for key, value in line.items() if key in own}
 
 
 def _element(line: Line, kind: type[wire.Request]) -> wire.Request:
     """Return what is asked of a line.
 
     Raises:
-        InvalidField: It has an option of requests, which would be passed over, or half of a
-            character, which no request can carry.
+        InvalidField: It has an option of requests, or what another kind of line is scored by,
+            which would be passed over; or half of a character, which no request can carry.
         ValidationError, TypeError: A field is missing or wrong.
     """
     if found := sorted(_OPTIONS & line.keys()):
         raise InvalidField(f"'{found[0]}' would do nothing in a line; give --{found[0]}")
+    for name in sorted((_INPUTS & line.keys()) - kind.model_fields.keys()):
+        if line[name] is not None:
+            raise InvalidField(
+                f"'{name}' isn't of a line with {_like(kind)}: a line is one item or one comparison"
+            )
     element = kind(**_known(line, kind))
     route.written(element)
     return element
 
 
-def _echoed(line: Line) -> Line:
-    return {"id": line["id"]} if isinstance(line.get("id"), str) else {}
+def _like(kind: type[wire.Request]) -> str:
+    """Return what tells a kind of line."""
+    if kind is wire.Item:
+        return "'response', 'steps', 'messages', 'text' or 'input_ids'"
+    return "'chosen' or 'responses'" if kind is wire.Comparison else "'responses' or 'chains'"
+
+
+def _refused(line: Line, kind: type[wire.Request], error: AssayError) -> Line:
+    """Return the answer of a line that has no score; it keeps its id."""
+    own = line.get("id")
+    told = wire.ItemError(code=error.code, message=error.message)
+    entry = _ROUTES[kind].refused(0, own if isinstance(own, str) else None, told)
+    found: Line = entry.model_dump(mode="json")
+    return found
 
 
 def _line_error(
     error: ValidationError | TypeError | InvalidField, kind: type[wire.Request]
-) -> Line:
+) -> InvalidField:
     if isinstance(error, InvalidField):
-        return {"code": error.code, "message": error.message}
+        return error
     if isinstance(error, TypeError):
-        return {"code": InvalidField.code, "message": "the line's fields can't be read"}
-    invalid = route.invalid(error, kind)
-    return {"code": invalid.code, "message": invalid.message}
+        return InvalidField("the line's fields can't be read")
+    return route.invalid(error, kind)

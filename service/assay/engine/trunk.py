@@ -158,6 +158,12 @@ class Trunk:
         """
         sample = self._sample()
         expected = self._expected(sample)
+        if not expected.isfinite().all():
+            raise CheckpointError(
+                f"{type(self.model).__name__}: the model's own forward pass gives NaN or infinity; "
+                f"its weights are damaged, or {str(self.dtype).removeprefix('torch.')} is too "
+                "narrow for them"
+            )
         if self.device.type == "cpu":
             compilation.prepack(self.model.base_model)
             activations.steady(self.model.base_model)

@@ -218,6 +218,8 @@ def test_nothing_asked_is_nothing_answered(server):
     [
         ({"modle": "a"}, "field 'modle'"),
         ({"clip": (1.0,)}, "field 'clip"),
+        ({"clip": (5.0, -5.0)}, "the lowest reward, then a higher one"),
+        ({"clip": (float("nan"), 1.0)}, "the lowest reward, then a higher one"),
         ({"uncertainty_penalty": -1.0}, "field 'uncertainty_penalty'"),
         ({"uncertainty_penalty": float("nan")}, "field 'uncertainty_penalty'"),
         ({"activation": "tanh"}, "field 'activation'"),

@@ -72,6 +72,8 @@ def test_the_prompt_may_be_messages(server):
     expected = natively(server, [{"prompt": CHATS[0], "response": SAID[0]}])
     assert [function(**given(SAID[0], prompt=messages))] == expected
     assert [function(**given(SAID[0], chat=messages), prompt_key="chat")] == expected
+    named = verl.reward(server.url, prompt_key="chat")
+    assert [named(**given(SAID[0], chat=messages))] == expected
 
 
 def test_no_prompt_is_an_error(url):

@@ -4,7 +4,7 @@ One answer has the fields of Cohere, Jina and vLLM. `relevance_score` is a proba
 σ(reward). vLLM's `use_activation: false`, under any of its names, asks for raw rewards. Documents
 come back on all paths but Cohere's `/v2/rerank`, unless `return_documents` says otherwise.
 A document over the model's limit is cut, as these servers cut, and so is one of more tokens than
-`max_tokens_per_doc`; how many were is in the header `x-assay-truncated`. Instructions and
+`max_tokens_per_doc`; how many were is in the header `x-assay-truncated`. Instructions are refused,
 priorities of these contracts change nothing.
 """
 

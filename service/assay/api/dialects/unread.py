@@ -24,7 +24,13 @@ INPUTS = frozenset(
     }
 )
 # What changes the number in some contract, or natively.
-_CHANGES = frozenset({"activation", "use_activation", "function_to_apply", "aggregate"})
+_CHANGES = frozenset(
+    {
+        *("activation", "use_activation", "function_to_apply", "aggregate", "chat_template"),
+        *("instruction", "instruct"),
+    }
+)
+_BEST = {"top_n": "top_k", "top_k": "top_n"}  # one contract's name and another's
 _SWITCHES = frozenset({"normalize", "raw_scores", "softmax", "apply_softmax"})  # off is nothing
 _ALIKE = 0.85
 _LONGEST_NAME = 64
@@ -59,6 +65,8 @@ def check_meaning(extra: Mapping[str, Any], fields: Mapping[str, Any]) -> None:
         if name in INPUTS and value not in (None, [], ""):
             scored = next((one for one in fields if one in INPUTS and fields[one]), "query")
             message = f"'{name}' beside '{scored}', which is scored here: send one of them"
+        elif value is not None and fields.get(_BEST.get(name, "")) is not None:
+            message = f"'{name}' beside '{_BEST[name]}': send one of them"
         elif (name in _CHANGES and value is not None) or (name in _SWITCHES and value):
             message = f"'{name}' isn't an option of this contract; leave it out"
         else:

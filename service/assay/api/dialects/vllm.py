@@ -16,11 +16,11 @@ from __future__ import annotations
 import base64
 from dataclasses import replace
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NamedTuple, Self
 
 import numpy as np
 from fastapi import APIRouter, Request, Response
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from assay import __version__, wire
 from assay.api.dialects import rows
@@ -97,10 +97,20 @@ class Asked(Whole):
         return Cutting("longest_first" if self.truncate_prompt_tokens is not None else None)
 
     @property
+    def _said(self) -> dict[str, bool]:
+        names = ("use_activation", "activation", "softmax", "normalize")
+        return {name: one for name in names if (one := getattr(self, name)) is not None}
+
+    @model_validator(mode="after")
+    def _activates_or_not(self) -> Self:
+        if len({*self._said.values()}) > 1:
+            raise ValueError(f"{' and '.join(map(repr, self._said))} contradict: send one of them")
+        return self
+
+    @property
     def activates(self) -> bool | None:
         """What was said of activation, if anything."""
-        names = (self.use_activation, self.activation, self.softmax, self.normalize)
-        return next((one for one in names if one is not None), None)
+        return next(iter(self._said.values()), None)
 
     def shown(self, judged: Judged) -> float:
         """Return an item's reward as it was asked for."""

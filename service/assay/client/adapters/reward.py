@@ -16,7 +16,7 @@ import math
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Annotated, Any, Self, TypeAlias, TypedDict
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from assay import errors, wire
 from assay.client import reading
@@ -90,6 +90,12 @@ def _sequence(value: object) -> object:
     return value
 
 
+def _ordered(value: tuple[float, float]) -> tuple[float, float]:
+    if not value[0] < value[1]:  # NaN isn't, either
+        raise ValueError("give the lowest reward, then a higher one")
+    return value
+
+
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 
 
@@ -125,11 +131,13 @@ class Reward(BaseModel):
         default=0.0, ge=0, description="Taken off for each standard deviation of an ensemble."
     )
     length_penalty: Finite = Field(
-        default=0.0, description="Taken off for each token that the model reads of the item."
+        default=0.0,
+        description="Taken off for each token that the model reads of the item: prompt, response "
+        "and template. Below 0 it is a bonus.",
     )
-    clip: Annotated[tuple[float, float], BeforeValidator(_sequence)] | None = Field(
-        default=None, description="The lowest and the highest reward."
-    )
+    clip: (
+        Annotated[tuple[float, float], BeforeValidator(_sequence), AfterValidator(_ordered)] | None
+    ) = Field(default=None, description="The lowest and the highest reward.")
     unscorable: float | None = Field(
         default=None,
         description="The reward of an item that can't be scored. None leaves it out where a "

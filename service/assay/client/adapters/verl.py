@@ -8,6 +8,7 @@ has the reward `unscorable`, 0 unless given.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from assay import errors
@@ -26,22 +27,31 @@ _PROMPT_KEYS = ("prompt", "question")
 _OWN = ("reward_router_address", "reward_model_tokenizer")  # verl's, for models it serves itself
 
 
-def reward(url: Urls, **options: Unpack[Options]) -> Function[float]:
+def reward(
+    url: Urls, *, prompt_key: str | None = None, **options: Unpack[Options]
+) -> Function[float]:
     """Return a `compute_score` with its options.
 
     In a file of your own: `compute_score = verl.reward("http://localhost:8000", model="judge")`.
     """
-    return Function(_score, Reward.of(url, options, unscorable=UNSCORABLE))
+    asked = partial(_score, prompt_key=prompt_key)
+    return Function(asked, Reward.of(url, options, unscorable=UNSCORABLE))
 
 
-def async_reward(url: Urls, **options: Unpack[Options]) -> AsyncFunction[float]:
+def async_reward(
+    url: Urls, *, prompt_key: str | None = None, **options: Unpack[Options]
+) -> AsyncFunction[float]:
     """Return the same as an async function."""
-    return AsyncFunction(_async_score, Reward.of(url, options, unscorable=UNSCORABLE))
+    asked = partial(_async_score, prompt_key=prompt_key)
+    return AsyncFunction(asked, Reward.of(url, options, unscorable=UNSCORABLE))
 
 
-def batch_reward(url: Urls, **options: Unpack[Options]) -> Function[list[float]]:
+def batch_reward(
+    url: Urls, *, prompt_key: str | None = None, **options: Unpack[Options]
+) -> Function[list[float]]:
     """Return the same for the reward manager `batch`."""
-    return Function(_scores, Reward.of(url, options, unscorable=UNSCORABLE))
+    asked = partial(_scores, prompt_key=prompt_key)
+    return Function(asked, Reward.of(url, options, unscorable=UNSCORABLE))
 
 
 def compute_score(
