@@ -302,10 +302,14 @@ async def test_a_column_called_error_is_not_the_answers(source, sink, own):
 
 
 async def test_a_wrong_line_keeps_its_id(source, sink):
-    """`id` is echoed beside an error, too."""
-    write(source, {"id": "mine", "text": 5})
+    """`id` is echoed beside an error, too, and may be a number, as in RewardBench's rows."""
+    write(source, {"id": "mine", "text": 5}, {"id": 30, "text": 5}, {"id": 31, "text": "xx"})
     await bulk.run(source, sink, Judge())
-    assert [line["id"] for line in read(sink)] == ["mine"]
+    assert [(line["id"], line["score"]) for line in read(sink)] == [
+        ("mine", None),
+        (30, None),
+        (31, 2.0),
+    ]
 
 
 async def test_comparisons_give_accuracy(source, sink):

@@ -145,6 +145,7 @@ def test_a_second_input_is_refused_not_dropped(
         ("/v1/score", TEXTS["/v1/score"], {"chat_template": "{{ messages }}"}, "'chat_template'"),
         ("/v1/score", TEXTS["/v1/score"], {"instruct": "Find."}, "'instruct'"),
         ("/vertex", {"instances": [{"inputs": "x", "raw_score": True}]}, {}, "'raw_scores'"),
+        ("/vertex", {"instances": [{"inputs": "x", "text": "y"}]}, {}, "'text' beside 'inputs'"),
     ],
 )
 def test_what_would_change_the_number_elsewhere_is_refused(

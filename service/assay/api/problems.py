@@ -145,6 +145,8 @@ def _hint(location: tuple[int | str, ...], kind: type[wire.Request]) -> str:
         return f'send "inputs": [{{"{name}": {_ITEMS[name]}}}]'
     if name == "messages" and "inputs" not in kind.model_fields:
         return "send the turns before the responses as 'prompt'"
+    if location == ("query",) and "inputs" in kind.model_fields:
+        return "did you mean 'prompt'? A rerank is for /rerank, OpenRLHF's body for /get_reward"
     near = _nearest(location, kind)
     return f"did you mean '{near}'?" if near else "remove it or check its spelling"
 

@@ -342,12 +342,15 @@ class _Asking:
 
 
 def _known(line: Line, kind: type[wire.Request]) -> Line:
-    return {key: value for key, value in line.items() if key in kind.model_fields}
+    """Return what a line is asked by; an `id` that is a number is a column like others."""
+    known = {key: value for key, value in line.items() if key in kind.model_fields}
+    return known if isinstance(line.get("id", ""), str) else known | {"id": None}
 
 
 def _carried(line: Line, kind: type[wire.Request]) -> Line:
     """Return a line's own columns; what it calls as the answer does would be taken for that."""
     own = line.keys() - _INPUTS - _ANSWERS[kind] - _OF_ALL
+    own |= line.keys() & {"id"}
     return {key: value for key, value in line.items() if key in own}
 
 

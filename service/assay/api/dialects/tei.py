@@ -24,7 +24,7 @@ from pydantic import BeforeValidator, Discriminator, Field, Tag, model_validator
 
 from assay import __version__
 from assay.api import problems
-from assay.api.dialects import labels
+from assay.api.dialects import labels, unread
 from assay.api.dialects.contract import Ask, Body, Contract, told
 from assay.api.dialects.rerank import ranked
 from assay.api.exchange import scorer_of
@@ -245,6 +245,7 @@ async def _vertex(ask: Ask, wanted: Vertex) -> dict[str, list[Any]]:
     """Answer every instance; those that ask alike are read together."""
     alike: dict[tuple[str | None, bool | None, Cutting], list[int]] = {}
     for place, one in enumerate(wanted.instances):
+        unread.check_meaning(one.model_extra or {}, vars(one))
         key = (one.model or wanted.model, one.truncate, one.cutting)
         alike.setdefault(key, []).append(place)
     found: dict[int, list[Any]] = {}
