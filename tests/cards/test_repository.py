@@ -124,6 +124,22 @@ def test_a_folder_with_pickles_only_is_refused(models):
     )
 
 
+@pytest.mark.parametrize("name", ["tokenizer.json", "config.json", "card.toml", "x.safetensors"])
+@pytest.mark.parametrize("where", ["judge", "judge/one"])
+def test_a_pipe_in_a_folder_is_refused_unread(models, name, where):
+    """To read it would take for ever, and every later change would wait behind it."""
+    judge = checkpoint(models / "judge")
+    if where != "judge":
+        (judge / "card.toml").write_text(ENSEMBLE)
+        checkpoint(judge / "one")
+        checkpoint(judge / "other")
+    (models / where / name).unlink(missing_ok=True)
+    os.mkfifo(models / where / name)
+
+    for reference in ("judge", str(judge)):
+        assert f"{name} is a pipe, a device or a socket" in refusal(reference, models)
+
+
 def test_a_folder_without_weights_is_refused(models):
     """There is nothing to load."""
     folder = checkpoint(models / "judge")

@@ -6,10 +6,12 @@ A name is a folder of the model repository; a path is a checkpoint folder; anyth
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
 import shlex
+import stat
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from pathlib import Path
@@ -219,6 +221,7 @@ def has_weights(folder: Path, card: cards.Card) -> bool:
 
 def _named(name: str, folder: Path, repository: Path) -> Found:
     """Return a folder of the repository; weights that aren't there are the card's source's."""
+    _check_regular(folder)
     if not _has_card(folder):
         return _described(name, folder, repository)
     card = cards.read(folder)
@@ -332,7 +335,24 @@ def _folder(path: str) -> Path:
         raise CheckpointError(
             f"{path} is not a folder; give the folder that holds config.json and *.safetensors"
         )
-    return paths.of(path).resolve()
+    folder = paths.of(path).resolve()
+    _check_regular(folder)
+    return folder
+
+
+def _check_regular(folder: Path) -> None:
+    """Refuse a pipe, a device or a socket in a folder: to read one may take for ever.
+
+    Raises:
+        CheckpointError: There is one.
+    """
+    for path in sorted(folder.iterdir()):
+        with contextlib.suppress(FileNotFoundError):  # a link to nothing
+            mode = path.stat().st_mode
+            if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+                raise CheckpointError(
+                    f"{path} is a pipe, a device or a socket, not a file; take it out of the folder"
+                )
 
 
 def _looks_like_hub_id(reference: str) -> bool:
@@ -414,6 +434,7 @@ def _policy(name: str, folder: Path, card: cards.Card) -> tuple[Checkpoint, ...]
 def _checkpoint(name: str, folder: Path, card: cards.Card) -> Checkpoint:
     if not folder.is_dir():
         raise CheckpointError(f"{name}: {folder} is not a folder")
+    _check_regular(folder)
     folder = paths.readable(folder)
     if adapter.is_adapter(folder):
         base = paths.readable(adapter.base_folder(folder, _fetch))
