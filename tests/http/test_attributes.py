@@ -126,7 +126,7 @@ def test_models_name_their_attributes(families: Server) -> None:
         ("crew", {"attributes": {"quality": 1}}, "it has none", "attributes"),
         ("dpo", {"attributes": {"quality": 1}}, "it has none", "attributes"),
         ("odin", {"attributes": {}}, "at least 1", "attributes"),
-        ("odin", {"attributes": {"quality": "much"}}, "valid number", "attributes.quality"),
+        ("odin", {"attributes": {"quality": "much"}}, "send a number", "attributes.quality"),
         ("odin", {"attributes": {"quality": 1e9}}, "less than", "attributes.quality"),
         ("odin", {"attributes": ["quality"]}, "an object", "attributes"),
         ("odin", {"attributes": {"quality": 1}, "normalize": True}, "one of the two", "normalize"),

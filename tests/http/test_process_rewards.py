@@ -285,7 +285,7 @@ REFUSALS = {
     "an unknown aggregate": ("math", CHAIN, {"aggregate": "max"}, "'prod' or 'mean'", "aggregate"),
     "an aggregate of one number": ("tiny", PAIR, {"aggregate": "min"}, "no steps", "aggregate"),
     "a threshold of one number": ("tiny", PAIR, {"threshold": 0.5}, "no steps", "threshold"),
-    "a threshold in words": ("math", CHAIN, {"threshold": "low"}, "valid number", "threshold"),
+    "a threshold in words": ("math", CHAIN, {"threshold": "low"}, "send a number", "threshold"),
     "attributes of steps": (
         "math",
         CHAIN,

@@ -27,10 +27,9 @@ class GetReward(Body):
 
     @model_validator(mode="after")
     def _goes_together(self) -> Self:
-        if isinstance(self.prompts, list) and len(self.prompts) != len(self.query):
-            raise ValueError(
-                f"{len(self.prompts)} 'prompts' don't go with {len(self.query)} in 'query'"
-            )
+        sent = self.prompts if isinstance(self.prompts, list) else []
+        if sent and len(sent) != len(self.query):
+            raise ValueError(f"{len(sent)} 'prompts' don't go with {len(self.query)} in 'query'")
         return self
 
 
