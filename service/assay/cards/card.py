@@ -217,5 +217,6 @@ def read(folder: Path) -> Card:
         raise CheckpointError(f"{path} is not valid TOML: {error}") from error
     except ValidationError as error:
         location, said = validation.first(error, Card)
-        where = "".join(f"{part}: " for part in [".".join(map(str, location))] if part)
-        raise CheckpointError(f"{path}: {where}{said}") from error
+        where = ".".join(map(str, location))
+        told = f"{where}: {said}" if where else said
+        raise CheckpointError(f"{path}: {told}") from error

@@ -2,21 +2,13 @@
 
 from __future__ import annotations
 
-import logging
 from typing import TYPE_CHECKING
 
 import torch
 
 from assay.engine import bounds, compilation, faults, foreign, warmup
 from assay.engine import trunk as trunks
-from assay.engine.messages import (
-    Compile,
-    FromWorker,
-    Loaded,
-    ModelSpec,
-    Progress,
-    Start,
-)
+from assay.engine.messages import Compile, FromWorker, Loaded, ModelSpec, Progress, Start
 from assay.errors import CheckpointError
 
 if TYPE_CHECKING:
@@ -24,7 +16,6 @@ if TYPE_CHECKING:
 
     from assay.cards.card import Card
 
-logger = logging.getLogger("assay.worker")
 _PREFIX_BYTES = 512 * 2**20  # for the keys and values that a model keeps in a computer's memory
 _PREFIX_PART = 0.1  # of a GPU's memory
 
