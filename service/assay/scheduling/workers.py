@@ -4,21 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
-import signal
-import socket
-import subprocess
-import sys
 import time
 from typing import TYPE_CHECKING, Self
 
+from assay import processes
 from assay.engine import messages
-from assay.engine.messages import FRONT_SIGNALS
 from assay.errors import WorkerError
 from assay.scheduling import caches
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    import subprocess
 
 _STOP_S = 5.0
 _LOOK_S = 0.01
@@ -31,24 +26,11 @@ _KEEP_FREED_MEMORY = {
 
 
 _PROGRAM = "assay.engine.worker"
-_ahead: list[tuple[subprocess.Popen[bytes], socket.socket]] = []
 
 
-@contextlib.contextmanager
-def ahead() -> Iterator[None]:
-    """Start the first device process before it is known what it is to load.
-
-    It imports torch meanwhile. One that nobody needed by the end is killed.
-    """
-    _ahead.append(_started(_PROGRAM))
-    try:
-        yield
-    finally:
-        while _ahead:
-            process, stream = _ahead.pop()
-            process.kill()
-            process.wait()
-            stream.close()
+def ahead() -> contextlib.AbstractContextManager[None]:
+    """Start the first device process before it is known what it is to load; see `processes`."""
+    return processes.ahead(_PROGRAM, _variables())
 
 
 class Worker:
@@ -68,8 +50,7 @@ class Worker:
 
     async def __aenter__(self) -> Self:
         """Start the process and tell it what to load."""
-        is_ahead = _ahead and self._program == _PROGRAM
-        self._process, ours = _ahead.pop() if is_ahead else _started(self._program)
+        self._process, ours = processes.start(self._program, _variables())
         self._reader, self._writer = await asyncio.open_connection(sock=ours)
         try:
             await self.send(self._start)
@@ -129,22 +110,5 @@ class Worker:
         return message
 
 
-def _started(program: str) -> tuple[subprocess.Popen[bytes], socket.socket]:
-    """Start a process that no signal to the group ends before it can say that it ignores these.
-
-    systemd and a terminal signal the whole group. A mask is inherited; a loop's own way to start
-    processes may clear it. Return it with the stream to it.
-    """
-    ours, theirs = socket.socketpair()
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, FRONT_SIGNALS)
-    try:
-        with theirs:
-            process = subprocess.Popen(  # noqa: S603  our own program
-                [sys.executable, "-m", program, str(theirs.fileno())],
-                pass_fds=(theirs.fileno(),),
-                env=_KEEP_FREED_MEMORY | os.environ | caches.variables(),
-                stdin=subprocess.DEVNULL,
-            )
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-    return process, ours
+def _variables() -> dict[str, str]:
+    return _KEEP_FREED_MEMORY | processes.environment() | caches.variables()
