@@ -320,64 +320,6 @@ def test_a_damaged_config_is_blamed_on_itself(tmp_path):
         Template(tmp_path)
 
 
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        ("<pad><pad>ab<pad>", "ab"),
-        ("ab", "ab"),
-        ("a<pad>b", "a<pad>b"),
-        ("<pad><pad>", ""),
-        ("", ""),
-        ("<pad", "<pad"),
-    ],
-)
-def test_padding_is_taken_from_either_end(tmp_path, text, expected):
-    """And from nowhere else."""
-    assert Template(tokenizers.make(tmp_path)).tokenizer.without_padding(text) == expected
-
-
-class Watched(str):
-    """A text that counts how many of its characters are looked at."""
-
-    __slots__ = ("__dict__",)
-    looked = 0
-
-    def startswith(self, prefix, *bounds):
-        self.looked += len(prefix)
-        return super().startswith(prefix, *bounds)
-
-    def endswith(self, suffix, *bounds):
-        self.looked += len(suffix)
-        return super().endswith(suffix, *bounds)
-
-    def __getitem__(self, part):
-        found = super().__getitem__(part)
-        self.looked += len(found)
-        return found
-
-
-@pytest.mark.parametrize(
-    ("form", "rest"),
-    [
-        ("{pads}ab", "ab"),
-        ("ab{pads}", "ab"),
-        ("{pads}ab{pads}", "ab"),
-        ("{pads}a{pads}b", "a{pads}b"),
-        ("{pads}", ""),
-    ],
-)
-def test_padding_is_taken_off_in_time_that_is_linear_in_it(tmp_path, form, rest):
-    """Old clients leave thousands of tokens of it: each is looked at once, and one more a run."""
-    template = Template(tokenizers.make(tmp_path))
-    pads = 5_000 * "<pad>"
-    text = Watched(form.format(pads=pads))
-
-    kept = template.tokenizer.without_padding(text)
-
-    assert kept == rest.format(pads=pads)
-    assert len(pads) <= text.looked <= len(text) + 2 * len("<pad>")
-
-
 TEXTS = ["ab", "<s>ab", "ab</s>", "<s>ab</s>"]
 
 

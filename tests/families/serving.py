@@ -11,11 +11,13 @@ import torch
 from assay import wire
 from assay.engine import trunk as trunks
 from assay.engine.template import Rendered
+from assay.prompts import resolution
 from assay.scheduling.pages import PrefixCache
 from assay.scheduling.planner import Flow, Line, Work, plan
 from assay.scoring import contests, items, meaning, targets
 from assay.scoring.scorer import Scored
 from assay.settings import Settings
+from tests import resolving
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
 
     from assay.engine.template import Source
     from assay.errors import AssayError
+    from assay.prompts.models import Model
     from assay.scoring.meaning import Verdict, Wish
 
 BUDGET = 200
@@ -35,10 +38,14 @@ class Served:
 
     def __init__(self, folder: Path, *, compiled: bool = True) -> None:
         settings = Settings(models=(str(folder),))
-        self.target = targets.load(settings).default
+        self.target = resolving.load(settings).default
         self.trunks = [_trunk(model, compiled=compiled) for model in self.target.members]
-        for model, trunk in zip(self.target.members, self.trunks, strict=True):
-            model.template.token_ids.hold_to(trunk.inputs)
+        wanted = targets.wanted(settings)
+        self.templates = [
+            resolution.template_of(model.checkpoint, wanted) for model in self.target.members
+        ]
+        for template, trunk in zip(self.templates, self.trunks, strict=True):
+            template.token_ids.hold_to(trunk.inputs)
         self.caches = [
             PrefixCache(trunk.pages.count) if trunk.pages else None for trunk in self.trunks
         ]
@@ -79,7 +86,7 @@ class Served:
     def _run(
         self, member: int, sources: Sequence[Source], cache: PrefixCache | None
     ) -> list[np.ndarray | AssayError]:
-        trunk, template = self.trunks[member], self.target.members[member].template
+        trunk, template = self.trunks[member], self.templates[member]
         line = Line(lambda _: False, count())
         found: list[np.ndarray | AssayError | None] = [None] * len(sources)
         places: dict[Work, int] = {}
@@ -99,10 +106,10 @@ class Served:
         return [one for one in found if one is not None]
 
 
-def _trunk(model: targets.Model, *, compiled: bool) -> trunks.Trunk:
+def _trunk(model: Model, *, compiled: bool) -> trunks.Trunk:
     trunk = trunks.load(
         model.checkpoint.folder,
-        model.template.token_ids.in_ids(model.checkpoint.card),
+        model.facts.card_in_ids,
         device=torch.device("cpu"),
         dtype=torch.float32,
     )

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from assay.errors import SettingsError
-from assay.scoring import targets
 from assay.settings import Settings
+from tests import resolving
 from tests.families.layout import ITEMS, SINGLE
 from tests.families.process import HENS, LAID
 from tests.http.conftest import MEAN, OTHERWISE, STD
@@ -265,7 +265,7 @@ def test_a_composite_of_what_isnt_there_stops_the_start(
     settings = Settings(models=models, composites={"c": composite})
 
     with pytest.raises(SettingsError) as caught:
-        targets.load(settings)
+        resolving.load(settings)
 
     assert says in caught.value.message
 

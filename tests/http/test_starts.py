@@ -10,8 +10,8 @@ from typer.testing import CliRunner
 
 from assay.cli.app import app
 from assay.errors import CheckpointError, SettingsError, UnknownTarget
-from assay.scoring import targets
 from assay.settings import Settings, load
+from tests import resolving
 from tests.http import checkpoints, processes
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ def unresolved(*models: Path | str) -> str:
     """Return what the front process says of models it can't resolve."""
     settings = Settings(models=tuple(map(str, models)))
     with pytest.raises(CheckpointError) as caught:
-        targets.load(settings)
+        resolving.load(settings)
     return caught.value.message
 
 
@@ -70,7 +70,7 @@ def test_a_whole_checkpoint_loads(copy: Path) -> None:
     model, _ = engine.load(copy, Card(), device=torch.device("cpu"), dtype=torch.float32)
 
     assert model.config.num_labels == 1
-    assert list(targets.load(Settings(models=(str(copy),))).by_name) == ["copied"]
+    assert list(resolving.load(Settings(models=(str(copy),))).by_name) == ["copied"]
 
 
 def test_a_missing_head_is_named(copy: Path) -> None:
@@ -212,7 +212,7 @@ def test_a_wrong_card_is_named_with_its_field(copy: Path) -> None:
 def test_two_models_of_one_name_are_refused(tiny: Path) -> None:
     """A request must name one of them."""
     with pytest.raises(SettingsError, match="is to be served twice under one name; give it once"):
-        targets.load(Settings(models=(str(tiny), str(tiny))))
+        resolving.load(Settings(models=(str(tiny), str(tiny))))
 
 
 def test_two_folders_of_one_name_are_refused_with_the_options_that_name_them(
@@ -225,14 +225,14 @@ def test_two_folders_of_one_name_are_refused_with_the_options_that_name_them(
     one, other = str(tmp_path / "a/hf"), str(tmp_path / "b c/hf")
 
     with pytest.raises(SettingsError) as caught:
-        targets.load(Settings(models=(one, other)))
+        resolving.load(Settings(models=(one, other)))
 
     assert caught.value.message == (
         f"two served models are named 'hf', '{one}' and '{other}'; name them, such as by "
         f"--name a-hf={one} --name 'b c-hf={other}'"
     )
     settings, _ = load({"names": {"a-hf": one, "b c-hf": other}})
-    assert list(targets.load(settings).by_name) == ["a-hf", "b c-hf"]
+    assert list(resolving.load(settings).by_name) == ["a-hf", "b c-hf"]
 
 
 def test_a_model_is_known_by_the_path_that_it_was_given_as(
@@ -241,7 +241,7 @@ def test_a_model_is_known_by_the_path_that_it_was_given_as(
     """In requests, and as a part of what is made of several."""
     monkeypatch.chdir(bare.parent)
     paths = (str(tiny), "./bare/")
-    served = targets.load(
+    served = resolving.load(
         Settings(
             models=paths,
             ensembles={"both": paths},
@@ -264,7 +264,7 @@ def test_a_path_under_two_cards_names_neither(tiny: Path, tmp_path: Path) -> Non
         (tmp_path / "models" / name).mkdir(parents=True)
         (tmp_path / "models" / name / "card.toml").write_text("")
 
-    served = targets.load(
+    served = resolving.load(
         Settings(models=(f"one={tiny}", f"other={tiny}"), repository=tmp_path / "models")
     )
 
@@ -280,7 +280,7 @@ def test_a_hub_id_is_asked_for_as_what_it_is(tiny: Path, tmp_path: Path) -> None
     snapshot.parent.mkdir(parents=True)
     snapshot.symlink_to(tiny)
 
-    served = targets.load(Settings(models=(str(snapshot), "starter")))
+    served = resolving.load(Settings(models=(str(snapshot), "starter")))
 
     assert served.asked_for == ["org/judge", "starter"]
 

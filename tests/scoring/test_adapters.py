@@ -6,10 +6,10 @@ import pytest
 
 from assay.cards.catalogue import embedded
 from assay.engine.template import Conversation
-from assay.scoring import targets
 from assay.scoring.scorer import Scorer
 from assay.settings import Settings
 from assay.telemetry.metrics import Metrics
+from tests import resolving
 from tests.engine import test_adapter as adapters
 from tests.fidelity import texts
 
@@ -44,11 +44,11 @@ async def test_an_adapter_is_served_as_peft_scores_it(folder):
 def test_the_revision_is_of_adapter_and_base(folder):
     """Another base, or another scale of the adapter, is another model."""
     settings = Settings(models=(str(folder),))
-    revisions = [targets.load(settings).default.revision]
+    revisions = [resolving.load(settings).default.revision]
     adapters.edit_config(folder, lora_alpha=8)
-    revisions.append(targets.load(settings).default.revision)
-    base = targets.load(settings).default.members[0].checkpoint.base
+    revisions.append(resolving.load(settings).default.revision)
+    base = resolving.load(settings).default.members[0].checkpoint.base
     config = base / "config.json"
     config.write_text(config.read_text().replace("}", " }", 1))
-    revisions.append(targets.load(settings).default.revision)
+    revisions.append(resolving.load(settings).default.revision)
     assert len(set(revisions)) == 3

@@ -4,8 +4,8 @@ import shutil
 
 import pytest
 
-from assay.scoring import targets
 from assay.settings import Settings
+from tests import resolving
 from tests.http import checkpoints
 
 CARD = "[score]\noutputs = ['reward']\n[statistics]\nmean = 0.25\nstd = 2.0\n"
@@ -45,7 +45,7 @@ def folders(tmp_path_factory):
 def served(folders, **options):
     """Return what is served of the two, of both as an ensemble, and of composites."""
     models = tuple(map(str, folders))
-    return targets.load(Settings(models=models, ensembles={"both": ("one", "other")}, **options))
+    return resolving.load(Settings(models=models, ensembles={"both": ("one", "other")}, **options))
 
 
 def test_a_composites_revision_is_of_all_that_makes_it(folders):
@@ -87,6 +87,6 @@ def test_a_cards_statistics_and_limits_are_of_its_revision(folders, tmp_path, li
     other = shutil.copytree(folders[0], tmp_path / "one")
     (other / "card.toml").write_text(CARD.replace(line, instead))
 
-    before, after = (targets.load(Settings(models=(str(one),))) for one in (folders[0], other))
+    before, after = (resolving.load(Settings(models=(str(one),))) for one in (folders[0], other))
 
     assert before.default.revision != after.default.revision

@@ -8,8 +8,8 @@ from safetensors.torch import load_file, save_file
 
 from assay.cards import catalogue
 from assay.errors import CheckpointError
-from assay.scoring import targets
 from assay.settings import Settings
+from tests import resolving
 from tests.families import layout as layouts
 from tests.families import process, scalar
 
@@ -45,7 +45,7 @@ def copied(folder, to, **changed):
 def refusal(folder):
     """Return what a start says of a folder."""
     with pytest.raises(CheckpointError) as error:
-        targets.load(Settings(models=(str(folder),)))
+        resolving.load(Settings(models=(str(folder),)))
     return error.value.message
 
 
@@ -116,7 +116,7 @@ def test_a_token_that_was_only_added_is_no_reason(built, tmp_path):
     own.add_tokens(["<never-rendered>"])
     own.save_pretrained(folder)
 
-    assert targets.load(Settings(models=(str(folder),))).default.name == "model"
+    assert resolving.load(Settings(models=(str(folder),))).default.name == "model"
 
 
 def test_an_ensembles_statistics_are_of_its_members(built, tmp_path):

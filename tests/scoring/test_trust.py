@@ -5,10 +5,10 @@ import pytest
 
 from assay.engine.template import Conversation
 from assay.errors import CheckpointError, SettingsError
-from assay.scoring import targets
 from assay.scoring.scorer import Scorer
 from assay.settings import Settings, load
 from assay.telemetry.metrics import Metrics
+from tests import resolving
 from tests.engine import own_code
 from tests.http import checkpoints
 
@@ -37,7 +37,7 @@ async def score(*models, trusted=()):
 
 def revision(folder):
     """Return the revision that Assay reports."""
-    return targets.load(Settings(models=(str(folder),))).default.revision
+    return resolving.load(Settings(models=(str(folder),))).default.revision
 
 
 async def test_a_trusted_model_is_served_by_its_own_code(brought, tmp_path):

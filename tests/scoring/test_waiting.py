@@ -1,7 +1,6 @@
 """How long a request may wait, and what callers do to each other, with a real device process."""
 
 import asyncio
-import threading
 
 import psutil
 import pytest
@@ -135,24 +134,15 @@ async def test_what_waits_for_a_caller_who_left_leaves_with_it(tiny):
 
 
 async def test_a_deadline_that_comes_before_an_item_is_tokenized_is_told_at_once(tiny):
-    """Whoever else the thread that tokenizes is busy for."""
-    held, going_on = threading.Event(), threading.Event()
+    """Whoever else the process that renders is busy for."""
     async with serving(tiny) as scorer:
         await scorer.ready()
         target = scorer.target(None)
-        template = target.members[0].template
-
-        class Slow:
-            def render_all(self, sources, truncation):
-                held.set()
-                going_on.wait(60)
-                return template.render_all(sources, truncation)
-
-        busy = asyncio.create_task(scorer._render_thread.render(Slow(), items(1), "prompt_start"))
-        await asyncio.to_thread(held.wait)
+        await scorer.score(target, items(1))
+        busy = psutil.Process(scorer._renderers["tiny"].pid)
+        busy.suspend()
         outcome = await scorer.score(target, items(3), deadline_s=0.05)
-        going_on.set()
-        await busy
+        busy.resume()
 
     assert [type(one.error) for one in outcome.items] == [DeadlineExceeded] * 3
     assert outcome.tokens == 0

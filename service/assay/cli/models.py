@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from assay.cards.card import Card, Golden
+    from assay.prompts.models import Inspected, Reading
     from assay.settings import Settings
 
 _AROUND = 4  # tokens shown before and after the one that is read
@@ -124,7 +125,7 @@ async def _inspect(reference: str, settings: Settings, form: str) -> None:
         )
 
 
-def _show(found: inspection.Inspected) -> None:
+def _show(found: Inspected) -> None:
     out.print(Text(found.name, style="bold"), "", found.family)
     for doubt in (*found.doubts, *found.notices):
         out.print(Text("doubt", style="yellow"), doubt)
@@ -140,7 +141,7 @@ def _show(found: inspection.Inspected) -> None:
         err.print(Text("no sample", style="yellow"), found.no_reading)
 
 
-def _show_reading(reading: inspection.Reading) -> None:
+def _show_reading(reading: Reading) -> None:
     """Print the tokens around the places that are read in a sample."""
     tokens = [repr(token)[1:-1] for token in reading.tokens]
     places = ", ".join(map(str, reading.places)) or "all of them"
@@ -151,7 +152,7 @@ def _show_reading(reading: inspection.Reading) -> None:
         out.print(" ", before, Text(tokens[place], style="bold reverse"), after)
 
 
-def _content(found: inspection.Inspected) -> dict[str, Any]:
+def _content(found: Inspected) -> dict[str, Any]:
     """Return what `--json` prints."""
     reading = found.reading
     return {

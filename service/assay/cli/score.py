@@ -33,6 +33,7 @@ from assay.cli.app import (
 )
 from assay.cli.terminal import err, out
 from assay.client.client import AsyncClient
+from assay.prompts import loader
 from assay.scheduling import workers
 from assay.scoring import answers, meaning
 from assay.scoring.scorer import Scorer
@@ -127,7 +128,7 @@ def score(
         else:
             settings = settings_of(flags, config)
             logs.configure("warning")
-            with workers.ahead():
+            with workers.ahead(), loader.ahead():
                 run(_score_here(job, settings))
     except typer.Exit:
         _say_what_is_kept(job)

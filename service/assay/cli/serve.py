@@ -33,6 +33,7 @@ from assay.cli.app import (
 )
 from assay.cli.terminal import err
 from assay.errors import SettingsError
+from assay.prompts import loader
 from assay.scheduling import workers
 from assay.scoring.aside import DETACHED
 from assay.scoring.service import Service
@@ -96,7 +97,7 @@ def serve(
     if logs.is_structured():
         logs.adopt_stderr()
     sockets = _sockets(settings)
-    with workers.ahead():
+    with workers.ahead(), loader.ahead():
         from assay.api import server as servers  # noqa: PLC0415  only `serve` needs HTTP
 
         serving = _serve(settings, sockets, rereader(given(flags), config))

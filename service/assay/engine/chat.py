@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import jinja2
 import jinja2.defaults
 
-from assay.engine import jinja_source, spelling
+from assay.engine import jinja_source, sandbox, spelling
 from assay.engine.spelling import NO_INPUTS, Conversation, TemplateInputs
 from assay.engine.time_limit import Overrun, TimeLimit
 from assay.errors import CheckpointError, InvalidField, TemplateRefused
@@ -76,9 +76,12 @@ _TALKS: dict[str, list[list[Message]]] = {
 _MARKS = ("QmarkoneQ", "QmarktwoQ")
 # Jinja's and transformers' own, which a variable of that name would hide.
 _GLOBALS = {*jinja2.defaults.DEFAULT_NAMESPACE, "raise_exception", "strftime_now"}
-_LIMIT = TimeLimit(5.0)  # of a round that takes some milliseconds
+_LIMIT = TimeLimit(2.0)  # of a round that takes some milliseconds
 _ALWAYS_TAKEN = 1 << 20  # characters of the text that a template makes of an item
 _MOST_GROWTH = 16  # times what the item has, beyond these
+
+
+sandbox.tighten()
 
 
 class ChatTemplate:

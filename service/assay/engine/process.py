@@ -24,6 +24,11 @@ def follow_the_front() -> None:
     for one in FRONT_SIGNALS:
         signal.signal(one, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, FRONT_SIGNALS)
+    end_with_the_parent()
+
+
+def end_with_the_parent() -> None:
+    """End at once where the process that started this one does."""
     with contextlib.suppress(OSError, AttributeError):  # Linux alone
         ctypes.CDLL(None).prctl(_PARENT_DEATH_SIGNAL, signal.SIGKILL)
 

@@ -171,7 +171,7 @@ class Tokenizer:
         """Whether segment ids are among what its models read."""
         return "token_type_ids" in self.hf.model_input_names
 
-    # --- what it cuts, and pads -------------------------------------------------------------
+    # --- what it cuts -------------------------------------------------------------
 
     @property
     def truncation_side(self) -> Side:
@@ -182,38 +182,6 @@ class Tokenizer:
         """Return how many tokens a sequence may have, by tokenizer and config.json."""
         bounds = [one for one in (stated_tokens(config), steady_tokens(config)) if one is not None]
         return int(min(self.hf.model_max_length, *bounds, _UNLIMITED))
-
-    def without_padding(self, text: str) -> str:
-        """Return a text without the padding tokens that stand before and after it.
-
-        Of a padding token that is EOS, too, one is left behind it.
-        """
-        pad, eos = self.hf.pad_token, self.hf.eos_token
-        if not pad:
-            return text
-        begin, end = 0, len(text)
-        while text.startswith(pad, begin, end):
-            begin += len(pad)
-        while text.endswith(pad, begin, end):
-            end -= len(pad)
-        kept = text[begin:end]
-        return kept + pad if pad == eos and end < len(text) else kept
-
-    def ids_without_padding(self, ids: list[int]) -> list[int]:
-        """Return ids without the padding that stands before and after them.
-
-        Of EOS, which clients pad with, too, one is left behind them.
-        """
-        pad, eos = self.hf.pad_token_id, self.hf.eos_token_id
-        begin, end = 0, len(ids)
-        is_its_own = pad is not None and pad not in (eos, self.hf.bos_token_id)
-        while is_its_own and begin < end and ids[begin] == pad:
-            begin += 1
-        while is_its_own and begin < end and ids[end - 1] == pad:
-            end -= 1
-        while end - begin > 1 and ids[end - 1] == ids[end - 2] == eos:
-            end -= 1
-        return ids[begin:end]
 
 
 def checked(ids: list[int] | None) -> list[int]:

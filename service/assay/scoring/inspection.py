@@ -2,52 +2,25 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Literal
+from dataclasses import replace
+from typing import TYPE_CHECKING, Literal
 
 from assay import wire
-from assay.cards import repository
+from assay.cards import code
 from assay.engine.messages import OUTLINE, ModelSpec, Refused, Start
 from assay.engine.truncation import Cutting
-from assay.errors import AssayError, CheckpointError, refusing
+from assay.errors import AssayError, CheckpointError
+from assay.prompts.loader import Loader
 from assay.scheduling.workers import Worker
 from assay.scoring import items, meaning, targets
 from assay.scoring.aside import aside
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-    from pathlib import Path
-
-    from assay.cards.card import Card
-    from assay.engine.template import Rendered, Template
+    from assay.prompts.models import Inspected, Model
+    from assay.prompts.renderer import Looked
     from assay.scoring.scorer import Scorer
     from assay.scoring.targets import Part, Target
     from assay.settings import Settings
-
-
-@dataclass(frozen=True, slots=True)
-class Reading:
-    """A sample as a model reads it: its tokens, and the places that heads read."""
-
-    tokens: list[str]
-    places: list[int]
-
-
-@dataclass(frozen=True, slots=True)
-class Inspected:
-    """What a checkpoint was found to be, and why it can't be served, if it can't."""
-
-    name: str
-    folder: Path
-    family: str
-    card: Card
-    doubts: tuple[str, ...]
-    notes: tuple[str, ...]
-    notices: tuple[str, ...] = ()  # what an operator should know, and may leave as it is
-    reading: Reading | None = None
-    no_reading: str = ""
-    roles: Mapping[str, str] = field(default_factory=dict)  # ours -> the chat template's own
-    problem: AssayError | None = None
 
 
 async def find(reference: str, settings: Settings) -> Inspected:
@@ -58,42 +31,34 @@ async def find(reference: str, settings: Settings) -> Inspected:
     Raises:
         CheckpointError: It can't be told what it is.
     """
-    trusted = {entry.rpartition("@")[0] for entry in settings.trust_remote_code}
-    found = repository.find(reference, settings.repository, trusted=trusted)
-    said = Inspected(found.name, found.folder, found.family, found.card, found.doubts, found.notes)
+    async with Loader(targets.wanted(settings), timeout_s=settings.load_timeout_s) as loader:
+        said = await loader.inspect(reference)
     try:
-        with refusing(reference):
-            for one in repository.source(found).checkpoints:
-                template = targets.template_of(one, settings)
-                if said.reading is None and not said.no_reading:
-                    said = replace(said, **_sampled(template, one.card))
-                doubts = await _check(one, template, settings)
-                said = replace(said, notices=(*said.notices, *doubts))
+        for model in said.models:
+            await _check(model, settings)
     except AssayError as error:
-        return replace(said, problem=error)
+        return replace(said, problem=said.problem or error)
     return said
 
 
-async def _check(one: repository.Checkpoint, template: Template, settings: Settings) -> list[str]:
-    """Return what an operator should know; refuse what a start would before it reads weights."""
-    runs_code = targets.runs_code(one, settings)
+async def _check(model: Model, settings: Settings) -> None:
+    """Refuse what a start would before it reads weights."""
+    one, wanted = model.checkpoint, targets.wanted(settings)
+    spec = ModelSpec(
+        name=one.name,
+        folder=one.folder,
+        base=one.base,
+        card=model.facts.card_in_ids,
+        dtype="auto",
+        max_tokens=model.facts.max_tokens,
+        batch_tokens=None,
+        prefix_cache_mb=None,
+        trusts_code=one.name in wanted.trusted and code.runs(one.folder, one.card),
+    )
     try:
-        notices = targets.check(one, template, runs_code=runs_code)
-        spec = ModelSpec(
-            name=one.name,
-            folder=one.folder,
-            base=one.base,
-            card=template.token_ids.in_ids(one.card),
-            dtype="auto",
-            max_tokens=template.max_tokens,
-            batch_tokens=None,
-            prefix_cache_mb=None,
-            trusts_code=runs_code,
-        )
         await _outline(spec)
     except CheckpointError as error:
         raise CheckpointError(f"{one.name}: {error.message}") from error
-    return notices
 
 
 async def _outline(spec: ModelSpec) -> None:
@@ -101,16 +66,6 @@ async def _outline(spec: ModelSpec) -> None:
         message = await worker.receive()
     if isinstance(message, Refused):
         raise CheckpointError(message.message)
-
-
-def _sampled(template: Template, card: Card) -> dict[str, Any]:
-    """Return a sample's reading, or why there is none."""
-    (rendered,) = template.render_all([targets.sample(card)])
-    if isinstance(rendered, AssayError):
-        return {"no_reading": rendered.message, "roles": template.chat_format.roles}
-    tokens = template.tokenizer.tokens(rendered.ids.tolist())
-    places = template.read_positions.places(rendered)
-    return {"reading": Reading(tokens, places), "roles": template.chat_format.roles}
 
 
 async def tokenize(scorer: Scorer, request: wire.TokenizeRequest) -> wire.TokenizeAnswer:
@@ -125,7 +80,7 @@ async def tokenize(scorer: Scorer, request: wire.TokenizeRequest) -> wire.Tokeni
     data = await aside(
         size,
         lambda: [
-            _tokenized(target, index, item, one, reads=reads)
+            _tokenized(index, item, one, reads=reads)
             for index, (item, one) in enumerate(zip(wanted, rendered, strict=True))
         ],
     )
@@ -151,7 +106,7 @@ def describe(
         members=[target.member_label(model) for model in target.members]
         if target.kind != "model"
         else [],
-        max_tokens=min(model.template.max_tokens for model in target.members),
+        max_tokens=min(model.facts.max_tokens for model in target.members),
         summary=target.card.summary,
         statistics={"mean": moments.mean, "std": moments.std} if moments else None,
         attributes=meaning.attributes(target),
@@ -207,21 +162,20 @@ def _stats(scorer: Scorer, target: Target) -> wire.Stats:
 
 
 def _tokenized(
-    target: Target,
     index: int,
     item: wire.Item,
-    rendered: Rendered | AssayError,
+    looked: Looked | AssayError,
     *,
     reads: str,
 ) -> wire.TokenizeEntry:
-    if isinstance(rendered, AssayError):
+    if isinstance(looked, AssayError):
         return wire.TokenizeEntry(
             index=index,
             id=item.id,
-            error=wire.ItemError(code=rendered.code, message=rendered.advised().message),
+            error=wire.ItemError(code=looked.code, message=looked.advised().message),
         )
+    rendered, tokens = looked.rendered, looked.tokens
     ids = rendered.ids.tolist()
-    tokens = target.members[0].template.tokenizer.tokens(ids)
     positions = {"first": [0], "last": [len(ids) - 1]}.get(reads, [])
     if rendered.marks is not None:
         positions = rendered.marks.positions.tolist()

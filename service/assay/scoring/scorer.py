@@ -1,7 +1,7 @@
 """The one inner call: items and a target in, what every member read out.
 
 All routes, dialects and the command line go through `Scorer.score`. It owns what lives as long as
-the server: the targets, the queue, the device processes and the thread that renders templates.
+the server: the targets, the queue, the device processes and those that render.
 """
 
 from __future__ import annotations
@@ -12,16 +12,19 @@ import logging
 import math
 import threading
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
 
 import numpy as np
 
 from assay.cards import code
 from assay.engine.messages import Loaded, ModelSpec, Start
-from assay.engine.template import Rendered
+from assay.engine.rendered import Rendered
 from assay.engine.truncation import Cutting
 from assay.errors import AssayError, Draining, NotReady, WorkerError
+from assay.pacing import Pace
+from assay.prompts.loader import Loader
+from assay.prompts.renderer import Looked, Renderer
 from assay.scheduling import devices
 from assay.scheduling import dispatcher as dispatchers
 from assay.scheduling.admission import Admission
@@ -30,8 +33,6 @@ from assay.scheduling.queue import Queue, Ticket, late
 from assay.scoring import caller, garbage, rendering, starts
 from assay.scoring import targets as served
 from assay.scoring.aside import aside, detached
-from assay.scoring.pacing import Pace
-from assay.scoring.rendering import RenderThread
 from assay.scoring.targets import Target, Targets
 from assay.telemetry.memory import resident_bytes
 
@@ -41,8 +42,8 @@ if TYPE_CHECKING:
     from assay.engine.messages import Inputs, Progress
     from assay.engine.template import Source
     from assay.engine.truncation import Cut
+    from assay.prompts.models import Model
     from assay.scheduling.admission import Room
-    from assay.scoring.targets import Model
     from assay.settings import Settings
     from assay.telemetry.metrics import Metrics
 
@@ -152,7 +153,8 @@ class Scorer:
         self._on_progress = on_progress
         self._on_failure = on_failure
         self._pace = Pace()
-        self._render_thread = RenderThread(self._pace)
+        self._loader = Loader(served.wanted(settings), timeout_s=settings.load_timeout_s)
+        self._renderers: dict[str, Renderer] = {}
         self._ready = asyncio.Event()
         self._turn = asyncio.Event()  # of whoever is held: something has changed
         self._is_remembered = False  # how long it took
@@ -165,18 +167,19 @@ class Scorer:
     async def __aenter__(self) -> Self:
         """Begin loading; scoring is refused until `ready`."""
         self._begun_at = time.monotonic()
-        self._render_thread.start()
         self._task = asyncio.create_task(self._run(), name="scorer")
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        """Stop the device processes."""
-        self._render_thread.stop()  # first: a thread that is left over keeps the process alive
+        """Stop every process."""
+        for renderer in self._renderers.values():
+            renderer.stop()
         for one in self.dispatchers:
             one.stop()
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
+        await self._loader.__aexit__()
 
     def close(self) -> None:
         """Admit nothing more, and send away who is held."""
@@ -210,6 +213,7 @@ class Scorer:
             for one in self.dispatchers
             if one.state != "ready"
         ]
+        reasons += filter(None, (one.trouble for one in self._renderers.values()))
         return [*reasons, "the server is draining"] if self.admission.is_closed else reasons
 
     def target(self, name: str | None) -> Target:
@@ -351,11 +355,13 @@ class Scorer:
 
     async def render(
         self, target: Target, sources: Sequence[Source], cutting: Cutting = _AS_THE_CARD_SAYS
-    ) -> list[Rendered | AssayError]:
-        """Return what the target's first member reads of each item."""
-        rendered: list[Rendered | AssayError] = []
+    ) -> list[Looked | AssayError]:
+        """Return what the target's first member reads of each item, with its tokens."""
+        renderer = self._renderers[target.members[0].name]
+        rendered: list[Looked | AssayError] = []
         for chunk in rendering.chunks(sources):
-            rendered += await self._render_thread.render(target.members[0].template, chunk, cutting)
+            size = sum(map(rendering.estimate, chunk))
+            rendered += await renderer.look(chunk, cutting, size=size, caller=caller.NAME.get())
         return rendered
 
     async def _name(
@@ -419,7 +425,7 @@ class Scorer:
                     self._put(members, per_member, ticket, collector, place)
                 room.correct(_tokens(rows) - len(members) * sum(map(rendering.estimate, chunk)))
                 outcomes = [_first_refusal(row) or row[0] for row in rows]
-                rendered += [_without_text(one) for one in outcomes]
+                rendered += outcomes
                 if stop_at_error and (
                     collector.has_failed or any(isinstance(one, AssayError) for one in outcomes)
                 ):
@@ -461,14 +467,20 @@ class Scorer:
     ) -> list[list[Rendered | AssayError]]:
         """Render for each member, once for those whose templates are equal; rows are items."""
         rendered: dict[tuple[str, Inputs], list[Rendered | AssayError]] = {}
-        keys = [(one.template_key, one.template.token_ids.inputs) for one in target.members]
+        keys = [(one.template_key, self._inputs(one)) for one in target.members]
+        size = sum(map(rendering.estimate, sources))
         for model, key in zip(target.members, keys, strict=True):
             if key not in rendered:
-                rendered[key] = await self._render_thread.render(
-                    model.template, sources, cutting, caller=caller.NAME.get()
+                rendered[key] = await self._renderers[model.name].render(
+                    sources, cutting, size=size, caller=caller.NAME.get()
                 )
         columns = [rendered[key] for key in keys]
         return [list(row) for row in zip(*columns, strict=True)]
+
+    def _inputs(self, model: Model) -> Inputs:
+        """Return what a model reads: as it is loaded, or by its config.json."""
+        loaded = self.loaded(model)
+        return loaded.inputs if loaded else model.facts.inputs
 
     def _put(
         self,
@@ -492,8 +504,7 @@ class Scorer:
         try:
             self._usual_s = await detached(lambda: starts.recall(self._name_by_settings))
             self.targets, names = await asyncio.gather(
-                detached(lambda: served.load(self._settings)),
-                detached(lambda: devices.expand(self._settings.device)),
+                self._resolved(), detached(lambda: devices.expand(self._settings.device))
             )
             self._usual_s = await detached(self._usual)
             self._wake()
@@ -519,6 +530,19 @@ class Scorer:
         except* Exception as errors:
             logger.exception("the scorer failed", exc_info=errors)
             self._fail(WorkerError("a defect of Assay stopped the workers; the log has it"))
+
+    async def _resolved(self) -> Targets:
+        """Have what the settings name read, and be ready to render for it."""
+        await self._loader.__aenter__()
+        found = [await self._loader.resolve(one) for one in self._settings.models]
+        targets = await detached(lambda: served.assemble(self._settings, found))
+        models = [model for one in found for model in one.models]
+        await self._loader.begin_to_render(models)
+        self._renderers = {
+            one.name: Renderer(one, self._loader, self._pace, self.metrics.renderer_restarted)
+            for one in models
+        }
+        return targets
 
     @property
     def _name_by_settings(self) -> str:
@@ -551,9 +575,9 @@ class Scorer:
                 name=model.name,
                 folder=model.checkpoint.folder,
                 base=model.checkpoint.base,
-                card=model.template.token_ids.in_ids(model.checkpoint.card),
+                card=model.facts.card_in_ids,
                 dtype=self._settings.dtype,
-                max_tokens=model.template.max_tokens,
+                max_tokens=model.facts.max_tokens,
                 batch_tokens=self._settings.batch_tokens,
                 prefix_cache_mb=self._settings.prefix_cache_mb,
                 trusts_code=self._trusts_code(model),
@@ -577,14 +601,11 @@ class Scorer:
 
     def _progress(self, device: str, message: Progress | Loaded) -> None:
         if isinstance(message, Loaded):
-            for model in self.targets.models:
-                if model.name == message.model:
-                    model.template.token_ids.hold_to(message.inputs)
+            renderer = self._renderers[message.model]
+            renderer.hold_to(message.inputs, leaves_cores=message.device == "cpu")
         if self._on_progress:
             self._on_progress(device, message)
         if all(len(one.loaded) == len(self.targets.models) for one in self.dispatchers):
-            if all(one.device == "cpu" for one in self.dispatchers[0].loaded.values()):
-                rendering.keep_to_one_core()
             self._ready.set()
 
     def observe(self) -> None:
@@ -660,11 +681,6 @@ def _first(errors: BaseExceptionGroup[AssayError]) -> AssayError:
     for error in errors.exceptions:
         return _first(error) if isinstance(error, BaseExceptionGroup) else error
     raise AssertionError("an exception group is never empty")
-
-
-def _without_text(one: Rendered | AssayError) -> Rendered | AssayError:
-    """Return what was rendered without its text, which would be kept as long as the request is."""
-    return replace(one, text=None) if isinstance(one, Rendered) else one
 
 
 def _outcomes(

@@ -4,49 +4,24 @@ from __future__ import annotations
 
 import logging
 import shlex
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
-from assay.cards import adapter, code, headers, paths, repository, validation
 from assay.cards import card as cards
-from assay.engine import notices
-from assay.engine.template import Contest, Conversation, Solution, Template
-from assay.errors import (
-    AssayError,
-    CheckpointError,
-    InvalidField,
-    SettingsError,
-    UnknownTarget,
-    refusing,
-    shown,
-)
+from assay.cards import paths, repository
+from assay.errors import CheckpointError, SettingsError, UnknownTarget, shown
+from assay.prompts.models import Wanted
 from assay.scoring import meaning
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from assay.engine.template import Rendered, Source
+    from assay.prompts.models import Model, Resolved
     from assay.settings import Composite, Gate, Settings
     from assay.settings import Part as PartSetting
 
 logger = logging.getLogger("assay.targets")
 Kind = Literal["model", "ensemble", "policy", "composite"]
-
-_WARM = Conversation(
-    ({"role": "user", "content": "Hello"}, {"role": "assistant", "content": "Hello"})
-)
-
-
-@dataclass(frozen=True, slots=True)
-class Model:
-    """One checkpoint with what the front needs of it."""
-
-    name: str
-    checkpoint: repository.Checkpoint
-    files: str  # the revision of the checkpoint alone
-    revision: str  # with the settings that change its scores, where any are given
-    template: Template
-    template_key: str  # equal for models whose items render alike
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,29 +122,35 @@ class Targets:
         return self.references[name]
 
 
-def load(settings: Settings) -> Targets:
-    """Resolve what the settings name: folders, revisions, tokenizers. Slow; touches disk.
+def wanted(settings: Settings) -> Wanted:
+    """Return the settings by which names are resolved."""
+    return Wanted(
+        repository=settings.repository,
+        trusted=frozenset(entry.rpartition("@")[0] for entry in settings.trust_remote_code),
+        names=tuple((reference, name) for name, reference in settings.names.items()),
+        max_tokens=settings.max_tokens,
+        dtype=settings.dtype,
+    )
+
+
+def assemble(settings: Settings, resolved: Iterable[Resolved]) -> Targets:
+    """Return what the settings name, of what their models were resolved to, in that order.
 
     Raises:
-        CheckpointError: A name, folder or tokenizer can't be used.
         SettingsError: Two things share a name, or an ensemble names what isn't served.
+        CheckpointError: An ensemble's card names no member of it.
     """
     targets: dict[str, Target] = {}
     references: dict[str, str] = {}
-    names = {reference: name for name, reference in settings.names.items()}
-    trusted = {entry.rpartition("@")[0] for entry in settings.trust_remote_code}
-    for reference in settings.models:
-        with refusing(reference):
-            source = repository.resolve(
-                reference, settings.repository, trusted=trusted, name=names.get(reference)
-            )
-            if source.name in references:
-                raise SettingsError(_namesakes(source.name, references[source.name], reference))
-            for note in source.notes:
-                logger.info("%s: %s", source.name, note)
-            found = _of_source(source, settings)
-        references[source.name] = reference
-        for target in found:
+    for reference, one in zip(settings.models, resolved, strict=True):
+        if one.name in references:
+            raise SettingsError(_namesakes(one.name, references[one.name], reference))
+        for note in one.notes:
+            logger.info("%s: %s", one.name, note)
+        for notice in one.notices:
+            logger.warning("%s", notice)
+        references[one.name] = reference
+        for target in _of(one):
             _add(targets, target)
     by_path = _as_given(references, targets)
     aliases = {alias: by_path.get(name, name) for alias, name in settings.aliases.items()}
@@ -194,13 +175,12 @@ def load(settings: Settings) -> Targets:
     return Targets(targets, unshadowed | aliases, references)
 
 
-def _of_source(source: repository.Source, settings: Settings) -> list[Target]:
+def _of(one: Resolved) -> list[Target]:
     """Return the targets of one argument: a model, a policy, or an ensemble and its members."""
-    if source.card.policy is not None:
-        return [_policy(source, settings)]
-    models = tuple(_model(one, settings) for one in source.checkpoints)
-    whole = [_ensemble(source.name, source.card, models)] if source.is_ensemble else []
-    return [*whole, *map(_single, models)]
+    if one.kind == "policy":
+        return [Target(one.name, one.card, one.models, "policy", _combined_revision(one.models))]
+    whole = [_ensemble(one.name, one.card, one.models)] if one.kind == "ensemble" else []
+    return [*whole, *map(_single, one.models)]
 
 
 def _as_given(references: Mapping[str, str], targets: Mapping[str, Target]) -> dict[str, str]:
@@ -236,130 +216,6 @@ def _namesakes(name: str, one: str, other: str) -> str:
     )
 
 
-def _model(checkpoint: repository.Checkpoint, settings: Settings) -> Model:
-    try:
-        template = template_of(checkpoint, settings)
-        for notice in check(checkpoint, template, runs_code=runs_code(checkpoint, settings)):
-            logger.warning("%s: %s", checkpoint.name, notice)
-        files = checkpoint.revision
-    except CheckpointError as error:
-        raise CheckpointError(f"{checkpoint.name}: {error.message}") from error
-    return Model(
-        name=checkpoint.name,
-        checkpoint=checkpoint,
-        files=files,
-        revision=_revision(files, settings),
-        template=template,
-        template_key=f"{checkpoint.template_key}/{template.max_tokens}/{template.truncation}",
-    )
-
-
-def _revision(files: str, settings: Settings) -> str:
-    """Return a checkpoint's revision with the settings that change its scores; else its own."""
-    said: dict[str, object] = {}
-    if settings.max_tokens is not None:
-        said["max_tokens"] = settings.max_tokens
-    if settings.dtype != "auto":
-        said["dtype"] = settings.dtype
-    return repository.combined_revision([files], said) if said else files
-
-
-def template_of(checkpoint: repository.Checkpoint, settings: Settings) -> Template:
-    """Return what renders a checkpoint's items.
-
-    Raises:
-        CheckpointError: Its tokenizer can't be used, or lacks a token that the card names.
-    """
-    return Template(
-        checkpoint.tokenizer_folder,
-        checkpoint.card,
-        config_folder=checkpoint.config_folder,
-        max_tokens=settings.max_tokens or checkpoint.card.limits.max_tokens,
-    )
-
-
-def sample(card: cards.Card) -> Source:
-    """Return an item of the form that a model takes."""
-    prompt = _WARM.messages[:1]
-    if card.template.pair is not None:
-        return Contest(prompt, "Hello", "Hi")
-    if card.steps is not None:
-        return Solution(prompt, ("Hello", "Hi"))
-    return _WARM
-
-
-def check(
-    checkpoint: repository.Checkpoint, template: Template, *, runs_code: bool = False
-) -> list[str]:
-    """Refuse a checkpoint whose card, files and tokenizer don't go together.
-
-    Returns a sentence for each thing that an operator should know all the same.
-
-    No weight is read: `assay inspect` asks this, too. A model that `runs_code` of its own isn't
-    held against the tensors that transformers' class has.
-
-    Raises:
-        CheckpointError: Something doesn't; the message begins with the field of the card.
-    """
-    if not runs_code and not adapter.is_adapter(checkpoint.folder):
-        tensors = headers.tensors(checkpoint.folder)
-        config = headers.config(checkpoint.config_folder)
-        found = validation.problems(checkpoint.folder, checkpoint.card, config, tensors)
-        if found:
-            raise CheckpointError("; ".join(found))
-        _check_vocabulary(tensors, template)
-    return notices.of(template, _try(template, checkpoint.card))
-
-
-def runs_code(checkpoint: repository.Checkpoint, settings: Settings) -> bool:
-    """Return whether the operator trusts a checkpoint's own code, at whatever revision."""
-    trusted = {entry.rpartition("@")[0] for entry in settings.trust_remote_code}
-    return checkpoint.name in trusted and code.runs(checkpoint.folder, checkpoint.card)
-
-
-def _check_vocabulary(tensors: Mapping[str, headers.Tensor], template: Template) -> None:
-    """Refuse a tokenizer whose own vocabulary goes beyond the embedding: another model's."""
-    rows = validation.embedding_rows(tensors)
-    if rows is not None and (known := template.tokenizer.ordinary_tokens) > rows:
-        raise CheckpointError(
-            f"the tokenizer has {known} tokens, and the model an embedding of {rows}: copy the "
-            "tokenizer from the model it was trained from"
-        )
-
-
-def _try(template: Template, card: cards.Card) -> Rendered | None:
-    """Render a sample, which also compiles the chat template, and check what comes of it.
-
-    None where it can't be rendered.
-
-    Raises:
-        CheckpointError: A turn leaves no trace in it, what a head is read at stands nowhere in it,
-            or another token stands there than the card expects.
-    """
-    template.check(sample(card))
-    (rendered,) = template.render_all([sample(card)])
-    if isinstance(rendered, InvalidField):
-        fields = [path for path, read in validation.reads(card) if read.pattern]
-        raise CheckpointError(
-            f"{', '.join(f'{path}.pattern' for path in fields) or 'template'}: a sample has no "
-            f"score: {rendered.message}"
-        )
-    expected = card.template.expected_read_token
-    if isinstance(rendered, AssayError):
-        if expected is None:
-            return None
-        raise CheckpointError(
-            "template.expected_read_token: a sample can't be rendered: " + rendered.message
-        )
-    place, token = template.read_positions.read_token(rendered)
-    if expected is not None and int(rendered.ids[place]) != template.token_ids.of(expected):
-        raise CheckpointError(
-            f"template.expected_read_token: a sample is read at the token {token!r}, and the card "
-            f"expects {expected!r}: the tokenizer's template isn't the one the card was written for"
-        )
-    return rendered
-
-
 def _members(ensemble: str, names: Iterable[str], targets: Mapping[str, Target]) -> Iterable[Model]:
     for name in names:
         if name not in targets or targets[name].kind != "model":
@@ -391,29 +247,6 @@ def _ensemble(name: str, card: cards.Card, members: tuple[Model, ...]) -> Target
     moments = card.statistics
     said = {"mean": moments.mean, "std": moments.std} if moments else None
     return Target(name, card, members, "ensemble", _combined_revision(members, said))
-
-
-def _policy(source: repository.Source, settings: Settings) -> Target:
-    """Return a policy's target; its reference reads the ids that its own tokenizer gives."""
-    policy, *reference = source.checkpoints
-    first = _model(policy, settings)
-    for one in reference:
-        if not adapter.is_adapter(one.folder):
-            _check_vocabulary(headers.tensors(one.folder), first.template)
-    members = (
-        first,
-        *(
-            replace(
-                first,
-                name=one.name,
-                checkpoint=one,
-                files=(files := one.revision),
-                revision=_revision(files, settings),
-            )
-            for one in reference
-        ),
-    )
-    return Target(source.name, source.card, members, "policy", _combined_revision(members))
 
 
 def _composite(

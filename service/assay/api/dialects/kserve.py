@@ -33,7 +33,8 @@ from assay.scoring.aside import aside
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from assay.engine.template import Source, Template
+    from assay.engine.template import Source
+    from assay.prompts.models import Padding
     from assay.scoring.call import Judged
 
 _MOST_ITEMS = 65_536
@@ -86,9 +87,9 @@ async def _infer(ask: Ask, wanted: Infer) -> dict[str, Any] | bytes:
         if one.name != _OUTPUT:
             raise InvalidField(f"the only output is '{_OUTPUT}'", param=f"outputs[{place}].name")
     name = ask.path["model"]
-    template = ask.target(name).members[0].template
+    padding = ask.target(name).members[0].facts.padding
     size = max((prod(one.shape) for one in wanted.inputs), default=0)
-    field, sources = await aside(size, partial(_sources, wanted.inputs, template))
+    field, sources = await aside(size, partial(_sources, wanted.inputs, padding))
     _, _, judged = await ask.read(sources, each(field), model=name)
     return _answer(ask, wanted, judged)
 
@@ -113,7 +114,7 @@ def _answer(ask: Ask, wanted: Infer, judged: Sequence[Judged]) -> dict[str, Any]
     return written + tail
 
 
-def _sources(given: Sequence[Tensor], template: Template) -> tuple[str, list[Source]]:
+def _sources(given: Sequence[Tensor], padding: Padding) -> tuple[str, list[Source]]:
     """Return the items, and the path of the tensor that has them.
 
     Raises:
@@ -141,7 +142,7 @@ def _sources(given: Sequence[Tensor], template: Template) -> tuple[str, list[Sou
         rows = [_unmasked(*pair, places) for pair in pairs]
         return places["input_ids"], _ids(rows, places["input_ids"])
     if "input_ids" in known:
-        rows = [template.tokenizer.ids_without_padding(row) for row in known["input_ids"]]
+        rows = [padding.taken_off_ids(row) for row in known["input_ids"]]
         return places["input_ids"], _ids(rows, places["input_ids"])
     raise InvalidField(
         "send 'sentences', 'tokens' with 'sequence_lengths', or 'input_ids'", param="inputs"

@@ -36,10 +36,10 @@ class GetReward(Body):
 async def _get_reward(ask: Ask, wanted: GetReward) -> dict[str, Any]:
     if not wanted.query:  # sent where there are more servers than samples
         return {"rewards": [], "scores": [], "extra_logs": {}}
-    template = ask.target(wanted.model).members[0].template
+    padding = ask.target(wanted.model).members[0].facts.padding
     sources = await aside(
         len(wanted.query),
-        lambda: [Text(template.tokenizer.without_padding(text)) for text in wanted.query],
+        lambda: [Text(padding.taken_off_text(text)) for text in wanted.query],
     )
     _, _, judged = await ask.read(sources, each("query"), model=wanted.model)
     rewards = [ensemble.mean(one.rewards) for one in judged]

@@ -366,7 +366,7 @@ def _info(scorer: Scorer, target: Target) -> dict[str, Any]:
         "served_model_name": target.name,
         "model_type": {"classifier" if len(names) > 1 else "reranker": kind},
         "max_concurrent_requests": _UNCOUNTED,
-        "max_input_length": min(member.template.max_tokens for member in target.members),
+        "max_input_length": min(member.facts.max_tokens for member in target.members),
         "max_batch_tokens": loaded.budget_tokens if loaded else None,
         "max_batch_requests": None,
         "max_client_batch_size": _UNCOUNTED,

@@ -216,7 +216,7 @@ def refuse_limit(ask: Ask, model: str | None, asked: int | None, field: str) -> 
 
 
 def _limit(target: Target) -> int:
-    return min(member.template.max_tokens for member in target.members)
+    return min(member.facts.max_tokens for member in target.members)
 
 
 async def classify(ask: Ask, wanted: Inputs) -> dict[str, Any]:
@@ -311,13 +311,12 @@ async def _tokenize(ask: Ask, wanted: Tokenize) -> dict[str, Any]:
     (rendered,) = await ask.scorer.render(target, [source])
     if isinstance(rendered, AssayError):
         raise rendered
-    ids = rendered.ids.tolist()
-    tokenizer = target.members[0].template.tokenizer
+    ids = rendered.rendered.ids.tolist()
     return {
         "count": len(ids),
         "max_model_len": _limit(target),
         "tokens": ids,
-        "token_strs": tokenizer.tokens(ids) if wanted.return_token_strs else None,
+        "token_strs": rendered.tokens if wanted.return_token_strs else None,
     }
 
 

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from threading import Thread
-
-from assay.scoring.fairness import FairQueue
+from assay.prompts.fairness import FairQueue
 
 
 def order(queue: FairQueue[str]) -> list[str]:
     """Return all that waits, in the order in which it is taken."""
-    return list(iter(lambda: queue.take(waits=False) or "", ""))
+    return list(iter(lambda: queue.take() or "", ""))
 
 
 def test_a_small_job_does_not_wait_for_the_large_ones_before_it() -> None:
@@ -28,7 +26,7 @@ def test_a_large_job_waits_for_as_many_small_ones_as_are_as_large() -> None:
     taken = []
     while "fat" not in taken:
         queue.put("single", caller="", size=10)
-        taken.append(queue.take(waits=False))
+        taken.append(queue.take())
 
     assert 10 <= len(taken) <= 12
 
@@ -38,29 +36,10 @@ def test_callers_are_served_evenly_by_size() -> None:
     queue: FairQueue[str] = FairQueue()
     for number in range(8):
         queue.put(f"trainer {number}", caller="trainer", size=40)
-    assert queue.take(waits=False) == "trainer 0"
+    assert queue.take() == "trainer 0"
     for number in range(4):
         queue.put(f"gateway {number}", caller="gateway", size=10)
 
     found = order(queue)
 
     assert max(found.index(f"gateway {number}") for number in range(4)) <= 5
-
-
-def test_who_waits_for_a_job_gets_it_or_learns_that_none_will_come() -> None:
-    """A thread at an empty queue."""
-    queue: FairQueue[str] = FairQueue()
-    found: list[str | None] = []
-
-    def work() -> None:
-        while (job := queue.take(waits=True)) is not None:
-            found.append(job)
-            queue.close()
-        found.append(None)
-
-    thread = Thread(target=work)
-    thread.start()
-    queue.put("job", caller="", size=1)
-    thread.join(10)
-
-    assert found == ["job", None]

@@ -1,0 +1,211 @@
+"""The process that reads checkpoints, and those forked from it that render.
+
+Started as `python -m assay.prompts.process FD`, where FD is its end of a socket pair. It reads what
+the front names, and keeps the templates. Then it only forks: a model's process has its template as
+it was read, however often it is started again. Templates and tokenizers are a checkpoint's own: the
+kernel ends a process that takes too much processor time or memory, whatever code it is in.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import os
+import resource
+import signal
+import socket
+import sys
+import traceback
+from typing import TYPE_CHECKING
+
+from assay.engine import process
+from assay.errors import AssayError, CheckpointError, TemplateRefused, refusing
+from assay.prompts import protocol
+from assay.prompts.protocol import (
+    Defect,
+    Fork,
+    Hello,
+    Hold,
+    Inspect,
+    InspectedFrame,
+    Outcomes,
+    Read,
+    Refusal,
+    Render,
+    Resolve,
+    ResolvedFrame,
+    Restore,
+    Restored,
+)
+
+if TYPE_CHECKING:
+    from typing import NoReturn
+
+    from assay.engine.template import Template
+
+_MEMORY = 2 * 2**30  # beyond what a process has of the template when it begins
+_FRAMES = 20
+_PARALLEL = "TOKENIZERS_PARALLELISM"
+_wanted = os.environ.get(_PARALLEL)  # an operator's word stands
+
+
+def main() -> None:
+    """Serve the socket whose descriptor is the only argument."""
+    process.follow_the_front()
+    _import()
+    with socket.socket(fileno=int(sys.argv[1])) as stream:
+        templates = _read(stream)
+        gc.freeze()
+        _fork(stream, templates)
+
+
+def _import() -> None:
+    """Import what reads and renders, but not torch: transformers does without."""
+    sys.modules.setdefault("torch", None)  # type: ignore[arg-type]
+    os.environ["TRANSFORMERS_VERBOSITY"] = "error"
+    os.environ[_PARALLEL] = "false"  # with threads of its own it couldn't be forked
+    gc.disable()
+    import transformers  # noqa: PLC0415
+
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    from transformers import AutoTokenizer  # noqa: F401, PLC0415
+
+    from assay.prompts import resolution  # noqa: F401, PLC0415
+
+    gc.enable()
+
+
+# --- reading -----------------------------------------------------------------------------------
+
+
+def _read(stream: socket.socket) -> list[Template]:
+    """Read what the front names, until it wants processes that render; return the templates."""
+    found: dict[str, Template] = {}
+    while True:
+        match protocol.receive(stream):
+            case Resolve() | Inspect() | Restore() as wanted:
+                stream.sendall(protocol.told(_answered(wanted, found)))
+            case Fork():
+                return list(found.values())
+            case _:
+                process.end()
+
+
+def _answered(
+    wanted: Resolve | Inspect | Restore, found: dict[str, Template]
+) -> ResolvedFrame | InspectedFrame | Restored | Refusal:
+    try:
+        return _answer(wanted, found)
+    except AssayError as error:
+        return Refusal.of(error)
+    except MemoryError:
+        return Refusal.of(CheckpointError("its files take too much memory to read"))
+
+
+def _answer(
+    wanted: Resolve | Inspect | Restore, found: dict[str, Template]
+) -> ResolvedFrame | InspectedFrame | Restored:
+    from assay.prompts import resolution  # noqa: PLC0415  slow to import
+
+    match wanted:
+        case Resolve(reference, settings):
+            resolved, templates = resolution.resolve(reference, settings)
+            found |= templates
+            return ResolvedFrame.of(resolved)
+        case Inspect(reference, settings):
+            return InspectedFrame.of(resolution.inspect(reference, settings))
+        case Restore(model, settings):
+            with refusing(model.checkpoint.folder):
+                template = resolution.template_of(model.checkpoint, settings)
+                key = resolution.template_key(model.checkpoint, template)
+            found[model.name] = template
+            return Restored(key)
+
+
+# --- forking -----------------------------------------------------------------------------------
+
+
+def _fork(stream: socket.socket, templates: list[Template]) -> NoReturn:
+    """Start a process for the template whose place is sent, on the stream that comes with it."""
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for them
+    while True:
+        place, streams, _, _ = socket.recv_fds(stream, protocol.PLACE.size, 1)
+        if not place:
+            process.end()
+        with socket.socket(fileno=streams[0]) as theirs:
+            if os.fork() == 0:
+                stream.close()
+                _begin(theirs)
+                _render(theirs, templates[protocol.PLACE.unpack(place)[0]])
+                process.end()
+
+
+def _begin(stream: socket.socket) -> None:
+    """Be a process of its own, within limits, and say so."""
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    process.end_with_the_parent()
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    with contextlib.suppress(OSError, ValueError):
+        held = _data_bytes()
+        resource.setrlimit(resource.RLIMIT_DATA, (held + _MEMORY, held + _MEMORY))
+    stream.sendall(protocol.told(Hello(os.getpid())))
+
+
+def _data_bytes() -> int:
+    """Return how much memory of its own the process has mapped, as RLIMIT_DATA counts it."""
+    with open("/proc/self/statm", encoding="ascii") as file:  # noqa: PTH123
+        return int(file.read().split()[5]) * resource.getpagesize()
+
+
+# --- rendering ---------------------------------------------------------------------------------
+
+
+def _render(stream: socket.socket, template: Template) -> None:
+    """Render what the front sends, until it hangs up."""
+    while True:
+        match protocol.receive(stream):
+            case Render() as wanted:
+                # The signal's default ends the process, whatever it is at.
+                signal.setitimer(signal.ITIMER_PROF, wanted.processor_s)
+                answer = protocol.told(_rendered(template, wanted))
+                signal.setitimer(signal.ITIMER_PROF, 0)
+                stream.sendall(answer)
+            case Hold(inputs, leaves_cores):
+                template.token_ids.hold_to(inputs)
+                os.environ[_PARALLEL] = _wanted or ("false" if leaves_cores else "true")
+            case _:
+                return
+
+
+def _rendered(template: Template, wanted: Render) -> Outcomes | Defect:
+    try:
+        outcomes = template.render_all(wanted.sources, wanted.cutting)
+        items: list[Read | Refusal] = []
+        for one in outcomes:
+            if isinstance(one, AssayError):
+                items.append(Refusal.of(one))
+                continue
+            tokens = template.tokenizer.tokens(one.ids.tolist()) if wanted.looks else None
+            items.append(Read.of(one, tokens, looks=wanted.looks))
+        return Outcomes(items)
+    except (RecursionError, MemoryError) as error:
+        if len(wanted.sources) == 1:
+            return Outcomes([Refusal.of(_exhausted(error))])
+        return Defect(type(error).__name__, [])
+    except Exception as error:  # noqa: BLE001  the front reports it
+        frames = traceback.extract_tb(error.__traceback__)[-_FRAMES:]
+        where = [f"{one.filename}:{one.lineno} {one.name}" for one in frames]
+        return Defect(type(error).__name__, where)
+
+
+def _exhausted(error: Exception) -> TemplateRefused:
+    what = "memory" if isinstance(error, MemoryError) else "nested calls"
+    return TemplateRefused(
+        f"the model's chat template or tokenizer takes too much of {what} for the item"
+    )
+
+
+if __name__ == "__main__":
+    main()
+    process.end()

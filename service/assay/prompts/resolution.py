@@ -1,0 +1,245 @@
+"""A name, path or hub id, resolved to models: files read, tokenizer loaded, a sample rendered.
+
+Only in a process that may be killed: whatever a checkpoint brings, it is read and run here first.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from assay.cards import adapter, code, headers, repository, validation
+from assay.engine import notices
+from assay.engine.template import Contest, Conversation, Solution, Template
+from assay.errors import AssayError, CheckpointError, InvalidField, refusing
+from assay.prompts.models import Facts, Inspected, Model, Padding, Reading, Resolved
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from assay.cards.card import Card
+    from assay.engine.template import Rendered, Source
+    from assay.prompts.models import Kind, Wanted
+
+_WARM = Conversation(
+    ({"role": "user", "content": "Hello"}, {"role": "assistant", "content": "Hello"})
+)
+
+
+def resolve(reference: str, wanted: Wanted) -> tuple[Resolved, dict[str, Template]]:
+    """Return what a reference stands for, and the templates of its models by their names.
+
+    Slow; touches disk and network.
+
+    Raises:
+        CheckpointError: A name, folder or tokenizer can't be used.
+    """
+    with refusing(reference):
+        source = repository.resolve(
+            reference, wanted.repository, trusted=wanted.trusted, name=wanted.name(reference)
+        )
+        kind: Kind = "ensemble" if source.is_ensemble else "model"
+        if source.card.policy is not None:
+            kind = "policy"
+        models: list[Model] = []
+        templates: dict[str, Template] = {}
+        told: list[str] = []
+        for one in source.checkpoints:
+            if kind == "policy" and templates:
+                template = next(iter(templates.values()))
+                model = _reference(one, models[0], template, wanted)
+            else:
+                model, template, doubts = _model(one, wanted)
+                told += [f"{one.name}: {doubt}" for doubt in doubts]
+            models.append(model)
+            templates[model.name] = template
+        resolved = Resolved(
+            source.name, source.card, kind, tuple(models), source.notes, tuple(told)
+        )
+        return resolved, templates
+
+
+def inspect(reference: str, wanted: Wanted) -> Inspected:
+    """Return what a reference stands for, checked as a start checks it but for the weights.
+
+    For an ensemble the first member's sample is shown.
+
+    Raises:
+        CheckpointError: It can't be told what it is.
+    """
+    found = repository.find(reference, wanted.repository, trusted=wanted.trusted)
+    said = Inspected(found.name, found.folder, found.family, found.card, found.doubts, found.notes)
+    try:
+        with refusing(reference):
+            for one in repository.source(found).checkpoints:
+                if not said.models:
+                    said = replace(said, **_sampled(template_of(one, wanted), one.card))
+                model, _, doubts = _model(one, wanted)
+                models, notices = (*said.models, model), (*said.notices, *doubts)
+                said = replace(said, models=models, notices=notices)
+    except AssayError as error:
+        return replace(said, problem=error)
+    return said
+
+
+def _sampled(template: Template, card: Card) -> dict[str, Any]:
+    """Return a sample's reading, or why there is none."""
+    (rendered,) = template.render_all([sample(card)])
+    if isinstance(rendered, AssayError):
+        return {"no_reading": rendered.message, "roles": template.chat_format.roles}
+    tokens = template.tokenizer.tokens(rendered.ids.tolist())
+    places = template.read_positions.places(rendered)
+    return {"reading": Reading(tokens, places), "roles": template.chat_format.roles}
+
+
+def _model(one: repository.Checkpoint, wanted: Wanted) -> tuple[Model, Template, list[str]]:
+    try:
+        template = template_of(one, wanted)
+        doubts = check(one, template, runs_code=runs_code(one, wanted))
+        return _described(one, template, wanted), template, doubts
+    except CheckpointError as error:
+        raise CheckpointError(f"{one.name}: {error.message}") from error
+
+
+def _reference(
+    one: repository.Checkpoint, policy: Model, template: Template, wanted: Wanted
+) -> Model:
+    """Return a policy's reference: it reads the ids that the policy's own tokenizer gives."""
+    if not adapter.is_adapter(one.folder):
+        _check_vocabulary(headers.tensors(one.folder), template)
+    return replace(_described(one, template, wanted), template_key=policy.template_key)
+
+
+def _described(one: repository.Checkpoint, template: Template, wanted: Wanted) -> Model:
+    files = one.revision
+    return Model(
+        name=one.name,
+        checkpoint=one,
+        files=files,
+        revision=_revision(files, wanted),
+        template_key=template_key(one, template),
+        facts=Facts(
+            max_tokens=template.max_tokens,
+            truncation=template.truncation,
+            inputs=template.token_ids.inputs,
+            padding=_padding(template),
+            card_in_ids=template.token_ids.in_ids(one.card),
+        ),
+    )
+
+
+def template_key(one: repository.Checkpoint, template: Template) -> str:
+    """Return what is equal for models whose items render alike."""
+    return f"{one.template_key}/{template.max_tokens}/{template.truncation}"
+
+
+def _padding(template: Template) -> Padding:
+    own = template.tokenizer.hf
+    return Padding(
+        own.pad_token, own.eos_token, own.pad_token_id, own.eos_token_id, own.bos_token_id
+    )
+
+
+def _revision(files: str, wanted: Wanted) -> str:
+    """Return a checkpoint's revision with the settings that change its scores; else its own."""
+    said: dict[str, object] = {}
+    if wanted.max_tokens is not None:
+        said["max_tokens"] = wanted.max_tokens
+    if wanted.dtype != "auto":
+        said["dtype"] = wanted.dtype
+    return repository.combined_revision([files], said) if said else files
+
+
+def template_of(checkpoint: repository.Checkpoint, wanted: Wanted) -> Template:
+    """Return what renders a checkpoint's items.
+
+    Raises:
+        CheckpointError: Its tokenizer can't be used, or lacks a token that the card names.
+    """
+    return Template(
+        checkpoint.tokenizer_folder,
+        checkpoint.card,
+        config_folder=checkpoint.config_folder,
+        max_tokens=wanted.max_tokens or checkpoint.card.limits.max_tokens,
+    )
+
+
+def sample(card: Card) -> Source:
+    """Return an item of the form that a model takes."""
+    prompt = _WARM.messages[:1]
+    if card.template.pair is not None:
+        return Contest(prompt, "Hello", "Hi")
+    if card.steps is not None:
+        return Solution(prompt, ("Hello", "Hi"))
+    return _WARM
+
+
+def check(
+    checkpoint: repository.Checkpoint, template: Template, *, runs_code: bool = False
+) -> list[str]:
+    """Refuse a checkpoint whose card, files and tokenizer don't go together.
+
+    Returns a sentence for each thing that an operator should know all the same.
+
+    No weight is read: `assay inspect` asks this, too. A model that `runs_code` of its own isn't
+    held against the tensors that transformers' class has.
+
+    Raises:
+        CheckpointError: Something doesn't; the message begins with the field of the card.
+    """
+    if not runs_code and not adapter.is_adapter(checkpoint.folder):
+        tensors = headers.tensors(checkpoint.folder)
+        config = headers.config(checkpoint.config_folder)
+        found = validation.problems(checkpoint.folder, checkpoint.card, config, tensors)
+        if found:
+            raise CheckpointError("; ".join(found))
+        _check_vocabulary(tensors, template)
+    return notices.of(template, _try(template, checkpoint.card))
+
+
+def runs_code(checkpoint: repository.Checkpoint, wanted: Wanted) -> bool:
+    """Return whether the operator trusts a checkpoint's own code, at whatever revision."""
+    return checkpoint.name in wanted.trusted and code.runs(checkpoint.folder, checkpoint.card)
+
+
+def _check_vocabulary(tensors: Mapping[str, headers.Tensor], template: Template) -> None:
+    """Refuse a tokenizer whose own vocabulary goes beyond the embedding: another model's."""
+    rows = validation.embedding_rows(tensors)
+    if rows is not None and (known := template.tokenizer.ordinary_tokens) > rows:
+        raise CheckpointError(
+            f"the tokenizer has {known} tokens, and the model an embedding of {rows}: copy the "
+            "tokenizer from the model it was trained from"
+        )
+
+
+def _try(template: Template, card: Card) -> Rendered | None:
+    """Render a sample, which also compiles the chat template, and check what comes of it.
+
+    None where it can't be rendered.
+
+    Raises:
+        CheckpointError: A turn leaves no trace in it, what a head is read at stands nowhere in it,
+            or another token stands there than the card expects.
+    """
+    template.check(sample(card))
+    (rendered,) = template.render_all([sample(card)])
+    if isinstance(rendered, InvalidField):
+        fields = [path for path, read in validation.reads(card) if read.pattern]
+        raise CheckpointError(
+            f"{', '.join(f'{path}.pattern' for path in fields) or 'template'}: a sample has no "
+            f"score: {rendered.message}"
+        )
+    expected = card.template.expected_read_token
+    if isinstance(rendered, AssayError):
+        if expected is None:
+            return None
+        raise CheckpointError(
+            "template.expected_read_token: a sample can't be rendered: " + rendered.message
+        )
+    place, token = template.read_positions.read_token(rendered)
+    if expected is not None and int(rendered.ids[place]) != template.token_ids.of(expected):
+        raise CheckpointError(
+            f"template.expected_read_token: a sample is read at the token {token!r}, and the card "
+            f"expects {expected!r}: the tokenizer's template isn't the one the card was written for"
+        )
+    return rendered

@@ -1,0 +1,19 @@
+"""What settings name, resolved in this process instead of one that may be killed."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from assay.prompts import resolution
+from assay.scoring import targets
+
+if TYPE_CHECKING:
+    from assay.scoring.targets import Targets
+    from assay.settings import Settings
+
+
+def load(settings: Settings) -> Targets:
+    """Return what is served by these settings."""
+    wanted = targets.wanted(settings)
+    resolved = (resolution.resolve(one, wanted)[0] for one in settings.models)
+    return targets.assemble(settings, resolved)
