@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import time
 from typing import TYPE_CHECKING, Literal, TypeVar
@@ -71,12 +72,21 @@ async def tokenize(request: Request) -> Response:
     wanted = await body_of(request, wire.TokenizeRequest)
     scorer = scorer_of(request)
     target = scorer.target(wanted.model)
-    with _naming(target):
-        result = await inspection.tokenize(scorer, wanted)
-        bare = result.model_copy(update={"data": []})
-        response = await aside(len(result.data), lambda: _json(bare, result.data))
-    response.headers[problems.REVISION] = target.revision
-    return response
+    try:
+        with _naming(target):
+            entries = await unless_gone(request, _tokens(scorer, wanted))
+    except ClientDisconnect:
+        return Response(status_code=CLIENT_CLOSED_REQUEST)
+    bare = wire.TokenizeAnswer(model=target.name, data=[])
+    content = await aside(len(entries), lambda: _with_data(bare, b",".join(entries)))
+    headers = {problems.REVISION: target.revision}
+    return Response(content, media_type="application/json", headers=headers)
+
+
+async def _tokens(scorer: Scorer, wanted: wire.TokenizeRequest) -> list[bytes]:
+    """Return the entries of an answer as JSON, some at a time: they have a string for each token."""
+    async with contextlib.aclosing(inspection.tokenized(scorer, wanted)) as parts:
+        return [await asyncio.to_thread(_written, entries) async for entries in parts]
 
 
 @router.get("/models", response_model=wire.ModelList)
@@ -155,9 +165,17 @@ def _naming(target: Target) -> Iterator[None]:
 
 def _json(answer: BaseModel, data: Sequence[BaseModel] = ()) -> Response:
     """Return an answer with `data` in place of its own, written in parts: each a short call."""
+    parts = range(0, len(data), _WRITTEN_AT_ONCE)
+    entries = b",".join(_written(data[at : at + _WRITTEN_AT_ONCE]) for at in parts)
+    return Response(_with_data(answer, entries), media_type="application/json")
+
+
+def _written(entries: Sequence[BaseModel]) -> bytes:
+    """Return entries as they stand in a list of JSON."""
+    return to_json(entries)[1:-1]
+
+
+def _with_data(answer: BaseModel, entries: bytes) -> bytes:
+    """Return an answer as JSON with written entries in place of no data."""
     content = answer.model_dump_json().encode()
-    if data:
-        parts = range(0, len(data), _WRITTEN_AT_ONCE)
-        entries = b",".join(to_json(data[at : at + _WRITTEN_AT_ONCE])[1:-1] for at in parts)
-        content = content.replace(b'"data":[]', b'"data":[%b]' % entries, 1)
-    return Response(content, media_type="application/json")
+    return content.replace(b'"data":[]', b'"data":[%b]' % entries, 1) if entries else content

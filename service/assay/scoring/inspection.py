@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import replace
 from typing import TYPE_CHECKING, Literal
 
@@ -16,6 +17,8 @@ from assay.scoring import items, meaning, targets
 from assay.scoring.aside import aside
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator
+
     from assay.prompts.models import Inspected, Model
     from assay.prompts.renderer import Looked
     from assay.scoring.scorer import Scorer
@@ -68,23 +71,28 @@ async def _outline(spec: ModelSpec) -> None:
         raise CheckpointError(message.message)
 
 
-async def tokenize(scorer: Scorer, request: wire.TokenizeRequest) -> wire.TokenizeAnswer:
-    """Answer `POST /tokenize`."""
+async def tokenized(
+    scorer: Scorer, request: wire.TokenizeRequest
+) -> AsyncGenerator[list[wire.TokenizeEntry]]:
+    """Yield the entries that answer `POST /tokenize`, in order, as they are rendered.
+
+    Raises:
+        Overloaded, Draining: The request isn't admitted.
+    """
     target = scorer.target(request.model)
     wanted = request.items()
-    size = len(wanted)
-    sources = await aside(size, lambda: items.sources_of(wanted, request))
-    rendered = await scorer.render(target, sources, Cutting(request.truncation))
+    sources = await aside(len(wanted), lambda: items.sources_of(wanted, request))
     loaded = scorer.loaded(target.members[0])
     reads = loaded.reads if loaded else "last"
-    data = await aside(
-        size,
-        lambda: [
-            _tokenized(index, item, one, reads=reads)
-            for index, (item, one) in enumerate(zip(wanted, rendered, strict=True))
-        ],
-    )
-    return wire.TokenizeAnswer(model=target.name, data=data)
+    begin = 0
+    rendered = scorer.rendered(target, sources, Cutting(request.truncation))
+    async with contextlib.aclosing(rendered) as chunks:
+        async for chunk in chunks:
+            yield [
+                _tokenized(index, wanted[index], one, reads=reads)
+                for index, one in enumerate(chunk, begin)
+            ]
+            begin += len(chunk)
 
 
 def describe(

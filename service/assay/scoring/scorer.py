@@ -37,7 +37,7 @@ from assay.scoring.targets import Target, Targets
 from assay.telemetry.memory import resident_bytes
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Hashable, Mapping, Sequence
+    from collections.abc import AsyncGenerator, Callable, Hashable, Mapping, Sequence
 
     from assay.engine.messages import Inputs, Progress
     from assay.engine.template import Source
@@ -353,16 +353,22 @@ class Scorer:
                 on_left,
             )
 
-    async def render(
+    async def rendered(
         self, target: Target, sources: Sequence[Source], cutting: Cutting = _AS_THE_CARD_SAYS
-    ) -> list[Looked | AssayError]:
-        """Return what the target's first member reads of each item, with its tokens."""
-        renderer = self._renderers[target.members[0].name]
-        rendered: list[Looked | AssayError] = []
-        for chunk in rendering.chunks(sources):
-            size = sum(map(rendering.estimate, chunk))
-            rendered += await renderer.look(chunk, cutting, size=size, caller=caller.NAME.get())
-        return rendered
+    ) -> AsyncGenerator[list[Looked | AssayError]]:
+        """Yield what the target's first member reads of each item, some at a time, with its tokens.
+
+        Raises:
+            Overloaded, Draining: The request isn't admitted.
+        """
+        own, renderer = caller.NAME.get(), self._renderers[target.members[0].name]
+        tokens = await aside(len(sources), lambda: sum(map(rendering.estimate, sources)))
+        name = await self._name(target, sources, tokens)
+        with self.admission.admit(tokens, lambda: name, caller=own) as room:
+            for chunk in rendering.chunks(sources):
+                size = sum(map(rendering.estimate, chunk))
+                yield await renderer.look(chunk, cutting, size=size, caller=own)
+                room.give_back(len(chunk) / len(sources))
 
     async def _name(
         self, target: Target, sources: Sequence[Source], tokens: int

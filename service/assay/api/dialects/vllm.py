@@ -14,6 +14,7 @@ clients (xtuner's of POLAR) read the last: it is [[reward]].
 from __future__ import annotations
 
 import base64
+import contextlib
 from dataclasses import replace
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NamedTuple, Self
@@ -308,7 +309,8 @@ async def _tokenize(ask: Ask, wanted: Tokenize) -> dict[str, Any]:
         source = Text(wanted.prompt, specials(wanted.add_special_tokens, "tokenizer"))
     else:
         raise InvalidField("send 'prompt' or 'messages'", param="prompt")
-    (rendered,) = await ask.scorer.render(target, [source])
+    async with contextlib.aclosing(ask.scorer.rendered(target, [source])) as chunks:
+        (rendered,) = [one async for chunk in chunks for one in chunk]
     if isinstance(rendered, AssayError):
         raise rendered
     ids = rendered.rendered.ids.tolist()
