@@ -84,7 +84,7 @@ async def tokenize(request: Request) -> Response:
 
 
 async def _tokens(scorer: Scorer, wanted: wire.TokenizeRequest) -> list[bytes]:
-    """Return the entries of an answer as JSON, some at a time: they have a string for each token."""
+    """Return the entries of an answer as JSON, some at a time: each has a string a token."""
     async with contextlib.aclosing(inspection.tokenized(scorer, wanted)) as parts:
         return [await asyncio.to_thread(_written, entries) async for entries in parts]
 

@@ -23,7 +23,7 @@ from assay.cards.recognise import recognise
 from assay.errors import CheckpointError, shown
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable
+    from collections.abc import Callable, Collection, Iterable
 
 STARTER = "starter"
 _HUB_FILES = ["*.safetensors", "*.safetensors.index.json", "*.json", "*.jinja", "*.model", "*.txt"]
@@ -43,6 +43,7 @@ _STANDARD_OUTPUT = 1  # a file descriptor
 _RENDERING = ("template", "steps", "read", "heads", "policy")  # tables of a card
 _MECHANISM = (*_RENDERING, "trunk", "score", "preference")
 _DECIDING = (*_MECHANISM, "limits", "statistics")  # what is cut, and what `normalize` answers
+on_fetch: Callable[[bool], None] = lambda _: None  # hears that a fetch begins, and that it is over
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 
 
@@ -370,6 +371,7 @@ def _fetch(reference: str, *more_files: str) -> Path:
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError  # noqa: PLC0415
 
     name, _, wanted = reference.partition("@")
+    on_fetch(True)
     try:
         files = [*_HUB_FILES, *more_files]
         return Path(snapshot_download(name, revision=wanted or None, allow_patterns=files))
@@ -398,6 +400,8 @@ def _fetch(reference: str, *more_files: str) -> Path:
             f"'{reference}' can't be fetched from the hub ({type(error).__name__}); give a local "
             f"folder{_by_proxy()}"
         ) from error
+    finally:
+        on_fetch(False)
 
 
 def _by_proxy() -> str:

@@ -8,9 +8,12 @@ import ctypes
 import os
 import signal
 import sys
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from assay.engine.messages import FRONT_SIGNALS
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 _PARENT_DEATH_SIGNAL = 1  # prctl's PR_SET_PDEATHSIG
 
@@ -31,6 +34,16 @@ def end_with_the_parent() -> None:
     """End at once where the process that started this one does."""
     with contextlib.suppress(OSError, AttributeError):  # Linux alone
         ctypes.CDLL(None).prctl(_PARENT_DEATH_SIGNAL, signal.SIGKILL)
+
+
+@contextlib.contextmanager
+def processor_limit(seconds: float) -> Iterator[None]:
+    """Let the kernel end the process once so much processor time is over, whatever code it is in."""
+    signal.setitimer(signal.ITIMER_PROF, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_PROF, 0)
 
 
 def end() -> NoReturn:

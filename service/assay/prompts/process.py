@@ -16,13 +16,16 @@ import signal
 import socket
 import sys
 import traceback
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+from assay.cards import repository
 from assay.engine import process
 from assay.errors import AssayError, CheckpointError, TemplateRefused, refusing
 from assay.prompts import protocol
 from assay.prompts.protocol import (
     Defect,
+    Fetching,
     Fork,
     Hello,
     Hold,
@@ -43,6 +46,7 @@ if TYPE_CHECKING:
 
     from assay.engine.template import Template
 
+_READING_MEMORY = 8 * 2**30
 _MEMORY = 2 * 2**30  # beyond what a process has of the template when it begins
 _FRAMES = 20
 _PARALLEL = "TOKENIZERS_PARALLELISM"
@@ -52,11 +56,28 @@ _wanted = os.environ.get(_PARALLEL)  # an operator's word stands
 def main() -> None:
     """Serve the socket whose descriptor is the only argument."""
     process.follow_the_front()
+    _be_ended_first()
     _import()
     with socket.socket(fileno=int(sys.argv[1])) as stream:
+        _limit_memory(_READING_MEMORY)
+        repository.on_fetch = lambda goes_on: stream.sendall(protocol.told(Fetching(goes_on)))
         templates = _read(stream)
         gc.freeze()
         _fork(stream, templates)
+
+
+def _be_ended_first() -> None:
+    """Where the machine runs out of memory, be what the kernel ends: others can go on without."""
+    with contextlib.suppress(OSError):
+        Path("/proc/self/oom_score_adj").write_text("1000", encoding="ascii")
+
+
+def _limit_memory(more: int) -> None:
+    """Let the process have so much more memory of its own than it has, as RLIMIT_DATA counts it."""
+    with contextlib.suppress(OSError, ValueError):
+        pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[5])
+        most = pages * resource.getpagesize() + more
+        resource.setrlimit(resource.RLIMIT_DATA, (most, most))
 
 
 def _import() -> None:
@@ -146,16 +167,8 @@ def _begin(stream: socket.socket) -> None:
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     process.end_with_the_parent()
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    with contextlib.suppress(OSError, ValueError):
-        held = _data_bytes()
-        resource.setrlimit(resource.RLIMIT_DATA, (held + _MEMORY, held + _MEMORY))
+    _limit_memory(_MEMORY)
     stream.sendall(protocol.told(Hello(os.getpid())))
-
-
-def _data_bytes() -> int:
-    """Return how much memory of its own the process has mapped, as RLIMIT_DATA counts it."""
-    with open("/proc/self/statm", encoding="ascii") as file:  # noqa: PTH123
-        return int(file.read().split()[5]) * resource.getpagesize()
 
 
 # --- rendering ---------------------------------------------------------------------------------
@@ -166,10 +179,8 @@ def _render(stream: socket.socket, template: Template) -> None:
     while True:
         match protocol.receive(stream):
             case Render() as wanted:
-                # The signal's default ends the process, whatever it is at.
-                signal.setitimer(signal.ITIMER_PROF, wanted.processor_s)
-                answer = protocol.told(_rendered(template, wanted))
-                signal.setitimer(signal.ITIMER_PROF, 0)
+                with process.processor_limit(wanted.processor_s):
+                    answer = protocol.told(_rendered(template, wanted))
                 stream.sendall(answer)
             case Hold(inputs, leaves_cores):
                 template.token_ids.hold_to(inputs)

@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from assay.cards import adapter, code, headers, repository, validation
-from assay.engine import notices
+from assay.engine import notices, process
 from assay.engine.template import Contest, Conversation, Solution, Template
 from assay.errors import AssayError, CheckpointError, InvalidField, refusing
 from assay.prompts.models import Facts, Inspected, Model, Padding, Reading, Resolved
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from assay.engine.template import Rendered, Source
     from assay.prompts.models import Kind, Wanted
 
+_READING_S = 300.0  # of processor time, for a tokenizer and a sample: some seconds
 _WARM = Conversation(
     ({"role": "user", "content": "Hello"}, {"role": "assistant", "content": "Hello"})
 )
@@ -94,8 +95,9 @@ def _sampled(template: Template, card: Card) -> dict[str, Any]:
 
 def _model(one: repository.Checkpoint, wanted: Wanted) -> tuple[Model, Template, list[str]]:
     try:
-        template = template_of(one, wanted)
-        doubts = check(one, template, runs_code=runs_code(one, wanted))
+        with process.processor_limit(_READING_S):
+            template = template_of(one, wanted)
+            doubts = check(one, template, runs_code=runs_code(one, wanted))
         return _described(one, template, wanted), template, doubts
     except CheckpointError as error:
         raise CheckpointError(f"{one.name}: {error.message}") from error
