@@ -43,7 +43,7 @@ _STANDARD_OUTPUT = 1  # a file descriptor
 _RENDERING = ("template", "steps", "read", "heads", "policy")  # tables of a card
 _MECHANISM = (*_RENDERING, "trunk", "score", "preference")
 _DECIDING = (*_MECHANISM, "limits", "statistics")  # what is cut, and what `normalize` answers
-on_fetch: Callable[[bool], None] = lambda _: None  # hears that a fetch begins, and that it is over
+fetch_listeners: list[Callable[[bool], None]] = []  # hear that a fetch begins, and that it ended
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 
 
@@ -371,7 +371,7 @@ def _fetch(reference: str, *more_files: str) -> Path:
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError  # noqa: PLC0415
 
     name, _, wanted = reference.partition("@")
-    on_fetch(True)
+    _say_of_fetching(begins=True)
     try:
         files = [*_HUB_FILES, *more_files]
         return Path(snapshot_download(name, revision=wanted or None, allow_patterns=files))
@@ -401,7 +401,12 @@ def _fetch(reference: str, *more_files: str) -> Path:
             f"folder{_by_proxy()}"
         ) from error
     finally:
-        on_fetch(False)
+        _say_of_fetching(begins=False)
+
+
+def _say_of_fetching(*, begins: bool) -> None:
+    for hear in fetch_listeners:
+        hear(begins)
 
 
 def _by_proxy() -> str:

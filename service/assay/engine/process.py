@@ -38,7 +38,7 @@ def end_with_the_parent() -> None:
 
 @contextlib.contextmanager
 def processor_limit(seconds: float) -> Iterator[None]:
-    """Let the kernel end the process once so much processor time is over, whatever code it is in."""
+    """Let the kernel end the process after so much processor time, whatever code it is in."""
     signal.setitimer(signal.ITIMER_PROF, seconds)
     try:
         yield

@@ -60,7 +60,7 @@ def main() -> None:
     _import()
     with socket.socket(fileno=int(sys.argv[1])) as stream:
         _limit_memory(_READING_MEMORY)
-        repository.on_fetch = lambda goes_on: stream.sendall(protocol.told(Fetching(goes_on)))
+        repository.fetch_listeners.append(lambda on: stream.sendall(protocol.told(Fetching(on))))
         templates = _read(stream)
         gc.freeze()
         _fork(stream, templates)
