@@ -47,7 +47,7 @@ if TYPE_CHECKING:
     from assay.engine.template import Template
 
 _READING_MEMORY = 8 * 2**30
-_MEMORY = 2 * 2**30  # beyond what a process has of the template when it begins
+_MEMORY = 2**30  # beyond what a process has of the template when it begins
 _FRAMES = 20
 _PARALLEL = "TOKENIZERS_PARALLELISM"
 _wanted = os.environ.get(_PARALLEL)  # an operator's word stands

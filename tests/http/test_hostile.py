@@ -1,0 +1,106 @@
+"""Checkpoints that want to stop the house: a template that takes all there is, files that hang."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING
+
+import psutil
+import pytest
+
+from tests.http import checkpoints
+from tests.http.processes import serving, until
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from tests.http.processes import Server
+
+DOUBLING = (
+    "{% for m in messages %}[{{ m.role }}] {{ m.content }}\n{% endfor %}"
+    "{% if messages[0].content == 'bad' %}{% set n = namespace(t='ab') %}"
+    "{% for i in range(40) %}{% set n.t = n.t ~ n.t %}{% endfor %}{{ n.t | length }}{% endif %}"
+)
+GOOD = {"prompt": "fine", "response": "So."}
+BAD = {"prompt": "bad", "response": "So."}
+
+
+@pytest.fixture(scope="module")
+def server(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A server of a sound model and of one whose template doubles a text forty times."""
+    folder = tmp_path_factory.mktemp("hostile")
+    hostile = checkpoints.copy(tiny, folder / "hostile")
+    (hostile / "chat_template.jinja").write_text(DOUBLING)
+    with serving(folder / "run", tiny, hostile, compile="off", batch_tokens=256) as server:
+        yield server
+
+
+@pytest.fixture
+def pool() -> Iterator[ThreadPoolExecutor]:
+    """Threads that send requests."""
+    with ThreadPoolExecutor() as pool:
+        yield pool
+
+
+def renderers(server: Server) -> list[psutil.Process]:
+    """Return the processes that render."""
+    (loader,) = [
+        one
+        for one in psutil.Process(server.process.pid).children()
+        if "assay.prompts.process" in one.cmdline()
+    ]
+    return loader.children()
+
+
+def test_an_item_that_takes_everything_is_refused_and_the_house_goes_on(
+    server: Server, pool: ThreadPoolExecutor
+) -> None:
+    """The other items of its request, and the other model all the while."""
+    items = {"model": "hostile", "inputs": [GOOD, BAD, GOOD], "on_error": "item"}
+    asking = pool.submit(server.http.post, "/score", json=items)
+    others = []
+    while not asking.done():
+        others.append(server.http.post("/score", json={"inputs": [GOOD]}).status_code)
+
+    first, culprit, last = asking.result().json()["data"]
+    assert set(others) <= {200}
+    assert first["score"] == last["score"] is not None
+    assert culprit["error"]["code"] == "template_refused"
+    assert until("it is ready", lambda: server.http.get("/health/ready").status_code == 200)
+
+
+def test_a_round_that_is_overdue_is_said_by_readiness(
+    server: Server, pool: ThreadPoolExecutor
+) -> None:
+    """Until it is over; whoever waits for it is answered then."""
+    server.http.post("/score", json={"inputs": [GOOD]})
+    frozen = renderers(server)
+    for one in frozen:
+        one.suspend()
+    asking = pool.submit(server.http.post, "/score", json={"inputs": [GOOD]})
+    overdue = until(
+        "readiness fails",
+        lambda: (answer := server.http.get("/health/ready")).status_code == 503 and answer,
+    )
+    alive = server.http.get("/health/live").status_code
+    for one in frozen:
+        one.resume()
+
+    assert overdue.json()["reasons"] == ["rendering for 'tiny' is overdue"]
+    assert alive == 200
+    assert asking.result().status_code == 200
+    until("it is ready again", lambda: server.http.get("/health/ready").status_code == 200)
+
+
+def test_the_end_of_a_process_that_renders_costs_nobody_an_answer(server: Server) -> None:
+    """It is started again, and counted."""
+    right = server.http.post("/score", json={"inputs": [GOOD]}).json()["data"][0]["score"]
+    before = server.metric("assay_renderer_restarts_total", model="tiny")
+    for one in renderers(server):
+        one.kill()
+
+    again = server.http.post("/score", json={"inputs": [GOOD]}).json()["data"][0]["score"]
+
+    assert again == right
+    assert server.metric("assay_renderer_restarts_total", model="tiny") == before + 1
