@@ -1,5 +1,8 @@
 """Everything at once: every route, bad bodies, callers who leave, workers that die, hang, change.
 
+And who means ill: a template that takes everything, a checkpoint that hangs while it is loaded,
+callers who never read their answers, and nobody who reads the log.
+
 A quiet server gives the right answers first. Then every answer must be that or a documented error
 that may pass, `/health/ready` must tell the truth, and nothing may be left behind at the end. What
 is asked, when, and what befalls the server follow from the seed.
@@ -8,6 +11,7 @@ is asked, when, and what befalls the server follow from the seed.
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import random
 import signal
@@ -23,7 +27,7 @@ import uvloop
 
 from loadtest.census import Census, workers
 from loadtest.connection import Connection, Origin
-from loadtest.questions import Answer, Kind, Question, judge, short
+from loadtest.questions import GREEDY, Answer, Hostile, Kind, Question, judge, short
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -44,8 +48,13 @@ WARM_UP_ROUNDS = 2
 GROWTH_SHARE = 0.1
 SHOWN_FAILURES = 20
 POOL_THREADS = min(32, (os.cpu_count() or 1) + 4)  # asyncio's grow to so many and stay
-ADMIN_KEY = "chaos-admin"
-Deed = Literal["kill", "stop", "reload"]
+ADMIN_KEY = "chaos-admin-key-of-32-characters"
+SLOW_READERS = 200
+SLOW_ADDRESS = "127.0.0.2"  # theirs: another caller's than that of all the others
+SLOW_ITEMS = 20_000  # of an answer that no socket's buffers hold
+SLOW_STAY_S = (20.0, 120.0)
+LOAD_TIMEOUT_S = 30.0
+Deed = Literal["kill", "stop", "reload", "greed", "hang"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +65,8 @@ class Plan:
     kill_every_s: float = 45.0
     reload_every_s: float = 60.0
     stop_at_s: float = 70.0  # SIGSTOP, once
+    greed_every_s: float = 25.0  # an item over which a process that renders ends
+    hang_every_s: float = 150.0  # a load that doesn't come to an end
     watchdog_s: float = 3.0
     seed: int = 0
 
@@ -65,6 +76,8 @@ class Plan:
         every: tuple[tuple[Deed, float], ...] = (
             ("kill", self.kill_every_s),
             ("reload", self.reload_every_s),
+            ("greed", self.greed_every_s),
+            ("hang", self.hang_every_s),
         )
         for deed, period in every:
             made += [(period * turn, deed) for turn in range(1, 1 + int(self.seconds / period))]
@@ -165,16 +178,20 @@ def settings(plan: Plan) -> dict[str, object]:
         "ensembles": '{"both": ["tiny", "bare"]}',
         "admin_key": ADMIN_KEY,
         "watchdog_s": plan.watchdog_s,
-        "log_level": "warning",
+        "load_timeout_s": LOAD_TIMEOUT_S,
     }
 
 
 def chaos(
-    server: Server, questions: Sequence[Question], plan: Plan, announce: Callable[[str], None]
+    server: Server,
+    questions: Sequence[Question],
+    hostile: Hostile,
+    plan: Plan,
+    announce: Callable[[str], None],
 ) -> Outcome:
-    """Let it happen to a running server that serves `questions.models`."""
+    """Let it happen to a running server of `questions.models` and the greedy one."""
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        return runner.run(_Chaos(server, questions, plan, announce).run())
+        return runner.run(_Chaos(server, questions, hostile, plan, announce).run())
 
 
 def untruths(probes: Sequence[Probe], absences: Sequence[Absence]) -> list[str]:
@@ -199,6 +216,7 @@ class _Chaos:
         self,
         server: Server,
         questions: Sequence[Question],
+        hostile: Hostile,
         plan: Plan,
         announce: Callable[[str], None],
     ) -> None:
@@ -207,6 +225,7 @@ class _Chaos:
         self._pid = server.pid
         self._origin = Origin.of(server.url)
         self._questions = questions
+        self._hostile = hostile
         self._requests = {one.name: self._request(one) for one in questions}
         self._pools = {
             kind: [one for one in questions if one.kind == kind] for kind in (*SHARES, "good")
@@ -231,6 +250,8 @@ class _Chaos:
             tasks.create_task(self._befall())
             tasks.create_task(self._probe())
             tasks.create_task(self._weigh())
+            for _ in range(SLOW_READERS):
+                tasks.create_task(self._dawdle())
             for number in range(CALLERS):
                 tasks.create_task(self._call(random.Random(f"{self._plan.seed} {number}")))
         await self._settle()
@@ -366,6 +387,10 @@ class _Chaos:
                     case "reload":
                         tasks.create_task(self._reload(turns))
                         turns += 1
+                    case "greed":
+                        tasks.create_task(self._take_everything())
+                    case "hang":
+                        tasks.create_task(self._load_what_hangs())
 
     async def _kill(self) -> None:
         """Kill a worker; where it was the only one, note how long there was none."""
@@ -406,6 +431,63 @@ class _Chaos:
                 self._out.failures.append(f"{since:.1f} s: the frozen worker was left as it was")
                 return
         self._note("froze, and it was killed")
+
+    async def _take_everything(self) -> None:
+        """Send an item over which a process that renders ends: the item alone is refused."""
+        good, bad = ({"prompt": one, "response": "So."} for one in ("Why?", GREEDY))
+        body = {"model": self._hostile.greedy.name, "inputs": [good, bad, good], "on_error": "item"}
+        answer = await self._admin("/score", body)
+        if answer is None:
+            return
+        status, said = answer
+        self._note(f"greed: {status}")
+        if status in {503, 504}:
+            return
+        errors = [(one.get("error") or {}).get("code") for one in said.get("data", [])]
+        late = {"deadline_exceeded", "template_refused"}
+        if status != 200 or errors[1] not in late or {errors[0], errors[2]} - {None, *late}:
+            self._out.failures.append(f"{self._passed():.1f} s, greed: {status} {errors}")
+
+    async def _load_what_hangs(self) -> None:
+        """Load a checkpoint that doesn't come to an end: refused, and what is served still is."""
+        async with self._changing:
+            answer = await self._admin("/admin/load", {"model": str(self._hostile.hanging)})
+        if answer is None:
+            return
+        status, said = answer
+        self._note(f"hang: {status}")
+        if status != 409:
+            self._out.failures.append(f"{self._passed():.1f} s, hang: {status} {said}")
+
+    async def _admin(self, path: str, body: object) -> tuple[int, Any] | None:
+        """Send JSON with the operator's key; None where there was no answer, which is a failure."""
+        connection = await Connection.open(self._origin)
+        headers = {"Authorization": f"Bearer {ADMIN_KEY}", "Content-Type": "application/json"}
+        sent = self._origin.post(path, json.dumps(body).encode(), headers)
+        try:
+            async with asyncio.timeout(2 * END_S):
+                status, said = await connection.send(sent)
+        except OSError as error:
+            self._out.failures.append(f"{self._passed():.1f} s, {path}: {type(error).__name__}")
+            return None
+        finally:
+            connection.close()
+        return status, json.loads(said)
+
+    async def _dawdle(self) -> None:
+        """Ask for a large answer and never read it, hang up after a while, ask again."""
+        items = {"inputs": [{"text": ""}] * SLOW_ITEMS, "on_error": "item"}
+        sent = self._origin.post("/score", json.dumps(items).encode(), {})
+        while (left_s := self._plan.seconds - self._passed()) > 0:
+            await asyncio.sleep(self._chance.uniform(0, left_s / 2))
+            with suppress(OSError):
+                _, writer = await asyncio.open_connection(
+                    self._origin.host, self._origin.port, local_addr=(SLOW_ADDRESS, 0), limit=1
+                )
+                writer.write(sent)
+                self._out.deeds["answers that nobody reads"] += 1
+                await asyncio.sleep(min(left_s, self._chance.uniform(*SLOW_STAY_S)))
+                writer.transport.abort()
 
     async def _reload(self, turn: int) -> None:
         """Have everything read again, by the route or by SIGHUP."""

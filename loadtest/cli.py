@@ -448,8 +448,11 @@ def chaos(
     with tempfile.TemporaryDirectory() as folder:
         models = questions.models(Path(folder))
         asked = questions.questions(questions.poison_id(models[0]))
-        with servers.assay_of(models, **happening.settings(plan)) as server:
-            outcome = happening.chaos(server, asked, plan, out.print)
+        hostile = questions.hostile(models[1], Path(folder))
+        served = [*models, hostile.greedy]
+        settings = happening.settings(plan)
+        with servers.assay_of(served, is_unread=True, **settings) as server:
+            outcome = happening.chaos(server, asked, hostile, plan, out.print)
     for line in outcome.lines():
         out.print(line)
     if json is not None:

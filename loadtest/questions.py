@@ -35,6 +35,7 @@ Kind = Literal["good", "state", "malformed", "oversize", "nan"]
 JSON, PACKED = "application/json", "application/msgpack"
 POISON = "‽"  # the only character here that is spelt with the byte 0xBD
 POISON_SPELT = "½"  # how byte-level tokenizers spell it
+GREEDY = "take everything"  # the prompt with which a template takes all the memory there is
 LONG = "many words " * 600  # more than the model takes
 # What an answer has besides what was asked for: names, clocks, what was shared.
 VOLATILE = frozenset(
@@ -50,6 +51,14 @@ RETRYABLE = {
     one.code: one.status
     for one in (errors.NotReady, errors.Overloaded, errors.DeadlineExceeded, errors.ForwardFailed)
 }
+
+
+@dataclass(frozen=True, slots=True)
+class Hostile:
+    """Checkpoints: one takes everything for one prompt, one never comes to the end of a sample."""
+
+    greedy: Path
+    hanging: Path
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,6 +142,21 @@ def models(folder: Path) -> list[Path]:
         bare, lambda tensors: tensors.update({"score.weight": -3 * tensors["score.weight"]})
     )
     return [tiny, bare]
+
+
+def hostile(tiny: Path, folder: Path) -> Hostile:
+    """Write two copies of a model whose chat templates want to stop the house."""
+    own = (tiny / "chat_template.jinja").read_text()
+    doubles = (
+        "{% set n = namespace(t='ab') %}{% for i in range(40) %}{% set n.t = n.t ~ n.t %}"
+        "{% endfor %}{{ n.t | length }}"
+    )
+    endless = 3 * "{% for i in range(9999) %}" + 3 * "{% endfor %}"
+    greedy, hanging = (checkpoints.copy(tiny, folder / name) for name in ("greedy", "hanging"))
+    guard = f"{{% if messages[0].content == '{GREEDY}' %}}{doubles}{{% endif %}}"
+    (greedy / "chat_template.jinja").write_text(own + guard)
+    (hanging / "chat_template.jinja").write_text(own + endless)
+    return Hostile(greedy, hanging)
 
 
 def poison_id(folder: Path) -> int:

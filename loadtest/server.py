@@ -30,7 +30,8 @@ _MOMENT_S = 1.0
 class Server:
     """A process that answers HTTP. Use as a context manager; it is ready inside.
 
-    `{port}` in the command stands for the port. All its descendants end with it.
+    `{port}` in the command stands for the port. All its descendants end with it. Where it
+    `is_unread`, what it writes goes into a pipe from which nobody takes it before `output`.
     """
 
     def __init__(
@@ -40,12 +41,15 @@ class Server:
         *,
         ready_path: str,
         environment: Mapping[str, str] | None = None,
+        is_unread: bool = False,
     ) -> None:
         self.name = name
         self.url = ""
         self._command = command
         self._ready_path = ready_path
         self._environment = environment or {}
+        self._is_unread = is_unread
+        self._pipe: int | None = None
         self._process: subprocess.Popen[bytes] | None = None
         self._output: IO[bytes] | None = None
 
@@ -70,6 +74,9 @@ class Server:
         if self._output is not None:
             self._output.close()
             self._output = None
+        if self._pipe is not None:
+            os.close(self._pipe)
+            self._pipe = None
 
     def start(self) -> None:
         """Start the process on a free port and wait until it is ready.
@@ -80,14 +87,20 @@ class Server:
         port = _free_port()
         self.url = f"http://127.0.0.1:{port}"
         self._output = tempfile.TemporaryFile()  # noqa: SIM115  lives as long as the process
+        written: IO[bytes] | int = self._output
+        if self._is_unread:
+            self._pipe, written = os.pipe()
+            os.set_blocking(self._pipe, False)
         self._process = subprocess.Popen(
             [part.replace("{port}", str(port)) for part in self._command],
             cwd=ROOT,
             env={**os.environ, "HF_HUB_OFFLINE": "1", **self._environment},
-            stdout=self._output,
+            stdout=written,
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
+        if isinstance(written, int):
+            os.close(written)
         deadline = time.monotonic() + START_TIMEOUT_S
         while not self._is_ready():
             if not self.is_alive() or time.monotonic() > deadline:
@@ -137,6 +150,11 @@ class Server:
         """Return what the process wrote."""
         if self._output is None:
             return ""
+        if self._pipe is not None:
+            with suppress(BlockingIOError):
+                while part := os.read(self._pipe, 1 << 20):
+                    self._output.write(part)
+            self._output.flush()
         # Its own place in the file: the process writes at the one that both share.
         size = os.fstat(self._output.fileno()).st_size
         return os.pread(self._output.fileno(), size, 0).decode(errors="replace")
@@ -165,12 +183,18 @@ def assay(
     return Server(name, command, ready_path="/health/ready", environment=environment)
 
 
-def assay_of(models: Sequence[Path], **settings: object) -> Server:
+def assay_of(models: Sequence[Path], *, is_unread: bool = False, **settings: object) -> Server:
     """Return Assay on one thread, serving these models, with these settings."""
     command = [sys.executable, "-m", "assay", "serve", *map(str, models), "--port", "{port}"]
     environment = {f"ASSAY_{key.upper()}": str(value) for key, value in settings.items()}
     environment = {"ASSAY_DEVICE": "cpu", "ASSAY_THREADS": "1"} | environment
-    return Server("assay", command, ready_path="/health/ready", environment=environment)
+    return Server(
+        "assay",
+        command,
+        ready_path="/health/ready",
+        environment=environment,
+        is_unread=is_unread,
+    )
 
 
 def plain(checkpoint: Path, dtype: str, threads: int, *, name: str = "plain") -> Server:
