@@ -76,6 +76,8 @@ class Loader:
 
 
 def _read(text: str) -> Read | Refusal:
+    if text == "garbled":
+        return Read(b"abc", None, None, None, 1, None, True, None, None)
     if not text:
         return Refusal.of(EmptyItem("nothing"))
     if text == "nested":
@@ -179,6 +181,12 @@ async def test_only_the_item_that_ends_the_process_is_refused(held):
     assert "deadly" not in culprit[1].message
     assert held.restarts == ["model", "model"]
     assert held.loader.forks == 3
+
+
+async def test_an_answer_that_is_none_ends_the_process(rendering):
+    """And the item alone is refused."""
+    assert await rendering.ids("ab", "garbled", "c") == [2, TemplateRefused, 1]
+    assert rendering.restarts == ["model", "model"]
 
 
 async def test_what_hangs_is_ended_by_the_clock(rendering, monkeypatch):

@@ -12,7 +12,7 @@ import socket
 from typing import TYPE_CHECKING, Self, TypeVar
 
 from assay import processes
-from assay.errors import AssayError, CheckpointError, WorkerError
+from assay.errors import AssayError, CheckpointError, WorkerError, refusing
 from assay.prompts import protocol
 from assay.prompts.protocol import (
     Fetching,
@@ -123,12 +123,14 @@ class Loader:
             WorkerError: The process died over it, or took too long.
         """
         frame = await self._ask(Resolve(reference, self._wanted), reference, ResolvedFrame)
-        return frame.resolved()
+        with refusing(reference):
+            return frame.resolved()
 
     async def inspect(self, reference: str) -> Inspected:
         """Return what a reference was found to be; raises as `resolve`."""
         frame = await self._ask(Inspect(reference, self._wanted), reference, InspectedFrame)
-        return frame.inspected()
+        with refusing(reference):
+            return frame.inspected()
 
     async def begin_to_render(self, models: Sequence[Model]) -> None:
         """Read nothing more; these are the models of all that was resolved, in their order."""

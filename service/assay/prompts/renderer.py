@@ -138,7 +138,11 @@ class Renderer:
             while jobs := self._next_round():
                 for same in _alike(jobs):
                     self._begun_at = time.monotonic()
-                    await self._round(same)
+                    try:
+                        await self._round(same)
+                    except Exception as error:  # noqa: BLE001  a defect: who meets it reports it
+                        for job in same:
+                            self._pace.set_result(job.outcomes, error)
         finally:
             self._begun_at = self._task = None
 
@@ -280,10 +284,13 @@ def _read(answer: protocol.Told, count: int) -> list[Outcome] | Defect:
         return answer
     if not isinstance(answer, Outcomes) or len(answer.items) != count:
         raise WorkerError("a process that renders sent what isn't an answer")
-    return [
-        one.error() if isinstance(one, Refusal) else Looked(one.rendered(), one.tokens or [])
-        for one in answer.items
-    ]
+    try:
+        return [
+            one.error() if isinstance(one, Refusal) else Looked(one.rendered(), one.tokens or [])
+            for one in answer.items
+        ]
+    except ValueError as error:  # bytes that aren't whole ids
+        raise WorkerError("a process that renders sent what isn't an answer") from error
 
 
 def _raised(defect: Defect) -> Exception:
