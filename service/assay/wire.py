@@ -356,6 +356,7 @@ def _listed(value: object) -> object:
 Items = Annotated[list[Item], BeforeValidator(_listed, json_schema_input_type=Item | list[Item])]
 
 
+CacheSalt = Annotated[str, Field(min_length=1, max_length=1_024)]
 Weight = Annotated[Number, Field(ge=-1e6, le=1e6)]
 
 
@@ -379,6 +380,11 @@ class Options(TemplateInputs):
     )
     priority: Annotated[Priority, _unset("interactive")] = "interactive"
     deadline_ms: Integer | None = Field(default=None, gt=0, le=86_400_000)
+    cache_salt: CacheSalt | None = Field(
+        default=None,
+        description="Prefixes are shared with requests of the same caller and salt alone; as "
+        "vLLM's: for who asks on behalf of several that aren't to learn of each other.",
+    )
     truncation: Truncation | None = Field(
         default=None, description="What may be cut from an item over the limit; default the card's."
     )

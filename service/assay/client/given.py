@@ -28,6 +28,7 @@ class ScoreOptions(TypedDict, total=False):
     on_error: wire.OnError
     priority: wire.Priority
     deadline_ms: int | None
+    cache_salt: str | None
     truncation: wire.Truncation | None
     include: list[wire.Include]
     aggregate: wire.Aggregate | None

@@ -156,6 +156,7 @@ class Call:
                 is_batch=options.priority == "batch",
                 deadline_s=None if options.deadline_ms is None else options.deadline_ms / 1e3,
                 stop_at_error=self._fails_whole,
+                salt=options.cache_salt,
                 on_left=lambda times: tracing.passed(
                     begin, times, self._named(len(sources)), error=CLIENT_GONE
                 ),
