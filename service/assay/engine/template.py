@@ -44,6 +44,7 @@ from assay.errors import AssayError, CheckpointError, EmptyItem, ItemTooLong
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from datetime import datetime
     from pathlib import Path
 
     from assay.engine.truncation import Cut, Side, Truncation
@@ -74,8 +75,12 @@ class Template:
         *,
         config_folder: Path | None = None,
         max_tokens: int | None = None,
+        moment: datetime | None = None,
     ) -> None:
         """Load the tokenizer; config.json is beside it, or in `config_folder`.
+
+        `moment` is what a chat template takes for now where the card has no date, by default now.
+        Who loads the same again has to hand over `moment` of before.
 
         Raises:
             CheckpointError: There is none, it can't be read, or lacks a token of the card.
@@ -83,7 +88,8 @@ class Template:
         config = _config(config_folder or folder)
         self._card = card = card or Card()
         self.tokenizer = tokenizer = Tokenizer(folder)
-        self.chat_format = ChatFormat(tokenizer, card)
+        self.chat_format = ChatFormat(tokenizer, card, moment)
+        self.moment = self.chat_format.moment
         self.token_ids = TokenIds(tokenizer, _declared_inputs(config, tokenizer, card))
         self.token_ids.check_card(card)
         appended = [self.token_ids.of(token) for token in card.template.append]
