@@ -36,6 +36,7 @@ Activation = Literal["none", "sigmoid"]
 Priority = Literal["interactive", "batch"]
 OnError = Literal["fail", "item"]
 Truncation = Literal["prompt_start", "response_end", "longest_first"]
+SpecialTokens = Literal["parse", "refuse", "split"]
 Include = Literal["members", "attributes", "steps", "tokens"]
 Aggregate = Literal["last", "min", "prod", "mean"]
 # Roles whose turns are never scored. A template may call the assistant otherwise ("document").
@@ -360,6 +361,13 @@ CacheSalt = Annotated[str, Field(min_length=1, max_length=1_024)]
 Weight = Annotated[Number, Field(ge=-1e6, le=1e6)]
 
 
+_SPECIAL_TOKENS_IN_TEXTS = (
+    "How special tokens in the texts of a prompt, response or message are taken. 'parse': as "
+    "transformers does, as if the chat template had written them; 'refuse': such an item is; "
+    "'split': they are text. Default the card's, else 'parse'."
+)
+
+
 class Options(TemplateInputs):
     """What every scoring route understands."""
 
@@ -388,6 +396,7 @@ class Options(TemplateInputs):
     truncation: Truncation | None = Field(
         default=None, description="What may be cut from an item over the limit; default the card's."
     )
+    special_tokens: SpecialTokens | None = Field(default=None, description=_SPECIAL_TOKENS_IN_TEXTS)
     include: Annotated[list[Include], _unset([])] = Field(
         default_factory=list,
         description="What else to answer of each response. `/score` has attributes and steps of "
@@ -583,6 +592,7 @@ class TokenizeRequest(TemplateInputs):
     steps: list[str] | None = Field(default=None, min_length=1)
     inputs: Items | None = Field(default=None, validate_default=True)
     truncation: Truncation | None = None
+    special_tokens: SpecialTokens | None = Field(default=None, description=_SPECIAL_TOKENS_IN_TEXTS)
 
     @field_validator("inputs")
     @classmethod

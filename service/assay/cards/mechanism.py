@@ -154,6 +154,12 @@ class Template(Table):
         "is: EOS takes the place of the last token that fits (OpenRLHF).",
     )
     append: list[Token] = Field(default=[], description="Tokens put behind everything.")
+    special_tokens: Literal["parse", "refuse", "split"] = Field(
+        default="parse",
+        description="How special tokens in the texts of an item are taken, unless the request "
+        "says. 'parse': as transformers does, as if the template had written them; 'refuse': the "
+        "item is; 'split': they are text.",
+    )
     expected_read_token: str | None = Field(
         default=None,
         description="What stands where a sample conversation is read; another token is an error.",

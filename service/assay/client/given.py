@@ -30,6 +30,7 @@ class ScoreOptions(TypedDict, total=False):
     deadline_ms: int | None
     cache_salt: str | None
     truncation: wire.Truncation | None
+    special_tokens: wire.SpecialTokens | None
     include: list[wire.Include]
     aggregate: wire.Aggregate | None
     threshold: float | None

@@ -119,7 +119,8 @@ async def tokenize(scorer: Scorer, request: wire.TokenizeRequest) -> wire.Tokeni
     wanted = request.items()
     size = len(wanted)
     sources = await aside(size, lambda: items.sources_of(wanted, request))
-    rendered = await scorer.render(target, sources, Cutting(request.truncation))
+    cutting = Cutting(request.truncation, special_tokens=request.special_tokens)
+    rendered = await scorer.render(target, sources, cutting)
     loaded = scorer.loaded(target.members[0])
     reads = loaded.reads if loaded else "last"
     data = await aside(

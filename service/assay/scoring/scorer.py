@@ -66,6 +66,7 @@ class Scored:
     truncated: bool
     cut: Cut | None = None  # what of it was cut, as the first member reads it
     ends_as_expected: bool = True
+    has_mentions: bool = False  # special tokens were in what is said
 
 
 @dataclass(frozen=True, slots=True)
@@ -690,5 +691,11 @@ def _scored(
             return Scored(None, one, rendered.ids, rendered.truncated, rendered.cut)
     found = tuple(one for one in numbers if isinstance(one, np.ndarray))
     return Scored(
-        found, None, rendered.ids, rendered.truncated, rendered.cut, rendered.ends_as_expected
+        found,
+        None,
+        rendered.ids,
+        rendered.truncated,
+        rendered.cut,
+        rendered.ends_as_expected,
+        rendered.has_mentions,
     )
