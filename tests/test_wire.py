@@ -164,6 +164,9 @@ def test_inputs_and_the_shorthand_exclude_each_other(fields):
         ("normalize", 1),
         ("normalize", "yes"),
         ("attributes", {"quality": True}),
+        ("cache_salt", ""),
+        ("cache_salt", "x" * 1_025),
+        ("cache_salt", 7),
     ],
 )
 def test_an_option_outside_its_values_is_refused(field, value):

@@ -147,6 +147,11 @@ class Settings(BaseSettings):
         description="Memory for the keys and values of prefixes that a model keeps between "
         "batches; default 512 on CPU, a tenth of a GPU's memory; 0 keeps none.",
     )
+    prefix_sharing: Literal["caller", "all"] = Field(
+        default="caller",
+        description="Whose requests share the prefixes that they begin with alike: those of one "
+        "key's name, or all, who can then find out what others sent.",
+    )
     max_queued_tokens: int = Field(
         default=16_000_000, ge=1, description="Tokens that may wait before requests are refused."
     )

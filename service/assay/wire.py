@@ -36,6 +36,7 @@ Activation = Literal["none", "sigmoid"]
 Priority = Literal["interactive", "batch"]
 OnError = Literal["fail", "item"]
 Truncation = Literal["prompt_start", "response_end", "longest_first"]
+SpecialTokens = Literal["parse", "refuse", "split"]
 Include = Literal["members", "attributes", "steps", "tokens"]
 Aggregate = Literal["last", "min", "prod", "mean"]
 # Roles whose turns are never scored. A template may call the assistant otherwise ("document").
@@ -356,7 +357,15 @@ def _listed(value: object) -> object:
 Items = Annotated[list[Item], BeforeValidator(_listed, json_schema_input_type=Item | list[Item])]
 
 
+CacheSalt = Annotated[str, Field(min_length=1, max_length=1_024)]
 Weight = Annotated[Number, Field(ge=-1e6, le=1e6)]
+
+
+_SPECIAL_TOKENS_IN_TEXTS = (
+    "How special tokens in the texts of a prompt, response or message are taken. 'parse': as "
+    "transformers does, as if the chat template had written them; 'refuse': such an item is; "
+    "'split': they are text. Default the card's, else 'parse'."
+)
 
 
 class Options(TemplateInputs):
@@ -379,9 +388,15 @@ class Options(TemplateInputs):
     )
     priority: Annotated[Priority, _unset("interactive")] = "interactive"
     deadline_ms: Integer | None = Field(default=None, gt=0, le=86_400_000)
+    cache_salt: CacheSalt | None = Field(
+        default=None,
+        description="Prefixes are shared with requests of the same caller and salt alone; as "
+        "vLLM's: for who asks on behalf of several that aren't to learn of each other.",
+    )
     truncation: Truncation | None = Field(
         default=None, description="What may be cut from an item over the limit; default the card's."
     )
+    special_tokens: SpecialTokens | None = Field(default=None, description=_SPECIAL_TOKENS_IN_TEXTS)
     include: Annotated[list[Include], _unset([])] = Field(
         default_factory=list,
         description="What else to answer of each response. `/score` has attributes and steps of "
@@ -577,6 +592,7 @@ class TokenizeRequest(TemplateInputs):
     steps: list[str] | None = Field(default=None, min_length=1)
     inputs: Items | None = Field(default=None, validate_default=True)
     truncation: Truncation | None = None
+    special_tokens: SpecialTokens | None = Field(default=None, description=_SPECIAL_TOKENS_IN_TEXTS)
 
     @field_validator("inputs")
     @classmethod

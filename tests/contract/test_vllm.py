@@ -302,6 +302,32 @@ def test_unknown_fields_are_taken(contracts: Server) -> None:
     )
 
 
+@pytest.mark.parametrize(
+    "path", ["/classify", "/pooling", "/score", "/rerank", "/v1/chat/completions"]
+)
+def test_a_salt_sets_prefixes_apart(contracts: Server, path: str) -> None:
+    """What is kept of a request with one is gone on from with the same one only."""
+    item = {"prompt": f"What is {path} when it is served again and again?", "response": RESPONSE}
+    chat = [
+        {"role": role, "content": item[part]}
+        for role, part in [("user", "prompt"), ("assistant", "response")]
+    ]
+    body = {
+        "/score": {"queries": item["prompt"], "documents": RESPONSE},
+        "/rerank": {"query": item["prompt"], "documents": [RESPONSE]},
+    }.get(path, {"messages": chat})
+
+    def shared(**option: str) -> int:
+        usage = post(contracts, "/score", inputs=item, **option)["usage"]
+        return int(usage["shared_tokens"])
+
+    first = post(contracts, path, **body, cache_salt=path)
+
+    assert first["usage"]["prompt_tokens"] > 16
+    assert (shared(cache_salt="another"), shared()) == (0, 0)
+    assert shared(cache_salt=path) >= 16
+
+
 def test_the_models_own_limit_may_be_named(contracts: Server) -> None:
     """As -1, as it is, or as more; a text that is longer keeps its end."""
     text = "many words " * 400
@@ -407,6 +433,7 @@ REFUSALS: dict[str, tuple[str, dict[str, Any], str, str | None]] = {
         "truncation_side",
     ),
     "bytes": ("/pooling", {"input": "Yes.", "encoding_format": "bytes"}, "base64", None),
+    "no salt": ("/classify", {"input": "Yes.", "cache_salt": ""}, "at least 1", "cache_salt"),
     "half a pair": ("/score", {"queries": "a"}, "'documents'", "queries"),
     "two with three": (
         "/score",

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from pydantic import ValidationError
 from transformers import AutoTokenizer
 
 from assay import wire
 from assay.cards.card import Card
 from assay.engine.chat import ChatTemplate
-from assay.engine.template import Conversation, Solution, Template
+from assay.engine.template import Conversation, Rendered, Solution, Template
 from assay.engine.time_limit import Overrun, TimeLimit
 from assay.errors import AssayError, CheckpointError, InvalidField, TemplateRefused
 from assay.scoring import items
@@ -20,8 +22,6 @@ from tests.engine import tokenizers
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-    from assay.engine.template import Rendered
 
 # As Qwen's: tools in front, calls as JSON, results without their ids, reasoning, parts of text.
 AGENT = (
@@ -333,14 +333,56 @@ def test_a_card_chooses_among_several_templates(tmp_path: Path, name: str) -> No
 def test_a_template_that_writes_todays_date_is_noted(
     tmp_path: Path, chat: str, has_note: bool
 ) -> None:
-    """Its scores change from day to day; a default date in the template isn't such a case."""
+    """It is of the start, unless a card says; a default date in the template is no such case."""
     folder = tokenizers.make(tmp_path, chat=chat + tokenizers.CHAT)
     template = Template(folder)
     fixed = Card.model_validate({"template": {"chat_template_kwargs": {"date_string": "1"}}})
 
     assert (template.chat_format.note is not None) == has_note
     if has_note:
-        assert "today's date" in str(template.chat_format.note)
-        assert ("date_string" in str(template.chat_format.note)) == ("date_string" in chat)
+        note = str(template.chat_format.note)
+        assert f"the day of the start, {template.moment:%Y-%m-%d}" in note
+        assert 'date = "2024-07-26" under [template]' in note
     if "date_string" in chat:
         assert Template(folder, fixed).chat_format.note is None
+    dated = Card.model_validate({"template": {"date": "2024-07-26"}})
+    assert Template(folder, dated).chat_format.note is None
+
+
+NOW = "{{ strftime_now('%d %b %Y %H:%M:%S.%f') }}"
+
+
+def test_the_date_is_that_of_the_card_else_of_the_start(tmp_path: Path) -> None:
+    """An item's ids don't move with the clock; models of one template have each their own date."""
+    folder = tokenizers.make(tmp_path, chat=NOW + tokenizers.CHAT)
+    card = Card.model_validate({"template": {"date": "2024-07-26"}})
+    moment = datetime(2025, 2, 3, 4, 5, 6, 7)  # noqa: DTZ001  local, as transformers has it
+    item = {"prompt": "Hi", "response": "Ho"}
+
+    template, other, dated = (
+        Template(folder),
+        Template(folder, moment=moment),
+        Template(folder, card),
+    )
+    texts = [
+        [str(one.text)[: len("26 Jul 2024 00:00:00.000000")] for one in found]
+        for found in (_rendered(one, item) for one in (template, other, dated, template))
+    ]
+
+    assert texts[0] == texts[3] == [f"{template.moment:%d %b %Y %H:%M:%S.%f}"] * 2
+    assert texts[1] == ["03 Feb 2025 04:05:06.000007"] * 2
+    assert texts[2] == ["26 Jul 2024 00:00:00.000000"] * 2
+
+
+def _rendered(template: Template, item: dict[str, Any]) -> list[Rendered]:
+    """Return what comes of an item, and of it again."""
+    asked = wire.ScoreRequest(inputs=[wire.Item.model_validate(item)] * 2)
+    found = template.render_all(items.sources_of(asked.items(), asked))
+    return [one for one in found if isinstance(one, Rendered)]
+
+
+def test_fixed_strings_have_no_date() -> None:
+    """A card that gives them one would promise what isn't so."""
+    turns = {"user": "{content}", "assistant": "{content}"}
+    with pytest.raises(ValidationError, match="'date' is a chat template's"):
+        Card.model_validate({"template": {"turns": turns, "date": "2024-07-26"}})

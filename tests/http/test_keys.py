@@ -240,6 +240,37 @@ def test_who_changes_what_is_on_record(ringed: Server, ring: dict[str, str]) -> 
         until(f"it is on record: {said}", lambda said=said: said in ringed.log.read_text())
 
 
+def test_a_key_learns_nothing_of_anothers_prompt(
+    ringed: Server, ring: dict[str, str], folder: Path
+) -> None:
+    """Guesses of how it begins cost what any other text costs, whatever is kept of it."""
+    file = folder / "keys.toml"
+    kept = file.read_text()
+    key, entry = made(folder, "neighbour", "--rights", "score")
+    file.write_text(kept + entry)
+    secret = "The number of the vault is 4711 and nobody else may ever learn of it."
+
+    def shared(with_key: str, text: str) -> int:
+        answer = ringed.http.post(
+            "/score", json={"inputs": {"text": text}}, headers=bearer(with_key)
+        ).raise_for_status()
+        return int(answer.json()["usage"]["shared_tokens"])
+
+    def status(with_key: str) -> int:
+        return ringed.http.get("/models", headers=bearer(with_key)).status_code
+
+    until("the neighbour is let in", lambda: status(key) == 200)
+    assert shared(ring["score"], secret) == 0
+    right, wrong = f"{secret[:60]} Or not?", secret[::-1]
+    told = [shared(key, guess) for guess in (right, wrong)]
+    own = [shared(ring["score"], guess) for guess in (right, wrong)]
+    file.write_text(kept)
+    until("the neighbour is gone", lambda: status(key) == 401)
+
+    assert told == [0, 0]
+    assert own[0] > own[1] == 0
+
+
 def test_a_key_takes_over_from_another_of_its_name(
     ringed: Server, ring: dict[str, str], folder: Path
 ) -> None:

@@ -83,7 +83,7 @@ def test_what_was_rendered_crosses_as_it_is():
     """Ids, places, segments; the text and the tokens where they were asked for."""
     marks = Marks(np.array([1, 3], np.int32), np.array([7, 8], np.int32), 2)
     ids = np.arange(5, dtype=np.int32)
-    one = Rendered(ids, "text ü", "both", marks, ids % 2, ends_as_expected=False)
+    one = Rendered(ids, "text ü", "both", marks, ids % 2, ends_as_expected=False, has_mentions=True)
 
     (back, bare) = crossed(
         Outcomes([Read.of(one, ["a"], looks=True), Read.of(Rendered(ids, "b"), None, looks=False)])
@@ -93,7 +93,8 @@ def test_what_was_rendered_crosses_as_it_is():
     assert (found.ids.tolist(), found.text, found.cut) == (ids.tolist(), "text ü", "both")
     assert found.marks.asked() == marks.asked()
     assert (found.marks.joined, found.segments.tolist()) == (2, [0, 1, 0, 1, 0])
-    assert (found.ends_as_expected, back.tokens) == (False, ["a"])
+    assert (found.ends_as_expected, found.has_mentions) == (False, True)
+    assert back.tokens == ["a"]
     assert (plain.text, plain.marks, plain.segments, bare.tokens) == (None, None, None, None)
 
 

@@ -77,13 +77,13 @@ class Loader:
 
 def _read(text: str) -> Read | Refusal:
     if text == "garbled":
-        return Read(b"abc", None, None, None, 1, None, True, None, None)
+        return Read(b"abc", None, None, None, 1, None, True, False, None, None)
     if not text:
         return Refusal.of(EmptyItem("nothing"))
     if text == "nested":
         return Refusal.of(TemplateRefused("nested calls"))
     ids = bytes(4 * len(text))
-    return Read(ids, None, None, None, 1, None, True, None, None)
+    return Read(ids, None, None, None, 1, None, True, False, None, None)
 
 
 class Rendering:

@@ -53,9 +53,14 @@ class Memory:
         return [paths[run] for run in forest.reads]
 
 
-def waiting(*texts):
+def waiting(*texts, scope=""):
     """Return a line in which one request's items wait."""
-    line, flow = Line(lambda _: False, count()), Flow()
+    return joined(Line(lambda _: False, count()), *texts, scope=scope)
+
+
+def joined(line, *texts, scope):
+    """Return a line in which one more request's items wait."""
+    flow = Flow(scope=scope)
     for text in texts:
         line.add(Work(text, flow), 0.0)
     return line
@@ -86,6 +91,20 @@ def test_pages_hold_what_they_are_read_for(rounds, budget, pages):
             parts = batch.computed_tokens()
             assert abs(sum(parts) - batch.forest.tokens) < 1e-6
             assert all(part > 0 for part in parts)
+
+
+@given(ROUNDS, st.lists(st.lists(IDS, max_size=6), min_size=5, max_size=5))
+def test_a_scope_is_charged_what_it_would_be_alone(rounds, others):
+    """Whatever another's items beside it and before it begin with: it can't be told from that."""
+    shared, alone = (PrefixCache(10_000), Memory()), (PrefixCache(10_000), Memory())
+    for texts, besides in zip(rounds, others, strict=False):
+        line = joined(waiting(*texts, scope="own"), *besides, scope="other")
+        (batch,) = run_all(line, *shared)
+        (expected,) = run_all(waiting(*texts, scope="own"), *alone)
+        parts = zip(batch.works, batch.computed_tokens(), strict=True)
+        charged = [(work.ids.tolist(), part) for work, part in parts if work.flow.scope == "own"]
+        by_itself = zip(expected.works, expected.computed_tokens(), strict=True)
+        assert sorted(charged) == sorted((work.ids.tolist(), part) for work, part in by_itself)
 
 
 @given(ROUNDS)

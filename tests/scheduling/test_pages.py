@@ -11,12 +11,12 @@ from tests.scheduling.texts import IDS, ids
 TWO_PAGES = ids(2 * PAGE_TOKENS)
 
 
-def keep(cache, text):
+def keep(cache, text, scope=""):
     """Keep a text's whole pages, as a batch of its own; return its pages."""
-    pages = cache.path(text)
+    pages = cache.path(text, scope)
     cache.open(pages)
     for begin in range(len(pages) * PAGE_TOKENS, len(text) - PAGE_TOKENS + 1, PAGE_TOKENS):
-        page = cache.add(pages[-1] if pages else cache.root, tokens_at(text, begin))
+        page = cache.add(pages[-1] if pages else cache.root(scope), tokens_at(text, begin))
         if page is None:
             break
         pages.append(page)
@@ -50,6 +50,21 @@ def test_only_whole_pages_are_kept():
     assert len(cache.path(ids(3 * PAGE_TOKENS))) == 2
     assert len(cache.path(ids(2 * PAGE_TOKENS - 1, PAGE_TOKENS))) == 1
     assert cache.path(ids(PAGE_TOKENS - 1)) == []
+
+
+@given(st.lists(st.tuples(IDS, st.sampled_from("ab")), max_size=20), st.integers(1, 12))
+def test_a_page_is_found_by_its_own_scope_alone(entries, count):
+    """Equal tokens of two scopes have two pages; a scope without pages leaves nothing behind."""
+    cache = PrefixCache(count)
+    for text, scope in entries:
+        kept = keep(cache, text, scope)
+        assert cache.path(text, scope) == kept
+        assert not set(kept) & set(cache.path(text, "ba"[scope == "b"]))
+        assert set(cache._roots) == {one for text, one in entries if cache.path(text, one)}
+    for text, scope in entries:
+        for page in cache.path(text, scope)[:1]:
+            cache.forget(page)
+    assert (len(cache), cache._roots) == (0, {})
 
 
 def test_what_was_used_longest_ago_gives_way():

@@ -173,7 +173,7 @@ def test_an_emptied_line_holds_nothing(requests, budget):
     batches(waiting, budget)
     assert waiting._turns == {}
     for prefixes in waiting._prefixes.values():
-        assert (len(prefixes), prefixes.tokens, prefixes.root.children) == (0, 0, {})
+        assert (len(prefixes), prefixes.tokens, prefixes.roots) == (0, 0, {})
 
 
 def test_a_group_from_many_requests_goes_together():
@@ -189,6 +189,19 @@ def test_a_group_from_many_requests_goes_together():
     assert first.forest.parents.tolist() == [-1, 0, 0, 0, 0]
     assert first.computed_tokens() == [64 / 4 + 20] * 4
     assert first.shared_tokens == 3 * 64
+
+
+def test_kin_of_another_scope_are_none():
+    """They wait for their turn, and what both begin with is computed for each."""
+    waiting = line()
+    put(waiting, response(PROMPT, 7), flow=Flow(scope="one"))
+    put(waiting, ids(20))
+    put(waiting, response(PROMPT, 8), flow=Flow(scope="other"))
+    put(waiting, response(PROMPT, 9), flow=Flow(scope="one"))
+    batch = plan(waiting, 1000, shares=True)
+    assert [work.ids[-1] for work in batch.works] == [7, 9, 1, 8]
+    assert batch.computed_tokens() == [52, 52, 20, 84]
+    assert batch.forest.tokens == 64 + 2 * 20 + 20 + 84
 
 
 def test_a_run_ends_at_the_last_common_token():

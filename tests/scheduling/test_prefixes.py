@@ -8,22 +8,29 @@ from assay.scheduling.prefixes import RUN_TOKENS, Prefixes, shared
 from tests.scheduling.texts import IDS, STRETCHES, ids, in_common, response, spell
 
 TEXTS = st.lists(IDS, max_size=20)
+SCOPES = st.lists(st.sampled_from("ab"), min_size=20, max_size=20)
+ONE_SCOPE = ("",) * 20
 
 
-def tree(texts):
+def tree(texts, scopes=ONE_SCOPE):
     """Return the tree of some texts, each known by its place."""
     prefixes = Prefixes()
     for place, text in enumerate(texts):
-        prefixes.add(place, text)
+        prefixes.add(place, text, scopes[place])
     return prefixes
 
 
 def nodes(prefixes):
-    """Return all nodes but the root."""
-    found = list(prefixes.root.children.values())
+    """Return all nodes but the roots."""
+    found = [child for root in prefixes.roots.values() for child in root.children.values()]
     for node in found:
         found.extend(node.children.values())
     return found
+
+
+def shapes(prefixes):
+    """Return the trees of all scopes as values that can be compared."""
+    return {scope: shape(root) for scope, root in prefixes.roots.items()}
 
 
 def shape(node):
@@ -47,7 +54,7 @@ def test_the_runs_above_an_item_spell_its_tokens(texts):
 def test_siblings_never_share_a_run(texts):
     """Two children of a node have fewer than `RUN_TOKENS` tokens in common."""
     prefixes = tree(texts)
-    for node in [prefixes.root, *nodes(prefixes)]:
+    for node in [*prefixes.roots.values(), *nodes(prefixes)]:
         runs = [child.ids[child.begin : child.end] for child in node.children.values()]
         assert all(in_common(*pair) < RUN_TOKENS for pair in combinations(runs, 2))
 
@@ -66,30 +73,43 @@ def test_tokens_count_each_run_once(texts):
     assert prefixes.tokens == sum(node.end - node.begin for node in nodes(prefixes))
 
 
-@given(TEXTS, st.data())
-def test_the_shape_is_that_of_whoever_is_there(texts, data):
+@given(TEXTS, SCOPES, st.data())
+def test_the_shape_is_that_of_whoever_is_there(texts, scopes, data):
     """However items came and whoever left, the tree is that of those who remain."""
-    prefixes = tree(texts)
+    prefixes = tree(texts, scopes)
     places = data.draw(st.permutations(range(len(texts))))
     stay = places[: len(places) // 2]
     for place in places[len(stay) :]:
         prefixes.remove(place)
     others = Prefixes()
     for place in stay:
-        others.add(place, texts[place])
-    assert shape(prefixes.root) == shape(others.root)
+        others.add(place, texts[place], scopes[place])
+    assert shapes(prefixes) == shapes(others)
     assert (prefixes.tokens, len(prefixes)) == (others.tokens, len(stay))
 
 
-@given(TEXTS, st.randoms())
-def test_an_emptied_tree_holds_nothing(texts, random):
-    """Whoever leaves takes the runs along that were there for them."""
-    prefixes = tree(texts)
+@given(TEXTS, SCOPES)
+def test_each_scope_has_the_tree_of_its_own_items(texts, scopes):
+    """Whatever the others' begin with, as if they weren't there."""
+    found = tree(texts, scopes)
+    assert sum(len(list(root.below())) for root in found.roots.values()) == len(texts)
+    for scope in set(scopes[: len(texts)]):
+        alone = Prefixes()
+        for place, text in enumerate(texts):
+            if scopes[place] == scope:
+                alone.add(place, text, scope)
+        assert shapes(found)[scope] == shapes(alone)[scope]
+
+
+@given(TEXTS, SCOPES, st.randoms())
+def test_an_emptied_tree_holds_nothing(texts, scopes, random):
+    """Whoever leaves takes the runs along that were there for them, and the last the scope."""
+    prefixes = tree(texts, scopes)
     places = list(range(len(texts)))
     random.shuffle(places)
     for place in places:
         prefixes.remove(place)
-    assert (prefixes.root.children, prefixes.root.items) == ({}, {})
+    assert prefixes.roots == {}
     assert (prefixes.tokens, len(prefixes)) == (0, 0)
 
 
@@ -137,7 +157,7 @@ def test_equal_items_end_at_one_node():
 def test_an_item_may_end_where_others_go_on():
     """A prefix of another item is a node above it."""
     prefixes = tree([response(ids(32), 7), ids(32)])
-    (upper,) = prefixes.root.children.values()
+    (upper,) = prefixes.roots[""].children.values()
     assert set(upper.items) == {1}
     assert [set(child.items) for child in upper.children.values()] == [{0}]
 
@@ -145,7 +165,7 @@ def test_an_item_may_end_where_others_go_on():
 def test_a_short_common_beginning_is_left_in_the_items():
     """Fewer than `RUN_TOKENS` tokens are no run of their own."""
     prefixes = tree([response(ids(RUN_TOKENS - 1), token) for token in (7, 8)])
-    assert len(prefixes.root.children) == 2
+    assert len(prefixes.roots[""].children) == 2
 
 
 def test_an_unknown_item_is_below_nothing():

@@ -503,7 +503,7 @@ def test_a_queue_that_was_emptied_holds_nothing():
         pass
     (line,) = queue._lines.values()
     for prefixes in line._prefixes.values():
-        assert (len(prefixes), prefixes.tokens, prefixes.root.children) == (0, 0, {})
+        assert (len(prefixes), prefixes.tokens, prefixes.roots) == (0, 0, {})
     assert (queue._claims, line._turns, clock.calls) == ({}, {}, [])
 
 

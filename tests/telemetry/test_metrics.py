@@ -30,6 +30,7 @@ def answered(metrics, **changes):
         "tokens": 70,
         "cuts": {"prompt": 1},
         "unexpected_ends": 1,
+        "special_tokens": 1,
     }
     metrics.answered("judge", "score", **{**facts, **changes})
 
@@ -105,6 +106,7 @@ def test_the_sizes_of_answered_requests_add_up():
     assert value(metrics, "assay_truncated_items_total", **CALL, cut="prompt") == 1
     assert value(metrics, "assay_truncated_items_total", **CALL, cut="response") == 0
     assert value(metrics, "assay_unexpected_end_items_total", **CALL) == 2
+    assert value(metrics, "assay_special_token_items_total", **CALL) == 2
     assert value(metrics, "assay_request_duration_seconds_count", **CALL) == 2
 
 

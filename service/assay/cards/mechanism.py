@@ -10,6 +10,7 @@ and heads, `engine.template` for template and positions, `reward.score` for the 
 
 from __future__ import annotations
 
+import datetime as dt  # noqa: TC003  pydantic reads it
 from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -124,6 +125,11 @@ class Template(Table):
         description="Variables of the chat template, such as enable_thinking or date_string; a "
         "request's own of the same name win.",
     )
+    date: dt.date | None = Field(
+        default=None,
+        description="What a chat template that writes the date takes for today, such as "
+        "2024-07-26; default: the moment of the start.",
+    )
     turns: Turns | None = Field(default=None, description="Fixed strings instead.")
     pair: Pair | None = None
     roles: Roles | None = Field(default=None, description="The chat template's names for roles.")
@@ -148,6 +154,12 @@ class Template(Table):
         "is: EOS takes the place of the last token that fits (OpenRLHF).",
     )
     append: list[Token] = Field(default=[], description="Tokens put behind everything.")
+    special_tokens: Literal["parse", "refuse", "split"] = Field(
+        default="parse",
+        description="How special tokens in the texts of an item are taken, unless the request "
+        "says. 'parse': as transformers does, as if the template had written them; 'refuse': the "
+        "item is; 'split': they are text.",
+    )
     expected_read_token: str | None = Field(
         default=None,
         description="What stands where a sample conversation is read; another token is an error.",
@@ -157,6 +169,8 @@ class Template(Table):
     def _has_one_form(self) -> Self:
         if self.chat is not None and self.turns is not None:
             raise ValueError("give either 'chat' or 'turns'")
+        if self.turns is not None and self.date is not None:
+            raise ValueError("'date' is a chat template's; write it into 'turns'")
         if self.turns is not None and self.generation_prompt:
             raise ValueError("'generation_prompt' is a chat template's; 'turns' has its 'end'")
         if self.chat_name is not None and (self.chat is not None or self.turns is not None):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import inspect
 import json
 import sys
+from datetime import date
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Union, get_args, get_origin
@@ -25,6 +26,7 @@ _WORDS = {
     int: "whole number",
     float: "number",
     bool: "true or false",
+    date: "date",
     NoneType: "nothing",
 }
 _BOUNDS = {"gt": "above", "ge": "at least", "lt": "below", "le": "at most"}

@@ -28,7 +28,9 @@ class ScoreOptions(TypedDict, total=False):
     on_error: wire.OnError
     priority: wire.Priority
     deadline_ms: int | None
+    cache_salt: str | None
     truncation: wire.Truncation | None
+    special_tokens: wire.SpecialTokens | None
     include: list[wire.Include]
     aggregate: wire.Aggregate | None
     threshold: float | None

@@ -17,13 +17,14 @@ from typing import TYPE_CHECKING, Any
 import jinja2
 import jinja2.defaults
 
-from assay.engine import jinja_source, sandbox, spelling
+from assay.engine import jinja_source, sandbox, spelling, today
 from assay.engine.spelling import NO_INPUTS, Conversation, TemplateInputs
 from assay.engine.time_limit import Overrun, TimeLimit
 from assay.errors import CheckpointError, InvalidField, TemplateRefused
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
+    from datetime import datetime
 
     from assay.cards.mechanism import Template as Spec
     from assay.engine.spelling import Message
@@ -87,8 +88,14 @@ sandbox.tighten()
 class ChatTemplate:
     """A tokenizer's chat template as a card chooses it. Not thread-safe."""
 
-    def __init__(self, tokenizer: Any, spec: Spec, limit: TimeLimit | None = None) -> None:
-        """Choose the template.
+    def __init__(
+        self,
+        tokenizer: Any,
+        spec: Spec,
+        limit: TimeLimit | None = None,
+        moment: datetime | None = None,
+    ) -> None:
+        """Choose the template; `moment` is what it takes for now where the card has no date.
 
         Raises:
             CheckpointError: There are several, none is the default, and the card doesn't choose;
@@ -97,6 +104,8 @@ class ChatTemplate:
         self._tokenizer = tokenizer
         self._spec = spec
         self._limit = limit or _LIMIT
+        by_the_card = None if spec.date is None else today.moment(spec.date)
+        self.moment = by_the_card or moment or today.moment(None)
         self.names: Mapping[str, str] = {}  # the template's, of the roles it calls otherwise
         self._renders: dict[tuple[str, str, bool], bool | None] = {}
         self._takes_parts: dict[tuple[str, bool], bool] = {}
@@ -282,16 +291,15 @@ class ChatTemplate:
     @property
     def note(self) -> str | None:
         """What an operator should know of the template."""
-        if not self.exists or self._spec.turns is not None or not self._writes_date():
+        if not self.exists or self._spec.turns is not None or self._spec.date is not None:
             return None
-        fixed = (
-            ': set chat_template_kwargs = { date_string = "26 Jul 2024" } under [template] in its '
-            "card, with the date that it was trained with"
-            if "date_string" in (self.variables() or ())
-            else ""
-        )
+        if not self._writes_date():
+            return None
         return (
-            "the chat template writes today's date, so that scores change from day to day" + fixed
+            f"the chat template writes today's date: the day of the start, {self.moment:%Y-%m-%d}, "
+            "so that another start on another day gives other scores under the same revision; set "
+            'date = "2024-07-26" under [template] in its card, with the date that it was trained '
+            "with"
         )
 
     def _writes_date(self) -> bool:
@@ -383,11 +391,13 @@ class ChatTemplate:
         return texts
 
     def _call(self, messages: list[Any], **inputs: Any) -> Any:
-        return self._limit.call(
-            lambda: self._tokenizer.apply_chat_template(
+        def call() -> Any:
+            today.hold(self.source(with_tools=inputs.get("tools") is not None), self.moment)
+            return self._tokenizer.apply_chat_template(
                 messages, chat_template=self._choice, tokenize=False, **inputs
             )
-        )
+
+        return self._limit.call(call)
 
 
 def _quoted(words: str, texts: Sequence[str]) -> str:

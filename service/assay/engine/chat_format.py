@@ -17,6 +17,7 @@ from assay.errors import AssayError, CheckpointError, InvalidField, TemplateRefu
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+    from datetime import datetime
 
     from assay.cards.card import Card
     from assay.engine.spelling import Source
@@ -29,7 +30,7 @@ _MOST_SHAPES = 256  # of conversations, by their roles, that are remembered
 class ChatFormat:
     """One model's format of conversations. Not thread-safe."""
 
-    def __init__(self, tokenizer: Tokenizer, card: Card) -> None:
+    def __init__(self, tokenizer: Tokenizer, card: Card, moment: datetime | None = None) -> None:
         """Choose the chat template, if there is one.
 
         Raises:
@@ -37,13 +38,18 @@ class ChatFormat:
         """
         self._spec = card.template
         self._steps = card.steps
-        self._template = ChatTemplate(tokenizer.hf, card.template)
+        self._template = ChatTemplate(tokenizer.hf, card.template, moment=moment)
         self._losses: dict[tuple[str, ...], list[int] | None] = {}
 
     @property
     def exists(self) -> bool:
         """Whether conversations can be spelt at all."""
         return self._spec.turns is not None or self._template.exists
+
+    @property
+    def moment(self) -> datetime:
+        """What a chat template that writes the date takes for now."""
+        return self._template.moment
 
     @property
     def note(self) -> str | None:

@@ -20,7 +20,8 @@ class Rendered:
     item first. Where text came templated, `ends_as_expected` says whether it ends as the template
     ends a conversation: generation that was cut off doesn't.
 
-    `segments` are its segment ids, (tokens,) int32; None: all 0.
+    `segments` are its segment ids, (tokens,) int32; None: all 0. `has_mentions` says whether
+    special tokens were in what is said.
     """
 
     ids: np.ndarray
@@ -29,6 +30,7 @@ class Rendered:
     marks: Marks | None = None
     segments: np.ndarray | None = None
     ends_as_expected: bool = True
+    has_mentions: bool = False
 
     @property
     def truncated(self) -> bool:

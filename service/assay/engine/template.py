@@ -18,6 +18,7 @@ from assay.cards.card import Card
 from assay.engine import probes, roles, spelling
 from assay.engine.chat_format import ChatFormat
 from assay.engine.marks import Marks
+from assay.engine.mentions import Mentions
 from assay.engine.messages import Inputs
 from assay.engine.positions import stated_tokens
 from assay.engine.read_positions import ReadPositions, is_class_read
@@ -44,9 +45,11 @@ from assay.errors import AssayError, CheckpointError, EmptyItem, ItemTooLong
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from datetime import datetime
     from pathlib import Path
 
-    from assay.engine.truncation import Cut, Side, Truncation
+    from assay.engine.mentions import Mention
+    from assay.engine.truncation import Cut, Side, SpecialTokenRule, Truncation
 
     Written = str | SegmentPair | Parts | Ids | AssayError  # to tokenize, or what needs none
 
@@ -74,8 +77,12 @@ class Template:
         *,
         config_folder: Path | None = None,
         max_tokens: int | None = None,
+        moment: datetime | None = None,
     ) -> None:
         """Load the tokenizer; config.json is beside it, or in `config_folder`.
+
+        `moment` is what a chat template takes for now where the card has no date, by default now.
+        Who loads the same again has to hand over `moment` of before.
 
         Raises:
             CheckpointError: There is none, it can't be read, or lacks a token of the card.
@@ -83,11 +90,13 @@ class Template:
         config = _config(config_folder or folder)
         self._card = card = card or Card()
         self.tokenizer = tokenizer = Tokenizer(folder)
-        self.chat_format = ChatFormat(tokenizer, card)
+        self.chat_format = ChatFormat(tokenizer, card, moment)
+        self.moment = self.chat_format.moment
         self.token_ids = TokenIds(tokenizer, _declared_inputs(config, tokenizer, card))
         self.token_ids.check_card(card)
         appended = [self.token_ids.of(token) for token in card.template.append]
         self._special_tokens = SpecialTokens(tokenizer, card.template, appended)
+        self._mentions = Mentions(tokenizer.special_tokens)
         self.read_positions = ReadPositions(
             card, tokenizer, self.token_ids, self._special_tokens, self.chat_format, config
         )
@@ -163,29 +172,94 @@ class Template:
         """Render each item; an item that can't be rendered gives its error in its place.
 
         Errors are TemplateRefused (the chat template rejects the conversation, or there is none),
-        EmptyItem (no tokens), InvalidField (not Unicode, or an id beyond the embedding) and
-        ItemTooLong (what must be kept exceeds `max_tokens`).
+        EmptyItem (no tokens), InvalidField (not Unicode, an id beyond the embedding, or a special
+        token where these are refused) and ItemTooLong (what must be kept exceeds `max_tokens`).
         """
         if not isinstance(cutting, Cutting):
             cutting = Cutting(cutting)
         rule = cutting.rule or self.truncation
         bounded = [self._truncator.bounded(source, cutting, rule) for source in sources]
-        items = [self._spell(source) for source in bounded]
+        mentions = [
+            None if self._truncator.overlong(one) else self._mentions.first(one) for one in bounded
+        ]
+        if any(mentions) and self._taken(cutting) != "parse":
+            found = self._render_without(bounded, mentions, cutting, rule)
+        else:
+            found = self._render_bounded(bounded, rule, cutting.side)
+        return [
+            one
+            if isinstance(one, AssayError) or (source is whole and mention is None)
+            else self._noted(one, was_cut=source is not whole, has_mentions=mention is not None)
+            for one, source, whole, mention in zip(found, bounded, sources, mentions, strict=True)
+        ]
+
+    def _noted(self, one: Rendered, *, was_cut: bool, has_mentions: bool) -> Rendered:
+        """Return what was rendered with what was seen of the item before."""
+        cut = one.cut
+        if was_cut:
+            cut = "both" if cut in ("prompt", "both") else "response"
+        return replace(one, cut=cut, has_mentions=has_mentions)
+
+    def _render_bounded(
+        self, sources: Sequence[Source], rule: Truncation, side: Side | None
+    ) -> list[Rendered | AssayError]:
+        """Render items whose responses are no longer than the caller wants."""
+        items = [self._spell(source) for source in sources]
         written = self._write(items, rule)
         encoded = self.tokenizer.encode([text for text in written if isinstance(text, str)])
         rendered: list[Rendered | AssayError] = []
-        for source, whole, item, text in zip(bounded, sources, items, written, strict=True):
+        for source, item, text in zip(sources, items, written, strict=True):
             ids = next(encoded) if isinstance(text, str) else None
             try:
-                one = self._render(source, item, text, ids, rule, cutting.side)
+                one = self._render(source, item, text, ids, rule, side)
                 self.token_ids.check(one.ids, are_verbatim=isinstance(text, Ids))
             except AssayError as error:
                 rendered.append(error)
             else:
-                if source is not whole:
-                    one = replace(one, cut="both" if one.cut in ("prompt", "both") else "response")
                 rendered.append(one)
         return rendered
+
+    # --- special tokens in what is said -----------------------------------------------------
+
+    def _taken(self, cutting: Cutting) -> SpecialTokenRule:
+        """Return how special tokens in an item's texts are taken."""
+        return cutting.special_tokens or self._card.template.special_tokens
+
+    def _render_without(
+        self,
+        sources: Sequence[Source],
+        mentions: Sequence[Mention | None],
+        cutting: Cutting,
+        rule: Truncation,
+    ) -> list[Rendered | AssayError]:
+        """Render items; those whose texts have special tokens are refused, or have them as text."""
+        pairs = list(zip(sources, mentions, strict=True))
+        plain = [source for source, mention in pairs if mention is None]
+        rendered = iter(self._render_bounded(plain, rule, cutting.side))
+        refuses = self._taken(cutting) == "refuse"
+        return [
+            next(rendered)
+            if mention is None
+            else mention.refusal()
+            if refuses
+            else self._render_apart(source, rule, cutting.side)
+            for source, mention in pairs
+        ]
+
+    def _render_apart(
+        self, source: Source, rule: Truncation, side: Side | None
+    ) -> Rendered | AssayError:
+        """Render an item with the special tokens in its texts as text."""
+        stand_ins = self._mentions.stand_ins
+        try:
+            apart = self._mentions.set_apart(source)
+            with self.tokenizer.splitting(stand_ins):
+                (one,) = self._render_bounded([apart], rule, side)
+        except AssayError as error:
+            return error
+        if isinstance(one, Rendered) and one.text is not None:
+            return replace(one, text=stand_ins.written(one.text))
+        return one
 
     def _spell(self, source: Source) -> Spelt | AssayError:
         if overlong := self._truncator.overlong(source):

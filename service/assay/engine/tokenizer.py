@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from assay.engine import truncation
 from assay.engine.positions import stated_tokens, steady_tokens
+from assay.engine.split_core import SplitCore
 from assay.errors import CheckpointError, InvalidField
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
+    from assay.engine.mentions import StandIns
     from assay.engine.truncation import Side, Spans
 
 _UNLIMITED = 1 << 20  # transformers writes 1e30 where a tokenizer states no limit
@@ -45,6 +48,8 @@ class Tokenizer:
             raise CheckpointError(
                 f"{folder} has no tokenizer that can be read ({type(error).__name__})"
             ) from error
+        self._split_core: SplitCore | None = None
+        self._splits = False
 
     # --- from text to ids -------------------------------------------------------------------
 
@@ -67,6 +72,8 @@ class Tokenizer:
 
     def ids(self, texts: Sequence[str]) -> list[list[int]]:
         """Return the ids of each text, no special tokens added; all are Unicode."""
+        if self._splits and self._split_core is not None:
+            return self._split_core.ids(texts)
         if self._core is not None:
             encoded = self._core.encode_batch_fast(texts, add_special_tokens=False)
             return [one.ids for one in encoded]
@@ -94,10 +101,33 @@ class Tokenizer:
 
     def offsets(self, text: str) -> Spans:
         """Return where each token of a text stands in it; only fast tokenizers can."""
+        if self._splits and self._split_core is not None:
+            return self._split_core.offsets(text)
         found: Spans = self.hf(
             text, add_special_tokens=False, return_offsets_mapping=True, verbose=False
         )["offset_mapping"]
         return found
+
+    @contextmanager
+    def splitting(self, stand_ins: StandIns) -> Iterator[None]:
+        """Read stand-ins as the text that they are for, for a while.
+
+        Raises:
+            InvalidField: This tokenizer can't.
+        """
+        if self._core is None:
+            raise InvalidField(
+                "the model's tokenizer can't read special tokens as text; send without "
+                '"special_tokens": "split"',
+                param="special_tokens",
+            )
+        if self._split_core is None:
+            self._split_core = SplitCore(self._core, stand_ins, self.hf.unk_token)
+        self._splits = True
+        try:
+            yield
+        finally:
+            self._splits = False
 
     # --- its vocabulary ---------------------------------------------------------------------
 
@@ -127,6 +157,12 @@ class Tokenizer:
         """How many ids the tokenizer's own vocabulary has, without tokens that were added to it."""
         added = self.hf.added_tokens_decoder
         return 1 + max((i for i in self.hf.get_vocab().values() if i not in added), default=-1)
+
+    @cached_property
+    def special_tokens(self) -> list[str]:
+        """The tokens that it takes for special wherever they stand in a text."""
+        added = self.hf.added_tokens_decoder.values()
+        return [one.content for one in added if one.special and one.content.strip()]
 
     @cached_property
     def longest_token(self) -> int:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 Truncation = Literal["prompt_start", "response_end", "longest_first"]
 Side = Literal["start", "end"]
+SpecialTokenRule = Literal["parse", "refuse", "split"]
 Cut = Literal["prompt", "response", "both", "text"]
 CUT_RESPONSES = ', or send "truncation": "response_end"'
 _TRIES = 24
@@ -31,12 +32,14 @@ _TRIES = 24
 class Cutting:
     """What may be cut: by a rule, else the card's; at one end of all texts, if that is named.
 
-    A response of more than `response_tokens` is cut to so many first.
+    A response of more than `response_tokens` is cut to so many first. And how special tokens in
+    the texts are taken, if not as the card has it.
     """
 
     rule: Truncation | None = None
     side: Side | None = None
     response_tokens: int | None = None
+    special_tokens: SpecialTokenRule | None = None
 
 
 @dataclass(frozen=True, slots=True)

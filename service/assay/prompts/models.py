@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from datetime import datetime
     from pathlib import Path
 
     from assay.cards.card import Card
@@ -130,6 +131,7 @@ class Wanted:
     names: tuple[tuple[str, str], ...] = ()  # what a reference is to be served under
     max_tokens: int | None = None
     dtype: str = "auto"
+    moment: datetime | None = None  # what chat templates take for now; None: when they are read
 
     def name(self, reference: str) -> str | None:
         """Return what a reference is to be served under; None: as it says itself."""

@@ -127,6 +127,7 @@ class Read(msgspec.Struct, tag=True, array_like=True, frozen=True):
     joined: int
     segments: bytes | None
     ends_as_expected: bool
+    has_mentions: bool
     text: str | None
     tokens: list[str] | None
 
@@ -142,6 +143,7 @@ class Read(msgspec.Struct, tag=True, array_like=True, frozen=True):
             joined=1 if marks is None else marks.joined,
             segments=None if one.segments is None else _bytes(one.segments),
             ends_as_expected=one.ends_as_expected,
+            has_mentions=one.has_mentions,
             text=one.text if looks else None,
             tokens=tokens,
         )
@@ -159,6 +161,7 @@ class Read(msgspec.Struct, tag=True, array_like=True, frozen=True):
             marks,
             None if self.segments is None else _ids(self.segments),
             self.ends_as_expected,
+            self.has_mentions,
         )
 
 

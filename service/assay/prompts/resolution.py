@@ -163,6 +163,7 @@ def template_of(checkpoint: repository.Checkpoint, wanted: Wanted) -> Template:
         checkpoint.card,
         config_folder=checkpoint.config_folder,
         max_tokens=wanted.max_tokens or checkpoint.card.limits.max_tokens,
+        moment=wanted.moment,
     )
 
 

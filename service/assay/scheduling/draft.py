@@ -31,13 +31,18 @@ class Draft(Generic[T]):
         self._both = 0  # pages that are both: they are computed for those who end there
 
     def add(
-        self, item: T, ids: np.ndarray, most_tokens: int | None, marks: Marks | None = None
+        self,
+        item: T,
+        ids: np.ndarray,
+        most_tokens: int | None,
+        marks: Marks | None = None,
+        scope: str = "",
     ) -> bool:
         """Add an item, unless the batch would then compute more than so many tokens.
 
         Nor is it added where it lacks a reading of a page that others of the batch hold.
         """
-        path = self._cache.path(ids) if self._cache is not None else []
+        path = self.path(ids, scope)
         if self._cache is not None and marks is not None:
             unread = first_unread(path, marks)
             if unread < len(path):
@@ -50,7 +55,7 @@ class Draft(Generic[T]):
         both = self._both + sum(page in self._ends for page in held)
         if end is not None and end not in self._ends:
             both += end in self._held
-        self._prefixes.add(item, ids)
+        self._prefixes.add(item, ids, scope)
         tokens = self._prefixes.tokens - PAGE_TOKENS * (len(self._held) + len(held) - both)
         if most_tokens is not None and tokens > most_tokens:
             self._prefixes.remove(item)
@@ -71,9 +76,9 @@ class Draft(Generic[T]):
         self._cache.use(layout.pages)
         return forest
 
-    def path(self, ids: np.ndarray) -> list[Page]:
+    def path(self, ids: np.ndarray, scope: str = "") -> list[Page]:
         """Return the pages of what a sequence begins with, those this batch leaves included."""
-        return self._cache.path(ids) if self._cache is not None else []
+        return self._cache.path(ids, scope) if self._cache is not None else []
 
 
 class Apart:
@@ -84,10 +89,15 @@ class Apart:
         self._ids: list[np.ndarray] = []
 
     def add(
-        self, item: object, ids: np.ndarray, most_tokens: int | None, marks: Marks | None = None
+        self,
+        item: object,
+        ids: np.ndarray,
+        most_tokens: int | None,
+        marks: Marks | None = None,
+        scope: str = "",
     ) -> bool:
         """Add an item; see `Draft`."""
-        del item, marks
+        del item, marks, scope
         if most_tokens is not None and self._tokens + len(ids) > most_tokens:
             return False
         self._tokens += len(ids)
@@ -99,7 +109,7 @@ class Apart:
         del items
         return Forest.unshared(self._ids)
 
-    def path(self, ids: np.ndarray) -> list[Page]:
+    def path(self, ids: np.ndarray, scope: str = "") -> list[Page]:
         """Return no page: none is kept."""
-        del ids
+        del ids, scope
         return []

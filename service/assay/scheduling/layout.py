@@ -69,9 +69,10 @@ class Layout(Generic[T]):
 
     def forest(self, prefixes: Prefixes[T], items: Sequence[T]) -> Forest:
         """Return the batch; item i of the forest is `items[i]`."""
-        root = self._cache.root if self._cache is not None else None
-        for child in reversed(prefixes.root.children.values()):
-            self._waiting.append(_Branch(child, _ROOT, 0, _NONE, root))
+        for scope, root in reversed(prefixes.roots.items()):
+            page = self._cache.root(scope) if self._cache is not None else None
+            for child in reversed(root.children.values()):
+                self._waiting.append(_Branch(child, _ROOT, 0, _NONE, page))
         while self._waiting:
             self._lay_out(self._waiting.pop())
         held = len(self._held.lengths)

@@ -1,7 +1,8 @@
 """Which pages of keys and values a device keeps, by the tokens they stand for. Pure.
 
-A trie: a page is known by its `PAGE_TOKENS` tokens and by the pages before it. What was used
-longest ago gives way first, never a page before those that continue it. A device runs its batches
+A trie: a page is known by its `PAGE_TOKENS` tokens and by the pages before it, the first ones also
+by their scope: no page is read for another. What was used longest ago gives way first, whosever it
+is, never a page before those that continue it. A device runs its batches
 in order, so a page counts as kept as soon as the batch that writes it is planned; when a batch
 fails, forget all of them.
 """
@@ -24,13 +25,17 @@ if TYPE_CHECKING:
 
 @dataclass(eq=False, slots=True)
 class Page:
-    """The tokens after a parent's; `number` is where the device has their keys and values."""
+    """The tokens after a parent's; `number` is where the device has their keys and values.
+
+    A root has no tokens, and the scope of all that continue it.
+    """
 
     number: int
     tokens: bytes
     parent: Page | None
     children: dict[bytes, Page] = field(default_factory=dict)
     readings: dict[Key, Reading] = field(default_factory=dict)
+    scope: str = ""
 
 
 class PrefixCache:
@@ -45,15 +50,19 @@ class PrefixCache:
 
     def clear(self) -> None:
         """Forget everything."""
-        self.root = Page(-1, b"", None)
+        self._roots: dict[str, Page] = {}  # by scope, of those that have pages
         self._free = list(range(self._count - 1, -1, -1))
         self._by_use: OrderedDict[Page, None] = OrderedDict()  # used longest ago first
         self._current: set[Page] = set()
 
-    def path(self, ids: np.ndarray) -> list[Page]:
+    def root(self, scope: str) -> Page:
+        """Return what the first pages of a scope continue."""
+        return self._roots.get(scope) or Page(-1, b"", None, scope=scope)
+
+    def path(self, ids: np.ndarray, scope: str = "") -> list[Page]:
         """Return the pages kept of what a sequence begins with, in order."""
         found: list[Page] = []
-        page: Page | None = self.root
+        page = self._roots.get(scope)
         for begin in range(0, len(ids) - PAGE_TOKENS + 1, PAGE_TOKENS):
             page = page.children.get(tokens_at(ids, begin)) if page else None
             if page is None:
@@ -70,6 +79,8 @@ class PrefixCache:
         """Return a page for what this batch leaves behind another; None where none gives way."""
         if not self._free and not self._give_way():
             return None
+        if parent.parent is None:
+            self._roots[parent.scope] = parent
         page = parent.children[tokens] = Page(self._free.pop(), tokens, parent)
         self._by_use[page] = None
         self._current.add(page)
@@ -97,8 +108,10 @@ class PrefixCache:
 
     def _free_page(self, page: Page) -> None:
         del self._by_use[page]
-        if page.parent is not None:
-            del page.parent.children[page.tokens]
+        if (parent := page.parent) is not None:
+            del parent.children[page.tokens]
+            if parent.parent is None and not parent.children:
+                del self._roots[parent.scope]
         self._free.append(page.number)
 
 

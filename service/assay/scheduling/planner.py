@@ -3,9 +3,9 @@
 Callers take turns by the tokens they were given so far, whatever the number of their requests. The
 requests of one caller do, too; an item's turn is its request's. A batch begins with the item whose
 turn is earliest, of the caller who was given least, however long it is. Its kin go with it ahead of
-their turn: those that begin with at least an eighth of its tokens, nearest first. Then the next in
-turn and its kin, until one doesn't fit the budget. A request is charged for its kin as for the
-rest. Where the device keeps a prefix from an earlier batch, that costs nothing.
+their turn: those of its scope that begin with at least an eighth of its tokens, nearest first. Then
+the next in turn and its kin, until one doesn't fit the budget. A request is charged for its kin as
+for the rest. Where the device keeps a prefix from an earlier batch, that costs nothing.
 
 Two rules bound what kin may overtake:
 
@@ -55,13 +55,17 @@ class Caller:
 
 @dataclass(eq=False, slots=True)
 class Flow:
-    """What waits of one request for one model, in order; `turn` is that of its first item."""
+    """What waits of one request for one model, in order; `turn` is that of its first item.
+
+    It shares prefixes with others of its `scope` alone.
+    """
 
     caller: Caller | None = None
     lag: float = 0.0  # how much later than others its turns are: batch priority has one
     turn: float = 0.0
     number: int = 0  # of its valid entry in the line
     works: OrderedDict[Work, None] = field(default_factory=OrderedDict)
+    scope: str = ""
 
     @property
     def is_batch(self) -> bool:
@@ -243,7 +247,7 @@ class Line:
         self.items += 1
         self.tokens += work.tokens
         if not work.goes_alone:
-            self._prefixes[work.flow.is_batch].add(work, work.ids)
+            self._prefixes[work.flow.is_batch].add(work, work.ids, work.flow.scope)
 
     def _leave(self, work: Work) -> None:
         del work.flow.works[work]
@@ -278,7 +282,9 @@ def plan(line: Line, budget_tokens: int, *, shares: bool, cache: PrefixCache | N
     works: list[Work] = []
     for work in _candidates(line, shares=shares):
         room = budget_tokens if works else None
-        if len(works) == max(1, budget_tokens) or not draft.add(work, work.ids, room, work.marks):
+        if len(works) == max(1, budget_tokens) or not draft.add(
+            work, work.ids, room, work.marks, work.flow.scope
+        ):
             break
         line.take(work)
         works.append(work)
@@ -293,7 +299,7 @@ def plan(line: Line, budget_tokens: int, *, shares: bool, cache: PrefixCache | N
     readings = Readings(forest)
     for work in works:
         at_the_end = Marks(np.array([len(work.ids) - 1], np.int32))
-        readings.add(work.marks or at_the_end, draft.path(work.ids))
+        readings.add(work.marks or at_the_end, draft.path(work.ids, work.flow.scope))
     return Plan(tuple(works), readings.forest(), readings)
 
 

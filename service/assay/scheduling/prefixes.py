@@ -4,6 +4,10 @@ Runs are split at multiples of `RUN_TOKENS` only. So the tree has the same shape
 items came and left, is at most an item's tokens over `RUN_TOKENS` deep, and what fewer tokens have
 in common (the first words of a chat template) is left in the items' own runs: a run costs the
 device an attention call, which so few tokens don't repay.
+
+Items of different scopes share nothing, however they begin: each scope has a root of its own. What
+a caller needn't have computed is in the answer and in the time it takes, and tells nothing of what
+others sent.
 """
 
 from __future__ import annotations
@@ -29,7 +33,7 @@ class Node(Generic[T]):
     """A run: the tokens from `begin` to `end` of every item at or below it.
 
     Only a leaf ends elsewhere than at a multiple of `RUN_TOKENS`. Children are known by the tokens
-    they begin with, `RUN_TOKENS` of them or all.
+    they begin with, `RUN_TOKENS` of them or all. A root has no tokens, and the scope of all below.
     """
 
     ids: np.ndarray  # (end or more,) int32: those of an item that is or was below
@@ -38,6 +42,7 @@ class Node(Generic[T]):
     parent: Node[T] | None
     children: dict[bytes, Node[T]] = field(default_factory=dict)
     items: dict[T, None] = field(default_factory=dict)
+    scope: str = ""
 
     def below(self, besides: Node[T] | None = None) -> Iterator[T]:
         """Yield the items at and below this node, but for one child's, neighbours together."""
@@ -56,16 +61,18 @@ class Prefixes(Generic[T]):
     """Items by the tokens they begin with; `tokens` counts each shared run once."""
 
     def __init__(self) -> None:
-        self.root: Node[T] = Node(_NO_IDS, 0, 0, None)
+        self.roots: dict[str, Node[T]] = {}  # by scope, of those that have items
         self.tokens = 0
         self._nodes: dict[T, Node[T]] = {}
 
     def __len__(self) -> int:
         return len(self._nodes)
 
-    def add(self, item: T, ids: np.ndarray) -> None:
+    def add(self, item: T, ids: np.ndarray, scope: str = "") -> None:
         """Add an item of at least one token; `ids` is (tokens,) int32."""
-        node = self.root
+        node = self.roots.get(scope)
+        if node is None:
+            node = self.roots[scope] = Node(_NO_IDS, 0, 0, None, scope=scope)
         while node.end < len(ids):
             node = self._descend(node, ids)
         node.items[item] = None
@@ -80,6 +87,8 @@ class Prefixes(Generic[T]):
             del parent.children[_key(node.ids, node.begin)]
             self.tokens -= node.end - node.begin
             node = parent
+        if node.parent is None and not node.children:
+            del self.roots[node.scope]
         _join(node)
 
     def above(self, item: T) -> Iterator[Node[T]]:

@@ -52,7 +52,7 @@ class Ticket:
     """One request's stake in the queue.
 
     `settle` is called once for each item, with its place in the request and its numbers, (places
-    read, outputs), or its error.
+    read, outputs), or its error. Only those of one `scope` share what they begin with.
     `began_at` is when the first batch that carried its items began, `compute_s` adds these batches
     up, `tokens` those of its items that ran, `computed_tokens` its part of what they computed.
     """
@@ -61,6 +61,7 @@ class Ticket:
     deadline: float | None = None
     is_batch: bool = False
     caller: str = ""
+    scope: str = ""
     is_cancelled: bool = False
     began_at: float = math.inf
     compute_s: float = 0.0
@@ -144,7 +145,7 @@ class Queue:
         if model not in ticket.flows:
             caller = self._callers.setdefault(ticket.caller, Caller())
             lag = BATCH_HEAD_START_TOKENS if ticket.is_batch else 0.0
-            ticket.flows[model] = Flow(caller, lag)
+            ticket.flows[model] = Flow(caller, lag, scope=ticket.scope)
         flow = ticket.flows[model]
         assert flow.caller is not None
         work = Work(ids, flow, marks=marks, segments=segments)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from assay import wire
@@ -71,7 +71,9 @@ class Call:
         self.only_compares = meaning.only_compares(self.target)
         self._scorer = scorer
         self._route = route
-        self._cutting = cutting or Cutting(options.truncation)
+        self._cutting = replace(
+            cutting or Cutting(options.truncation), special_tokens=options.special_tokens
+        )
         self._is_native = is_native
         self._wish = Wish(
             options.aggregate, options.threshold, options.attributes, options.normalize
@@ -123,8 +125,9 @@ class Call:
         owners = [index for index, one in enumerate(rounds) for _ in one.sources]
 
         def path(place: int, param: str | None) -> str:
-            where, thing = f"{field}[{owners[place]}]", own[owners[place]]
-            return items.beside(where, thing if things else None, param) or where
+            owner = owners[place]
+            where, thing = f"{field}[{owner}]", own[owner] if things else None
+            return items.beside(where, thing, param, groups[owner][0]) or where
 
         outcome = await self._score(sources, path)
         remaining = iter(outcome.items)
@@ -156,6 +159,7 @@ class Call:
                 is_batch=options.priority == "batch",
                 deadline_s=None if options.deadline_ms is None else options.deadline_ms / 1e3,
                 stop_at_error=self._fails_whole,
+                salt=options.cache_salt,
                 on_left=lambda times: tracing.passed(
                     begin, times, self._named(len(sources)), error=CLIENT_GONE
                 ),
@@ -253,6 +257,7 @@ class Call:
             tokens=outcome.tokens,
             cuts=Counter(item.cut for item in outcome.items if item.cut is not None),
             unexpected_ends=sum(not item.ends_as_expected for item in outcome.items),
+            special_tokens=sum(item.has_mentions for item in outcome.items),
         )
 
     def _observe(self, sources: Sequence[Source], judged: Sequence[Judged]) -> None:

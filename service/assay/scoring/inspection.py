@@ -82,10 +82,11 @@ async def tokenized(
     target = scorer.target(request.model)
     wanted = request.items()
     sources = await aside(len(wanted), lambda: items.sources_of(wanted, request))
+    cutting = Cutting(request.truncation, special_tokens=request.special_tokens)
     loaded = scorer.loaded(target.members[0])
     reads = loaded.reads if loaded else "last"
     begin = 0
-    rendered = scorer.rendered(target, sources, Cutting(request.truncation))
+    rendered = scorer.rendered(target, sources, cutting)
     async with contextlib.aclosing(rendered) as chunks:
         async for chunk in chunks:
             yield [

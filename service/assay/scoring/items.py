@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any
 
 from assay import wire
@@ -122,8 +123,24 @@ def item_path(item: wire.Item, place: int, param: str | None) -> str:
     if is_shared(item, param):
         return param
     if item.prompt is not None:
-        param = within("prompt", param)
+        param = _answered_path(item.prompt, param)
     return f"inputs[{place}].{param}"
+
+
+_TURN = re.compile(rf"{_MESSAGES}\[(\d+)\]")
+
+
+def _answered_path(prompt: Prompt, param: str) -> str:
+    """Return a field of an item by its name where the last turn came as its response.
+
+    A prompt that came as a text has no fields.
+    """
+    turn = _TURN.match(param)
+    if turn is None:
+        return param
+    if int(turn[1]) >= (1 if isinstance(prompt, str) else len(prompt)):
+        return "response"
+    return "prompt" if isinstance(prompt, str) else within("prompt", param)
 
 
 def within(turns: str, param: str) -> str:
@@ -144,20 +161,21 @@ def paths(field: str, groups: Groups, things: Sequence[wire.TemplateInputs] = ()
     """
 
     def path(place: int, param: str | None) -> str:
-        for group, (_prompt, answers) in enumerate(groups):
+        for group, (prompt, answers) in enumerate(groups):
             if place < len(answers):
                 kind = "responses" if isinstance(answers[place], str) else "chains"
                 own = things[group] if things else None
-                return (
-                    beside(f"{field}[{group}]", own, param) or f"{field}[{group}].{kind}[{place}]"
-                )
+                found = beside(f"{field}[{group}]", own, param, prompt)
+                return found or f"{field}[{group}].{kind}[{place}]"
             place -= len(answers)
         raise IndexError(place)
 
     return path
 
 
-def beside(where: str, thing: wire.TemplateInputs | None, param: str | None) -> str | None:
+def beside(
+    where: str, thing: wire.TemplateInputs | None, param: str | None, prompt: Prompt
+) -> str | None:
     """Return the path of an error about a group's prompt or its tools; None of another error."""
     if param is None:
         return None
@@ -165,4 +183,7 @@ def beside(where: str, thing: wire.TemplateInputs | None, param: str | None) -> 
         return param
     if param.partition(".")[0] in wire.TemplateInputs.model_fields:
         return f"{where}.{param}"
-    return f"{where}.{within('prompt', param)}" if param.startswith(f"{_MESSAGES}[") else None
+    if not param.startswith(f"{_MESSAGES}["):
+        return None
+    answered = _answered_path(prompt, param)
+    return None if answered == "response" else f"{where}.{answered}"

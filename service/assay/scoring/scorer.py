@@ -67,6 +67,7 @@ class Scored:
     truncated: bool
     cut: Cut | None = None  # what of it was cut, as the first member reads it
     ends_as_expected: bool = True
+    has_mentions: bool = False  # special tokens were in what is said
 
 
 @dataclass(frozen=True, slots=True)
@@ -316,12 +317,14 @@ class Scorer:
         deadline_s: float | None = None,
         stop_at_error: bool = False,
         on_left: Callable[[Times], None] | None = None,
+        salt: str | None = None,
     ) -> Outcome:
         """Return what every member read of every item, in order.
 
         With `stop_at_error` nothing more is rendered or run once an item can't be rendered, and
         nothing more is rendered once one has failed; nor is anything once the deadline has passed.
-        `on_left` learns how far a request came whose caller left.
+        `on_left` learns how far a request came whose caller left. A request goes on from what is
+        kept of those of its caller alone, and with a salt of those with the same.
 
         Raises:
             NotReady: The target is loading or its worker is being restarted, for longer than
@@ -351,6 +354,7 @@ class Scorer:
                 stop_at_error,
                 room,
                 on_left,
+                salt,
             )
 
     async def rendered(
@@ -393,6 +397,7 @@ class Scorer:
         stop_at_error: bool,
         room: Room,
         on_left: Callable[[Times], None] | None,
+        salt: str | None,
     ) -> Outcome:
         members = target.members
         collector = _Collector(
@@ -407,6 +412,7 @@ class Scorer:
             begin + deadline_s if math.isfinite(deadline_s) else None,
             is_batch,
             caller.NAME.get(),
+            caller.scope(salt, self._settings.prefix_sharing),
         )
 
         def left_s(now: float) -> float | None:
@@ -707,5 +713,11 @@ def _scored(
             return Scored(None, one, rendered.ids, rendered.truncated, rendered.cut)
     found = tuple(one for one in numbers if isinstance(one, np.ndarray))
     return Scored(
-        found, None, rendered.ids, rendered.truncated, rendered.cut, rendered.ends_as_expected
+        found,
+        None,
+        rendered.ids,
+        rendered.truncated,
+        rendered.cut,
+        rendered.ends_as_expected,
+        rendered.has_mentions,
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import shlex
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import TYPE_CHECKING, Literal
 
 from assay.cards import card as cards
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from assay.settings import Part as PartSetting
 
 logger = logging.getLogger("assay.targets")
+_STARTED = datetime.now()  # noqa: DTZ005  local, as transformers has it; for all that is loaded
 Kind = Literal["model", "ensemble", "policy", "composite"]
 
 
@@ -130,6 +132,7 @@ def wanted(settings: Settings) -> Wanted:
         names=tuple((reference, name) for name, reference in settings.names.items()),
         max_tokens=settings.max_tokens,
         dtype=settings.dtype,
+        moment=_STARTED,
     )
 
 

@@ -87,6 +87,12 @@ class Metrics:
             "generation that was cut off does: they are read at that token.",
             by_call,
         )
+        self._mentions = self._counter(
+            "special_token_items",
+            "Items whose texts hold special tokens, which are read as if the chat template had "
+            "written them, or split.",
+            by_call,
+        )
         self._shed = self._counter(
             "shed_items", "Items that were turned away or left unscored.", ("model", "reason")
         )
@@ -189,6 +195,7 @@ class Metrics:
         tokens: int,
         cuts: Mapping[str, int],
         unexpected_ends: int,
+        special_tokens: int,
     ) -> None:
         """Note an answered request's sizes and times."""
         self._items.labels(model, route).inc(items)
@@ -196,6 +203,7 @@ class Metrics:
         for cut in CUTS:
             self._truncated.labels(model, route, cut).inc(cuts.get(cut, 0))
         self._unexpected.labels(model, route).inc(unexpected_ends)
+        self._mentions.labels(model, route).inc(special_tokens)
         self._duration.labels(model, route).observe(total_s)
         self._tokenize.labels(model, route).observe(tokenize_s)
         self._queue.labels(model, route).observe(queue_s)

@@ -388,7 +388,7 @@ def _located(path: Path, turns: Path, place: int, param: str | None) -> str:
     """Return where in a request an item's error is."""
     if param is None:
         return path(place)
-    if param.startswith("messages["):
+    if param.startswith("messages[") and not param.endswith(("].content", "].role")):
         return items.within(turns(place), param)
     return param if items.is_shared(None, param) else path(place)
 

@@ -57,6 +57,7 @@ class ChatCompletion(Whole, Templated):
     add_special_tokens: bool | None = None
     truncate_prompt_tokens: int | None = Field(default=None, ge=-1)
     truncation_side: Literal["left"] | None = None
+    cache_salt: wire.CacheSalt | None = None
     prompt_logprobs: Annotated[Any, AfterValidator(_no_logprobs)] = None
 
 
@@ -86,7 +87,9 @@ async def read(ask: Ask, wanted: ChatCompletion) -> tuple[Call, Judged]:
     ]
     talk = conversation(turns, "messages", inputs_of(wanted))
     source = replace(talk, specials=specials(wanted.add_special_tokens, "card"))
-    call, _, (judged,) = await ask.read([source], only("messages"), model=wanted.model)
+    call, _, (judged,) = await ask.read(
+        [source], only("messages"), model=wanted.model, cache_salt=wanted.cache_salt
+    )
     return call, judged
 
 

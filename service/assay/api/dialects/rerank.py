@@ -126,6 +126,7 @@ async def read(ask: Ask, wanted: Rerank) -> tuple[Call, list[tuple[int, float]],
         model=wanted.model,
         top_n=wanted.top_n,
         cutting=wanted.cutting,
+        cache_salt=wanted.cache_salt,
     )
     return call, ranking, tokens
 
@@ -139,6 +140,7 @@ async def rank(
     top_n: int | None,
     cutting: Cutting,
     refuses_long: str | None = None,
+    cache_salt: str | None = None,
 ) -> tuple[list[tuple[int, float]], list[int], Call]:
     """Return the ranking of a field's items, how many tokens each has, and the call.
 
@@ -147,7 +149,9 @@ async def rank(
     Raises:
         ItemTooLong: One is.
     """
-    call, _, judged = await ask.read(sources, each(field), model=model, cutting=cutting)
+    call, _, judged = await ask.read(
+        sources, each(field), model=model, cutting=cutting, cache_salt=cache_salt
+    )
     cut = next((place for place, one in enumerate(judged) if one.truncated), None)
     if refuses_long is not None and cut is not None:
         raise ItemTooLong(

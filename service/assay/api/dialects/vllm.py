@@ -91,6 +91,7 @@ class Asked(Whole):
     normalize: bool | None = None
     truncate_prompt_tokens: int | None = Field(default=None, ge=-1)
     truncation_side: Literal["left"] | None = None
+    cache_salt: wire.CacheSalt | None = None
 
     @property
     def cutting(self) -> Cutting:
@@ -230,7 +231,9 @@ async def classify(ask: Ask, wanted: Inputs) -> dict[str, Any]:
     check_limit(ask, wanted)
     _check_one_number(wanted)
     given = await _given(wanted)
-    call, _, judged = await ask.read(given.sources, given.path, model=wanted.model)
+    call, _, judged = await ask.read(
+        given.sources, given.path, model=wanted.model, cache_salt=wanted.cache_salt
+    )
     return await _answer(ask, call, "classify", judged, entry)
 
 
@@ -257,7 +260,9 @@ async def _pool(ask: Ask, wanted: Pooling) -> dict[str, Any]:
     if card.steps is None and not is_row_a_token:
         _check_one_number(wanted)
     given = rows.at_every_token(await _given(wanted), ask.target(wanted.model))
-    call, _, judged = await ask.read(given.sources, given.path, model=wanted.model)
+    call, _, judged = await ask.read(
+        given.sources, given.path, model=wanted.model, cache_salt=wanted.cache_salt
+    )
     outputs = list(ask.scorer.sizes(call.target)[0].items())
 
     def entry(index: int, judged: Judged) -> dict[str, Any]:
@@ -294,7 +299,11 @@ async def _score(ask: Ask, wanted: Score) -> dict[str, Any]:
     beside = [items.inputs(variables)] * len(groups)
     sources = await aside(len(groups), lambda: items.sources(groups, beside))
     call, _, judged = await ask.read(
-        sources, each(pairs.field), model=wanted.model, cutting=wanted.cutting
+        sources,
+        each(pairs.field),
+        model=wanted.model,
+        cutting=wanted.cutting,
+        cache_salt=wanted.cache_salt,
     )
     return await _answer(ask, call, "score", judged, entry)
 
