@@ -125,7 +125,7 @@ def test_somebody_elses_library_is_not_loaded(tmp_path, prefix):
 
 
 def test_an_image_gets_a_library_for_every_processor(tmp_path, monkeypatch):
-    """By one command, with the compiler that is named, and none for the building machine alone."""
+    """By one command, with the compiler that is named: not for the building machine alone."""
     compiler = tmp_path / "compiler"
     compiler.write_text(
         '#!/bin/sh\necho "$@" > "$(echo "$@" | sed "s/.* -o \\([^ ]*\\) .*/\\1/")"\n'
@@ -133,7 +133,11 @@ def test_an_image_gets_a_library_for_every_processor(tmp_path, monkeypatch):
     compiler.chmod(0o755)
     monkeypatch.setenv("CXX", str(compiler))
     monkeypatch.setattr(sys, "argv", ["library", str(tmp_path / "kernels")])
+    monkeypatch.setattr("platform.machine", lambda: "aarch64")
+    library.main()
+    assert list((tmp_path / "kernels").iterdir()) == []
 
+    monkeypatch.setattr("platform.machine", lambda: "x86_64")
     library.main()
 
     files = sorted((tmp_path / "kernels").iterdir())

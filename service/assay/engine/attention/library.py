@@ -11,6 +11,7 @@ import fcntl
 import hashlib
 import logging
 import os
+import platform
 import subprocess
 import sys
 from contextlib import contextmanager
@@ -139,10 +140,10 @@ def _alone_in(folder: Path) -> Iterator[None]:
 
 
 def main() -> None:
-    """Compile for every processor."""
+    """Compile for every processor of this machine's kind; there are none but x86-64's."""
     folder = Path(sys.argv[1]) if sys.argv[1:] else _shipped_in()
     folder.mkdir(mode=0o755, parents=True, exist_ok=True)
-    for processor in _PROCESSORS:
+    for processor in _PROCESSORS if platform.machine() in {"x86_64", "AMD64"} else ():
         _compile(processor, folder / _name(processor))
 
 
