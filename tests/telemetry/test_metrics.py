@@ -164,6 +164,15 @@ def test_restarts_are_counted_by_device():
     assert value(metrics, "assay_worker_restarts_total", device="cuda:1", reason="hung") == 1
 
 
+def test_what_may_happen_to_a_model_is_counted_once_it_is_served():
+    """A counter that isn't there until it is 1 has never increased."""
+    metrics = Metrics()
+    metrics.model("judge", revision="0", device="cpu", dtype="float32", forward="packed")
+    assert value(metrics, "assay_renderer_restarts_total", **MODEL) == 0
+    metrics.renderer_restarted("judge")
+    assert value(metrics, "assay_renderer_restarts_total", **MODEL) == 1
+
+
 def test_how_changes_end_is_counted_in_three_ways():
     """From the start on, and whatever the code of a refusal is."""
     metrics = Metrics()

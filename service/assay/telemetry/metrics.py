@@ -137,6 +137,11 @@ class Metrics:
         )
         self._moments = Moments(self.registry)
         self.labels[self._moments.name] = self._moments.labels
+        self._renderer_restarts = self._counter(
+            "renderer_restarts",
+            "Ends of a process that renders: its model's template or tokenizer took too much.",
+            ("model",),
+        )
         self._restarts = self._counter(
             "worker_restarts", "Worker restarts by reason: died, hung.", ("device", "reason")
         )
@@ -270,6 +275,10 @@ class Metrics:
         self._held.labels(model).inc(held_tokens)
         self._padded.labels(model).inc(done.padded_tokens)
 
+    def renderer_restarted(self, model: str) -> None:
+        """Note that a process that renders ended over a round."""
+        self._renderer_restarts.labels(model).inc()
+
     def worker_restarted(self, device: str, reason: str) -> None:
         """Note a restart."""
         self._restarts.labels(device, reason).inc()
@@ -300,6 +309,7 @@ class Metrics:
     def model(self, name: str, *, revision: str, device: str, dtype: str, forward: str) -> None:
         """State what is served under a name."""
         self._info.labels(name, revision, device, dtype, forward).set(1)
+        self._renderer_restarts.labels(name)
         for reason in SHED_REASONS:
             self._shed.labels(name, reason)
 
