@@ -24,6 +24,8 @@ check: .venv/dev
 # Every pinned version against the vulnerabilities that PyPI knows of it.
 audit: .venv/dev
 	$(BIN)/pip-audit --strict --no-deps --disable-pip --progress-spinner off --requirement constraints.txt
+	$(BIN)/pip-audit --strict --require-hashes --disable-pip --progress-spinner off \
+		--requirement deploy/requirements.txt --requirement deploy/build-requirements.txt
 
 # What is installed here and why, as CycloneDX: a software bill of materials, valid by its schema.
 bill: .venv/dev
