@@ -5,42 +5,49 @@
 #   docker run --gpus all --publish 127.0.0.1:8000:8000 assay [NAME|PATH|HUB_ID ...]
 #
 # The `base` flavour, for PyTorch's wheels bring cuBLAS, cuDNN and NCCL of their own. Its CUDA version
-# is the one that PyPI's torch is built for.
+# is the one that PyPI's torch is built for. With @sha256:... behind the tag it is that image and no
+# other: `make digests` asks for it.
 ARG CUDA_IMAGE=nvidia/cuda:13.0.2-base-ubuntu24.04
 
 FROM ${CUDA_IMAGE} AS build
 RUN apt-get update \
-    && apt-get install --yes --no-install-recommends python3-venv \
+    && apt-get install --yes --no-install-recommends g++ python3-venv \
     && rm -rf /var/lib/apt/lists/* \
-    && python3 -m venv /opt/assay
-ENV PATH=/opt/assay/bin:$PATH \
-    PIP_CONSTRAINT=/build/constraints.txt \
-    PIP_DISABLE_PIP_VERSION_CHECK=1
+    && python3 -m venv /opt/assay \
+    && python3 -m venv /build/tools
+ENV PIP_DISABLE_PIP_VERSION_CHECK=1 \
+    PIP_NO_DEPS=1 \
+    PIP_ONLY_BINARY=:all: \
+    PIP_REQUIRE_HASHES=1
 WORKDIR /build
-# What Assay stands on has a layer of its own, which a change of the code leaves alone.
-COPY constraints.txt pyproject.toml ./
+# What Assay stands on has a layer of its own, which a change of the code leaves alone. Every file that
+# is installed has one of the hashes that these lists state; `make requirements` writes them.
+COPY deploy/requirements.txt deploy/build-requirements.txt ./
 RUN --mount=type=cache,target=/root/.cache/pip \
-    python -c "import tomllib; project = tomllib.load(open('pyproject.toml', 'rb'))['project']; extras = project['optional-dependencies']; print(*project['dependencies'], *extras['serve'], *extras['tracing'], sep='\n')" > requirements.txt \
-    && pip install --requirement requirements.txt
-COPY LICENSE README.md ./
+    /opt/assay/bin/pip install --requirement requirements.txt \
+    && /build/tools/bin/pip install --requirement build-requirements.txt
+COPY pyproject.toml LICENSE README.md ./
 COPY models/starter models/starter
 COPY service service
-RUN --mount=type=cache,target=/root/.cache/pip \
-    pip wheel --no-deps --wheel-dir wheels .
+# What is ours has no hash: the wheel, of the source beside it, and the CPU's attention kernel, which is
+# compiled here so that the image needs no compiler.
+RUN PIP_REQUIRE_HASHES=0 tools/bin/pip wheel --no-build-isolation --wheel-dir wheels . \
+    && PYTHONPATH=service /opt/assay/bin/python -m assay.engine.attention.library kernels
 
 FROM ${CUDA_IMAGE}
-# g++ is for the CPU's attention kernel and, with Python's headers, for compiled blocks.
-# python3-dev has those of the interpreter beside it, which runs the server.
 RUN apt-get update \
-    && apt-get install --yes --no-install-recommends g++ python3 python3-dev \
+    && apt-get install --yes --no-install-recommends libgomp1 python3 \
     && rm -rf /var/lib/apt/lists/* \
     && useradd --uid 10001 --create-home --shell /usr/sbin/nologin assay \
-    && install --directory --owner=assay --group=assay \
-        /home/assay/.cache /home/assay/.cache/assay /home/assay/.cache/huggingface /models
+    && install --directory /models \
+    && install --directory --owner=assay --group=assay --mode=0700 \
+        /home/assay/.cache /home/assay/.cache/assay /home/assay/.cache/huggingface
 # Two layers: gigabytes of dependencies, and the few megabytes that change with every version.
 COPY --from=build /opt/assay /opt/assay
-RUN --mount=from=build,source=/build/wheels,target=/wheels \
-    /opt/assay/bin/pip install --no-deps --no-cache-dir --no-index /wheels/*.whl
+RUN --mount=from=build,source=/build,target=/build \
+    /opt/assay/bin/pip install --no-deps --no-cache-dir --no-index /build/wheels/*.whl \
+    && install --directory /opt/assay/share/assay \
+    && cp --recursive /build/kernels /opt/assay/share/assay/
 ENV PATH=/opt/assay/bin:$PATH \
     ASSAY_HOST=0.0.0.0 \
     ASSAY_REPOSITORY=/models

@@ -5,7 +5,7 @@ INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c c
 # Each forbids a version that is pinned; what they need of their requirements is in the extra 'clients'.
 CLIENTS := infinity-client litellm reward-hub
 
-.PHONY: serve test check audit bill fmt loadtest soak overload chaos fuzz
+.PHONY: serve test check audit bill requirements digests fmt loadtest soak overload chaos fuzz
 
 serve: .venv/serve
 	$(BIN)/assay serve
@@ -24,11 +24,29 @@ check: .venv/dev
 # Every pinned version against the vulnerabilities that PyPI knows of it.
 audit: .venv/dev
 	$(BIN)/pip-audit --strict --no-deps --disable-pip --progress-spinner off --requirement constraints.txt
+	$(BIN)/pip-audit --strict --require-hashes --disable-pip --progress-spinner off \
+		--requirement deploy/requirements.txt --requirement deploy/build-requirements.txt
 
 # What is installed here and why, as CycloneDX: a software bill of materials, valid by its schema.
 bill: .venv/dev
 	mkdir -p build
 	$(BIN)/cyclonedx-py environment --pyproject pyproject.toml --output-reproducible --output-file build/bill.json
+
+# What the image installs, by the hashes of its files as the package index states them: for x86-64 and
+# ARM alike, as far as they need the same packages. Run it after a change of constraints.txt or of
+# what pyproject.toml asks for.
+LOCK := $(BIN)/uv pip compile --quiet --upgrade --generate-hashes --only-binary :all: --no-annotate \
+	--custom-compile-command 'make requirements' --constraints constraints.txt \
+	--python-version 3.12 --python-platform x86_64-manylinux_2_39
+requirements: .venv/dev
+	$(INSTALL) uv
+	$(LOCK) --extra serve --extra tracing --output-file deploy/requirements.txt pyproject.toml
+	$(BIN)/python -c "import tomllib; print(*tomllib.load(open('pyproject.toml', 'rb'))['build-system']['requires'], sep='\n')" | \
+		$(LOCK) --output-file deploy/build-requirements.txt -
+
+# What the images that aren't ours are by content, into .env, which docker compose reads.
+digests:
+	deploy/digests
 
 fmt: .venv/dev
 	$(BIN)/ruff format .

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import re
+import subprocess
+import sys
+from pathlib import Path
 
 import kubernetes_validate
 import promql_parser as promql
@@ -10,6 +14,7 @@ import pytest
 import yaml
 
 from assay import __version__
+from assay.api import keys
 from assay.errors import SettingsError
 from assay.settings import Settings, load
 from assay.telemetry import reference
@@ -20,7 +25,10 @@ FOLDER = queries.DEPLOY / "kubernetes"
 ROOT = queries.DEPLOY.parent
 APART = {"kustomization.yml", "adapter-values.yml"}  # no objects of the cluster
 OBJECTS = sorted({path.name for path in FOLDER.glob("*.yml")} - APART)
-KINDS = {"Deployment", "Service", "HorizontalPodAutoscaler", "PodDisruptionBudget", "PodMonitor"}
+KINDS = {
+    *("Deployment", "Service", "HorizontalPodAutoscaler", "PodDisruptionBudget", "PodMonitor"),
+    "NetworkPolicy",
+}
 VERSIONS = ("1.30", "1.37")  # the oldest that is supported at this writing, and the newest known
 
 
@@ -77,6 +85,11 @@ def test_everything_selects_the_pods(deployment):
         read("service.yml")["spec"]["selector"],
         read("disruption-budget.yml")["spec"]["selector"]["matchLabels"],
         read("pod-monitor.yml")["spec"]["selector"]["matchLabels"],
+        read("network-policy.yml")["spec"]["podSelector"]["matchLabels"],
+        *(
+            one["labelSelector"]["matchLabels"]
+            for one in deployment["template"]["spec"]["topologySpreadConstraints"]
+        ),
     ]
 
     assert all(selector and selector.items() <= labels for selector in selectors)
@@ -172,18 +185,75 @@ def test_the_pods_environment_can_be_loaded(pod, container, monkeypatch):
     assert (settings.host, settings.port) == ("0.0.0.0", 8000)
 
 
-def test_a_key_is_asked_for_and_prometheus_has_one(container):
-    """The pod is open to the cluster, so it has keys, from a secret, and none in the manifest."""
+def test_keys_have_rights_and_the_pod_only_knows_their_hashes(pod, container):
+    """The pod is open to the cluster, so it has a key file, of a secret; Prometheus' own key is in
+    another one, which the pod doesn't have.
+    """
     variables = {one["name"]: one for one in container["env"]}
-    named = re.findall(r"\$\((\w+)\)", variables["ASSAY_API_KEY"]["value"])
-    secrets = [variables[name]["valueFrom"]["secretKeyRef"] for name in named]
-    order = list(variables)
+    file = Path(variables["ASSAY_KEY_FILE"]["value"])
+    mounts = {one["mountPath"]: one for one in container["volumeMounts"]}
+    mount = mounts[str(file.parent)]
+    secrets = {one["name"]: one["secret"] for one in pod["volumes"] if "secret" in one}
     (endpoint,) = read("pod-monitor.yml")["spec"]["podMetricsEndpoints"]
 
-    assert endpoint["authorization"]["credentials"] in secrets
-    assert variables["ASSAY_API_KEY"]["value"] == ",".join(f"$({name})" for name in named)
-    # Kubernetes fills in what stands before.
-    assert all(order.index(name) < order.index("ASSAY_API_KEY") for name in named)
+    assert not {"ASSAY_API_KEY", "ASSAY_ADMIN_KEY"} & variables.keys()
+    assert mount["readOnly"] is True
+    assert "subPath" not in mount
+    assert secrets == {mount["name"]: {"secretName": "assay-keys", "defaultMode": 0o440}}
+    assert endpoint["authorization"]["credentials"]["name"] == "assay-metrics"
+    assert "assay-metrics" not in json.dumps(pod)
+
+
+def test_the_commands_of_the_documentation_make_the_keys(tmp_path):
+    """Callers may score and not read metrics, Prometheus the other way round."""
+    readme = (queries.DEPLOY / "README.md").read_text()
+    makes = re.findall(r"^assay (key .*?)(?: +#.*)?$", readme, re.MULTILINE)
+    for command in makes:
+        subprocess.run(f"{sys.executable} -m assay {command}", shell=True, cwd=tmp_path, check=True)
+
+    ring = keys.read(Settings(key_file=tmp_path / "keys.toml"))
+
+    assert {one.name: one.rights for one in ring.keys} == {
+        "trainer": {"score"},
+        "prometheus": {"metrics"},
+    }
+    assert ring.find((tmp_path / "metrics-key").read_bytes().strip()).name == "prometheus"
+    for secret in ("assay-keys --from-file=keys.toml", "assay-metrics --from-literal=key="):
+        assert f"kubectl create secret generic {secret}" in readme
+
+
+def test_only_callers_and_prometheus_get_in(container):
+    """At the port that the container has; out, only to names and to the hub."""
+    spec = read("network-policy.yml")["spec"]
+    (inward,) = spec["ingress"]
+    out = [
+        (port["port"], "ipBlock" in to)
+        for one in spec["egress"]
+        for port in one["ports"]
+        for to in one["to"]
+    ]
+    monitor = read("pod-monitor.yml")["spec"]["podMetricsEndpoints"][0]
+
+    assert spec["policyTypes"] == ["Ingress", "Egress"]
+    assert (
+        inward["ports"] == [{"port": container["ports"][0]["name"]}] == [{"port": monitor["port"]}]
+    )
+    assert all(one["podSelector"]["matchLabels"] for one in inward["from"])
+    assert set(out) == {(53, False), (443, True)}
+
+
+def test_what_drains_a_node_leaves_a_pod(deployment, pod):
+    """Two at least, on nodes of their own, of which one stays."""
+    budget = read("disruption-budget.yml")["spec"]
+    spread = {one["topologyKey"]: one for one in pod["topologySpreadConstraints"]}
+
+    assert read("autoscaler.yml")["spec"]["minReplicas"] == 2
+    assert budget["minAvailable"] == 1
+    assert "maxUnavailable" not in budget
+    assert spread["kubernetes.io/hostname"]["whenUnsatisfiable"] == "DoNotSchedule"
+    assert all(one["maxSkew"] == 1 for one in spread.values())
+    assert all(one["matchLabelKeys"] == ["pod-template-hash"] for one in spread.values())
+    assert deployment["strategy"]["rollingUpdate"]["maxUnavailable"] == 0
 
 
 def test_the_pod_has_no_rights_that_it_doesnt_need(pod, container):
@@ -205,11 +275,16 @@ def test_the_pod_has_no_rights_that_it_doesnt_need(pod, container):
 def test_what_the_server_writes_lies_on_volumes(pod, container):
     """The user's home, with the caches, and the place for temporary files."""
     home = re.search(r"^WORKDIR (\S+)$", dockerfile().split("\nFROM ")[-1], re.MULTILINE)[1]
-    mounts = {one["mountPath"]: one["name"] for one in container["volumeMounts"]}
+    mounts = {
+        one["mountPath"]: one["name"]
+        for one in container["volumeMounts"]
+        if not one.get("readOnly")
+    }
     volumes = {one["name"]: one for one in pod["volumes"]}
 
     assert mounts.keys() == {home, "/tmp"}
     assert all("emptyDir" in volumes[name] for name in mounts.values())
+    assert pod["securityContext"]["fsGroupChangePolicy"] == "OnRootMismatch"
 
 
 def test_a_pod_has_a_gpu(pod, container):

@@ -138,9 +138,11 @@ def test_every_alert_has_a_case_in_which_it_fires():
     tests = yaml.safe_load((FOLDER / "rules_test.yml").read_text())["tests"]
     cases = [case for test in tests for case in test.get("alert_rule_test", [])]
     fires = {case["alertname"] for case in cases if case.get("exp_alerts")}
+    silent = {case["alertname"] for case in cases if not case.get("exp_alerts")}
     alerts = {rule["alert"] for rule in queries.rules() if "alert" in rule}
 
     assert fires == alerts
+    assert silent == alerts
 
 
 def test_every_alert_says_what_to_do_and_where_to_read_on():

@@ -11,7 +11,7 @@ import yaml
 
 from assay.errors import AssayError
 from assay.telemetry import reference
-from assay.telemetry.metrics import SHED_REASONS, Metrics
+from assay.telemetry.metrics import CHANGE_OUTCOMES, SHED_REASONS, Metrics
 from assay.telemetry.moments import MOMENTS
 from tests.deploy import queries
 
@@ -87,6 +87,7 @@ def test_every_label_that_is_asked_for_exists(query):
 def test_every_value_of_a_label_that_is_asked_for_exists():
     """Outcomes are codes of errors; reasons and moments are those that are counted."""
     codes = {leaf.code for leaf in leaves(AssayError)}
+    codes |= set(CHANGE_OUTCOMES)
     allowed = {"outcome": codes, "reason": set(SHED_REASONS), "moment": set(MOMENTS)}
     asked = {
         (one.name, value)

@@ -6,6 +6,7 @@ import threading
 
 import pytest
 from safetensors.torch import load_file, save_file
+from transformers import LlamaConfig, LlamaForSequenceClassification
 
 from assay.cards.card import Card
 from assay.engine import worker
@@ -15,11 +16,11 @@ from tests.families import scalar
 TULU = next(one for one in scalar.LAYOUTS if one.name == "tulu-3")
 
 
-def answer(folder, card=None):
+def answer(folder, card=None, compiling="off"):
     """Return what a worker says that is told to load a folder."""
     spec = ModelSpec("model", folder, card or Card(), "auto", 64, None, None)
     ours, theirs = socket.socketpair()
-    start = Start("cpu", None, "off", (spec,))
+    start = Start("cpu", None, compiling, (spec,))
     thread = threading.Thread(target=worker.run, args=(start, theirs))
     thread.start()
     with ours:
@@ -65,3 +66,25 @@ def test_a_head_of_more_numbers_than_the_card_takes_is_refused(tmp_path):
     message = answer(tmp_path, Card(score={"outputs": ["a", "b"], "index": 2}))
 
     assert message.message.startswith("score.index: 2 is beyond the last")
+
+
+@pytest.mark.parametrize("compiling", ["auto", "off"])
+def test_a_large_model_says_that_there_is_no_compiler(tmp_path, monkeypatch, compiling):
+    """No slower way without a word; unless that was asked for."""
+    monkeypatch.setenv("PATH", str(tmp_path))
+    config = LlamaConfig(
+        vocab_size=640_000,
+        hidden_size=32,
+        intermediate_size=32,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        num_labels=1,
+        pad_token_id=0,
+    )
+    LlamaForSequenceClassification(config).save_pretrained(tmp_path)
+
+    message = answer(tmp_path, compiling=compiling)
+
+    assert not message.is_compiled
+    said = [one for one in message.warnings if "its blocks run uncompiled" in one]
+    assert len(said) == (compiling == "auto")

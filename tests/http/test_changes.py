@@ -206,7 +206,9 @@ def quantize(folder: Path, *, is_said_by_config: bool) -> None:
 
 def test_what_cannot_be_changed_is_named(server: Server, judge: Path) -> None:
     """A model that isn't there, one that is there already, and the last one."""
+    before = server.metric("assay_changes_total", source="admin", outcome="refused")
     refused(change(server, "load", "org/nowhere@x/y"), "change_refused", "org/nowhere")
+    assert server.metric("assay_changes_total", source="admin", outcome="refused") == before + 1
     refused(change(server, "load", judge), "change_refused", "reload it instead")
     refused(change(server, "unload", "judge"), "change_refused", "load another one before")
     refused(change(server, "unload", "scorer"), "unknown_model", "'judge'")

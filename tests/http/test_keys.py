@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import tomllib
 from typing import TYPE_CHECKING, Any
@@ -293,6 +294,15 @@ def test_a_key_takes_over_from_another_of_its_name(
     until("it is again", lambda: status(ring["score"]) == 200)
 
 
+def counted(ring: dict[str, str], ringed: Server, outcome: str) -> int:
+    """Return how many changes of the key file ended so."""
+    text = ringed.http.get("/metrics", headers=bearer(ring["metrics"])).text
+    (value,) = re.findall(
+        rf'assay_changes_total{{outcome="{outcome}",source="key_file"}} (\d+)', text
+    )
+    return int(value)
+
+
 def test_keys_come_and_go_without_a_restart(
     ringed: Server, ring: dict[str, str], folder: Path
 ) -> None:
@@ -314,6 +324,8 @@ def test_keys_come_and_go_without_a_restart(
     file.write_text(kept)
     until("the others are back", lambda: status(ring["score"]) == 200)
     assert status(key) == 401
+    assert counted(ring, ringed, "refused") == 1
+    assert counted(ring, ringed, "ok") >= 2
     assert f"assay.audit '{file}': ok" in ringed.log.read_text()
     assert f"assay.audit '{file}': settings_error" in ringed.log.read_text()
 

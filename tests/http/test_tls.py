@@ -6,6 +6,7 @@ import os
 import signal
 import socket
 import ssl
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import urlsplit
 
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
     from tests.http.processes import Server
 
 LOAD_S = 4 * WAIT_S
+EXPIRES = "assay_certificate_expires_timestamp_seconds"
+ENDS = datetime(2037, 5, 6, 7, 8, 9, tzinfo=UTC)
 
 
 class Files(NamedTuple):
@@ -35,9 +38,9 @@ class Files(NamedTuple):
     certificate: Path
     key: Path
 
-    def issue(self) -> None:
+    def issue(self, ends: datetime) -> None:
         """Write a new certificate."""
-        made = self.authority.issue_cert("127.0.0.1")
+        made = self.authority.issue_cert("127.0.0.1", not_after=ends)
         self.root.write_bytes(self.authority.cert_pem.bytes())
         self.certificate.write_bytes(b"".join(one.bytes() for one in made.cert_chain_pems))
         self.key.write_bytes(made.private_key_pem.bytes())
@@ -56,7 +59,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Files:
     made = Files(
         trustme.CA(), *(folder / name for name in ("root.pem", "server.crt", "server.key"))
     )
-    made.issue()
+    made.issue(ENDS)
     return made
 
 
@@ -121,21 +124,31 @@ def test_versions_that_are_broken_are_refused(
         httpx.get(server.url + "/health", verify=context)
 
 
+def changes(server: Server, outcome: str) -> float:
+    return server.metric("assay_changes_total", source="signal", outcome=outcome)
+
+
 def test_a_new_certificate_is_taken_on_sighup(server: Server, files: Files) -> None:
     """Without a restart; one that doesn't hold leaves the old one."""
     old = shown(server, files)
     kept = files.key.read_bytes()
-    files.issue()
+    renewed = ENDS + timedelta(days=90)
+    assert server.metric(EXPIRES) == ENDS.timestamp()
+    files.issue(renewed)
     written = files.key.read_bytes()
     files.key.write_bytes(kept)
     os.kill(server.process.pid, signal.SIGHUP)
     until("it is told", lambda: "are not a certificate and its key" in server.log.read_text())
     assert shown(server, files) == old
+    assert server.metric(EXPIRES) == ENDS.timestamp()
+    assert changes(server, "refused") == 1
 
     files.key.write_bytes(written)
     os.kill(server.process.pid, signal.SIGHUP)
 
     until("the new one is shown", lambda: shown(server, files) != old, LOAD_S)
+    until("that is counted", lambda: changes(server, "ok") == 1)
+    assert server.metric(EXPIRES) == renewed.timestamp()
     assert server.score(**PAIR).status_code == 200
 
 

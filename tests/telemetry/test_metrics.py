@@ -166,6 +166,32 @@ def test_restarts_are_counted_by_device():
     assert value(metrics, "assay_worker_restarts_total", device="cuda:1", reason="hung") == 1
 
 
+def test_what_may_happen_to_a_model_is_counted_once_it_is_served():
+    """A counter that isn't there until it is 1 has never increased."""
+    metrics = Metrics()
+    metrics.model("judge", revision="0", device="cpu", dtype="float32", forward="packed")
+    assert value(metrics, "assay_renderer_restarts_total", **MODEL) == 0
+    metrics.renderer_restarted("judge")
+    assert value(metrics, "assay_renderer_restarts_total", **MODEL) == 1
+
+
+def test_how_changes_end_is_counted_in_three_ways():
+    """From the start on, and whatever the code of a refusal is."""
+    metrics = Metrics()
+    asked = {"source": "admin"}
+    assert value(metrics, "assay_changes_total", **asked, outcome="refused") == 0
+    for outcome in ("ok", "change_refused", "checkpoint_error", "unfinished"):
+        metrics.changed("admin", outcome)
+    assert value(metrics, "assay_changes_total", **asked, outcome="ok") == 1
+    assert value(metrics, "assay_changes_total", **asked, outcome="refused") == 2
+    assert value(metrics, "assay_changes_total", **asked, outcome="unfinished") == 1
+
+
+def test_without_tls_no_certificate_ends():
+    """The metric is there all the same, for an alert to go by."""
+    assert value(Metrics(), "assay_certificate_expires_timestamp_seconds") == 0
+
+
 def test_what_is_served_is_stated():
     """One line a target, with all that a dashboard joins on."""
     metrics = Metrics()

@@ -68,6 +68,7 @@ async def _changed(
         raise
     finally:
         state = request.state
+        _service(request).metrics.changed("admin", outcome)
         logger.info(
             *("%s %r: %s by=%s id=%s", request.url.path, model, outcome),
             *(state.caller, state.request_id),

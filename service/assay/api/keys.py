@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from pydantic import SecretStr
 
     from assay.settings import Settings
+    from assay.telemetry.metrics import Metrics
 
 Right = Literal["score", "metrics", "admin"]
 RIGHTS: frozenset[Right] = frozenset(get_args(Right))
@@ -148,14 +149,17 @@ class Keys:
         """Let these keys hold from now on."""
         self._ring = ring
 
-    async def watch(self) -> None:
+    async def watch(self, metrics: Metrics) -> None:
         """Read the key file again when it changes; a mistake in it changes nothing."""
         while True:
             await asyncio.sleep(_LOOK_AGAIN_S)
             before = self._ring
             if before.settings.key_file is None:
                 continue
-            now = await detached(partial(_look, before, before.settings.key_file))
+            now, outcome = await detached(partial(_look, before, before.settings.key_file))
+            if outcome:
+                audit.info("%r: %s", str(before.settings.key_file), outcome)
+                metrics.changed("key_file", outcome)
             if self._ring is before:
                 self._ring = now
 
@@ -202,20 +206,18 @@ def read(settings: Settings) -> Ring:
     return Ring(settings, (*plain, *(() if file is None else _of_file(file))), stamp)
 
 
-def _look(ring: Ring, file: Path) -> Ring:
-    """Return the ring of now."""
+def _look(ring: Ring, file: Path) -> tuple[Ring, str]:
+    """Return the ring of now, and how the file was taken, where it had changed."""
     stamp = _stamp(file)
     if stamp == ring.stamp:
-        return ring
+        return ring, ""
     try:
         now = read(ring.settings)
     except SettingsError as error:
         logger.error("the keys stay as they were: %s", error.message)  # noqa: TRY400
-        audit.info("%r: %s", str(file), error.code)
-        return replace(ring, stamp=stamp)
+        return replace(ring, stamp=stamp), error.code
     logger.info("%s was read again: %d keys are known", file, len(now.keys))
-    audit.info("%r: ok", str(file))
-    return now
+    return now, "ok"
 
 
 def _plain(kind: str, keys: Iterable[SecretStr], rights: frozenset[Right]) -> Iterator[Key]:

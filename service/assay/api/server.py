@@ -77,7 +77,7 @@ class Server(uvicorn.Server):
         tasks = [
             asyncio.create_task(lag.watch(self._service.metrics), name="loop lag"),
             asyncio.create_task(self._once_loaded(), name="freeze"),
-            asyncio.create_task(self._keys.watch(), name="watch the keys"),
+            asyncio.create_task(self._keys.watch(self._service.metrics), name="watch the keys"),
         ]
         try:
             await super().serve(sockets)
@@ -153,10 +153,12 @@ class Server(uvicorn.Server):
             ring = await detached(lambda: keys.read(settings))
             self._keys.check_change(ring)
             pair = await detached(lambda: tls.files(settings))
+            expires = await detached(lambda: tls.expires(pair))
             await self._service.change(settings)
             self._keys.change(ring)
             if pair is not None and self.config.ssl is not None:
                 tls.load(self.config.ssl, pair)
+                self._service.metrics.certificate(expires)
             outcome = "ok"
         except AssayError as error:
             outcome = error.code
@@ -164,6 +166,7 @@ class Server(uvicorn.Server):
         else:
             logger.info("the settings are taken: serving %s", ", ".join(settings.models))
         finally:
+            self._service.metrics.changed("signal", outcome)
             keys.audit.info("SIGHUP: %s", outcome)
 
 
@@ -205,7 +208,9 @@ def build(
             settings.host,
         )
     known = keys.Keys(ring)
-    certificate, key = tls.files(settings) or (None, None)
+    pair = tls.files(settings)
+    certificate, key = pair or (None, None)
+    service.metrics.certificate(tls.expires(pair))
     config = uvicorn.Config(
         create_app(settings, service, known, tracing),
         host=settings.host,

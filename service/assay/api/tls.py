@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import ssl
 from typing import TYPE_CHECKING
 
@@ -11,6 +12,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from assay.settings import Settings
+
+logger = logging.getLogger("assay.server")
 
 
 def files(settings: Settings) -> tuple[Path, Path] | None:
@@ -38,6 +41,21 @@ def files(settings: Settings) -> tuple[Path, Path] | None:
             f"password: {error.reason or error}"
         ) from error
     return certificate, key
+
+
+def expires(pair: tuple[Path, Path] | None) -> float:
+    """Return when a server's own certificate ends, in seconds since 1970; 0 without one."""
+    if pair is None:
+        return 0.0
+    from cryptography import x509  # noqa: PLC0415  only where there is TLS
+
+    certificate, _ = pair
+    try:
+        own, *_ = x509.load_pem_x509_certificates(certificate.read_bytes())
+        return own.not_valid_after_utc.timestamp()
+    except (OSError, ValueError) as error:  # OpenSSL takes more than this reads
+        logger.warning("it isn't known when the certificate %s ends: %s", certificate, error)
+        return 0.0
 
 
 def load(context: ssl.SSLContext, pair: tuple[Path, Path]) -> None:

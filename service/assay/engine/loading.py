@@ -8,6 +8,7 @@ import torch
 
 from assay.engine import bounds, compilation, faults, foreign, warmup
 from assay.engine import trunk as trunks
+from assay.engine.attention import library
 from assay.engine.messages import Compile, FromWorker, Loaded, ModelSpec, Progress, Start
 from assay.errors import CheckpointError
 
@@ -62,10 +63,12 @@ def _loaded(
     send(Progress(spec.name, "verify", 0.0))
     _check_revision(spec)
     bounds.check(trunk.model, trunk.readout, spec.card, spec.max_tokens)
-    trunk.verify(compiled=has_compiler)
+    trunk.verify(compiled=has_compiler or (start.compile != "off" and library.is_made()))
     if has_compiler and (start.compile == "on" or trunk.is_worth_compiling):
         send(Progress(spec.name, "compile", 0.0))
         trunk.compile()
+    elif start.compile != "off" and trunk.is_worth_compiling:
+        trunk.warnings.append("its blocks run uncompiled, slower: there is no C++ compiler")
     send(Progress(spec.name, "warm up", 0.0))
     budget = budgets.of(trunk, spec.batch_tokens)
     trunk.keep_prefixes(_prefix_bytes(spec, device))

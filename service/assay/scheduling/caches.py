@@ -1,4 +1,8 @@
-"""Where device processes keep what they compile: the user's cache, if it can be written."""
+"""Where device processes keep what they compile, and load again: the user's cache.
+
+Folders are made for this user alone. One that can't be written, is somebody else's or may be
+written by others isn't used.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +12,7 @@ import tempfile
 from functools import cache
 from pathlib import Path
 
-from assay import scratch
+from assay import ownership, scratch
 
 logger = logging.getLogger("assay.start")
 # torch looks for these while it is imported and settles for /tmp, which gets lost and, in a
@@ -20,7 +24,7 @@ _OTHERS = {"TRITON_CACHE_DIR": "triton", "HF_MODULES_CACHE": "modules"}
 
 @cache
 def variables() -> dict[str, str]:
-    """Return the variables that tell torch where to; folders that can't be written are replaced.
+    """Return the variables that tell torch where to; folders that can't be used are replaced.
 
     A temporary one is gone with this process, which is logged.
     """
@@ -28,7 +32,8 @@ def variables() -> dict[str, str]:
     wanted = {
         name: os.environ.get(name) or str(home / "assay" / one) for name, one in _OURS.items()
     }
-    lost = {name: path for name, path in wanted.items() if not _can_be_written(path)}
+    found = {name: _obstacle(name, path) for name, path in wanted.items()}
+    lost = {name: why for name, why in found.items() if why}
     if not lost:
         return wanted
     replaced = {name: str(scratch.folder() / _OURS[name]) for name in lost}
@@ -38,22 +43,29 @@ def variables() -> dict[str, str]:
             for name, one in _OTHERS.items()
             if name not in os.environ
         }
-    logger.warning(
-        "%s can't be written: what is compiled is kept in %s until this process ends, and compiled "
-        "again at the next start; set %s to a folder that can be",
-        " and ".join(lost.values()),
-        scratch.folder(),
-        " and ".join(lost),
-    )
+    for why in dict.fromkeys(lost.values()):
+        names = [name for name in lost if lost[name] == why]
+        logger.warning(
+            "%s %s: what is compiled is kept in %s until this process ends, and compiled again at "
+            "the next start; set %s to a folder that this user can write and others can't",
+            " and ".join(wanted[name] for name in names),
+            why,
+            scratch.folder(),
+            " and ".join(names),
+        )
     return wanted | replaced
 
 
-def _can_be_written(path: str) -> bool:
+def _obstacle(name: str, path: str) -> str:
+    """Return why a folder can't be used, nothing where it can; it is made if there is none."""
     if path.startswith("~"):  # nobody's home
-        return False
+        return "can't be written"
+    folder = Path(path)
     try:
-        Path(path).mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=path):
-            return True
+        ownership.make(folder)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+        above = "" if os.environ.get(name) else ownership.doubt(folder.parent)  # it is ours, too
+        return f"lies in a folder that {above}" if above else ownership.doubt(folder)
     except (OSError, ValueError):
-        return False
+        return "can't be written"

@@ -13,6 +13,8 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from assay import ownership
+
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
@@ -39,7 +41,7 @@ def remember(seconds: dict[str, float]) -> None:
             known.pop(key, None)
             known[key] = round(value, 3)
         file = _file()
-        file.parent.mkdir(parents=True, exist_ok=True)
+        ownership.make(file.parent)
         draft = file.with_name(f"{file.name}.{os.getpid()}")
         draft.write_text(json.dumps(dict(list(known.items())[-_MOST:])), encoding="utf-8")
         draft.replace(file)

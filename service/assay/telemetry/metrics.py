@@ -28,7 +28,8 @@ LABELS: Mapping[str, str] = MappingProxyType(
         "model": "a served target, or one of its members; empty where a request named none",
         "route": "the native route (`score`, `compare`, `best-of-n`, `tokenize`) or the contract's "
         "name; `none` where a request was refused that was for no such path",
-        "outcome": "`ok`, `partial`, `client_gone`, `head_too_large`, or the code of an error",
+        "outcome": "of requests `ok`, `partial`, `client_gone`, `head_too_large`, or an error's "
+        "code; of changes `ok`, `refused`, `unfinished`",
         "reason": "of shed items `overloaded`, `draining`, `not_ready`, `deadline_exceeded`, "
         "`client_gone`; of restarts `died`, `hung`",
         "device": "as the settings name it: `cpu`, `cuda:0`",
@@ -38,6 +39,7 @@ LABELS: Mapping[str, str] = MappingProxyType(
         "moment": "`items`, `length`, `length_squared`, `score_positive`, `score_negative`, "
         "`score_squared`, `product_positive`, `product_negative`",
         "cut": "`prompt`, `response`, `both`, or of an item without these `text`",
+        "source": "`admin`: its routes; `signal`: SIGHUP; `key_file`: a key file that was written",
         "revision": "of the checkpoint, or of a target's members together",
         "dtype": "`float32`, `bfloat16` or `float16`",
         "forward": "`packed` or `padded`",
@@ -51,6 +53,9 @@ CUTS = ("prompt", "response", "both", "text")
 RESTART_REASONS = ("died", "hung")
 NO_ROUTE = "none"
 HEAD_TOO_LARGE = "head_too_large"  # no error of ours: refused before there is a request
+UNAUTHORIZED = "unauthorized"
+CHANGE_SOURCES = ("admin", "signal", "key_file")
+CHANGE_OUTCOMES = ("ok", "refused", "unfinished")
 FAILURES = ("forward_failed", "non_finite_score", "internal_error")  # the server's own
 
 # 1 ms to 14 minutes: `max_wait_s` is ten, and then something may run
@@ -76,6 +81,7 @@ class Metrics:
             "Requests by outcome: ok, partial, or the error's code.",
             (*by_call, "outcome"),
         )
+        self._requests.labels("", NO_ROUTE, UNAUTHORIZED)
         self._items = self._counter("items", "Items scored.", by_call)
         self._tokens = self._counter("tokens", "Tokens of scored items, over members.", by_call)
         self._truncated = self._counter(
@@ -161,6 +167,16 @@ class Metrics:
         )
         self._limit = self._gauge(
             "admitted_tokens_limit", "How many may be before requests are refused."
+        )
+        self._changes = self._counter(
+            "changes", "Changes of what is served, of settings and keys.", ("source", "outcome")
+        )
+        for source in CHANGE_SOURCES:
+            for outcome in CHANGE_OUTCOMES:
+                self._changes.labels(source, outcome)
+        self._certificate = self._gauge(
+            "certificate_expires_timestamp_seconds",
+            "Unix time at which the certificate ends that new connections see; 0 without TLS.",
         )
         self._info = self._gauge(
             "model_info",
@@ -301,6 +317,7 @@ class Metrics:
     def model(self, name: str, *, revision: str, device: str, dtype: str, forward: str) -> None:
         """State what is served under a name."""
         self._info.labels(name, revision, device, dtype, forward).set(1)
+        self._renderer_restarts.labels(name)
         for reason in SHED_REASONS:
             self._shed.labels(name, reason)
 
@@ -324,6 +341,15 @@ class Metrics:
         """State how much is admitted, and how much may be."""
         self._admitted.set(tokens)
         self._limit.set(limit)
+
+    def changed(self, source: str, outcome: str) -> None:
+        """Count a change that was asked for: `ok`, `unfinished`, or the code of why it isn't."""
+        known = outcome if outcome in CHANGE_OUTCOMES else "refused"
+        self._changes.labels(source, known).inc()
+
+    def certificate(self, expires: float) -> None:
+        """State when the certificate ends, in seconds since 1970."""
+        self._certificate.set(expires)
 
     def render(self) -> bytes:
         """Return the text that Prometheus scrapes."""
