@@ -9,7 +9,8 @@ from safetensors.torch import load_file, save_file
 
 from assay.cards.card import Card
 from assay.engine import worker
-from assay.engine.messages import ModelSpec, Progress, Start, receive
+from assay.engine.messages import ModelSpec, Progress, Start
+from tests.engine.worker_process import heard
 from tests.families import scalar
 
 TULU = next(one for one in scalar.LAYOUTS if one.name == "tulu-3")
@@ -23,7 +24,7 @@ def answer(folder, card=None):
     thread = threading.Thread(target=worker.run, args=(start, theirs))
     thread.start()
     with ours:
-        while isinstance(message := receive(ours), Progress):
+        while isinstance(message := heard(ours), Progress):
             pass
         ours.shutdown(socket.SHUT_RDWR)
         thread.join()

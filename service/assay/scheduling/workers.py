@@ -97,17 +97,16 @@ class Worker:
         """Wait for the next message.
 
         Raises:
-            WorkerError: The process is gone.
+            WorkerError: The process is gone, or says what none does.
         """
         if self._reader is None:
             raise WorkerError("the worker was never started")
         try:
             header = await self._reader.readexactly(messages.HEADER.size)
-            body = await self._reader.readexactly(messages.HEADER.unpack(header)[0])
+            body = await self._reader.readexactly(messages.answer_size(header))
         except (asyncio.IncompleteReadError, OSError) as error:
             raise WorkerError("the worker process is gone") from error
-        message: messages.FromWorker = messages.decode(body)  # type: ignore[assignment]
-        return message
+        return messages.decode_answer(body)
 
 
 def _variables() -> dict[str, str]:
