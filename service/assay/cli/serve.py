@@ -96,7 +96,7 @@ def serve(
     if logs.is_structured():
         logs.adopt_stderr()
     sockets = _sockets(settings)
-    with workers.ahead():
+    with workers.ahead(settings.worker_variables):
         from assay.api import server as servers  # noqa: PLC0415  only `serve` needs HTTP
 
         serving = _serve(settings, sockets, rereader(given(flags), config))

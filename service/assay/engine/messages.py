@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from assay.cards.card import Card
+    from assay.cards.code import Trust
     from assay.cards.repository import Checkpoint
 
 Compile = Literal["auto", "on", "off"]
@@ -57,7 +58,7 @@ class ModelSpec:
     batch_tokens: int | None
     prefix_cache_mb: int | None  # None: as the device's memory allows
     base: Path | None = None  # of an adapter: the folder that it is merged into
-    trusts_code: bool = False  # whether it is served by code of the checkpoint's own
+    trust: Trust | None = None  # by which it is served by code of the checkpoint's own
     checkpoint: Checkpoint | None = None  # what must still be of `revision` once it is loaded
     revision: str = ""
 

@@ -49,7 +49,7 @@ def check(spec: ModelSpec) -> None:
         CheckpointError: A tensor is missing, left over or misshapen, or the card doesn't fit.
     """
     is_told = importlib.util.find_spec("accelerate") or spec.card.trunk.layout != "transformers"
-    if not is_told or spec.trusts_code or adapter.is_adapter(spec.folder):
+    if not is_told or spec.trust or adapter.is_adapter(spec.folder):
         return
     device = torch.device(OUTLINE)
     model, readout = checkpoint.load(spec.folder, spec.card, device=device, dtype=torch.float32)

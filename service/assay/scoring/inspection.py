@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from assay import wire
-from assay.cards import repository
+from assay.cards import code, repository
 from assay.engine.messages import OUTLINE, ModelSpec, Refused, Start
 from assay.engine.truncation import Cutting
 from assay.errors import AssayError, CheckpointError, refusing
@@ -60,7 +60,8 @@ async def find(reference: str, settings: Settings) -> Inspected:
     """
     trusted = {entry.rpartition("@")[0] for entry in settings.trust_remote_code}
     found = repository.find(reference, settings.repository, trusted=trusted)
-    said = Inspected(found.name, found.folder, found.family, found.card, found.doubts, found.notes)
+    notes = (*found.notes, *code.advice(found.name, found.folder))
+    said = Inspected(found.name, found.folder, found.family, found.card, found.doubts, notes)
     try:
         with refusing(reference):
             for one in repository.source(found).checkpoints:
@@ -76,8 +77,8 @@ async def find(reference: str, settings: Settings) -> Inspected:
 
 async def _check(one: repository.Checkpoint, template: Template, settings: Settings) -> list[str]:
     """Return what an operator should know; refuse what a start would before it reads weights."""
-    runs_code = targets.runs_code(one, settings)
     try:
+        runs_code = targets.trusted(one, settings) is not None
         notices = targets.check(one, template, runs_code=runs_code)
         spec = ModelSpec(
             name=one.name,
@@ -88,16 +89,17 @@ async def _check(one: repository.Checkpoint, template: Template, settings: Setti
             max_tokens=template.max_tokens,
             batch_tokens=None,
             prefix_cache_mb=None,
-            trusts_code=runs_code,
         )
-        await _outline(spec)
+        if not runs_code:
+            await _outline(spec, settings)
     except CheckpointError as error:
         raise CheckpointError(f"{one.name}: {error.message}") from error
     return notices
 
 
-async def _outline(spec: ModelSpec) -> None:
-    async with Worker(Start(OUTLINE, 1, "off", (spec,)), "assay.engine.outline") as worker:
+async def _outline(spec: ModelSpec, settings: Settings) -> None:
+    start, variables = Start(OUTLINE, 1, "off", (spec,)), settings.worker_variables
+    async with Worker(start, "assay.engine.outline", variables=variables) as worker:
         message = await worker.receive()
     if isinstance(message, Refused):
         raise CheckpointError(message.message)

@@ -47,6 +47,7 @@ class Model:
     revision: str  # with the settings that change its scores, where any are given
     template: Template
     template_key: str  # equal for models whose items render alike
+    trusted: str | None = None  # the digest of its own code, where that is what serves it
 
 
 @dataclass(frozen=True, slots=True)
@@ -239,7 +240,8 @@ def _namesakes(name: str, one: str, other: str) -> str:
 def _model(checkpoint: repository.Checkpoint, settings: Settings) -> Model:
     try:
         template = template_of(checkpoint, settings)
-        for notice in check(checkpoint, template, runs_code=runs_code(checkpoint, settings)):
+        digest = trusted(checkpoint, settings)
+        for notice in check(checkpoint, template, runs_code=digest is not None):
             logger.warning("%s: %s", checkpoint.name, notice)
         files = checkpoint.revision
     except CheckpointError as error:
@@ -251,6 +253,7 @@ def _model(checkpoint: repository.Checkpoint, settings: Settings) -> Model:
         revision=_revision(files, settings),
         template=template,
         template_key=f"{checkpoint.template_key}/{template.max_tokens}/{template.truncation}",
+        trusted=digest,
     )
 
 
@@ -311,10 +314,16 @@ def check(
     return notices.of(template, _try(template, checkpoint.card))
 
 
-def runs_code(checkpoint: repository.Checkpoint, settings: Settings) -> bool:
-    """Return whether the operator trusts a checkpoint's own code, at whatever revision."""
-    trusted = {entry.rpartition("@")[0] for entry in settings.trust_remote_code}
-    return checkpoint.name in trusted and code.runs(checkpoint.folder, checkpoint.card)
+def trusted(checkpoint: repository.Checkpoint, settings: Settings) -> str | None:
+    """Return the digest of the own code by which a checkpoint is served; None: by none.
+
+    Raises:
+        CheckpointError: The operator trusts other code than what is here.
+    """
+    names = {entry.rpartition("@")[0] for entry in settings.trust_remote_code}
+    if checkpoint.name not in names or not code.runs(checkpoint.folder, checkpoint.card):
+        return None
+    return code.trusted(checkpoint.name, checkpoint.folder, settings.trust_remote_code)
 
 
 def _check_vocabulary(tensors: Mapping[str, headers.Tensor], template: Template) -> None:
