@@ -36,6 +36,8 @@ def answer(folder, card=None):
     ("change", "said"),
     [
         ({"num_attention_heads": 0}, "Error"),
+        ({"num_hidden_layers": 20_000_000}, "no model has more than 2048"),
+        ({"vocab_size": 10_000_000}, "the largest tensor of the files has"),
         ({"hidden_act": "no-such-function"}, "no-such-function"),
         ({"rope_parameters": {"rope_type": "no-such-kind"}}, "no-such-kind"),
     ],

@@ -13,7 +13,7 @@ import shutil
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from assay.cards import headers
+from assay.cards import headers, paths
 from assay.errors import CheckpointError
 
 if TYPE_CHECKING:
@@ -137,11 +137,15 @@ def _pinned(folder: Path) -> list[tuple[str, Path]]:
 
     Nothing hidden, such as what git and the hub's tools keep of a download.
     """
-    found = ((path.relative_to(folder), path) for path in folder.rglob("*"))
-    return sorted(
+    found = [
         (inner.as_posix(), path)
-        for inner, path in found
-        if path.suffix in _PINNED
-        and not any(part.startswith(".") or part == _CACHE for part in inner.parts)
-        and path.is_file()
-    )
+        for inner, path in ((path.relative_to(folder), path) for path in folder.rglob("*"))
+        if path.suffix in _PINNED and not any(map(_is_passed_over, inner.parts)) and path.is_file()
+    ]
+    for _, path in found:
+        paths.check_inside(folder, path)
+    return sorted(found)
+
+
+def _is_passed_over(part: str) -> bool:
+    return part.startswith(".") or part == _CACHE

@@ -7,6 +7,7 @@ A name is a folder of the model repository; a path is a checkpoint folder; anyth
 from __future__ import annotations
 
 import contextlib
+import glob
 import hashlib
 import json
 import os
@@ -43,6 +44,7 @@ _STANDARD_OUTPUT = 1  # a file descriptor
 _RENDERING = ("template", "steps", "read", "heads", "policy")  # tables of a card
 _MECHANISM = (*_RENDERING, "trunk", "score", "preference")
 _DECIDING = (*_MECHANISM, "limits", "statistics")  # what is cut, and what `normalize` answers
+_FILES = (".json", ".toml", ".jinja", ".model", ".txt", ".py", ".safetensors", ".pt", ".bin")
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 
 
@@ -143,6 +145,8 @@ def source(found: Found) -> Source:
         return Source(name, card, _policy(name, folder, card))
     if card.ensemble is None:
         return Source(name, card, (_checkpoint(name, folder, card),))
+    for member in card.ensemble.members:
+        paths.check_inside(folder, folder / member)
     members = tuple(
         _checkpoint(f"{name}/{member}", folder / member, _member_card(card, folder / member))
         for member in card.ensemble.members
@@ -153,7 +157,7 @@ def source(found: Found) -> Source:
 def revision(folder: Path, card: cards.Card | None = None) -> str:
     """Return the first 12 hex digits of the SHA-256 over everything that decides the scores."""
     named = [head.file for head in card.heads.values() if head.file] if card else []
-    files = [path.name for name in named for path in headers.head_files(folder, name)]
+    files = [glob.escape(path.name) for name in named for path in headers.head_files(folder, name)]
     said = _said(card, _DECIDING)
     weights = ("config.json", adapter.CONFIG, "*.safetensors", *files)
     return _digest(folder, (*weights, code.FILES, *_TEMPLATE_FILES), said)
@@ -333,7 +337,8 @@ def _split(reference: str, known: Collection[str]) -> tuple[str | None, str]:
 def _folder(path: str) -> Path:
     if not paths.exists(path) or not paths.of(path).is_dir():
         raise CheckpointError(
-            f"{path} is not a folder; give the folder that holds config.json and *.safetensors"
+            f"{shown(path, _LONGEST_PATH)} is not a folder; give the folder that holds config.json "
+            "and *.safetensors"
         )
     folder = paths.of(path).resolve()
     _check_regular(folder)
@@ -341,10 +346,11 @@ def _folder(path: str) -> Path:
 
 
 def _check_regular(folder: Path) -> None:
-    """Refuse a pipe, a device or a socket in a folder: to read one may take for ever.
+    """Refuse what is no file of a folder's own: to read a pipe or a device may take for ever.
 
     Raises:
-        CheckpointError: There is one.
+        CheckpointError: There is a pipe, a device or a socket, a link that leads out, or a folder
+            that is called as a file.
     """
     for path in sorted(folder.iterdir()):
         with contextlib.suppress(FileNotFoundError):  # a link to nothing
@@ -353,6 +359,10 @@ def _check_regular(folder: Path) -> None:
                 raise CheckpointError(
                     f"{path} is a pipe, a device or a socket, not a file; take it out of the folder"
                 )
+            if stat.S_ISREG(mode):
+                paths.check_inside(folder, path)
+            elif path.suffix in _FILES:
+                raise CheckpointError(f"{path} is a folder, where a file is expected; rename it")
 
 
 def _looks_like_hub_id(reference: str) -> bool:
@@ -385,8 +395,8 @@ def _fetch(reference: str, *more_files: str) -> Path:
                 f"{error.strerror}; set HF_HOME to a folder that can be written"
             ) from error
         raise CheckpointError(
-            f"'{reference}' can't be fetched from the hub ({type(error).__name__}); check the "
-            f"spelling, the revision and HF_TOKEN{_by_proxy()}"
+            f"'{shown(reference)}' can't be fetched from the hub ({type(error).__name__}); check "
+            f"the spelling, the revision and HF_TOKEN{_by_proxy()}"
         ) from error
     except ImportError as error:
         raise CheckpointError(
@@ -427,6 +437,7 @@ def _policy(name: str, folder: Path, card: cards.Card) -> tuple[Checkpoint, ...]
     reference = card.policy.reference if card.policy else None
     if reference is None:
         return (policy,)
+    paths.check_inside(folder, folder / reference)
     beside = _checkpoint(f"{name}/reference", folder / reference, card)
     return policy, beside
 
@@ -438,12 +449,17 @@ def _checkpoint(name: str, folder: Path, card: cards.Card) -> Checkpoint:
     folder = paths.readable(folder)
     if adapter.is_adapter(folder):
         base = paths.readable(adapter.base_folder(folder, _fetch))
+        _check_regular(base)
+        for one in (adapter.config_folder(folder, base), adapter.tokenizer_folder(folder, base)):
+            if (one / headers.CONFIG).is_file():
+                headers.config(one)
         quantized.check(base)
         return Checkpoint(name, folder, card, base)
     if not (folder / "config.json").is_file():
         raise CheckpointError(
             f"{name}: {folder} has no config.json; give the folder of a transformers checkpoint"
         )
+    headers.config(folder)
     quantized.check(folder)
     if not any(folder.glob("*.safetensors")):
         pickles = sorted(path.name for pattern in _PICKLES for path in folder.glob(pattern))
@@ -466,8 +482,11 @@ def _said(card: cards.Card | None, tables: Iterable[str]) -> str:
 
 def _digest(folder: Path, patterns: Iterable[str], said: str = "") -> str:
     digest = hashlib.sha256(said.encode())
-    for path in sorted({path for pattern in patterns for path in folder.glob(pattern)}):
-        digest.update(path.name.encode() + b"\0")
+    found = {path for pattern in patterns for path in folder.glob(pattern) if path.is_file()}
+    for path in sorted(found):
+        digest.update(
+            path.relative_to(folder).as_posix().encode("utf-8", "surrogateescape") + b"\0"
+        )
         with path.open("rb") as file:
             digest.update(hashlib.file_digest(file, "sha256").digest())
     return digest.hexdigest()[:12]

@@ -19,7 +19,7 @@ from safetensors import SafetensorError, safe_open
 from transformers.utils import is_accelerate_available
 
 from assay.cards import adapter as adapters
-from assay.cards import code, headers
+from assay.cards import code, headers, sizes
 from assay.engine import faults, internlm2, trusted
 from assay.engine.adapter import Adapter
 from assay.engine.head import VOCABULARY, Head, Vocabulary
@@ -61,6 +61,7 @@ def load(
         model = _adapted(folder, base or adapters.base_folder(folder, _absent), card, device, dtype)
         return _still(model), own(model)
     weights = headers.weights(folder)
+    _check_sizes(folder, weights)
     has_own_head = not card.heads and card.policy is None
     if card.trunk.layout == "internlm2":
         outlined = device == _OUTLINE
@@ -99,6 +100,7 @@ def load_by_own_code(
     if auto_class is None:
         raise CheckpointError(f"{folder}/config.json names no code for a model (auto_map)")
     weights = headers.weights(folder)
+    _check_sizes(folder, weights)
     try:
         config = trusted.configuration(folder, digest)
         config.transformers_weights = weights.name
@@ -124,6 +126,10 @@ def head_modules(model: transformers.PreTrainedModel) -> list[torch.nn.Module]:
     modules = [module for name, module in model.named_children() if name != model.base_model_prefix]
     pooler = getattr(model.base_model, "pooler", None)
     return modules if pooler is None else [pooler, *modules]
+
+
+def _check_sizes(folder: Path, weights: headers.Weights) -> None:
+    sizes.check_files(folder / headers.CONFIG, headers.config(folder), weights.tensors)
 
 
 def _still(model: transformers.PreTrainedModel) -> transformers.PreTrainedModel:
@@ -179,6 +185,7 @@ def _absent(base: str) -> Path:
 
 def _config(folder: Path, architecture: Any | None) -> Any:
     """Return config.json as the card's class has it, or as its model_type says."""
+    headers.config(folder)
     try:
         if architecture is not None:
             return architecture.config_class.from_pretrained(folder, local_files_only=True)
