@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from assay.cards.card import Card
 
 FILES = "**/*.py"  # what else decides the scores, and so belongs to the revision
-_PINNED = (".py", ".json", ".jinja", ".model", ".txt")  # as the hub is asked for
+PINNED = (".py", ".json", ".jinja", ".model", ".txt")  # the hub is asked for these, too
 _WEIGHTS = "*.safetensors"
 _CACHE = "__pycache__"
 _KIND = b"assay code 1\0"  # of digest: another list of files would be another kind
@@ -140,7 +140,7 @@ def _pinned(folder: Path) -> list[tuple[str, Path]]:
     found = [
         (inner.as_posix(), path)
         for inner, path in ((path.relative_to(folder), path) for path in folder.rglob("*"))
-        if path.suffix in _PINNED and not any(map(_is_passed_over, inner.parts)) and path.is_file()
+        if path.suffix in PINNED and not any(map(_is_passed_over, inner.parts)) and path.is_file()
     ]
     for _, path in found:
         paths.check_inside(folder, path)

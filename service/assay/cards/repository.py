@@ -1,7 +1,8 @@
 """A name, path or hub id, resolved to a checkpoint folder with its card.
 
 A name is a folder of the model repository; a path is a checkpoint folder; anything else of the form
-`org/name[@revision]` is fetched from the hub, safetensors and tokenizer files only.
+`org/name[@revision]` is fetched from the hub: safetensors, tokenizer files, and code to be read,
+not run.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Iterable
 
 STARTER = "starter"
-_HUB_FILES = ["*.safetensors", "*.safetensors.index.json", "*.json", "*.jinja", "*.model", "*.txt"]
+_HUB_FILES = ["*.safetensors", *(f"*{suffix}" for suffix in code.PINNED)]
 _TEMPLATE_FILES = (
     "tokenizer*",
     "*.jinja",
@@ -117,7 +118,7 @@ def resolve(
     """Return what a name, path or hub id stands for, fetching it if need be.
 
     `NAME=PATH` is the card NAME of the catalogue over the checkpoint in PATH. `trusted` are names
-    whose own code may be run: it is fetched, too. `name` is what to serve it under.
+    whose own code may be run. `name` is what to serve it under.
 
     Raises:
         CheckpointError: Nothing of that name exists, what exists isn't a checkpoint, or it is in
@@ -202,7 +203,7 @@ def find(
     if _looks_like_hub_id(reference):
         hub_id = reference.partition("@")[0]
         called = name or hub_id
-        folder = _fetch(reference, *([code.FILES] if called in trusted else []))
+        folder = _fetch(reference)
         card = catalogue.of_source(hub_id, repository)
         if card is not None:
             return Found(called, folder, _tuned(card, folder), card.family or "")
@@ -375,14 +376,13 @@ def _looks_like_hub_id(reference: str) -> bool:
     )
 
 
-def _fetch(reference: str, *more_files: str) -> Path:
+def _fetch(reference: str) -> Path:
     from huggingface_hub import snapshot_download  # noqa: PLC0415  slow to import
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError  # noqa: PLC0415
 
     name, _, wanted = reference.partition("@")
     try:
-        files = [*_HUB_FILES, *more_files]
-        return Path(snapshot_download(name, revision=wanted or None, allow_patterns=files))
+        return Path(snapshot_download(name, revision=wanted or None, allow_patterns=_HUB_FILES))
     except LocalEntryNotFoundError as error:
         raise CheckpointError(
             f"'{reference}' is not in the local hub cache and the hub can't be reached; check the "
