@@ -3,6 +3,8 @@
 import pytest
 
 from assay import processes
+from assay.engine.messages import Refused, Start
+from assay.scheduling.workers import Worker
 
 
 @pytest.mark.parametrize(
@@ -29,3 +31,14 @@ def test_what_a_library_needs_is_passed_on(monkeypatch, name):
     monkeypatch.setenv(name, "this")
 
     assert processes.environment()[name] == "this"
+
+
+async def test_further_variables_reach_a_device_process(monkeypatch):
+    """Those that the operator names; the others stay here."""
+    monkeypatch.setenv("VENDOR_LICENSE_SERVER", "this")
+    monkeypatch.setenv("ASSAY_API_KEY", "hush")
+    start = Start("cpu", None, "off", ())
+    async with Worker(start, "tests.environment", variables=["VENDOR_LICENSE_SERVER"]) as worker:
+        said = await worker.receive()
+
+    assert said == Refused("VENDOR_LICENSE_SERVER", "this")

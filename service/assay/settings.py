@@ -53,7 +53,7 @@ def _text(name: str) -> str:
 CommaSeparated = Annotated[tuple[str, ...], NoDecode]
 Origin = Annotated[str, StringConstraints(pattern=r"^(\*|https?://[^/\s]+)$")]
 Name = Annotated[str, StringConstraints(min_length=1, max_length=256), AfterValidator(_text)]
-Pinned = Annotated[str, StringConstraints(pattern=r"^.+@[0-9a-f]{12,40}$")]  # NAME@REVISION
+Pinned = Annotated[str, StringConstraints(pattern=r"^.+@[0-9a-f]{12,64}$")]  # NAME@DIGEST
 
 
 class _Table(BaseModel):
@@ -114,8 +114,13 @@ class Settings(BaseSettings):
     )
     trust_remote_code: Annotated[tuple[Pinned, ...], NoDecode] = Field(
         default=(),
-        description="NAME@REVISION of served models that may run code of their own, in their "
-        "worker processes; 12 or more hex digits of the revision.",
+        description="NAME@DIGEST of served models that may run code of their own, in their worker "
+        "processes; all 64 hex digits, as `assay inspect` prints them.",
+    )
+    worker_variables: CommaSeparated = Field(
+        default=(),
+        description="Further variables of the environment that device processes get, by name; they "
+        "get what their libraries need, and nothing that is called a key, token or password.",
     )
     host: str = Field(default="127.0.0.1", description="Address to bind.")
     port: int = Field(default=8000, ge=0, le=65535, description="Port to bind; 0 picks a free one.")
@@ -239,6 +244,7 @@ class Settings(BaseSettings):
 
     @field_validator(
         *("models", "device", "api_key", "admin_key", "cors_origins", "trust_remote_code"),
+        "worker_variables",
         mode="before",
     )
     @classmethod

@@ -166,3 +166,33 @@ def test_a_card_is_frozen():
     """What a model is doesn't change while it is served."""
     with pytest.raises(ValueError, match="frozen"):
         cards.Card().summary = "Another."
+
+
+@pytest.mark.parametrize(
+    "name", ["../other", "/etc/hostname", "..", "", "a/b", "a\\\\b", "a\\u0000b", "x" * 6_000]
+)
+@pytest.mark.parametrize(
+    ("field", "card"),
+    [
+        ("ensemble.members.1", '[ensemble]\nmembers = ["one", "{}"]'),
+        ("policy.reference", '[policy]\nreference = "{}"'),
+        (
+            "heads.reward.file",
+            '[heads.reward]\nlayers = [{{op = "linear", weight = "w"}}]\nfile = "{}"',
+        ),
+    ],
+    ids=["members", "reference", "file"],
+)
+def test_what_a_card_names_lies_beside_it(tmp_path, field, card, name):
+    """Never elsewhere on the machine."""
+    with pytest.raises(CheckpointError) as refused:
+        cards.read(written(tmp_path, card.format(name)))
+    assert f"{field}: the name of what lies beside the card" in refused.value.message
+
+
+def test_a_card_that_is_nested_deep_or_long_is_refused_in_a_sentence(tmp_path):
+    """Neither is our defect, nor worth the time that it takes to be read."""
+    with pytest.raises(CheckpointError, match="is nested too deep"):
+        cards.read(written(tmp_path, "a = " + "[" * 30_000 + "]" * 30_000))
+    with pytest.raises(CheckpointError, match="which no card needs"):
+        cards.read(written(tmp_path, "[" + "a." * 100_000 + "a]"))

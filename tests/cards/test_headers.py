@@ -295,3 +295,34 @@ def test_config_names_no_file_outside_the_revision(tmp_path, name):
 
     with pytest.raises(CheckpointError, match="'transformers_weights' must name"):
         headers.tensors(tmp_path)
+
+
+@pytest.mark.parametrize("name", [headers.CONFIG, headers.INDEX, "adapter_config.json"])
+def test_json_that_is_nested_deep_is_refused_in_a_sentence(tmp_path, name):
+    """It is the file's fault, no defect of ours."""
+    path = tmp_path / name
+    path.write_text('{"a":' + "[" * 200_000 + "]" * 200_000 + "}")
+
+    with pytest.raises(CheckpointError, match="is nested too deep"):
+        headers.json_object(path)
+
+
+def test_json_without_end_is_refused_unread(tmp_path):
+    """It would be held in memory whole, and then again as what it says."""
+    path = tmp_path / headers.CONFIG
+    with path.open("wb") as file:
+        file.truncate(2**40)  # a hole: it takes no room
+
+    with pytest.raises(CheckpointError, match="which no such file has"):
+        headers.json_object(path)
+
+
+def test_a_heads_file_that_is_a_link_out_of_the_folder_is_refused(tmp_path):
+    """Its tensors would be those of somebody else's file."""
+    folder = tmp_path / "judge"
+    folder.mkdir()
+    outside = saved(tmp_path / "secret.safetensors", score__weight=[1, 4])
+    (folder / "head.safetensors").symlink_to(outside)
+
+    with pytest.raises(CheckpointError, match="leads out of its folder"):
+        headers.of_head_file(folder, "head.safetensors")

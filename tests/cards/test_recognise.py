@@ -7,7 +7,7 @@ import pytest
 from safetensors.numpy import save_file
 
 from assay.cards import card as cards
-from assay.cards import catalogue, layouts, parts, recognise
+from assay.cards import catalogue, code, layouts, parts, recognise
 from assay.cards.card import Card
 from assay.cards.mechanism import Read
 from assay.errors import CheckpointError
@@ -252,14 +252,17 @@ def test_an_encoder_decoder_is_refused(tmp_path):
 
 def test_the_checkpoints_own_code_is_said_not_to_run(tmp_path):
     """Refused or recognised, auto_map is mentioned."""
-    code = {"auto_map": {"AutoModel": "modeling.Model"}}
+    own = {"auto_map": {"AutoModel": "modeling.Model"}}
     refused, recognised = tmp_path / "refused", tmp_path / "recognised"
     refused.mkdir()
     recognised.mkdir()
-    checkpoint(refused, heads={"my_head.weight": (1, HIDDEN)}, **code)
-    checkpoint(recognised, heads={"value_head.weight": (1, HIDDEN)}, **code)
+    checkpoint(refused, heads={"my_head.weight": (1, HIDDEN)}, **own)
+    checkpoint(recognised, heads={"value_head.weight": (1, HIDDEN)}, **own)
 
-    assert refusal(refused).endswith("the checkpoint's own code (auto_map) is not run")
+    trusting = f"--trust-remote-code NAME@{code.digest(refused)}"
+    assert refusal(refused).endswith(
+        f"own code (auto_map) is not run, but where it is read and trusted: {trusting}"
+    )
     assert "(auto_map)" in recognise.recognise(recognised).notes[-1]
 
 

@@ -140,6 +140,103 @@ def test_a_pipe_in_a_folder_is_refused_unread(models, name, where):
         assert f"{name} is a pipe, a device or a socket" in refusal(reference, models)
 
 
+@pytest.mark.parametrize(
+    "name",
+    ["config.json", "tokenizer.json", "card.toml", "model.safetensors", "vocab.txt", "code.py"],
+)
+def test_a_folder_that_is_called_as_a_file_is_refused(models, name):
+    """Whoever reads it, the error would be another."""
+    judge = checkpoint(models / "judge")
+    (judge / name).unlink(missing_ok=True)
+    (judge / name).mkdir()
+
+    for reference in ("judge", str(judge)):
+        assert f"{name} is a folder, where a file is expected" in refusal(reference, models)
+
+
+def test_a_folder_beside_the_files_is_passed_over(models):
+    """Some repositories keep a second tokenizer in a folder of that name."""
+    judge = checkpoint(models / "judge")
+    before = repository.revision(judge)
+    (judge / "tokenizer").mkdir()
+    (judge / "tokenizer" / "vocab.txt").write_text("")
+
+    (one,) = repository.resolve("judge", models).checkpoints
+    assert one.revision == before
+
+
+@pytest.mark.parametrize("name", ["config.json", "tokenizer.json", "model-2.safetensors", "x.txt"])
+def test_a_link_that_leads_out_of_the_folder_is_refused(models, tmp_path, name):
+    """What lies elsewhere isn't the checkpoint's, and may be a secret."""
+    judge = checkpoint(models / "judge")
+    outside = tmp_path / "outside"
+    outside.write_text("{}")
+    (judge / name).unlink(missing_ok=True)
+    (judge / name).symlink_to(outside)
+
+    assert f"{name} is a link that leads out of its folder, to {outside}" in refusal(
+        "judge", models
+    )
+
+
+def test_links_within_the_folder_and_those_of_the_hubs_cache_are_followed(models, tmp_path):
+    """A snapshot is made of links to the files of its own repository."""
+    judge = checkpoint(models / "judge")
+    (judge / "model-2.safetensors").symlink_to("model.safetensors")
+    repository.resolve("judge", models)
+
+    cache = tmp_path / "hub" / "models--org--judge"
+    snapshot = checkpoint(cache / "snapshots" / ("0" * 40))
+    (cache / "blobs").mkdir()
+    (snapshot / "config.json").rename(cache / "blobs" / "abc")
+    (snapshot / "config.json").symlink_to("../../blobs/abc")
+    repository.resolve(str(snapshot), models)
+
+    other = checkpoint(tmp_path / "hub" / "models--org--other" / "blobs")
+    (snapshot / "config.json").unlink()
+    (snapshot / "config.json").symlink_to(other / "config.json")
+    assert "leads out of its folder" in refusal(str(snapshot), models)
+
+
+def test_a_member_that_is_a_link_to_another_folder_is_refused(models, tmp_path):
+    """An ensemble's members lie in its folder."""
+    judge = checkpoint(models / "judge")
+    (judge / "card.toml").write_text(ENSEMBLE)
+    checkpoint(judge / "one")
+    (judge / "other").symlink_to(checkpoint(tmp_path / "elsewhere"))
+
+    assert "leads out of its folder" in refusal("judge", models)
+
+
+def test_a_pipe_below_a_folder_is_not_read_for_its_revision(models):
+    """Code in folders below is of the revision; a pipe that is called so isn't code."""
+    judge = checkpoint(models / "judge")
+    before = repository.revision(judge)
+    (judge / "below").mkdir()
+    os.mkfifo(judge / "below" / "x.py")
+
+    assert repository.revision(judge) == before
+
+
+@pytest.mark.parametrize(
+    "reference",
+    [
+        *("a" * 6_000, "/" + "a" * 6_000, "/tmp/" + "a/" * 3_000, "./" + "a" * 6_000),
+        *("a\0", "/tmp/\0", "~\0", "x=/\0", "trl-prm=/" + "a" * 6_000, "a/../" * 1_500),
+    ],
+    ids=lambda one: f"{one[:8]!r} {len(one)}",
+)
+def test_a_path_that_no_file_can_have_is_refused_in_a_sentence(models, reference):
+    """Which doesn't repeat all of it."""
+    assert len(refusal(reference, models)) < 2_000
+
+
+def test_a_configuration_that_no_model_has_is_refused_before_anything_reads_on(models):
+    """Nothing may be built by it, a tokenizer's class neither."""
+    checkpoint(models / "judge", **{"config.json": '{"num_hidden_layers": 20000000}'})
+    assert "'num_hidden_layers' is 20000000" in refusal("judge", models)
+
+
 def test_a_folder_without_weights_is_refused(models):
     """There is nothing to load."""
     folder = checkpoint(models / "judge")

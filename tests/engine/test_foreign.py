@@ -1,30 +1,23 @@
 """Code of a checkpoint's own: run where it is trusted, with its own numbers; else never."""
 
 import json
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import dynamic_module_utils
 
+from assay.cards import code
 from assay.cards.card import Card
-from assay.engine import checkpoint, foreign
+from assay.engine import checkpoint, foreign, trusted
 from assay.engine.messages import Forest
 from assay.errors import CheckpointError
 from tests.engine import own_code
 from tests.fidelity import checkpoints, reference
 
 CPU = torch.device("cpu")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def modules(tmp_path_factory):
-    """transformers copies code to a folder of its own before it runs: here a temporary one."""
-    folder = str(tmp_path_factory.mktemp("modules"))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(dynamic_module_utils, "HF_MODULES_CACHE", folder)
-        yield
 
 
 @pytest.fixture
@@ -41,7 +34,8 @@ def ids():
 
 def load(folder, card=None):
     """Load on CPU and verify."""
-    trunk = foreign.load(folder, card or Card(), device=CPU, dtype=torch.float32)
+    trust = code.Trust(code.digest(folder), folder.parent / "private")
+    trunk = foreign.load("mine", folder, card or Card(), trust, device=CPU, dtype=torch.float32)
     trunk.verify()
     return trunk
 
@@ -53,10 +47,11 @@ def doubled(plain):
 
 
 def test_without_trust_the_code_is_not_run_and_the_reason_said(plain):
-    """The refusal names the class and the flag."""
+    """The refusal names the class, and the flag with what it would have to say."""
     folder, marker = own_code.bring(plain)
 
-    with pytest.raises(CheckpointError, match=r"class 'Doubled'.*--trust-remote-code NAME@REVISI"):
+    trusting = f"--trust-remote-code NAME@{code.digest(folder)}"
+    with pytest.raises(CheckpointError, match=rf"class 'Doubled'.*{trusting}"):
         checkpoint.load(folder, Card(), device=CPU, dtype=torch.float32)
 
     assert not marker.exists()
@@ -107,6 +102,63 @@ def test_several_numbers_need_a_card_that_names_them(plain):
     assert load(folder, card).outputs == {"reward": 2}
 
 
+def test_code_that_was_changed_is_not_run(plain):
+    """Neither what was there before it was read, nor what came after: nothing at all."""
+    folder, marker = own_code.bring(plain)
+    trust = code.Trust(code.digest(folder), folder.parent / "private")
+    with (folder / "modeling_doubled.py").open("a") as file:
+        file.write("\n# another line\n")
+
+    with pytest.raises(CheckpointError, match=f"trusted at {trust.digest}, and here is"):
+        foreign.load("mine", folder, Card(), trust, device=CPU, dtype=torch.float32)
+
+    assert not marker.exists()
+    assert not trust.private.exists()
+
+
+def test_what_was_held_against_the_pin_is_what_is_run(plain):
+    """Whoever changes the folder from then on changes nothing, nor does a compiled file in it."""
+    folder, marker = own_code.bring(plain)
+    trust = code.Trust(code.digest(folder), folder.parent / "private")
+    with trusted.copied("mine", folder, trust) as private:
+        for path in folder.glob("*.py"):
+            path.write_text("raise SystemExit")
+
+        found = trusted.model_class(private, trust.digest, "AutoModelForSequenceClassification")
+
+    assert found.__name__ == "Doubled"
+    assert Path(sys.modules[found.__module__].__file__).parent == trust.private
+    assert marker.exists()
+    assert trust.private.stat().st_mode & 0o777 == 0o700
+
+
+def test_what_is_not_pinned_is_not_there_for_the_code(plain):
+    """A library, a pickle, what is hidden: only what was read when it was trusted, and weights."""
+    folder, _ = own_code.bring(plain)
+    for name in ("kernel.so", "head.pt", ".hidden.py", "__pycache__/modeling_doubled.pyc"):
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_bytes(b"anything")
+    trust = code.Trust(code.digest(folder), folder.parent / "private")
+
+    with trusted.copied("mine", folder, trust) as private:
+        there = {path.name for path in private.rglob("*")}
+
+    assert {"modeling_doubled.py", "config.json", "model.safetensors"} <= there
+    assert not there & {"kernel.so", "head.pt", ".hidden.py", "modeling_doubled.pyc"}
+
+
+def test_an_error_names_the_folder_that_the_operator_knows(plain):
+    """Not the private one."""
+    folder, _ = own_code.bring(plain)
+    (folder / "modeling_doubled.py").write_text("raise ValueError('no')")
+
+    with pytest.raises(CheckpointError) as refused:
+        load(folder)
+
+    assert str(folder) in refused.value.message
+    assert "private" not in refused.value.message
+
+
 @pytest.mark.parametrize(
     ("logits", "message"),
     [
@@ -155,6 +207,6 @@ def test_a_card_that_reads_elsewhere_is_refused(plain):
     card = Card.model_validate({"read": {"at": "pattern", "pattern": ["+"]}})
 
     with pytest.raises(CheckpointError, match="its card can't have"):
-        foreign.load(folder, card, device=CPU, dtype=torch.float32)
+        load(folder, card)
 
     assert not marker.exists()

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from assay.engine import passes
-from assay.engine.messages import Batch, Done, Ending, Failed, Forest, encode, receive
+from assay.engine.messages import Batch, Done, Ending, Failed, Forest, encode, encode_answer
+from tests.engine.worker_process import heard
 
 
 @dataclass
@@ -26,7 +27,7 @@ class Scores:
         self.trunk.events.append(f"read {self.number}")
         if self.number in self.trunk.fails_late:
             raise RuntimeError("an illegal memory access")
-        return torch.tensor([float(self.number)])
+        return torch.tensor([[float(self.number)]])
 
 
 @dataclass
@@ -61,10 +62,12 @@ def answers(trunk, count):
             forest = Forest.unshared([np.array([number], np.int32)])
             ours.sendall(encode(Batch(number, "judge", forest)))
         ours.shutdown(socket.SHUT_WR)
-        passes.serve({"judge": trunk}, theirs, lambda message: theirs.sendall(encode(message)))
+        passes.serve(
+            {"judge": trunk}, theirs, lambda message: theirs.sendall(encode_answer(message))
+        )
         theirs.shutdown(socket.SHUT_WR)
         said = []
-        while (message := receive(ours)) is not None:
+        while (message := heard(ours)) is not None:
             said.append(message)
     assert [one.number for one in said if isinstance(one, Ending)] == [
         number for number in range(count) if number not in trunk.fails
@@ -78,7 +81,7 @@ def test_every_batch_is_answered_with_its_own_scores_in_order(runs_behind):
     said = answers(Trunk(runs_behind), 4)
 
     assert [(one.number, one.numbers.tolist()) for one in said] == [
-        (n, [float(n)]) for n in range(4)
+        (n, [[float(n)]]) for n in range(4)
     ]
     assert all(isinstance(one, Done) and one.padded_tokens == 15 for one in said)
 

@@ -316,7 +316,7 @@ def test_a_damaged_config_is_blamed_on_itself(tmp_path):
     tokenizers.make(tmp_path)
     (tmp_path / "config.json").write_text('{"model_type": ')
 
-    with pytest.raises(CheckpointError, match=r"config\.json can't be read"):
+    with pytest.raises(CheckpointError, match=r"config\.json is not valid JSON"):
         Template(tmp_path)
 
 

@@ -10,7 +10,8 @@ from transformers import LlamaConfig, LlamaForSequenceClassification
 
 from assay.cards.card import Card
 from assay.engine import worker
-from assay.engine.messages import ModelSpec, Progress, Start, receive
+from assay.engine.messages import ModelSpec, Progress, Start
+from tests.engine.worker_process import heard
 from tests.families import scalar
 
 TULU = next(one for one in scalar.LAYOUTS if one.name == "tulu-3")
@@ -24,7 +25,7 @@ def answer(folder, card=None, compiling="off"):
     thread = threading.Thread(target=worker.run, args=(start, theirs))
     thread.start()
     with ours:
-        while isinstance(message := receive(ours), Progress):
+        while isinstance(message := heard(ours), Progress):
             pass
         ours.shutdown(socket.SHUT_RDWR)
         thread.join()
@@ -36,6 +37,8 @@ def answer(folder, card=None, compiling="off"):
     ("change", "said"),
     [
         ({"num_attention_heads": 0}, "Error"),
+        ({"num_hidden_layers": 20_000_000}, "no model has more than 2048"),
+        ({"vocab_size": 10_000_000}, "the largest tensor of the files has"),
         ({"hidden_act": "no-such-function"}, "no-such-function"),
         ({"rope_parameters": {"rope_type": "no-such-kind"}}, "no-such-kind"),
     ],

@@ -193,6 +193,35 @@ def test_a_quantized_checkpoint_is_no_dead_worker(
     assert told(server.score(inputs=[PAIR])) == good
 
 
+def test_no_file_of_a_checkpoint_is_taken_for_a_defect(
+    server: Server, judge: Path, tmp_path: Path
+) -> None:
+    """Nested deep, a folder for a file, sizes that no model has, a path that none can have."""
+    good = told(server.score(inputs=[PAIR]))
+    deep = '{"a":' + "[" * 200_000 + "]" * 200_000 + "}"
+    for number, name in enumerate(
+        ("config.json", "tokenizer.json", "tokenizer_config.json", "model.safetensors.index.json")
+    ):
+        nested = checkpoints.copy(judge, tmp_path / f"nested-{number}")
+        (nested / name).write_text(deep)
+    carded = checkpoints.copy(judge, tmp_path / "carded")
+    (carded / "card.toml").write_text("a = " + "[" * 30_000 + "]" * 30_000)
+    base = checkpoints.copy(judge, tmp_path / "base")
+    for name in ("tokenizer.json", "config.json"):
+        replaced = checkpoints.copy(base, tmp_path / f"replaced-{name}")
+        (replaced / name).unlink()
+        (replaced / name).mkdir()
+    checkpoints.edit_config(base, num_hidden_layers=20_000_000)
+
+    for path in [*sorted(tmp_path.iterdir()), "/" + "a" * 6_000, "/a\0b", "./" + "a/" * 3_000]:
+        answer = change(server, "load", path)
+
+        assert (answer.status_code, answer.json()["error"]["retryable"]) == (409, False), path
+        refused(answer, "change_refused", "what was served before still is")
+        assert "defect" not in answer.text
+    assert told(server.score(inputs=[PAIR])) == good
+
+
 def quantize(folder: Path, *, is_said_by_config: bool) -> None:
     """Make a checkpoint look quantized, by its config or by a tensor beside a weight."""
     if is_said_by_config:

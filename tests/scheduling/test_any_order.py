@@ -4,7 +4,6 @@ import asyncio
 import time
 from collections import Counter
 from contextlib import suppress
-from dataclasses import replace
 from itertools import count
 
 from hypothesis import settings
@@ -17,6 +16,7 @@ from hypothesis.stateful import (
     rule,
     run_state_machine_as_test,
 )
+from msgspec.structs import replace
 
 from assay.errors import (
     AssayError,

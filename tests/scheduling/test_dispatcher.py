@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from msgspec import structs
 
 from assay.cards.card import Card
 from assay.engine.messages import (
@@ -46,6 +47,7 @@ PATIENCE_S = 10.0
 POISON, UNDEFINED, INFINITE, DEADLY, DEADLY_ONCE = 9001, 9002, 9003, 9004, 9005
 ENDLESS, ENDLESS_ONCE = 9006, 9007
 POISON_TOGETHER = 9008
+UNASKED, TOO_FEW, TOO_WIDE = 9009, 9010, 9011
 SILENCE = "nothing"  # what a device says whose start hangs; None is one that dies then
 
 SPEC = ModelSpec(MODEL, Path("nowhere"), Card(), "float32", 64, None, None)
@@ -147,7 +149,12 @@ class Device:
             return Failed(batch.number, "RuntimeError")
         special = {UNDEFINED: np.nan, INFINITE: np.inf}
         numbers = np.array([[special.get(item, item)] for item in items], np.float64)
-        return Done(batch.number, numbers, COMPUTE_S, padded_tokens=0)
+        if TOO_FEW in items:
+            numbers = numbers[:-1]
+        if TOO_WIDE in items:
+            numbers = np.tile(numbers, (1, 2))
+        number = batch.number + 1_000 if UNASKED in items else batch.number
+        return Done.of(number, numbers, COMPUTE_S, padded_tokens=0)
 
     def _die(self):
         self._is_dead = True
@@ -292,7 +299,7 @@ async def test_a_failure_names_the_class_and_not_the_text():
 
 async def test_an_item_that_read_pages_of_a_failed_batch_is_run_again_without():
     """It fails with the batch before it, through no fault of its own."""
-    site = Site(greetings=[[replace(LOADED, prefix_pages=100)]])
+    site = Site(greetings=[[structs.replace(LOADED, prefix_pages=100)]])
     queue = Queue()
     culprit = Request(queue, [POISON], tokens=BUDGET)
     async with serving(dispatcher(site, queue)):
@@ -309,7 +316,7 @@ async def test_an_item_that_read_pages_of_a_failed_batch_is_run_again_without():
 
 async def test_a_restarted_device_keeps_nothing():
     """What the last process held is gone with it."""
-    greeting = [replace(LOADED, prefix_pages=100)]
+    greeting = [structs.replace(LOADED, prefix_pages=100)]
     site = Site(greetings=[greeting, greeting])
     queue = Queue()
     site.is_open.set()
@@ -355,6 +362,27 @@ async def test_an_item_that_kills_every_worker_is_refused_in_the_end():
     assert site.starts == 3
 
 
+@pytest.mark.parametrize("liar", [UNASKED, TOO_FEW, TOO_WIDE])
+async def test_a_worker_that_answers_what_was_not_asked_counts_as_dead(liar):
+    """It may run a checkpoint's code: whoever else was in the batch is scored by another."""
+    outcome, site, observer = await scores([1, liar, 3])
+    assert outcome == [1.0, ForwardFailed, 3.0]
+    assert (site.starts, observer.restarts[("cpu", "died")]) == (3, 2)
+
+
+@pytest.mark.parametrize(
+    "greeting",
+    [structs.replace(LOADED, model="another"), Progress("another", "load", 0.0)],
+    ids=["loaded", "progress"],
+)
+async def test_a_worker_that_loads_what_was_not_asked_counts_as_dead(greeting):
+    """Nothing is kept of a model that nobody named."""
+    one = dispatcher(Site(greetings=[[greeting]]))
+    with pytest.raises(WorkerError, match="wasn't asked"):
+        await one.run()
+    assert one.loaded == {}
+
+
 async def test_a_failed_batch_is_not_held_against_an_item_whose_worker_dies():
     """Another item made the batch fail: one death isn't two."""
     outcome, site, _ = await scores([1, POISON_TOGETHER, DEADLY_ONCE])
@@ -378,7 +406,7 @@ async def test_an_item_that_hangs_every_worker_is_refused_in_the_end():
 
 async def test_a_batch_is_given_as_long_as_its_tokens_take():
     """The watchdog looks at the measured rate: a slow device with a fat batch doesn't hang."""
-    site, queue = Site(greetings=[[replace(LOADED, tokens_per_s=BUDGET)]]), Queue()
+    site, queue = Site(greetings=[[structs.replace(LOADED, tokens_per_s=BUDGET)]]), Queue()
     request = Request(queue, range(10))
     async with serving(dispatcher(site, queue, watchdog_s=0.01)):
         await asyncio.sleep(0.3)  # 20 s at that rate would be too long
@@ -591,7 +619,10 @@ async def test_a_deadline_is_answered_while_a_batch_runs():
 
 async def test_the_rate_starts_from_warm_up_and_follows_what_is_measured():
     """Full batches at twice the warm-up's rate raise it; one with little in it says nothing."""
-    site, queue = Site(greetings=[[replace(LOADED, tokens_per_s=TOKENS_PER_S / 2)]]), Queue()
+    site, queue = (
+        Site(greetings=[[structs.replace(LOADED, tokens_per_s=TOKENS_PER_S / 2)]]),
+        Queue(),
+    )
     site.is_open.set()
     one = dispatcher(site, queue)
     async with serving(one):
@@ -607,7 +638,7 @@ async def test_the_rate_starts_from_warm_up_and_follows_what_is_measured():
 
 async def test_the_batch_that_is_fastest_is_found_while_it_serves():
     """Batches take as long whatever their size: warm-up's choice doesn't hold for good."""
-    site, queue = Site(greetings=[[replace(LOADED, tokens_per_s=1.0)]]), Queue()
+    site, queue = Site(greetings=[[structs.replace(LOADED, tokens_per_s=1.0)]]), Queue()
     site.is_open.set()
     one = dispatcher(site, queue)
     async with serving(one):
@@ -617,7 +648,7 @@ async def test_the_batch_that_is_fastest_is_found_while_it_serves():
 
 async def test_a_batch_size_that_was_given_stays():
     """The setting `batch_tokens` is the operator's word."""
-    site, queue = Site(greetings=[[replace(LOADED, tokens_per_s=1.0)]]), Queue()
+    site, queue = Site(greetings=[[structs.replace(LOADED, tokens_per_s=1.0)]]), Queue()
     site.is_open.set()
     one = dispatcher(
         site, queue, start=replace(START, models=(replace(SPEC, batch_tokens=BUDGET),))
@@ -629,7 +660,7 @@ async def test_a_batch_size_that_was_given_stays():
 
 async def test_a_worker_that_hangs_after_light_traffic_is_found():
     """Many a batch with little in it doesn't make the watchdog patient."""
-    warm = replace(LOADED, tokens_per_s=1e6)
+    warm = structs.replace(LOADED, tokens_per_s=1e6)
     site, queue, observer = Site(greetings=[[warm], [warm]]), Queue(), Observer()
     site.is_open.set()
     async with serving(dispatcher(site, queue, observer, watchdog_s=0.05)):

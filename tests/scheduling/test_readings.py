@@ -152,6 +152,7 @@ class Run:
                 again = Work(work.ids, work.flow, goes_alone=True, marks=work.marks)
                 self.line.put_back(again)
             return
+        assert batch.rows == len(read)
         for work, numbers in zip(batch.works, batch.numbers(read), strict=True):
             np.testing.assert_array_equal(numbers, own(work))
 

@@ -1,14 +1,20 @@
-"""--trust-remote-code end to end: the worker runs what is trusted at its revision, and no other."""
+"""--trust-remote-code end to end: the worker runs what is trusted to the letter, and no other."""
+
+import asyncio
+import os
+import signal
+from contextlib import asynccontextmanager
 
 import numpy as np
 import pytest
 
+from assay.cards import code
 from assay.engine.template import Conversation
 from assay.errors import CheckpointError, SettingsError
+from assay.scoring import inspection
 from assay.scoring.scorer import Scorer
 from assay.settings import Settings, load
 from assay.telemetry.metrics import Metrics
-from tests import resolving
 from tests.engine import own_code
 from tests.http import checkpoints
 
@@ -17,62 +23,94 @@ ITEM = Conversation(
 )
 
 
+OTHER = "0123456789abcdef" * 4
+
+
 @pytest.fixture
-def brought(tmp_path, monkeypatch):
+def brought(tmp_path):
     """A tiny checkpoint with code of its own, and the file that running it makes."""
-    monkeypatch.setenv("HF_MODULES_CACHE", str(tmp_path / "modules"))
     return own_code.bring(checkpoints.build(tmp_path / "mine"))
 
 
-async def score(*models, trusted=()):
-    """Return the item's reward by each model, from worker processes."""
+@asynccontextmanager
+async def serving(*models, trusted=()):
+    """Load models in a worker process, and serve them."""
     settings = Settings(
         models=tuple(map(str, models)), trust_remote_code=trusted, compile="off", batch_tokens=256
     )
     async with Scorer(settings, Metrics()) as scorer:
         await scorer.ready()
-        found = [await scorer.score(scorer.target(one.name), [ITEM]) for one in models]
-    return [float(one.items[0].numbers[0][0, 0]) for one in found]
+        yield scorer
 
 
-def revision(folder):
-    """Return the revision that Assay reports."""
-    return resolving.load(Settings(models=(str(folder),))).default.revision
+async def score(scorer, name):
+    """Return the item's reward."""
+    found = await scorer.score(scorer.target(name), [ITEM])
+    return float(found.items[0].numbers[0][0, 0])
 
 
-async def test_a_trusted_model_is_served_by_its_own_code(brought, tmp_path):
-    """At the right revision, with the code's numbers, beside a model that has none."""
+async def test_trusted_code_is_served_and_what_replaces_it_is_never_run(brought, tmp_path):
+    """With the code's numbers; once the worker has died, its successor refuses other code."""
     folder, marker = brought
     plain = checkpoints.build(tmp_path / "plain")
+    async with serving(folder, plain, trusted=(f"mine@{code.digest(folder)}",)) as scorer:
+        mine, known = await score(scorer, "mine"), await score(scorer, "plain")
 
-    mine, known = await score(folder, plain, trusted=(f"mine@{revision(folder)}",))
+        assert marker.exists()
+        assert mine == pytest.approx(2 * known + 1, abs=1e-5)
+        assert np.isfinite(known)
 
-    assert marker.exists()
-    assert mine == pytest.approx(2 * known + 1, abs=1e-5)
-    assert np.isfinite(known)
+        marker.unlink()
+        with (folder / "modeling_doubled.py").open("a") as file:
+            file.write("\n# another line\n")
+        (worker,) = scorer.dispatchers
+        os.kill(worker.worker_pid, signal.SIGKILL)
+        async with asyncio.timeout(120):
+            while not worker.refusal:  # noqa: ASYNC110  a plain attribute
+                await asyncio.sleep(0.05)
+
+        assert f"here is {code.digest(folder)}" in worker.refusal
+        assert not marker.exists()
 
 
 @pytest.mark.parametrize(
     ("trusted", "message"),
     [
-        ((), "isn't run; --trust-remote-code"),
-        (("other@0123456789ab",), "isn't run; --trust-remote-code"),
-        (("mine@0123456789ab",), "trusted at revision 0123456789ab, and here is"),
+        ((), "isn't run. Once you have read it"),
+        ((f"other@{OTHER}",), "isn't run. Once you have read it"),
+        ((f"mine@{OTHER}",), f"trusted at {OTHER}, and here is"),
+        (("mine@0123456789ab",), "that is no pin"),
     ],
-    ids=["nobody", "another model", "another revision"],
+    ids=["nobody", "another model", "another digest", "its beginning"],
 )
 async def test_what_is_not_trusted_is_not_run(brought, trusted, message):
-    """The start is refused with the reason."""
+    """The start is refused with the reason, and with what to give once the code is read."""
     folder, marker = brought
 
-    with pytest.raises(CheckpointError, match=message):
-        await score(folder, trusted=trusted)
+    with pytest.raises(CheckpointError, match=message) as refused:
+        async with serving(folder, trusted=trusted):
+            pass
+
+    assert f"@{code.digest(folder)}" in refused.value.message
+    assert not marker.exists()
+
+
+async def test_inspecting_says_how_to_trust_and_whether_that_would_do(brought):
+    """The note has the option; a pin of something else is the problem that a start would have."""
+    folder, marker = brought
+    digest = code.digest(folder)
+
+    for entry, problem in ((f"mine@{digest}", None), (f"mine@{OTHER}", "and here is")):
+        found = await inspection.find(str(folder), Settings(trust_remote_code=(entry,)))
+
+        assert f"--trust-remote-code mine@{digest}" in found.notes[-1]
+        assert problem in found.problem.message if problem else found.problem is None
 
     assert not marker.exists()
 
 
 @pytest.mark.parametrize("entry", ["mine", "mine@main", "mine@0123", "@0123456789ab"])
-def test_trust_without_a_revision_is_refused(entry):
-    """A branch moves, and a few digits don't pin anything."""
+def test_trust_without_a_digest_is_refused(entry):
+    """A branch moves, and a few digits are a slip of the hand."""
     with pytest.raises(SettingsError, match="trust_remote_code"):
         load({"trust_remote_code": entry})

@@ -137,7 +137,7 @@ def test_a_single_model_has_no_spread():
 def test_batches_are_noted_in_items_tokens_and_padding():
     """What a batch computed, how much of it was padding, and what sharing saved."""
     metrics = Metrics()
-    done = Done(0, np.zeros(2), 0.5, padded_tokens=6)
+    done = Done.of(0, np.zeros((2, 1)), 0.5, padded_tokens=6)
     metrics.batch("judge", done, items=2, tokens=30, shared_tokens=12, held_tokens=8)
     assert value(metrics, "assay_batch_items_sum", **MODEL) == 2
     assert value(metrics, "assay_batch_tokens_sum", **MODEL) == 30

@@ -1,8 +1,8 @@
 import io
 import logging
-from dataclasses import replace
 
 import pytest
+from msgspec.structs import replace
 from rich.console import Console
 
 from assay.engine.messages import Inputs, Loaded, Progress

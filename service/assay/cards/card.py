@@ -13,6 +13,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from assay import validation
 from assay.cards.mechanism import (
+    Beside,
     Head,
     Policy,
     Preference,
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 FILE_NAME = "card.toml"
+_MOST_BYTES = 2**16  # what takes tomllib longest takes a second at that size
 _NOT_A_POLICYS = ("read", "steps", "preference", "score")
 
 
@@ -49,7 +51,7 @@ class Statistics(Moments):
 class Ensemble(Table):
     """Members combined into one reward, by the folder names beside the card."""
 
-    members: list[str] = Field(min_length=2)
+    members: list[Beside] = Field(min_length=2)
 
 
 class Limits(Table):
@@ -212,7 +214,11 @@ def read(folder: Path) -> Card:
     if not path.is_file():
         return Card()
     try:
+        if path.stat().st_size > _MOST_BYTES:
+            raise CheckpointError(f"{path} has over {_MOST_BYTES} bytes, which no card needs")
         return Card.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
+    except RecursionError as error:
+        raise CheckpointError(f"{path} is nested too deep") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise CheckpointError(f"{path} is not valid TOML: {error}") from error
     except ValidationError as error:

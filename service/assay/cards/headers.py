@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from safetensors import SafetensorError, safe_open
 
-from assay.cards import pickled, sameness
+from assay.cards import paths, pickled, sameness, sizes
 from assay.errors import CheckpointError
 
 if TYPE_CHECKING:
@@ -30,6 +30,7 @@ _CHOSEN = "transformers_weights"  # transformers' name for which file of a folde
 _SET = re.compile(
     r"model(\.\w+)?\.safetensors|(?!consolidated|adapter_).+\.safetensors\.index(\.\w+)?\.json"
 )
+_MOST_JSON = 2**28  # bytes
 _CONSOLIDATED = re.compile(r"consolidated\.safetensors(\.index\.json)?")
 
 
@@ -46,14 +47,16 @@ def config(folder: Path) -> dict[str, Any]:
     """Return a checkpoint's config.json.
 
     Raises:
-        CheckpointError: There is none, or it isn't a JSON object.
+        CheckpointError: There is none, it isn't a JSON object, or states sizes that no model has.
     """
     path = folder / CONFIG
     if not path.is_file():
         raise CheckpointError(
             f"{folder} has no {CONFIG}; give the folder of a transformers checkpoint"
         )
-    return json_object(path)
+    said = json_object(path)
+    sizes.check(path, said)
+    return said
 
 
 @dataclass(frozen=True, slots=True)
@@ -230,11 +233,17 @@ def head_files(folder: Path, name: str) -> list[Path]:
     """Return where a head's own file may lie: LLaMA-Factory writes one name with either suffix.
 
     The one that can be read without running code comes first, as LLaMA-Factory reads it.
+
+    Raises:
+        CheckpointError: One is a link that leads out of the folder.
     """
     path = folder / name
-    if path.suffix not in (".safetensors", ".bin"):
-        return [path]
-    return [path.with_suffix(".safetensors"), path.with_suffix(".bin")]
+    found = [path]
+    if path.suffix in (".safetensors", ".bin"):
+        found = [path.with_suffix(".safetensors"), path.with_suffix(".bin")]
+    for one in found:
+        paths.check_inside(folder, one)
+    return found
 
 
 def of_head_file(folder: Path, name: str) -> dict[str, tuple[int, ...]]:
@@ -264,7 +273,11 @@ def json_object(path: Path) -> dict[str, Any]:
         CheckpointError: It isn't JSON, or not an object.
     """
     try:
+        if path.stat().st_size > _MOST_JSON:
+            raise CheckpointError(f"{path} has over {_MOST_JSON} bytes, which no such file has")
         content = json.loads(path.read_text(encoding="utf-8"))
+    except RecursionError as error:
+        raise CheckpointError(f"{path} is nested too deep") from error
     except (json.JSONDecodeError, UnicodeDecodeError, OSError) as error:
         raise CheckpointError(f"{path} is not valid JSON: {error}") from error
     if not isinstance(content, dict):

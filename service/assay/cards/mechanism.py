@@ -13,9 +13,19 @@ from __future__ import annotations
 import datetime as dt  # noqa: TC003  pydantic reads it
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 Token = str | int  # as the tokenizer spells it, or its id
+_LONGEST_NAME = 255
+
+
+def _plain(name: str) -> str:
+    if name in ("", ".", "..") or len(name) > _LONGEST_NAME or any(one in name for one in "/\\\0"):
+        raise ValueError("the name of what lies beside the card, without a path")
+    return name
+
+
+Beside = Annotated[str, AfterValidator(_plain)]
 
 
 class Table(BaseModel):
@@ -359,7 +369,7 @@ class Head(Table):
     """Layers from the hidden state at a place to numbers, in float32."""
 
     layers: list[Layer] = Field(min_length=1)
-    file: str | None = Field(
+    file: Beside | None = Field(
         default=None,
         description="A file of its own beside the trunk's: .safetensors, or .pt/.bin, which is "
         "read with weights_only=True; a .bin may lie there as .safetensors, and the other way. "
@@ -436,6 +446,6 @@ class Policy(Table):
     The checkpoint is the policy; `reference` is a folder beside the card, or None for none.
     """
 
-    reference: str | None = None
+    reference: Beside | None = None
     beta: float = Field(default=0.1, gt=0)
     average: bool = Field(default=False, description="The mean over tokens instead of the sum.")

@@ -12,10 +12,11 @@ import re
 from pathlib import Path
 
 from assay import scratch
-from assay.errors import UNPRINTABLE
+from assay.errors import UNPRINTABLE, CheckpointError
 
 _HUB_FOLDER = "models--"  # the hub's cache: models--ORG--NAME/snapshots/COMMIT
 _SNAPSHOTS = "snapshots"
+_BLOBS = "blobs"
 _COMMIT = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 _NAMELESS = "model"  # what is served from the file system's root
 _STRANGE = re.compile(r"[^A-Za-z0-9._-]")
@@ -91,6 +92,27 @@ def readable(folder: Path) -> Path:
     if not link.is_symlink():
         link.symlink_to(folder.absolute())
     return link
+
+
+def check_inside(folder: Path, path: Path) -> None:
+    """Refuse what lies elsewhere than in its folder, by links or by its name.
+
+    A snapshot in the hub's cache is made of links to that cache's own files.
+
+    Raises:
+        CheckpointError: It does.
+    """
+    try:
+        root, real = folder.resolve(), path.resolve()
+    except RuntimeError as error:  # links that lead in a circle
+        raise CheckpointError(f"{path} is a link that leads nowhere") from error
+    roots = [root]
+    if root.parent.name == _SNAPSHOTS and root.parents[1].name.startswith(_HUB_FOLDER):
+        roots.append(root.parents[1] / _BLOBS)
+    if not any(real.is_relative_to(one) for one in roots):
+        raise CheckpointError(
+            f"{path} is a link that leads out of its folder, to {real}; copy or move the file there"
+        )
 
 
 def _spelt(path: Path) -> Path:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from assay.cards import card as cards
-from assay.cards import catalogue, headers, layouts, parts, quantized
+from assay.cards import catalogue, code, headers, layouts, parts, quantized
 from assay.cards.mechanism import BatchNorm, Head, Linear, Scale, Standardize, Trunk
 from assay.errors import CheckpointError
 
@@ -361,8 +361,12 @@ def _write_a_card(names: Iterable[str]) -> str:
 
 
 def _own_code(checkpoint: Parts) -> str:
-    said = "; the checkpoint's own code (auto_map) is not run"
-    return said if "auto_map" in checkpoint.config else ""
+    if "auto_map" not in checkpoint.config:
+        return ""
+    return (
+        "; the checkpoint's own code (auto_map) is not run, but where it is read and trusted: "
+        + code.option("NAME", code.digest(checkpoint.folder))
+    )
 
 
 def _is_unused(name: str, trunk: Trunk) -> bool:

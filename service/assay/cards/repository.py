@@ -1,12 +1,14 @@
 """A name, path or hub id, resolved to a checkpoint folder with its card.
 
 A name is a folder of the model repository; a path is a checkpoint folder; anything else of the form
-`org/name[@revision]` is fetched from the hub, safetensors and tokenizer files only.
+`org/name[@revision]` is fetched from the hub: safetensors, tokenizer files, and code to be read,
+not run.
 """
 
 from __future__ import annotations
 
 import contextlib
+import glob
 import hashlib
 import json
 import os
@@ -26,7 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable
 
 STARTER = "starter"
-_HUB_FILES = ["*.safetensors", "*.safetensors.index.json", "*.json", "*.jinja", "*.model", "*.txt"]
+_HUB_FILES = ["*.safetensors", *(f"*{suffix}" for suffix in code.PINNED)]
 _TEMPLATE_FILES = (
     "tokenizer*",
     "*.jinja",
@@ -44,6 +46,7 @@ _RENDERING = ("template", "steps", "read", "heads", "policy")  # tables of a car
 _MECHANISM = (*_RENDERING, "trunk", "score", "preference")
 _DECIDING = (*_MECHANISM, "limits", "statistics")  # what is cut, and what `normalize` answers
 fetch_listeners: list[Callable[[bool], None]] = []  # hear that a fetch begins, and that it ended
+_FILES = (".json", ".toml", ".jinja", ".model", ".txt", ".py", ".safetensors", ".pt", ".bin")
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 
 
@@ -116,7 +119,7 @@ def resolve(
     """Return what a name, path or hub id stands for, fetching it if need be.
 
     `NAME=PATH` is the card NAME of the catalogue over the checkpoint in PATH. `trusted` are names
-    whose own code may be run: it is fetched, too. `name` is what to serve it under.
+    whose own code may be run. `name` is what to serve it under.
 
     Raises:
         CheckpointError: Nothing of that name exists, what exists isn't a checkpoint, or it is in
@@ -144,6 +147,8 @@ def source(found: Found) -> Source:
         return Source(name, card, _policy(name, folder, card))
     if card.ensemble is None:
         return Source(name, card, (_checkpoint(name, folder, card),))
+    for member in card.ensemble.members:
+        paths.check_inside(folder, folder / member)
     members = tuple(
         _checkpoint(f"{name}/{member}", folder / member, _member_card(card, folder / member))
         for member in card.ensemble.members
@@ -154,7 +159,7 @@ def source(found: Found) -> Source:
 def revision(folder: Path, card: cards.Card | None = None) -> str:
     """Return the first 12 hex digits of the SHA-256 over everything that decides the scores."""
     named = [head.file for head in card.heads.values() if head.file] if card else []
-    files = [path.name for name in named for path in headers.head_files(folder, name)]
+    files = [glob.escape(path.name) for name in named for path in headers.head_files(folder, name)]
     said = _said(card, _DECIDING)
     weights = ("config.json", adapter.CONFIG, "*.safetensors", *files)
     return _digest(folder, (*weights, code.FILES, *_TEMPLATE_FILES), said)
@@ -199,7 +204,7 @@ def find(
     if _looks_like_hub_id(reference):
         hub_id = reference.partition("@")[0]
         called = name or hub_id
-        folder = _fetch(reference, *([code.FILES] if called in trusted else []))
+        folder = _fetch(reference)
         card = catalogue.of_source(hub_id, repository)
         if card is not None:
             return Found(called, folder, _tuned(card, folder), card.family or "")
@@ -334,7 +339,8 @@ def _split(reference: str, known: Collection[str]) -> tuple[str | None, str]:
 def _folder(path: str) -> Path:
     if not paths.exists(path) or not paths.of(path).is_dir():
         raise CheckpointError(
-            f"{path} is not a folder; give the folder that holds config.json and *.safetensors"
+            f"{shown(path, _LONGEST_PATH)} is not a folder; give the folder that holds config.json "
+            "and *.safetensors"
         )
     folder = paths.of(path).resolve()
     _check_regular(folder)
@@ -342,10 +348,11 @@ def _folder(path: str) -> Path:
 
 
 def _check_regular(folder: Path) -> None:
-    """Refuse a pipe, a device or a socket in a folder: to read one may take for ever.
+    """Refuse what is no file of a folder's own: to read a pipe or a device may take for ever.
 
     Raises:
-        CheckpointError: There is one.
+        CheckpointError: There is a pipe, a device or a socket, a link that leads out, or a folder
+            that is called as a file.
     """
     for path in sorted(folder.iterdir()):
         with contextlib.suppress(FileNotFoundError):  # a link to nothing
@@ -354,6 +361,10 @@ def _check_regular(folder: Path) -> None:
                 raise CheckpointError(
                     f"{path} is a pipe, a device or a socket, not a file; take it out of the folder"
                 )
+            if stat.S_ISREG(mode):
+                paths.check_inside(folder, path)
+            elif path.suffix in _FILES:
+                raise CheckpointError(f"{path} is a folder, where a file is expected; rename it")
 
 
 def _looks_like_hub_id(reference: str) -> bool:
@@ -366,15 +377,14 @@ def _looks_like_hub_id(reference: str) -> bool:
     )
 
 
-def _fetch(reference: str, *more_files: str) -> Path:
+def _fetch(reference: str) -> Path:
     from huggingface_hub import snapshot_download  # noqa: PLC0415  slow to import
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError  # noqa: PLC0415
 
     name, _, wanted = reference.partition("@")
     _say_of_fetching(begins=True)
     try:
-        files = [*_HUB_FILES, *more_files]
-        return Path(snapshot_download(name, revision=wanted or None, allow_patterns=files))
+        return Path(snapshot_download(name, revision=wanted or None, allow_patterns=_HUB_FILES))
     except LocalEntryNotFoundError as error:
         raise CheckpointError(
             f"'{reference}' is not in the local hub cache and the hub can't be reached; check the "
@@ -387,8 +397,8 @@ def _fetch(reference: str, *more_files: str) -> Path:
                 f"{error.strerror}; set HF_HOME to a folder that can be written"
             ) from error
         raise CheckpointError(
-            f"'{reference}' can't be fetched from the hub ({type(error).__name__}); check the "
-            f"spelling, the revision and HF_TOKEN{_by_proxy()}"
+            f"'{shown(reference)}' can't be fetched from the hub ({type(error).__name__}); check "
+            f"the spelling, the revision and HF_TOKEN{_by_proxy()}"
         ) from error
     except ImportError as error:
         raise CheckpointError(
@@ -436,6 +446,7 @@ def _policy(name: str, folder: Path, card: cards.Card) -> tuple[Checkpoint, ...]
     reference = card.policy.reference if card.policy else None
     if reference is None:
         return (policy,)
+    paths.check_inside(folder, folder / reference)
     beside = _checkpoint(f"{name}/reference", folder / reference, card)
     return policy, beside
 
@@ -447,12 +458,17 @@ def _checkpoint(name: str, folder: Path, card: cards.Card) -> Checkpoint:
     folder = paths.readable(folder)
     if adapter.is_adapter(folder):
         base = paths.readable(adapter.base_folder(folder, _fetch))
+        _check_regular(base)
+        for one in (adapter.config_folder(folder, base), adapter.tokenizer_folder(folder, base)):
+            if (one / headers.CONFIG).is_file():
+                headers.config(one)
         quantized.check(base)
         return Checkpoint(name, folder, card, base)
     if not (folder / "config.json").is_file():
         raise CheckpointError(
             f"{name}: {folder} has no config.json; give the folder of a transformers checkpoint"
         )
+    headers.config(folder)
     quantized.check(folder)
     if not any(folder.glob("*.safetensors")):
         pickles = sorted(path.name for pattern in _PICKLES for path in folder.glob(pattern))
@@ -475,8 +491,11 @@ def _said(card: cards.Card | None, tables: Iterable[str]) -> str:
 
 def _digest(folder: Path, patterns: Iterable[str], said: str = "") -> str:
     digest = hashlib.sha256(said.encode())
-    for path in sorted({path for pattern in patterns for path in folder.glob(pattern)}):
-        digest.update(path.name.encode() + b"\0")
+    found = {path for pattern in patterns for path in folder.glob(pattern) if path.is_file()}
+    for path in sorted(found):
+        digest.update(
+            path.relative_to(folder).as_posix().encode("utf-8", "surrogateescape") + b"\0"
+        )
         with path.open("rb") as file:
             digest.update(hashlib.file_digest(file, "sha256").digest())
     return digest.hexdigest()[:12]

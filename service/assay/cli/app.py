@@ -63,8 +63,9 @@ Trusted = Annotated[
     list[str] | None,
     typer.Option(
         "--trust-remote-code",
-        metavar="NAME@REVISION",
-        help="Run this one model's own code, at this revision only. Read it first.",
+        metavar="NAME@DIGEST",
+        help="Run this one model's own code, if this is its digest: assay inspect prints it. "
+        "Read the code first.",
     ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]

@@ -128,7 +128,7 @@ def score(
         else:
             settings = settings_of(flags, config)
             logs.configure("warning")
-            with workers.ahead(), loader.ahead():
+            with workers.ahead(settings.worker_variables), loader.ahead():
                 run(_score_here(job, settings))
     except typer.Exit:
         _say_what_is_kept(job)

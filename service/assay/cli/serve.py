@@ -97,7 +97,7 @@ def serve(
     if logs.is_structured():
         logs.adopt_stderr()
     sockets = _sockets(settings)
-    with workers.ahead(), loader.ahead():
+    with workers.ahead(settings.worker_variables), loader.ahead():
         from assay.api import server as servers  # noqa: PLC0415  only `serve` needs HTTP
 
         serving = _serve(settings, sockets, rereader(given(flags), config))

@@ -19,8 +19,8 @@ from safetensors import SafetensorError, safe_open
 from transformers.utils import is_accelerate_available
 
 from assay.cards import adapter as adapters
-from assay.cards import code, headers
-from assay.engine import faults, internlm2
+from assay.cards import code, headers, sizes
+from assay.engine import faults, internlm2, trusted
 from assay.engine.adapter import Adapter
 from assay.engine.head import VOCABULARY, Head, Vocabulary
 from assay.engine.messages import OUTLINE
@@ -61,6 +61,7 @@ def load(
         model = _adapted(folder, base or adapters.base_folder(folder, _absent), card, device, dtype)
         return _still(model), own(model)
     weights = headers.weights(folder)
+    _check_sizes(folder, weights)
     has_own_head = not card.heads and card.policy is None
     if card.trunk.layout == "internlm2":
         outlined = device == _OUTLINE
@@ -86,9 +87,11 @@ def load(
 
 
 def load_by_own_code(
-    folder: Path, card: Card, *, device: torch.device, dtype: torch.dtype | None
+    folder: Path, card: Card, digest: str, *, device: torch.device, dtype: torch.dtype | None
 ) -> transformers.PreTrainedModel:
     """Return a model by the class in the checkpoint's own code, which runs in this process.
+
+    `folder` is a private one, whose code has that digest; see `trusted`.
 
     Raises:
         CheckpointError: The code fails, or doesn't read exactly the tensors of the folder.
@@ -97,13 +100,12 @@ def load_by_own_code(
     if auto_class is None:
         raise CheckpointError(f"{folder}/config.json names no code for a model (auto_map)")
     weights = headers.weights(folder)
-    kind = getattr(transformers, auto_class)
+    _check_sizes(folder, weights)
     try:
-        config = transformers.AutoConfig.from_pretrained(
-            folder, trust_remote_code=True, local_files_only=True
-        )
+        config = trusted.configuration(folder, digest)
         config.transformers_weights = weights.name
-        model, report = _from_files(folder, kind, config, card, device, dtype, trusts_code=True)
+        kind = trusted.model_class(folder, digest, auto_class)
+        model, report = _from_files(folder, kind, config, card, device, dtype)
     except CheckpointError:
         raise
     except Exception as error:  # the code may raise anything
@@ -124,6 +126,10 @@ def head_modules(model: transformers.PreTrainedModel) -> list[torch.nn.Module]:
     modules = [module for name, module in model.named_children() if name != model.base_model_prefix]
     pooler = getattr(model.base_model, "pooler", None)
     return modules if pooler is None else [pooler, *modules]
+
+
+def _check_sizes(folder: Path, weights: headers.Weights) -> None:
+    sizes.check_files(folder / headers.CONFIG, headers.config(folder), weights.tensors)
 
 
 def _still(model: transformers.PreTrainedModel) -> transformers.PreTrainedModel:
@@ -179,6 +185,7 @@ def _absent(base: str) -> Path:
 
 def _config(folder: Path, architecture: Any | None) -> Any:
     """Return config.json as the card's class has it, or as its model_type says."""
+    headers.config(folder)
     try:
         if architecture is not None:
             return architecture.config_class.from_pretrained(folder, local_files_only=True)
@@ -198,8 +205,8 @@ def _check_needs_no_code(folder: Path) -> None:
     if "auto_map" in said and not hasattr(transformers, named):
         raise CheckpointError(
             f"{folder}: the class '{named}' is in code of the checkpoint's own (auto_map), which "
-            "isn't run; --trust-remote-code NAME@REVISION runs it, for this model at the revision "
-            "whose code you have read, in its worker process"
+            "isn't run. Once you have read it, this runs it for the model that you serve as NAME, "
+            f"in its worker process: --trust-remote-code NAME@{code.digest(folder)}"
         )
 
 
@@ -247,8 +254,6 @@ def _from_files(
     card: Card,
     device: torch.device,
     dtype: torch.dtype | None,
-    *,
-    trusts_code: bool = False,
 ) -> tuple[transformers.PreTrainedModel, dict[str, Any]]:
     prefix = card.trunk.prefix
     outline: dict[str, Any] = {}
@@ -265,7 +270,7 @@ def _from_files(
             attn_implementation="eager",
             use_safetensors=True,
             local_files_only=True,
-            trust_remote_code=trusts_code,
+            trust_remote_code=False,
             output_loading_info=True,
             ignore_mismatched_sizes=True,  # reported, and refused below by name
             key_mapping=None if prefix is None else {f"^{re.escape(prefix)}": ""},

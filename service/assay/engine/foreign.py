@@ -1,7 +1,7 @@
 """A model by the checkpoint's own code: its whole forward pass, and nothing of Assay's.
 
-Only in a worker, and only what the operator trusts at one revision (`cards.code`). The code is
-loaded from the folder alone. Items are padded where that gives what each has alone, to rounding;
+Only in a worker, and only what the operator trusts to the letter (`cards.code`, `engine.trusted`).
+Items are padded where that gives what each has alone, to rounding;
 else each runs alone. Nothing is shared, kept or compiled.
 """
 
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from assay.engine import checkpoint, faults
+from assay.engine import checkpoint, faults, trusted
 from assay.engine.readout import Readout
 from assay.engine.trunk import BUCKET, Trunk
 from assay.errors import CheckpointError
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     import transformers
 
     from assay.cards.card import Card
+    from assay.cards.code import Trust
     from assay.engine.messages import Forest
 
 _NAMES = ("score", "scores", "reward", "rewards", "logits")  # of what is read from the output
@@ -155,11 +156,20 @@ class Foreign(Trunk):
         return CheckpointError(f"{type(self.model).__name__}, by the checkpoint's own code: {why}")
 
 
-def load(folder: Path, card: Card, *, device: torch.device, dtype: torch.dtype | None) -> Foreign:
+def load(
+    name: str,
+    folder: Path,
+    card: Card,
+    trust: Trust,
+    *,
+    device: torch.device,
+    dtype: torch.dtype | None,
+) -> Foreign:
     """Return a checkpoint by its own code, not yet verified.
 
     Raises:
-        CheckpointError: It can't be loaded whole, or the card asks for what only Assay's heads do.
+        CheckpointError: The code isn't the one that is trusted, and none of it was run. Or it can't
+            be loaded whole, or the card asks for what only Assay's heads do.
     """
     if card.read is not None or card.steps is not None or card.preference is not None:
         raise CheckpointError(
@@ -169,7 +179,8 @@ def load(folder: Path, card: Card, *, device: torch.device, dtype: torch.dtype |
         raise CheckpointError(
             f"{folder} runs by its own code, which is never packed; leave out trunk.attention"
         )
-    model = checkpoint.load_by_own_code(folder, card, device=device, dtype=dtype)
+    with trusted.copied(name, folder, trust) as private:
+        model = checkpoint.load_by_own_code(private, card, trust.digest, device=device, dtype=dtype)
     return Foreign(model, max(1, len(card.score.outputs)))
 
 

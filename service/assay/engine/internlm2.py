@@ -6,11 +6,12 @@ InternLM's `modeling_internlm2.py` reads them.
 
 from __future__ import annotations
 
-import json
 import re
 from typing import TYPE_CHECKING, Any
 
 import transformers
+
+from assay.cards import headers
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -74,7 +75,7 @@ def load(
 
 def _config(folder: Path) -> transformers.LlamaConfig:
     """Return config.json as a Llama's: InternLM2's fields have the same names but for `bias`."""
-    fields = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    fields = headers.config(folder)
     scaling = fields.get("rope_scaling")
     rope = {"rope_type": "default", "rope_theta": fields.get("rope_theta", 10_000.0)}
     if scaling:

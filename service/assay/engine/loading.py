@@ -56,8 +56,10 @@ def _loaded(
         torch.cuda.set_device(device)  # kernels that are launched by hand go to the current one
     send(Progress(spec.name, "load", 0.0))
     dtype = _dtype(spec.dtype, device, spec.card)
-    if spec.trusts_code:
-        trunk: trunks.Trunk = foreign.load(spec.folder, spec.card, device=device, dtype=dtype)
+    if spec.trust is not None:
+        trunk: trunks.Trunk = foreign.load(
+            spec.name, spec.folder, spec.card, spec.trust, device=device, dtype=dtype
+        )
     else:
         trunk = trunks.load(spec.folder, spec.card, device=device, dtype=dtype, base=spec.base)
     send(Progress(spec.name, "verify", 0.0))

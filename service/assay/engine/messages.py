@@ -1,18 +1,24 @@
 """What crosses the wall between the front and a device process, and the frames that carry it.
 
-Both ends are Assay's own processes on one machine, joined by a socket pair that nobody else holds,
-so a frame is a length and a pickle. No torch here: the front reads and writes these too.
+A frame is a length and a body, through a socket pair that nobody else holds. What the front sends
+is a pickle: a device process trusts the front. Not the other way round: it may run a checkpoint's
+code, so what it sends is plain data of the types below, and anything else is refused. No torch
+here: the front reads and writes these too.
 """
 
 from __future__ import annotations
 
+import math
 import pickle
 import signal
 import struct
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Literal, Self
 
+import msgspec
 import numpy as np
+
+from assay.errors import WorkerError
 
 if TYPE_CHECKING:
     import socket
@@ -20,6 +26,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from assay.cards.card import Card
+    from assay.cards.code import Trust
     from assay.cards.repository import Checkpoint
 
 Compile = Literal["auto", "on", "off"]
@@ -27,6 +34,13 @@ Stage = Literal["load", "verify", "compile", "warm up"]
 FRONT_SIGNALS = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGHUP})  # for the front alone
 HEADER = struct.Struct("<Q")
 PAGE_TOKENS = 8  # whose keys and values are kept together between batches
+MOST_BYTES = 256 * 2**20  # of what a device process says at once
+_MOST_PAGES = 2**26
+_MOST_LISTED = 1024  # heads, warnings
+
+Count = Annotated[int, msgspec.Meta(ge=0)]
+Positive = Annotated[int, msgspec.Meta(ge=1)]
+Number = Annotated[float, msgspec.Meta(ge=0)]
 
 
 OUTLINE = "meta"  # torch's device of tensors without numbers
@@ -44,7 +58,7 @@ class ModelSpec:
     batch_tokens: int | None
     prefix_cache_mb: int | None  # None: as the device's memory allows
     base: Path | None = None  # of an adapter: the folder that it is merged into
-    trusts_code: bool = False  # whether it is served by code of the checkpoint's own
+    trust: Trust | None = None  # by which it is served by code of the checkpoint's own
     checkpoint: Checkpoint | None = None  # what must still be of `revision` once it is loaded
     revision: str = ""
 
@@ -59,30 +73,31 @@ class Start:
     models: tuple[ModelSpec, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Progress:
+class Progress(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True):
     """How far one model's start has come; `fraction` of its stage is in [0, 1]."""
 
     model: str
     stage: Stage
-    fraction: float
+    fraction: Annotated[float, msgspec.Meta(ge=0, le=1)]
+
+    def __post_init__(self) -> None:
+        """Take no fraction that isn't a number."""
+        _check_finite(self.fraction)
 
 
-@dataclass(frozen=True, slots=True)
-class Inputs:
+class Inputs(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What a model reads: ids below `vocabulary`, and segment ids below `segments` beside them.
 
     Of one segment all are 0; of 0 none is read at all. A decoder's class of transformers' own is
     read at the last token that isn't `padding`, if config.json names one.
     """
 
-    vocabulary: int
-    segments: int = 0
+    vocabulary: Count
+    segments: Count = 0
     padding: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Loaded:
+class Loaded(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True):
     """One model is loaded, verified and warm."""
 
     model: str
@@ -94,18 +109,24 @@ class Loaded:
     is_compiled: bool
     shares_prefixes: bool
     reads: Literal["last", "first", "mean"]  # where an item without marks is read
-    outputs: dict[str, int]  # how many numbers each head gives, side by side
+    # How many numbers each head gives, side by side.
+    outputs: Annotated[dict[str, Count], msgspec.Meta(max_length=_MOST_LISTED)]
     inputs: Inputs
-    parameters: int
-    budget_tokens: int
-    prefix_pages: int  # of `PAGE_TOKENS` tokens, that the device keeps between batches
-    tokens_per_s: float
-    most_batch_tokens: int = 65_536  # that fit the device's memory
-    warnings: tuple[str, ...] = ()  # what an operator should know: why it is slower than it could
+    parameters: Count
+    budget_tokens: Positive
+    # Of `PAGE_TOKENS` tokens, that the device keeps between batches.
+    prefix_pages: Annotated[int, msgspec.Meta(ge=0, le=_MOST_PAGES)]
+    tokens_per_s: Number
+    most_batch_tokens: Count = 65_536  # that fit the device's memory
+    # What an operator should know: why it is slower than it could be.
+    warnings: Annotated[tuple[str, ...], msgspec.Meta(max_length=_MOST_LISTED)] = ()
+
+    def __post_init__(self) -> None:
+        """Take no rate that isn't a number."""
+        _check_finite(self.tokens_per_s)
 
 
-@dataclass(frozen=True, slots=True)
-class Refused:
+class Refused(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True):
     """A model can't be served; the worker ends after saying so."""
 
     model: str
@@ -182,26 +203,49 @@ class Batch:
     forest: Forest
 
 
-@dataclass(frozen=True, slots=True)
-class Ending:
+class Ending(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True):
     """Most of a batch is computed: the next one may be sent."""
 
     number: int
 
 
-@dataclass(frozen=True, slots=True)
-class Done:
+class Done(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True, eq=False):
     """What a model's heads gave: a row for each item of the batch, or for each of its marks."""
 
     number: int
-    numbers: np.ndarray  # (items or marks, outputs) float64
-    compute_s: float
-    padded_tokens: int
-    device_bytes: int | None = None  # what the worker holds of a GPU's memory
+    shape: tuple[Count, Count]  # (items or marks, outputs)
+    data: bytes  # float64, row by row
+    compute_s: Number
+    padded_tokens: Count
+    device_bytes: Count | None = None  # what the worker holds of a GPU's memory
+
+    def __post_init__(self) -> None:
+        """Take only as many numbers as the shape says, in a time that is a number."""
+        _check_finite(self.compute_s)
+        if len(self.data) != math.prod(self.shape) * _FLOAT.itemsize:
+            raise ValueError("the numbers aren't as many as their shape says")
+
+    @classmethod
+    def of(
+        cls,
+        number: int,
+        numbers: np.ndarray,
+        compute_s: float,
+        padded_tokens: int,
+        device_bytes: int | None = None,
+    ) -> Self:
+        """Return the answer that holds some numbers, (items or marks, outputs)."""
+        rows, outputs = numbers.shape
+        data = numbers.astype(_FLOAT, copy=False).tobytes()
+        return cls(number, (rows, outputs), data, compute_s, padded_tokens, device_bytes)
+
+    @property
+    def numbers(self) -> np.ndarray:
+        """The numbers, (items or marks, outputs) float64, bit for bit; they can't be written."""
+        return np.frombuffer(self.data, _FLOAT).reshape(self.shape)
 
 
-@dataclass(frozen=True, slots=True)
-class Failed:
+class Failed(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True):
     """A batch raised; the worker lives on. `reason` is the exception's class, never its text."""
 
     number: int
@@ -213,24 +257,66 @@ ToWorker = Start | Batch
 FromWorker = Progress | Loaded | Refused | Ending | Done | Failed
 
 
+_FLOAT = np.dtype("<f8")
+_encoder = msgspec.msgpack.Encoder()
+_decoder: msgspec.msgpack.Decoder[FromWorker] = msgspec.msgpack.Decoder(FromWorker)
+
+
 def encode(message: object) -> bytes:
-    """Return the frame of a message."""
-    body = pickle.dumps(message, protocol=pickle.HIGHEST_PROTOCOL)
-    return HEADER.pack(len(body)) + body
+    """Return the frame of a message of the front's."""
+    return _frame(pickle.dumps(message, protocol=pickle.HIGHEST_PROTOCOL))
 
 
 def decode(body: bytes) -> object:
-    """Return the message of a frame's body."""
-    return pickle.loads(body)  # noqa: S301  our own process wrote it
+    """Return the front's message in a frame's body."""
+    return pickle.loads(body)  # noqa: S301  the front wrote it
 
 
 def receive(stream: socket.socket) -> object | None:
-    """Wait for the next message on a blocking socket; None when the other end is gone."""
+    """Wait for the front's next message on a blocking socket; None when it is gone."""
     header = _read_exactly(stream, HEADER.size)
     if header is None:
         return None
     body = _read_exactly(stream, HEADER.unpack(header)[0])
     return None if body is None else decode(body)
+
+
+def encode_answer(message: FromWorker) -> bytes:
+    """Return the frame of what a device process says."""
+    return _frame(_encoder.encode(message))
+
+
+def answer_size(header: bytes) -> int:
+    """Return how long the body of what a device process says will be.
+
+    Raises:
+        WorkerError: Longer than anything it has to say.
+    """
+    size: int = HEADER.unpack(header)[0]
+    if size > MOST_BYTES:
+        raise WorkerError(f"the worker process sends {size} bytes at once, which no worker does")
+    return size
+
+
+def decode_answer(body: bytes) -> FromWorker:
+    """Return what a device process says in a frame's body.
+
+    Raises:
+        WorkerError: It is none of what one says.
+    """
+    try:
+        return _decoder.decode(body)
+    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+        raise WorkerError("the worker process sends what no worker does") from error
+
+
+def _check_finite(number: float) -> None:
+    if not math.isfinite(number):
+        raise ValueError("not a finite number")
+
+
+def _frame(body: bytes) -> bytes:
+    return HEADER.pack(len(body)) + body
 
 
 def _read_exactly(stream: socket.socket, size: int) -> bytes | None:

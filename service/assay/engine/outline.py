@@ -15,7 +15,7 @@ import torch
 
 from assay.cards import adapter
 from assay.engine import bounds, checkpoint, process
-from assay.engine.messages import OUTLINE, Progress, Refused, Start, encode, receive
+from assay.engine.messages import OUTLINE, Progress, Refused, Start, encode_answer, receive
 from assay.errors import CheckpointError, refusing
 
 if TYPE_CHECKING:
@@ -34,9 +34,9 @@ def main() -> None:
             try:
                 with refusing(spec.folder):
                     check(spec)
-                stream.sendall(encode(Progress(spec.name, "verify", 1.0)))
+                stream.sendall(encode_answer(Progress(spec.name, "verify", 1.0)))
             except CheckpointError as error:
-                stream.sendall(encode(Refused(spec.name, error.message)))
+                stream.sendall(encode_answer(Refused(spec.name, error.message)))
 
 
 def check(spec: ModelSpec) -> None:
@@ -49,7 +49,7 @@ def check(spec: ModelSpec) -> None:
         CheckpointError: A tensor is missing, left over or misshapen, or the card doesn't fit.
     """
     is_told = importlib.util.find_spec("accelerate") or spec.card.trunk.layout != "transformers"
-    if not is_told or spec.trusts_code or adapter.is_adapter(spec.folder):
+    if not is_told or spec.trust or adapter.is_adapter(spec.folder):
         return
     device = torch.device(OUTLINE)
     model, readout = checkpoint.load(spec.folder, spec.card, device=device, dtype=torch.float32)

@@ -86,7 +86,7 @@ def read(launched: Launched) -> Done | Failed:
         return _failed(batch, error)
     padding = launched.trunk.padded_tokens(batch.forest)
     passed_s = time.perf_counter() - launched.begin
-    return Done(batch.number, numbers, passed_s, padding, _device_bytes(launched.numbers.device))
+    return Done.of(batch.number, numbers, passed_s, padding, _device_bytes(launched.numbers.device))
 
 
 def _device_bytes(device: torch.device) -> int | None:

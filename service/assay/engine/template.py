@@ -7,13 +7,13 @@ BOS at the start is made one. No torch here: the front renders while the device 
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from assay.cards import headers
 from assay.cards.card import Card
 from assay.engine import probes, roles, spelling
 from assay.engine.chat_format import ChatFormat
@@ -41,7 +41,7 @@ from assay.engine.token_ids import TokenIds
 from assay.engine.tokenizer import Tokenizer, checked
 from assay.engine.truncation import Cutting
 from assay.engine.truncator import Truncator
-from assay.errors import AssayError, CheckpointError, EmptyItem, ItemTooLong
+from assay.errors import AssayError, EmptyItem, ItemTooLong
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -399,12 +399,7 @@ class Template:
 
 
 def _config(folder: Path) -> dict[str, Any]:
-    try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{folder}/config.json can't be read") from error
-    if not isinstance(config, dict):
-        raise CheckpointError(f"{folder}/config.json is not an object")
+    config = headers.config(folder)
     return {**config, **(config.get("text_config") or {})}
 
 

@@ -12,7 +12,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from assay.engine import process
-from assay.engine.messages import FromWorker, Refused, Start, encode, receive
+from assay.engine.messages import FromWorker, Refused, Start, encode_answer, receive
 from assay.errors import CheckpointError, refusing
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ def run(start: Start, stream: socket.socket) -> None:
     from assay.engine import loading, passes, warmup  # noqa: PLC0415
 
     def send(message: FromWorker) -> None:
-        stream.sendall(encode(message))
+        stream.sendall(encode_answer(message))
 
     if start.threads is not None:
         torch.set_num_threads(start.threads)

@@ -82,6 +82,7 @@ class Model:
     revision: str  # with the settings that change its scores, where any are given
     template_key: str  # equal for models whose items render alike
     facts: Facts
+    trusted: str | None = None  # the digest of its own code, where that is what serves it
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,11 +128,16 @@ class Wanted:
     """The settings by which a reference is resolved."""
 
     repository: Path
-    trusted: frozenset[str] = frozenset()  # names whose own code may be run
+    trust: tuple[str, ...] = ()  # NAME@DIGEST of those whose own code may be run
     names: tuple[tuple[str, str], ...] = ()  # what a reference is to be served under
     max_tokens: int | None = None
     dtype: str = "auto"
     moment: datetime | None = None  # what chat templates take for now; None: when they are read
+
+    @property
+    def trusted(self) -> frozenset[str]:
+        """The names of those whose own code may be run, at whatever digest."""
+        return frozenset(entry.rpartition("@")[0] for entry in self.trust)
 
     def name(self, reference: str) -> str | None:
         """Return what a reference is to be served under; None: as it says itself."""

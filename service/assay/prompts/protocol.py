@@ -199,6 +199,7 @@ class ModelFrame(msgspec.Struct, frozen=True):
     inputs: tuple[int, int, int | None]
     padding: tuple[str | None, str | None, int | None, int | None, int | None]
     card_in_ids: dict[str, Any]
+    trusted: str | None
 
     @classmethod
     def of(cls, model: Model) -> ModelFrame:
@@ -218,6 +219,7 @@ class ModelFrame(msgspec.Struct, frozen=True):
             inputs=(inputs.vocabulary, inputs.segments, inputs.padding),
             padding=(padding.text, padding.eos_text, padding.id, padding.eos_id, padding.bos_id),
             card_in_ids=_said(facts.card_in_ids),
+            trusted=model.trusted,
         )
 
     def model(self) -> Model:
@@ -237,6 +239,7 @@ class ModelFrame(msgspec.Struct, frozen=True):
                 padding=Padding(*self.padding),
                 card_in_ids=Card.model_validate(self.card_in_ids),
             ),
+            trusted=self.trusted,
         )
 
 

@@ -69,7 +69,8 @@ def inspect(reference: str, wanted: Wanted) -> Inspected:
         CheckpointError: It can't be told what it is.
     """
     found = repository.find(reference, wanted.repository, trusted=wanted.trusted)
-    said = Inspected(found.name, found.folder, found.family, found.card, found.doubts, found.notes)
+    notes = (*found.notes, *code.advice(found.name, found.folder))
+    said = Inspected(found.name, found.folder, found.family, found.card, found.doubts, notes)
     try:
         with refusing(reference):
             for one in repository.source(found).checkpoints:
@@ -97,8 +98,9 @@ def _model(one: repository.Checkpoint, wanted: Wanted) -> tuple[Model, Template,
     try:
         with process.processor_limit(_READING_S):
             template = template_of(one, wanted)
-            doubts = check(one, template, runs_code=runs_code(one, wanted))
-        return _described(one, template, wanted), template, doubts
+            digest = trusted(one, wanted)
+            doubts = check(one, template, runs_code=digest is not None)
+        return replace(_described(one, template, wanted), trusted=digest), template, doubts
     except CheckpointError as error:
         raise CheckpointError(f"{one.name}: {error.message}") from error
 
@@ -200,9 +202,16 @@ def check(
     return notices.of(template, _try(template, checkpoint.card))
 
 
-def runs_code(checkpoint: repository.Checkpoint, wanted: Wanted) -> bool:
-    """Return whether the operator trusts a checkpoint's own code, at whatever revision."""
-    return checkpoint.name in wanted.trusted and code.runs(checkpoint.folder, checkpoint.card)
+def trusted(checkpoint: repository.Checkpoint, wanted: Wanted) -> str | None:
+    """Return the digest of the own code by which a checkpoint is served; None: by none.
+
+    Raises:
+        CheckpointError: The operator trusts other code than what is here.
+    """
+    is_named = checkpoint.name in wanted.trusted
+    if not is_named or not code.runs(checkpoint.folder, checkpoint.card):
+        return None
+    return code.trusted(checkpoint.name, checkpoint.folder, wanted.trust)
 
 
 def _check_vocabulary(tensors: Mapping[str, headers.Tensor], template: Template) -> None:

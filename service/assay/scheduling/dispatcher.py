@@ -19,11 +19,11 @@ import asyncio
 import logging
 import math
 import time
-from dataclasses import replace
 from itertools import count
 from typing import TYPE_CHECKING, Literal, Protocol, Self
 
 import numpy as np
+from msgspec.structs import replace
 
 from assay.engine.messages import (
     PAGE_TOKENS,
@@ -236,6 +236,8 @@ class Dispatcher:
             match message:
                 case Refused():
                     raise CheckpointError(f"{message.model}: {message.message}")
+                case Progress() | Loaded() if message.model not in waiting:
+                    raise WorkerError("the worker loads what it wasn't asked to")
                 case Loaded():
                     self._take_up(message)
                     if message.prefix_pages:
@@ -337,14 +339,34 @@ class Dispatcher:
                 case Ending():
                     self._ending = message.number
                 case Done():
+                    self._check_shape(message)
                     self._resolve(self._answered(message.number), message)
                 case Failed():
                     self._retry(self._answered(message.number), message)
             self._changed.set()
 
     def _answered(self, number: int) -> Taken:
+        """Return the batch of that number, which is no longer at the worker.
+
+        Raises:
+            WorkerError: It never was.
+        """
+        if number not in self._in_flight:
+            raise WorkerError("the worker answers what it wasn't asked")
         self._oldest_since = time.monotonic()
         return self._in_flight.pop(number)
+
+    def _check_shape(self, done: Done) -> None:
+        """Refuse numbers that aren't as many as the batch asks for.
+
+        Raises:
+            WorkerError: They aren't; the batch counts as not answered.
+        """
+        taken = self._in_flight.get(done.number)
+        if taken is None:
+            return
+        if done.shape != (taken.plan.rows, sum(self.loaded[taken.model].outputs.values())):
+            raise WorkerError("the worker answers with other numbers than it was asked for")
 
     def _resolve(self, taken: Taken, done: Done) -> None:
         plan = taken.plan

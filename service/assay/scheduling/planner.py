@@ -108,6 +108,11 @@ class Plan:
         """Tokens of its items that needn't be computed."""
         return sum(work.tokens for work in self.works) - self.forest.tokens
 
+    @property
+    def rows(self) -> int:
+        """How many rows of numbers the device gives."""
+        return len(self.forest.reads) if self.readings is None else len(self.readings)
+
     def numbers(self, read: np.ndarray) -> list[np.ndarray]:
         """Return each item's numbers, (places, outputs), of what the device read: (rows, outputs).
 

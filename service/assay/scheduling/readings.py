@@ -54,6 +54,10 @@ class Readings:
         self._by_row: dict[Key, Reading] = {}
         self._of_items: list[list[Reading]] = []
 
+    def __len__(self) -> int:
+        """How many rows of numbers the device gives."""
+        return len(self._new)
+
     def add(self, marks: Marks, path: Sequence[Page]) -> None:
         """Add the next item; `path` are the pages that its tokens begin with."""
         run = int(self._forest.reads[len(self._of_items)])

@@ -14,6 +14,7 @@ from assay.scheduling import caches
 
 if TYPE_CHECKING:
     import subprocess
+    from collections.abc import Iterable
 
 _STOP_S = 5.0
 _LOOK_S = 0.01
@@ -28,17 +29,23 @@ _KEEP_FREED_MEMORY = {
 _PROGRAM = "assay.engine.worker"
 
 
-def ahead() -> contextlib.AbstractContextManager[None]:
+def ahead(variables: Iterable[str] = ()) -> contextlib.AbstractContextManager[None]:
     """Start the first device process before it is known what it is to load; see `processes`."""
-    return processes.ahead(_PROGRAM, _variables())
+    return processes.ahead(_PROGRAM, _variables(variables))
 
 
 class Worker:
-    """One device process and the stream to it. Use as an async context manager."""
+    """One device process and the stream to it. Use as an async context manager.
 
-    def __init__(self, start: messages.Start, program: str = _PROGRAM) -> None:
+    `variables` are those of the environment that it gets beside what each needs.
+    """
+
+    def __init__(
+        self, start: messages.Start, program: str = _PROGRAM, *, variables: Iterable[str] = ()
+    ) -> None:
         self._start = start
         self._program = program
+        self._variables = variables
         self._process: subprocess.Popen[bytes] | None = None
         self._reader: asyncio.StreamReader | None = None
         self._writer: asyncio.StreamWriter | None = None
@@ -50,7 +57,7 @@ class Worker:
 
     async def __aenter__(self) -> Self:
         """Start the process and tell it what to load."""
-        self._process, ours = processes.start(self._program, _variables())
+        self._process, ours = processes.start(self._program, _variables(self._variables))
         self._reader, self._writer = await asyncio.open_connection(sock=ours)
         try:
             await self.send(self._start)
@@ -97,18 +104,17 @@ class Worker:
         """Wait for the next message.
 
         Raises:
-            WorkerError: The process is gone.
+            WorkerError: The process is gone, or says what none does.
         """
         if self._reader is None:
             raise WorkerError("the worker was never started")
         try:
             header = await self._reader.readexactly(messages.HEADER.size)
-            body = await self._reader.readexactly(messages.HEADER.unpack(header)[0])
+            body = await self._reader.readexactly(messages.answer_size(header))
         except (asyncio.IncompleteReadError, OSError) as error:
             raise WorkerError("the worker process is gone") from error
-        message: messages.FromWorker = messages.decode(body)  # type: ignore[assignment]
-        return message
+        return messages.decode_answer(body)
 
 
-def _variables() -> dict[str, str]:
-    return _KEEP_FREED_MEMORY | processes.environment() | caches.variables()
+def _variables(more: Iterable[str]) -> dict[str, str]:
+    return _KEEP_FREED_MEMORY | processes.environment(more) | caches.variables()

@@ -7,7 +7,6 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Literal
 
 from assay import wire
-from assay.cards import code
 from assay.engine.messages import OUTLINE, ModelSpec, Refused, Start
 from assay.engine.truncation import Cutting
 from assay.errors import AssayError, CheckpointError
@@ -46,7 +45,7 @@ async def find(reference: str, settings: Settings) -> Inspected:
 
 async def _check(model: Model, settings: Settings) -> None:
     """Refuse what a start would before it reads weights."""
-    one, wanted = model.checkpoint, targets.wanted(settings)
+    one = model.checkpoint
     spec = ModelSpec(
         name=one.name,
         folder=one.folder,
@@ -56,16 +55,18 @@ async def _check(model: Model, settings: Settings) -> None:
         max_tokens=model.facts.max_tokens,
         batch_tokens=None,
         prefix_cache_mb=None,
-        trusts_code=one.name in wanted.trusted and code.runs(one.folder, one.card),
     )
+    if model.trusted is not None:  # it is run by its own code, which loading alone can tell of
+        return
     try:
-        await _outline(spec)
+        await _outline(spec, settings)
     except CheckpointError as error:
         raise CheckpointError(f"{one.name}: {error.message}") from error
 
 
-async def _outline(spec: ModelSpec) -> None:
-    async with Worker(Start(OUTLINE, 1, "off", (spec,)), "assay.engine.outline") as worker:
+async def _outline(spec: ModelSpec, settings: Settings) -> None:
+    start, variables = Start(OUTLINE, 1, "off", (spec,)), settings.worker_variables
+    async with Worker(start, "assay.engine.outline", variables=variables) as worker:
         message = await worker.receive()
     if isinstance(message, Refused):
         raise CheckpointError(message.message)

@@ -10,14 +10,18 @@ import asyncio
 import contextlib
 import logging
 import math
+import tempfile
 import threading
 import time
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 import numpy as np
 
-from assay.cards import code
+from assay import scratch
+from assay.cards.code import Trust
 from assay.engine.messages import Loaded, ModelSpec, Start
 from assay.engine.rendered import Rendered
 from assay.engine.truncation import Cutting
@@ -30,6 +34,7 @@ from assay.scheduling import dispatcher as dispatchers
 from assay.scheduling.admission import Admission
 from assay.scheduling.dispatcher import Dispatcher
 from assay.scheduling.queue import Queue, Ticket, late
+from assay.scheduling.workers import Worker
 from assay.scoring import caller, garbage, rendering, starts
 from assay.scoring import targets as served
 from assay.scoring.aside import aside, detached
@@ -531,6 +536,7 @@ class Scorer:
                     is_needed=lambda: not self.admission.is_closed or self.admission.requests > 0,
                     watchdog_s=self._settings.watchdog_s,
                     load_timeout_s=self._settings.load_timeout_s,
+                    worker_factory=partial(Worker, variables=self._settings.worker_variables),
                 )
                 for device in names
             ]
@@ -592,24 +598,13 @@ class Scorer:
                 max_tokens=model.facts.max_tokens,
                 batch_tokens=self._settings.batch_tokens,
                 prefix_cache_mb=self._settings.prefix_cache_mb,
-                trusts_code=self._trusts_code(model),
+                trust=_trust(model),
                 checkpoint=model.checkpoint,
                 revision=model.files,
             )
             for model in self.targets.models
         ]
         return Start(device, self._settings.threads, self._settings.compile, tuple(specs))
-
-    def _trusts_code(self, model: Model) -> bool:
-        """Return whether a model is served by code of its own, which the operator trusts."""
-        folder = model.checkpoint.folder
-        trusted = [  # by either revision: what is trusted is what the files hold
-            entry.replace(f"@{model.revision}", f"@{model.files}")
-            for entry in self._settings.trust_remote_code
-        ]
-        if not code.is_trusted(model.name, folder, model.files, trusted):
-            return False
-        return code.runs(folder, model.checkpoint.card)
 
     def _progress(self, device: str, message: Progress | Loaded) -> None:
         if isinstance(message, Loaded):
@@ -677,6 +672,13 @@ def _identity(own: str, target: Target, sources: Sequence[Source]) -> Hashable:
     An item at a time: one call for all would hold the interpreter, and with it the loop.
     """
     return hash((own, target.name, tuple(hash(rendering.identity(one)) for one in sources)))
+
+
+def _trust(model: Model) -> Trust | None:
+    """Return what a worker needs to run a model's own code, in a folder of its own for each."""
+    if model.trusted is None:
+        return None
+    return Trust(model.trusted, Path(tempfile.mkdtemp(prefix="code-", dir=scratch.folder())))
 
 
 def _tokens(rows: Sequence[Sequence[Rendered | AssayError]]) -> int:

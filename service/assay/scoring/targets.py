@@ -128,7 +128,7 @@ def wanted(settings: Settings) -> Wanted:
     """Return the settings by which names are resolved."""
     return Wanted(
         repository=settings.repository,
-        trusted=frozenset(entry.rpartition("@")[0] for entry in settings.trust_remote_code),
+        trust=settings.trust_remote_code,
         names=tuple((reference, name) for name, reference in settings.names.items()),
         max_tokens=settings.max_tokens,
         dtype=settings.dtype,
