@@ -37,7 +37,7 @@ async def test_an_adapter_is_served_as_peft_scores_it(folder):
         await scorer.ready()
         target = scorer.targets.default
         (scored,) = (await scorer.score(target, [ITEM])).items
-    expected = adapters.expected(folder, target.members[0].checkpoint.base, [scored.ids])
+    expected = adapters.expected(folder, target.members[0].checkpoint.base, [scored.ids.copy()])
     assert scored.numbers[0][0] == pytest.approx(expected, abs=1e-5)
 
 
