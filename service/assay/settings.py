@@ -226,6 +226,13 @@ class Settings(BaseSettings):
     log_format: Literal["text", "json"] = Field(
         default="text", description="Log lines for a person, or one JSON object each."
     )
+    log_sample: float = Field(
+        default=1.0,
+        ge=0,
+        le=1,
+        description="The share of requests that went well that have a line in the log; what "
+        "failed always has one.",
+    )
     tracing: bool = Field(
         default=False,
         description="Send a span of each request, and of its stages, by OTLP to where the standard "

@@ -65,6 +65,7 @@ def create_app(
         body_timeout_s=settings.body_timeout_s,
         shapes=dialects.shapes(own),
         id_headers=dialects.id_headers(),
+        log_sample=settings.log_sample,
     )
     known = framed if tracing is None else Traced(framed, tracing, endpoints)
     return _shared(known, settings.cors_origins) if settings.cors_origins else known

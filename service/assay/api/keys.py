@@ -31,7 +31,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
-from assay.errors import Forbidden, SettingsError, Unauthorized
+from assay.errors import Forbidden, SettingsError, Unauthorized, shown
 from assay.scoring.aside import detached
 
 if TYPE_CHECKING:
@@ -120,7 +120,7 @@ class Keys:
         if key is not None and may and not has_expired:
             return key.name
         if right == "admin":
-            audit.warning("%r refused to %s", path, key.name if key else "an unknown caller")
+            audit.warning("%r refused to %s", shown(path), key.name if key else "an unknown caller")
         elif ring.is_open:
             return None
         if has_expired:

@@ -12,7 +12,6 @@ import signal
 from typing import TYPE_CHECKING, Any, Literal
 
 import uvicorn
-from uvicorn.config import LOGGING_CONFIG
 from uvicorn.loops.auto import auto_loop_factory
 
 from assay.api import keys, tls
@@ -214,7 +213,7 @@ def build(
         access_log=False,
         proxy_headers=False,  # nothing here asks who the caller is
         backlog=BACKLOG,
-        log_config=LOGGING_CONFIG if settings.log_format == "text" else None,
+        log_config=None,  # its lines go the way of ours
         log_level="warning",
         timeout_graceful_shutdown=_drain_s(settings.drain_timeout_s),
         timeout_keep_alive=75,

@@ -106,6 +106,11 @@ class Metrics:
         self._lag = self._histogram(
             "loop_lag", "How late the front's event loop runs what is due.", buckets=_LAGS
         )
+        self._log_lines_dropped = self._counter(
+            "log_lines_dropped",
+            "Lines of the log that were lost, for whoever reads it is slow.",
+            (),
+        )
         ProcessCollector("assay", registry=self.registry)  # the front's CPU seconds, memory, files
         self._batch_items = self._sizes("batch_items", "Items of a batch.")
         self._batch_tokens = self._sizes("batch_tokens", "Tokens computed by a batch.")
@@ -213,6 +218,10 @@ class Metrics:
     def loop_lag(self, seconds: float) -> None:
         """Note how late the loop was."""
         self._lag.observe(seconds)
+
+    def log_lines_dropped(self, count: int) -> None:
+        """Count lines of the log that nobody will read; any thread may."""
+        self._log_lines_dropped.inc(count)
 
     def scores(self, model: str, scores: Sequence[float], stds: Sequence[float]) -> None:
         """Note the raw scores of a target and, for an ensemble, their spread."""
