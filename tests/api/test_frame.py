@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import random
 from typing import TYPE_CHECKING, Any
@@ -11,12 +12,14 @@ import pytest
 
 from assay.api.frame import Frame
 from assay.api.keys import Keys, read
+from assay.api.strangers import Strangers
 from assay.settings import Settings
 from assay.telemetry.metrics import Metrics
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Receive, Scope, Send
 
+WAIT_S = 60.0
 PEER = "203.0.113.9"
 CANARY = "zqxcanaryqzx"  # stands for a prompt
 
@@ -121,3 +124,31 @@ async def test_only_a_share_of_what_went_well_is_logged_where_that_is_set(
     *well, bad = [line.getMessage() for line in lines(caplog)]
     assert len(well) in (expected if isinstance(expected, range) else [expected])
     assert "POST /bad 400" in bad
+
+
+class Slow(Strangers):
+    """Holds back whoever has no good key for as long as a test lasts."""
+
+    def __init__(self) -> None:
+        super().__init__(1)
+        self.came = asyncio.Event()
+
+    def refused(self, peer: str) -> float:
+        """Tell that somebody came."""
+        assert peer == PEER
+        self.came.set()
+        return WAIT_S
+
+
+async def test_only_who_has_no_good_key_is_held_back() -> None:
+    """From the same address, too: one proxy may stand before all."""
+    strangers = Slow()
+    async with framed(answering, wants="key", strangers=strangers) as http:
+        refused = asyncio.create_task(http.post("/score", headers={"X-Api-Key": "wrong"}))
+        await strangers.came.wait()
+        answered = await http.post("/score", headers={"X-Api-Key": "key-of-a-test"})
+        healthy = await http.get("/health", headers={"X-Api-Key": "wrong"})
+
+        assert (answered.status_code, healthy.status_code) == (200, 200)
+        assert not refused.done()
+        refused.cancel()

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import random
 import re
 import time
@@ -17,7 +18,16 @@ from typing import TYPE_CHECKING
 from assay.api import coding, dialects, problems
 from assay.api.exchange import STOPPED, peer_of
 from assay.api.keys import OPEN_ROUTES
-from assay.errors import AssayError, BodyTooLarge, BodyTooSlow, Draining, InternalError, shown
+from assay.api.strangers import Strangers
+from assay.errors import (
+    AssayError,
+    BodyTooLarge,
+    BodyTooSlow,
+    Draining,
+    InternalError,
+    Unauthorized,
+    shown,
+)
 from assay.scoring import caller, garbage
 from assay.telemetry import ending
 from assay.telemetry.metrics import NO_ROUTE
@@ -74,6 +84,7 @@ class Frame:
         routes: What metrics call the paths that are posted to.
         shapes: How errors look at paths where that isn't the native way.
         id_headers: Where else the request's id is told, by path.
+        strangers: Who lately asked without a good key.
         log_sample: The share of requests that went well that have a line in the log.
     """
 
@@ -88,6 +99,7 @@ class Frame:
         shapes: Mapping[str, Shape],
         id_headers: Mapping[str, str] = MappingProxyType({}),
         body_timeout_s: float = 60.0,
+        strangers: Strangers | None = None,
         log_sample: float = 1.0,
     ) -> None:
         self._app = app
@@ -98,6 +110,7 @@ class Frame:
         self._keys = keys
         self._max_body_bytes = max_body_bytes
         self._body_timeout_s = body_timeout_s
+        self._strangers = strangers or Strangers(math.inf)
         self._log_sample = log_sample
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -129,7 +142,7 @@ class Frame:
             await send(message)
 
         try:
-            self._check(scope, headers)
+            await self._check(scope, headers)
             await self._app(scope, self._received(scope, receive), send_framed)
         except asyncio.CancelledError:  # the drain is over
             if status:
@@ -168,8 +181,13 @@ class Frame:
             response.headers["Connection"] = "close"  # the rest of the body is for nobody
         return response
 
-    def _check(self, scope: Scope, headers: dict[bytes, bytes]) -> None:
-        name = self._keys.check(scope["path"], headers)
+    async def _check(self, scope: Scope, headers: dict[bytes, bytes]) -> None:
+        try:
+            name = self._keys.check(scope["path"], headers)
+        except Unauthorized:
+            if held_back_s := self._strangers.refused(peer_of(scope)):
+                await asyncio.sleep(held_back_s)
+            raise
         scope["state"]["caller"] = name
         caller.NAME.set(name or "")
         coding.check_charset(headers.get(b"content-type", b""))

@@ -157,7 +157,9 @@ async def _serve(
             on_failure=lambda _: setattr(server, "should_exit", True),
             on_change=servers.spare_the_collector,
         )
-        server = servers.build(settings, service, reread, spans)
+        server = servers.build(
+            settings, service, reread, spans, is_exposed=listening.is_exposed(sockets)
+        )
         async with service:
             announced = asyncio.create_task(_announce(service, server, settings))
             await server.serve(sockets)
