@@ -301,3 +301,35 @@ def test_what_is_wrong_with_a_key_is_counted(file: Path) -> None:
     outcome(counted, "/health", "wrong")
 
     assert found == ["missing", "unknown", "expired"]
+
+
+def test_a_key_is_known_where_none_is_needed(file: Path) -> None:
+    """Who sends one to a health route is told more; a wrong one does no harm there."""
+    file.write_text(entry() + entry("old", key="b-key", more="expires = 2020-01-31"))
+    ring = keys(key_file=file)
+
+    assert [outcome(ring, "/health/ready", key) for key in ("a-key", "b-key", "wrong", None)] == [
+        *("a", None, None, None)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [({}, True), ({"api_key": "one"}, False), ({"admin_key": "chief"}, False)],
+    ids=["no key is set", "a key to score", "a key for changes alone"],
+)
+def test_who_has_no_key_is_told_little_where_there_are_any(
+    settings: dict[str, str], expected: bool
+) -> None:
+    """Whoever has one is told all."""
+    ring = keys(**settings)
+
+    assert ring.shows_all(None) is expected
+    assert ring.shows_all("trainer")
+
+
+def test_an_empty_key_file_shows_nothing_either(file: Path) -> None:
+    """It closes the door."""
+    file.write_text("")
+
+    assert not keys(key_file=file).shows_all(None)

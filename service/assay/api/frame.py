@@ -189,6 +189,7 @@ class Frame:
                 await asyncio.sleep(held_back_s)
             raise
         scope["state"]["caller"] = name
+        scope["state"]["shows_all"] = self._keys.shows_all(name)
         caller.NAME.set(name or "")
         coding.check_charset(headers.get(b"content-type", b""))
         length = headers.get(b"content-length", b"0")

@@ -113,12 +113,12 @@ class Keys:
         """
         ring = self._ring
         is_health = path in OPEN_ROUTES
-        if is_health and ring.settings.open_health:
-            return None
         right = _right(path)
         given = _key(headers)
         key = ring.find(given)
         has_expired = key is not None and key.has_expired
+        if is_health and ring.settings.open_health:
+            return key.name if key is not None and not has_expired else None
         may = key is not None and (is_health or right in key.rights or _shows(path, key))
         if key is not None and may and not has_expired:
             return key.name
@@ -135,6 +135,10 @@ class Keys:
         if right == "admin" and not any("admin" in one.rights for one in ring.keys):
             raise Forbidden("changes are off; ASSAY_ADMIN_KEY or a key file allows them")
         raise Forbidden(f"this key hasn't the right '{right}'; send one that has")
+
+    def shows_all(self, caller: str | None) -> bool:
+        """Whether a caller may learn why all isn't well; without keys anyone may."""
+        return caller is not None or (not self._ring.keys and self._ring.is_open)
 
     def check_change(self, ring: Ring) -> None:
         """Refuse to open a closed door: settings that got lost look like settings without keys.
