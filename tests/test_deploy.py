@@ -192,6 +192,13 @@ def test_with_keys_prometheus_reads_metrics_and_callers_score(tmp_path):
     assert mounts["./deploy/prometheus/prometheus-with-key.yml"] == "/etc/prometheus/prometheus.yml"
 
 
+def test_no_containers_log_fills_the_disk():
+    """Each is rotated."""
+    options = [one["logging"]["options"] for one in compose()["services"].values()]
+
+    assert all({"max-size", "max-file"} <= one.keys() for one in options)
+
+
 def test_prometheus_scrapes_the_compose_service():
     """The scrape target is the service's name and the port the image exposes."""
     (job,) = yaml.safe_load((DEPLOY / "prometheus/prometheus.yml").read_text())["scrape_configs"]

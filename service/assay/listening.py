@@ -15,7 +15,7 @@ import tomllib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
 BACKLOG = 4096  # trainers open a connection a request; the kernel caps it at net.core.somaxconn
 _FIRST_HANDED = 3  # the descriptor
@@ -53,6 +53,17 @@ def take(host: str, port: int) -> list[socket.socket]:
         for one in _opened.popitem()[1]:
             one.close()
     return found if found is not None else _listening(host, port)
+
+
+def is_exposed(sockets: Iterable[socket.socket]) -> bool:
+    """Whether other machines can reach one of them."""
+    import ipaddress  # noqa: PLC0415  not before the sockets are open
+
+    return any(
+        one.family in (socket.AF_INET, socket.AF_INET6)
+        and not ipaddress.ip_address(one.getsockname()[0].partition("%")[0]).is_loopback
+        for one in sockets
+    )
 
 
 def _option(arguments: Sequence[str], name: str) -> str | None:

@@ -191,6 +191,12 @@ class Settings(BaseSettings):
         description="How long a request's head, and then its body, may take to arrive; a body a "
         "second more for each 16 KiB of it.",
     )
+    max_connections: int | None = Field(
+        default=None,
+        ge=1,
+        description="Connections that may be open before others are refused; default what the "
+        "limit of open files allows, which is raised as far as it may be.",
+    )
     hold_while_loading_s: float = Field(
         default=20.0,
         ge=0,
@@ -209,6 +215,12 @@ class Settings(BaseSettings):
         default=None,
         description="TOML file of named API keys with rights and hashes, as `assay key` writes "
         "them; read again when it changes.",
+    )
+    unauthorized_per_minute: float = Field(
+        default=60.0,
+        ge=1,
+        description="How many requests a minute without a good key an address may send before "
+        "their refusals are held back, up to two seconds; inf for no limit.",
     )
     open_health: bool = Field(
         default=True,
@@ -235,6 +247,13 @@ class Settings(BaseSettings):
     )
     log_format: Literal["text", "json"] = Field(
         default="text", description="Log lines for a person, or one JSON object each."
+    )
+    log_sample: float = Field(
+        default=1.0,
+        ge=0,
+        le=1,
+        description="The share of requests that went well that have a line in the log; what "
+        "failed always has one.",
     )
     tracing: bool = Field(
         default=False,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from assay.api.keys import OPEN_ROUTES, Keys, add, hashed, read
+from assay.api.keys import OPEN_ROUTES, Keys, add, check_lengths, hashed, read
 from assay.errors import AssayError, Forbidden, SettingsError, Unauthorized
 from assay.settings import Settings
 
@@ -263,3 +263,73 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     for name, says in [("nowhere", "No such file"), ("binary", "UTF-8"), (".", "Is a directory")]:
         with pytest.raises(SettingsError, match=says):
             read(Settings(key_file=tmp_path / name))
+
+
+@pytest.mark.parametrize("name", ["api_key", "admin_key"])
+def test_a_short_key_is_refused_where_other_machines_may_guess(
+    name: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """By its number, never by itself; where none may there is a warning."""
+    settings = Settings(**{name: f"{'l' * 16},fifteen-letters"})
+
+    with pytest.raises(SettingsError, match=f"number 2 of {name} has 15 bytes.*assay key") as found:
+        check_lengths(settings, is_exposed=True)
+    check_lengths(settings, is_exposed=False)
+
+    assert "number 2" in caplog.text
+    assert "fifteen" not in caplog.text + found.value.message
+
+
+def test_keys_that_are_long_enough_are_taken_without_a_word(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Bytes count, not letters."""
+    check_lengths(Settings(api_key="ü" * 8, admin_key="l" * 16), is_exposed=True)
+
+    assert not caplog.messages
+
+
+def test_what_is_wrong_with_a_key_is_counted(file: Path) -> None:
+    """None at all, one that nobody knows, one that was good once; not one that lacks a right."""
+    file.write_text(entry() + entry("old", key="b-key", more="expires = 2020-01-31"))
+    found: list[str] = []
+    counted = Keys(read(Settings(key_file=file)), found.append)
+
+    for key in (None, "wrong", "b-key", "a-key"):
+        outcome(counted, "/score", key)
+    outcome(counted, "/metrics", "a-key")
+    outcome(counted, "/health", "wrong")
+
+    assert found == ["missing", "unknown", "expired"]
+
+
+def test_a_key_is_known_where_none_is_needed(file: Path) -> None:
+    """Who sends one to a health route is told more; a wrong one does no harm there."""
+    file.write_text(entry() + entry("old", key="b-key", more="expires = 2020-01-31"))
+    ring = keys(key_file=file)
+
+    assert [outcome(ring, "/health/ready", key) for key in ("a-key", "b-key", "wrong", None)] == [
+        *("a", None, None, None)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [({}, True), ({"api_key": "one"}, False), ({"admin_key": "chief"}, False)],
+    ids=["no key is set", "a key to score", "a key for changes alone"],
+)
+def test_who_has_no_key_is_told_little_where_there_are_any(
+    settings: dict[str, str], expected: bool
+) -> None:
+    """Whoever has one is told all."""
+    ring = keys(**settings)
+
+    assert ring.shows_all(None) is expected
+    assert ring.shows_all("trainer")
+
+
+def test_an_empty_key_file_shows_nothing_either(file: Path) -> None:
+    """It closes the door."""
+    file.write_text("")
+
+    assert not keys(key_file=file).shows_all(None)

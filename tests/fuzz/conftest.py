@@ -25,6 +25,7 @@ def attacked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         key=KEY,
         api_key=KEY,
         admin_key=ADMIN_KEY,
+        unauthorized_per_minute="inf",
         body_timeout_s=PATIENCE_S,
     ) as server:
         yield server

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from statistics import median
 from typing import TYPE_CHECKING
 
@@ -77,6 +78,7 @@ def narrow(tmp_path_factory: pytest.TempPathFactory, tiny: Path, bare: Path) -> 
         batch_tokens=BATCH_TOKENS,
         prefix_cache_mb=0,  # an item costs its tokens each time
         hold_while_loading_s=0,
+        unauthorized_per_minute=math.inf,
     ) as server:
         yield server
 

@@ -168,6 +168,7 @@ def ringed(folder: Path, ring: dict[str, str], tiny: Path) -> Iterator[Server]:
     config = folder / "assay.toml"
     config.write_text(
         f'key_file = "{folder}/keys.toml"\nopen_health = false\nlog_level = "error"\n'
+        "unauthorized_per_minute = inf\n"
     )
     with serving(folder / "run", tiny, key=ring["score"], config=config) as server:
         yield server
@@ -400,3 +401,12 @@ def test_a_wrong_key_file_ends_the_process_with_3(tiny: Path, tmp_path: Path) ->
     assert done.returncode == 3
     assert "the key file nowhere.toml can't be read" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_a_short_key_stops_the_start_where_other_machines_may_guess(tmp_path: Path) -> None:
+    """With exit code 3, and without the key."""
+    done = processes.run("serve", "--port", "0", cwd=tmp_path, host="0.0.0.0", api_key="zzz-key")
+
+    assert done.returncode == 3
+    assert "number 1 of api_key has 7 bytes" in done.stderr
+    assert "zzz" not in done.stderr

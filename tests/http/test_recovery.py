@@ -6,6 +6,7 @@ import contextlib
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
+import httpx
 import pytest
 
 from tests.http import checkpoints, processes
@@ -16,7 +17,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    import httpx
     import psutil
 
     from tests.http.processes import Server
@@ -30,6 +30,8 @@ SETTINGS: dict[str, Any] = {
     "hold_while_loading_s": 0,
 }
 LOAD_S = 4 * WAIT_S
+# What who has no key is told of a worker: no model, path, file or revision.
+COARSE = {"ready": False, "reasons": ["the worker of cpu is restarting"], "models": {}}
 
 
 @pytest.fixture
@@ -93,6 +95,9 @@ def test_a_worker_is_not_restarted_with_another_version(
         server.worker.kill()
         until("it is told", lambda: "no longer of revision" in reasons(server), LOAD_S)
         refused = server.score(inputs=[PAIR])
+        for headers in ({}, {"X-Api-Key": "wrong"}):
+            hidden = httpx.get(f"{server.url}/health/ready", headers=headers)
+            assert (hidden.status_code, hidden.json()) == (503, COARSE)
 
         assert (refused.status_code, refused.json()["error"]["code"]) == (503, "not_ready")
         assert "reload" in reasons(server)

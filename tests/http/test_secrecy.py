@@ -74,7 +74,11 @@ def chatty(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         tensors["model.embed_tokens.weight"][vocabulary["½"]] = math.nan  # how 0xBD is spelt
 
     checkpoints.edit_weights(tiny, poison)
-    limits = {"log_level": "debug", "max_body_bytes": MAX_BODY_BYTES}
+    limits = {
+        "log_level": "debug",
+        "max_body_bytes": MAX_BODY_BYTES,
+        "unauthorized_per_minute": math.inf,
+    }
     with serving(root / "run", tiny, admin_key="x", **limits) as server:
         yield server
 

@@ -19,7 +19,9 @@ SECRET = "glockenspiel"
 @pytest.fixture
 def said(capsys):
     """What is written to standard error, as objects; afterwards logging is as it was."""
-    loggers = [logging.getLogger(name) for name in ("", "assay", "opentelemetry", "py.warnings")]
+    loggers = [
+        logging.getLogger(name) for name in ("", "assay", "opentelemetry", "py.warnings", "uvicorn")
+    ]
     before = [(one, one.handlers[:], one.level, one.propagate) for one in loggers]
     yield lambda: [json.loads(line) for line in capsys.readouterr().err.splitlines()]
     logging.captureWarnings(capture=False)
@@ -113,6 +115,7 @@ def test_a_server_logs_nothing_but_objects(observed):
         "status": 200,
         "model": "one",
         "outcome": "ok",
+        "peer": "127.0.0.1",
         "trace_id": trace_id,
     }
     assert SECRET not in observed.log.read_text()
@@ -147,9 +150,9 @@ def test_what_is_written_bare_is_logged_as_well():
     """By this process, by those that it starts, and by Python when it ends with an error."""
     program = """
 import os, subprocess
-from assay.telemetry import logging as logs
+from assay.telemetry import logging as logs, stderr
 logs.configure("info", "json")
-logs.adopt_stderr()
+stderr.adopt()
 os.write(2, b"said bare\\n")
 subprocess.run(["sh", "-c", "echo said by another >&2"], check=True)
 raise LookupError("the end")
@@ -163,6 +166,39 @@ raise LookupError("the end")
     assert {line["logger"] for line in told} == {"assay.stderr"}
     assert [line["message"] for line in told][:2] == ["said bare", "said by another"]
     assert told[-1]["message"] == "LookupError: the end"
+
+
+def test_what_is_written_bare_stays_bare_where_lines_are_text():
+    """Word for word, in order with the log."""
+    program = """
+import logging, os
+from assay.telemetry import logging as logs, stderr
+logs.configure("info")
+stderr.adopt()
+os.write(2, b"said bare\\n")
+raise LookupError("the end")
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=False
+    )
+    lines = done.stderr.splitlines()
+
+    assert done.returncode == 1
+    assert (lines[0], lines[-1]) == ("said bare", "LookupError: the end")
+
+
+@pytest.mark.parametrize("form", ["text", "json"])
+def test_what_is_long_is_cut_in_the_middle(said, capsys, form):
+    """Its begin and its end stay; an object stays one."""
+    logs.configure("info", form)
+    logging.getLogger("assay.some").warning("begin %s end", "a" * 100_000)
+
+    text = capsys.readouterr().err
+
+    assert len(text) < 20_000
+    assert "begin aaa" in text
+    assert "aaa end" in text
+    assert form == "text" or json.loads(text)["logger"] == "assay.some"
 
 
 def test_settings_that_are_wrong_are_told_in_an_object(tmp_path):

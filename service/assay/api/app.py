@@ -13,6 +13,7 @@ from assay.api import admin, dialects, health, native, openapi, pages, problems
 from assay.api.dialects import kserve, ms_swift, sglang, tei, vllm
 from assay.api.frame import Frame
 from assay.api.shortcut import Shortcut, posted
+from assay.api.strangers import Strangers
 from assay.api.traced import Traced
 
 if TYPE_CHECKING:
@@ -65,6 +66,8 @@ def create_app(
         body_timeout_s=settings.body_timeout_s,
         shapes=dialects.shapes(own),
         id_headers=dialects.id_headers(),
+        strangers=Strangers(settings.unauthorized_per_minute),
+        log_sample=settings.log_sample,
     )
     known = framed if tracing is None else Traced(framed, tracing, endpoints)
     return _shared(known, settings.cors_origins) if settings.cors_origins else known

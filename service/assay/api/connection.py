@@ -1,17 +1,20 @@
-"""One connection, bounded before any route is asked: the size of a head, and how long it may take.
+"""One connection, bounded before any route is asked: their number, the size and time of a head.
 
-uvicorn has no bound on either, and a caller that sends a byte now and then keeps it from closing a
+uvicorn has no bound on a head, and a caller that sends a byte now and then keeps it from closing a
 connection. An upgrade that is offered is passed over. A body's bounds are `frame`'s; what comes
 after an answer was sent is read for as long as an idle connection is kept.
 """
 
 from __future__ import annotations
 
+import json
+import math
 from typing import TYPE_CHECKING, Any
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from assay.api.upgrade import Parser
+from assay.errors import Overloaded
 
 if TYPE_CHECKING:
     import asyncio
@@ -25,6 +28,21 @@ _TOO_LARGE = (
 )
 
 
+_TOO_MANY_BODY = json.dumps(
+    {
+        "error": {
+            "code": Overloaded.code,
+            "message": "the server has as many connections as it may; come back later",
+            "retryable": Overloaded.retryable,
+        }
+    }
+).encode()
+_TOO_MANY = (
+    b"HTTP/1.1 503 Service Unavailable\r\nretry-after: 1\r\ncontent-type: application/json\r\n"
+    b"content-length: %d\r\nconnection: close\r\n\r\n%b" % (len(_TOO_MANY_BODY), _TOO_MANY_BODY)
+)
+
+
 class HeadTooLarge(Exception):
     """A head has more bytes than `MAX_HEAD_BYTES`."""
 
@@ -34,6 +52,8 @@ class Connection(HttpToolsProtocol):
 
     head_timeout_s = 60.0
     on_refusal: Callable[[], None] | None = None
+    most_connections: float = math.inf
+    on_crowd: Callable[[], None] | None = None
     _alarm: asyncio.TimerHandle | None = None
     _head_bytes = 0  # of the lines that are whole
     _received_bytes = 0  # since the chunk that the head began in
@@ -45,8 +65,14 @@ class Connection(HttpToolsProtocol):
         self.parser: Parser = Parser(self)  # type: ignore[assignment]
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Wait for the first head."""
+        """Wait for the first head, or hang up where that is one connection too many."""
         super().connection_made(transport)
+        if len(self.connections) > self.most_connections:
+            if self.on_crowd is not None:
+                self.on_crowd()
+            transport.write(_TOO_MANY)
+            transport.close()
+            return
         self._expect_head()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -141,7 +167,17 @@ class Connection(HttpToolsProtocol):
         self.transport.close()
 
 
-def bounded(head_timeout_s: float, on_refusal: Callable[[], None]) -> type[Connection]:
-    """Return the class of connections whose heads may take so long; it tells of those too large."""
-    members = {"head_timeout_s": head_timeout_s, "on_refusal": staticmethod(on_refusal)}
+def bounded(
+    head_timeout_s: float,
+    on_refusal: Callable[[], None],
+    most_connections: float = math.inf,
+    on_crowd: Callable[[], None] = lambda: None,
+) -> type[Connection]:
+    """Return the class of connections with these bounds; it tells of refusals, and of crowds."""
+    members = {
+        "head_timeout_s": head_timeout_s,
+        "on_refusal": staticmethod(on_refusal),
+        "most_connections": most_connections,
+        "on_crowd": staticmethod(on_crowd),
+    }
     return type("Connection", (Connection,), members)

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable
 
     from fastapi import Request
+    from starlette.types import Scope
 
     from assay.scoring.scorer import Scorer
 
@@ -25,6 +26,12 @@ def scorer_of(request: Request) -> Scorer:
     """Return the scorer that this request met: it stays the same to the end."""
     scorer: Scorer = request.state.scorer
     return scorer
+
+
+def peer_of(scope: Scope) -> str:
+    """Return the address at the other end of the connection; a local socket's has none."""
+    client = scope.get("client")
+    return client[0] if client else ""
 
 
 async def unless_gone(request: Request, answer: Awaitable[T]) -> T:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import random
 import re
 import time
@@ -15,9 +16,18 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from assay.api import coding, dialects, problems
-from assay.api.exchange import STOPPED
+from assay.api.exchange import STOPPED, peer_of
 from assay.api.keys import OPEN_ROUTES
-from assay.errors import AssayError, BodyTooLarge, BodyTooSlow, Draining, InternalError
+from assay.api.strangers import Strangers
+from assay.errors import (
+    AssayError,
+    BodyTooLarge,
+    BodyTooSlow,
+    Draining,
+    InternalError,
+    Unauthorized,
+    shown,
+)
 from assay.scoring import caller, garbage
 from assay.telemetry import ending
 from assay.telemetry.metrics import NO_ROUTE
@@ -44,6 +54,7 @@ _SAFE_HEADERS = [
     (b"x-content-type-options", b"nosniff"),
     (b"x-frame-options", b"DENY"),
 ]
+_MOST_CHARACTERS = 256  # of a value in a line of the log
 _SLOWEST_BYTES_PER_S = 16_384
 _SAFE_ID = re.compile(r"[\x21-\x7e]{1,128}")
 
@@ -73,6 +84,8 @@ class Frame:
         routes: What metrics call the paths that are posted to.
         shapes: How errors look at paths where that isn't the native way.
         id_headers: Where else the request's id is told, by path.
+        strangers: Who lately asked without a good key.
+        log_sample: The share of requests that went well that have a line in the log.
     """
 
     def __init__(
@@ -86,6 +99,8 @@ class Frame:
         shapes: Mapping[str, Shape],
         id_headers: Mapping[str, str] = MappingProxyType({}),
         body_timeout_s: float = 60.0,
+        strangers: Strangers | None = None,
+        log_sample: float = 1.0,
     ) -> None:
         self._app = app
         self._metrics = metrics
@@ -95,6 +110,8 @@ class Frame:
         self._keys = keys
         self._max_body_bytes = max_body_bytes
         self._body_timeout_s = body_timeout_s
+        self._strangers = strangers or Strangers(math.inf)
+        self._log_sample = log_sample
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one request."""
@@ -125,7 +142,7 @@ class Frame:
             await send(message)
 
         try:
-            self._check(scope, headers)
+            await self._check(scope, headers)
             await self._app(scope, self._received(scope, receive), send_framed)
         except asyncio.CancelledError:  # the drain is over
             if status:
@@ -142,12 +159,17 @@ class Frame:
             if left:
                 asyncio.get_running_loop().run_in_executor(None, garbage.empty, left)
             self._count(end, scope["path"])
-            _log(scope, status, 1e3 * (time.perf_counter() - begin), end)
+            self._log(scope, status, 1e3 * (time.perf_counter() - begin), end)
 
     def _count(self, end: Ending, path: str) -> None:
         """Count an error that was answered before a route did so: by the frame, or the router."""
         if end.outcome and not end.is_counted:
             self._metrics.request("", self._routes.get(path, NO_ROUTE), end.outcome)
+
+    def _log(self, scope: Scope, status: int, ms: float, end: Ending) -> None:
+        """Write the request's line, or not where only a share of such have one."""
+        if not _went_well(status, end) or random.random() < self._log_sample:  # noqa: S311
+            _log(scope, status, ms, end)
 
     def _problem(self, error: Exception, path: str, request_id: str) -> Response:
         """Return the answer to an error that no route answered; what isn't ours is a defect."""
@@ -159,9 +181,15 @@ class Frame:
             response.headers["Connection"] = "close"  # the rest of the body is for nobody
         return response
 
-    def _check(self, scope: Scope, headers: dict[bytes, bytes]) -> None:
-        name = self._keys.check(scope["path"], headers)
+    async def _check(self, scope: Scope, headers: dict[bytes, bytes]) -> None:
+        try:
+            name = self._keys.check(scope["path"], headers)
+        except Unauthorized:
+            if held_back_s := self._strangers.refused(peer_of(scope)):
+                await asyncio.sleep(held_back_s)
+            raise
         scope["state"]["caller"] = name
+        scope["state"]["shows_all"] = self._keys.shows_all(name)
         caller.NAME.set(name or "")
         coding.check_charset(headers.get(b"content-type", b""))
         length = headers.get(b"content-length", b"0")
@@ -209,23 +237,32 @@ class Frame:
         )
 
 
+def _went_well(status: int, end: Ending) -> bool:
+    """Whether a request's line says nothing that an operator would look for."""
+    return 200 <= status < 300 and end.outcome in ("", "ok")
+
+
 def _log(scope: Scope, status: int, ms: float, end: Ending) -> None:
     """Write the request's line."""
-    path = scope["path"].encode("unicode_escape").decode()
+    path = shown(scope["path"].encode("unicode_escape").decode(), _MOST_CHARACTERS)
     request_id = scope["state"]["request_id"]
     facts = {
         "request_id": request_id,
-        "method": scope["method"],
+        "method": shown(scope["method"], _MOST_CHARACTERS),
         "route": path,
         "status": status,
         "ms": round(ms, 3),
         "model": end.model,
         "outcome": end.outcome,
+        "by": scope["state"].get("caller") or "",
+        "peer": peer_of(scope),
     }
     logger.log(
         logging.DEBUG if scope["path"] in QUIET_ROUTES else logging.INFO,
-        "%s %s %d %.1f ms id=%s",
-        *(scope["method"], path, status, ms, request_id),
+        "%s %s %d %.1f ms%s id=%s",
+        *(facts["method"], path, status, ms),
+        "".join(f" {name}={facts[name]}" for name in ("by", "peer") if facts[name]),
+        request_id,
         extra={name: fact for name, fact in facts.items() if fact != ""},
     )
 

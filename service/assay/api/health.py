@@ -27,13 +27,17 @@ async def live() -> dict[str, bool]:
     "/health", response_model=wire.ReadyAnswer, responses={503: {"model": wire.ReadyAnswer}}
 )
 async def ready(request: Request) -> Response:
-    """Answer 200 once every model has run a real forward pass and its worker is alive, else 503."""
-    scorer = scorer_of(request)
-    reasons = scorer.reasons()
+    """Answer 200 once every model has run a real forward pass and its worker is alive, else 503.
+
+    Where keys are set, only who sends one is told the models, and all of a reason.
+    """
+    scorer, shows_all = scorer_of(request), request.state.shows_all
+    reasons = scorer.reasons(in_full=shows_all)
+    served = scorer.targets.by_name if shows_all else {}
     answer = wire.ReadyAnswer(
         ready=not reasons,
         reasons=reasons,
-        models={name: scorer.state(target) for name, target in scorer.targets.by_name.items()},
+        models={name: scorer.state(target) for name, target in served.items()},
     )
     return Response(
         answer.model_dump_json(),

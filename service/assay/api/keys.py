@@ -31,11 +31,11 @@ from typing import TYPE_CHECKING, Annotated, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
-from assay.errors import Forbidden, SettingsError, Unauthorized
+from assay.errors import Forbidden, SettingsError, Unauthorized, shown
 from assay.scoring.aside import detached
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
     from pathlib import Path
 
     from pydantic import SecretStr
@@ -52,6 +52,7 @@ OPEN_ROUTES = frozenset(
     }
 )
 NAME = r"^[A-Za-z0-9._-]{1,64}$"  # it stands in the log
+LEAST_BYTES = 16  # of a key that other machines may try
 _LOOK_AGAIN_S = 1.0
 _METHOD = "sha256:"
 logger = logging.getLogger("assay.keys")
@@ -100,8 +101,9 @@ class Ring:
 class Keys:
     """What one server's callers may do. With no key to score anyone may, for changes nobody."""
 
-    def __init__(self, ring: Ring) -> None:
+    def __init__(self, ring: Ring, on_unauthorized: Callable[[str], None] = lambda _: None) -> None:
         self._ring = ring
+        self._on_unauthorized = on_unauthorized  # with what was wrong, as metrics name it
 
     def check(self, path: str, headers: Mapping[bytes, bytes]) -> str | None:
         """Let a request through and return its caller's name, or don't.
@@ -112,25 +114,32 @@ class Keys:
         """
         ring = self._ring
         is_health = path in OPEN_ROUTES
-        if is_health and ring.settings.open_health:
-            return None
         right = _right(path)
-        key = ring.find(_key(headers))
+        given = _key(headers)
+        key = ring.find(given)
         has_expired = key is not None and key.has_expired
+        if is_health and ring.settings.open_health:
+            return key.name if key is not None and not has_expired else None
         may = key is not None and (is_health or right in key.rights or _shows(path, key))
         if key is not None and may and not has_expired:
             return key.name
         if right == "admin":
-            audit.warning("%r refused to %s", path, key.name if key else "an unknown caller")
+            audit.warning("%r refused to %s", shown(path), key.name if key else "an unknown caller")
         elif ring.is_open:
             return None
         if has_expired:
+            self._on_unauthorized("expired")
             raise Unauthorized("this API key has expired; send another one")
         if key is None and (ring.keys or not ring.is_open):
+            self._on_unauthorized("unknown" if given else "missing")
             raise Unauthorized("send a valid API key as 'Authorization: Bearer KEY'")
         if right == "admin" and not any("admin" in one.rights for one in ring.keys):
             raise Forbidden("changes are off; ASSAY_ADMIN_KEY or a key file allows them")
         raise Forbidden(f"this key hasn't the right '{right}'; send one that has")
+
+    def shows_all(self, caller: str | None) -> bool:
+        """Whether a caller may learn why all isn't well; without keys anyone may."""
+        return caller is not None or (not self._ring.keys and self._ring.is_open)
 
     def check_change(self, ring: Ring) -> None:
         """Refuse to open a closed door: settings that got lost look like settings without keys.
@@ -204,6 +213,26 @@ def read(settings: Settings) -> Ring:
         *_plain("admin-key", settings.admin_key, RIGHTS),
     ]
     return Ring(settings, (*plain, *(() if file is None else _of_file(file))), stamp)
+
+
+def check_lengths(settings: Settings, *, is_exposed: bool) -> None:
+    """Refuse keys that can be guessed where other machines may try; warn of them where none can.
+
+    Raises:
+        SettingsError: One is too short. Of those in a file only the hashes are known.
+    """
+    for name in ("api_key", "admin_key"):
+        for number, key in enumerate(getattr(settings, name), 1):
+            size = len(key.get_secret_value().encode())
+            if size >= LEAST_BYTES:
+                continue
+            short = (
+                f"number {number} of {name} has {size} bytes and can be guessed; beyond loopback "
+                f"a key needs {LEAST_BYTES}: `assay key NAME` makes one"
+            )
+            if is_exposed:
+                raise SettingsError(short, param=name)
+            logger.warning(short)
 
 
 def _look(ring: Ring, file: Path) -> tuple[Ring, str]:

@@ -12,10 +12,9 @@ import signal
 from typing import TYPE_CHECKING, Any, Literal
 
 import uvicorn
-from uvicorn.config import LOGGING_CONFIG
 from uvicorn.loops.auto import auto_loop_factory
 
-from assay.api import keys, tls
+from assay.api import descriptors, keys, tls
 from assay.api.app import create_app
 from assay.errors import AssayError
 from assay.listening import BACKLOG
@@ -41,7 +40,6 @@ _IDLE_TICKS = 50  # five seconds, by which the largest request has been freed
 logger = logging.getLogger("assay.server")
 _GOODBYE_S = 1.0
 _AT_ONCE_S = 0.05  # in which a server that has nothing to do is done
-_LOOPBACK = {"127.0.0.1", "::1", "localhost"}
 
 
 class Server(uvicorn.Server):
@@ -56,8 +54,11 @@ class Server(uvicorn.Server):
         service: Service,
         known: keys.Keys,
         reread: Callable[[], Settings],
+        *,
+        is_exposed: bool = False,
     ) -> None:
         super().__init__(config)
+        self._is_exposed = is_exposed  # to other machines
         self._service = service
         self._keys = known
         self._reread = reread
@@ -152,6 +153,7 @@ class Server(uvicorn.Server):
             settings = await detached(self._reread)
             ring = await detached(lambda: keys.read(settings))
             self._keys.check_change(ring)
+            keys.check_lengths(settings, is_exposed=self._is_exposed)
             pair = await detached(lambda: tls.files(settings))
             expires = await detached(lambda: tls.expires(pair))
             await self._service.change(settings)
@@ -198,16 +200,22 @@ def build(
     service: Service,
     reread: Callable[[], Settings],
     tracing: Tracing | None = None,
+    *,
+    is_exposed: bool = False,
 ) -> Server:
-    """Return the server for these settings, not yet bound; `reread` is for SIGHUP."""
+    """Return the server for these settings; `reread` is for SIGHUP.
+
+    `is_exposed` says whether other machines can reach its sockets.
+    """
     ring = keys.read(settings)
-    if settings.host not in _LOOPBACK and ring.is_open:
+    keys.check_lengths(settings, is_exposed=is_exposed)
+    if is_exposed and ring.is_open:
         logger.warning(
-            "bound to %s without an API key: anyone who reaches this port can use it; set "
-            "ASSAY_API_KEY",
-            settings.host,
+            "bound beyond this machine without an API key: anyone who reaches this port can use "
+            "it; set ASSAY_API_KEY"
         )
-    known = keys.Keys(ring)
+    known = keys.Keys(ring, service.metrics.unauthorized)
+    most_connections = descriptors.connections(settings.max_connections, descriptors.raise_limit())
     pair = tls.files(settings)
     certificate, key = pair or (None, None)
     service.metrics.certificate(tls.expires(pair))
@@ -219,17 +227,17 @@ def build(
         access_log=False,
         proxy_headers=False,  # nothing here asks who the caller is
         backlog=BACKLOG,
-        log_config=LOGGING_CONFIG if settings.log_format == "text" else None,
+        log_config=None,  # its lines go the way of ours
         log_level="warning",
         timeout_graceful_shutdown=_drain_s(settings.drain_timeout_s),
         timeout_keep_alive=75,
-        http=_connections(settings.body_timeout_s, service.metrics),
+        http=_connections(settings.body_timeout_s, most_connections, service.metrics),
         server_header=False,
         ws="none",
         ssl_certfile=certificate,
         ssl_keyfile=key,
     )
-    return Server(config, service, known, reread)
+    return Server(config, service, known, reread, is_exposed=is_exposed)
 
 
 def _drain_s(timeout_s: float) -> int | None:
@@ -240,11 +248,16 @@ def _drain_s(timeout_s: float) -> int | None:
 
 
 def _connections(
-    head_timeout_s: float, metrics: Metrics
+    head_timeout_s: float, most_connections: int, metrics: Metrics
 ) -> type[asyncio.Protocol] | Literal["h11"]:
     """Return what speaks HTTP: with bounds of ours where there is httptools; h11 has its own."""
     if importlib.util.find_spec("httptools") is None:
         return "h11"
     from assay.api.connection import bounded  # noqa: PLC0415
 
-    return bounded(head_timeout_s, lambda: metrics.request("", NO_ROUTE, HEAD_TOO_LARGE))
+    return bounded(
+        head_timeout_s,
+        lambda: metrics.request("", NO_ROUTE, HEAD_TOO_LARGE),
+        most_connections,
+        metrics.connection_refused,
+    )

@@ -39,7 +39,7 @@ from assay.scoring.aside import DETACHED
 from assay.scoring.service import Service
 from assay.settings import PREFIX, rereader
 from assay.telemetry import logging as logs
-from assay.telemetry import tracing
+from assay.telemetry import stderr, tracing
 from assay.telemetry.metrics import Metrics
 from assay.telemetry.startup import StartupDisplay
 
@@ -49,6 +49,7 @@ if TYPE_CHECKING:
 
     from assay.errors import AssayError
     from assay.settings import Settings
+    from assay.telemetry.stderr import StandardError
 
 logger = logging.getLogger("assay.serve")
 _LAST_WORDS_S = 1.0
@@ -94,21 +95,20 @@ def serve(
     disable_created_metrics()  # type: ignore[no-untyped-call]
     settings = settings_of(flags, config)
     logs.configure(settings.log_level, settings.log_format)
-    if logs.is_structured():
-        logs.adopt_stderr()
+    adopted = stderr.adopt()
     sockets = _sockets(settings)
     with workers.ahead(settings.worker_variables), loader.ahead():
         from assay.api import server as servers  # noqa: PLC0415  only `serve` needs HTTP
 
-        serving = _serve(settings, sockets, rereader(given(flags), config))
+        serving = _serve(settings, sockets, rereader(given(flags), config), adopted)
         failure = run(serving, servers.loop_factory())
     try:
         if failure is not None:
             stop(failure)
     except typer.Exit as end:
-        _end(end.exit_code)
+        _end(end.exit_code, adopted)
         raise
-    _end(0)
+    _end(0, adopted)
 
 
 def _sockets(settings: Settings) -> list[socket.socket]:
@@ -125,36 +125,42 @@ def _sockets(settings: Settings) -> list[socket.socket]:
         )
 
 
-def _end(code: int) -> None:
+def _end(code: int, adopted: StandardError) -> None:
     """Exit at once where a thread, such as one that fetches, would hold that up for ever."""
     for one in threading.enumerate():
         if one is not threading.main_thread() and not one.daemon:
             one.join(_LAST_WORDS_S)
     left = [one for one in threading.enumerate() if one is not threading.main_thread()]
     if any(one.name == DETACHED or not one.daemon for one in left):
-        logging.shutdown()
         scratch.remove()
         sys.stdout.flush()
-        sys.stderr.flush()
+        adopted.give_back()
         os._exit(code)
 
 
 async def _serve(
-    settings: Settings, sockets: list[socket.socket], reread: Callable[[], Settings]
+    settings: Settings,
+    sockets: list[socket.socket],
+    reread: Callable[[], Settings],
+    adopted: StandardError,
 ) -> AssayError | None:
     """Serve until a signal or a failed start; return the failure."""
     from assay.api import server as servers  # noqa: PLC0415  only `serve` needs HTTP
 
     traced = tracing.exporting() if settings.tracing else contextlib.nullcontext()
     with traced as spans, StartupDisplay(err, has_bars=not logs.is_structured()) as display:
+        metrics = Metrics()
+        adopted.outlet.on_loss = metrics.log_lines_dropped
         service = Service(
             settings,
-            Metrics(),
+            metrics,
             on_progress=display.show,
             on_failure=lambda _: setattr(server, "should_exit", True),
             on_change=servers.spare_the_collector,
         )
-        server = servers.build(settings, service, reread, spans)
+        server = servers.build(
+            settings, service, reread, spans, is_exposed=listening.is_exposed(sockets)
+        )
         async with service:
             announced = asyncio.create_task(_announce(service, server, settings))
             await server.serve(sockets)

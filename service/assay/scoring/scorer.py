@@ -207,15 +207,18 @@ class Scorer:
         if self.failure is not None:
             raise self.failure
 
-    def reasons(self) -> list[str]:
-        """Return why the service isn't ready; empty when it is."""
+    def reasons(self, *, in_full: bool = True) -> list[str]:
+        """Return why the service isn't ready; empty when it is.
+
+        In full they name paths, files and revisions.
+        """
         if self.failure is not None:
-            return [self.failure.message]
+            return [self.failure.message if in_full else "the start has failed"]
         if not self.dispatchers:
             return ["the models are being resolved"]
         reasons = [
-            f"the worker of {one.device} is {one.state}{': ' if one.refusal else ''}"
-            f"{one.refusal or ''}"
+            f"the worker of {one.device} is {one.state}"
+            f"{f': {one.refusal}' if one.refusal and in_full else ''}"
             for one in self.dispatchers
             if one.state != "ready"
         ]

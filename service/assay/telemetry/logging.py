@@ -1,27 +1,40 @@
-"""One line a request, with its id and never its text: for a person, or as JSON for a machine."""
+"""One line a request, with its id and never its text: for a person, or as JSON for a machine.
+
+A server's are written by a thread (`stderr`), as is what libraries and workers write bare: nothing
+waits for who reads them.
+"""
 
 from __future__ import annotations
 
-import atexit
 import json
 import logging
-import os
 import sys
 import time
-from threading import Thread
 from typing import Any, Literal
 
 from assay.telemetry import tracing
 
 FORMAT = "%(asctime)s %(levelname)-7s %(name)s %(message)s"
 # What a line may have beside its message, given as `extra`.
-FIELDS = ("request_id", "method", "route", "status", "ms", "model", "outcome")
+FIELDS = ("request_id", "method", "route", "status", "ms", "model", "outcome", "by", "peer")
 Form = Literal["text", "json"]
-_LAST_WORDS_S = 1.0
+MOST_CHARACTERS = 16_384  # of a message, of a traceback, and of a line that is written bare
+_OURS = ("assay", "opentelemetry", "uvicorn")
+
+
+class TextFormatter(logging.Formatter):
+    """Makes of each record a line, and more where it has a traceback; bounded."""
+
+    def __init__(self) -> None:
+        super().__init__(FORMAT)
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the text."""
+        return _cut(super().format(record))
 
 
 class JsonFormatter(logging.Formatter):
-    """Makes of each record one JSON object on a line of its own."""
+    """Makes of each record one JSON object on a line of its own, its values bounded."""
 
     def format(self, record: logging.LogRecord) -> str:
         """Return the line."""
@@ -30,13 +43,13 @@ class JsonFormatter(logging.Formatter):
             "time": f"{seconds}.{int(record.msecs):03d}Z",
             "level": record.levelname.lower(),
             "logger": record.name,
-            "message": record.getMessage(),
+            "message": _cut(record.getMessage()),
         }
         entry |= {name: record.__dict__[name] for name in FIELDS if name in record.__dict__}
         if trace_id := tracing.trace_id():
             entry["trace_id"] = trace_id
         if record.exc_info:
-            entry["exception"] = self.formatException(record.exc_info)
+            entry["exception"] = _cut(self.formatException(record.exc_info))
         return json.dumps(entry)
 
 
@@ -45,9 +58,9 @@ def configure(level: str, form: Form = "text") -> None:
     # FORMAT has none of these; looking them up is half of what a line costs.
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(JsonFormatter() if form == "json" else logging.Formatter(FORMAT))
+    handler.setFormatter(JsonFormatter() if form == "json" else TextFormatter())
     logging.getLogger("assay").setLevel(level.upper())
-    for name in ("assay", "opentelemetry"):
+    for name in _OURS:
         logger = logging.getLogger(name)
         logger.handlers[:] = [handler]
         logger.propagate = False
@@ -56,38 +69,20 @@ def configure(level: str, form: Form = "text") -> None:
         logging.captureWarnings(capture=True)
 
 
-def adopt_stderr() -> None:
-    """Log, until the process ends, each line that it or its workers write to standard error bare.
-
-    A worker's warnings, what a library written in C says, a traceback on the way out: where lines
-    are objects, these are, too.
-    """
-    own = os.dup(2)
-    for handler in logging.getLogger("assay").handlers:
-        if isinstance(handler, logging.StreamHandler):
-            handler.setStream(os.fdopen(own, "w", closefd=False))
-    reader, writer = os.pipe()
-    os.dup2(writer, 2)
-    os.close(writer)
-    thread = Thread(target=_relay, args=(reader,), name="stderr", daemon=True)
-    thread.start()
-
-    def give_back() -> None:
-        os.dup2(own, 2)
-        thread.join(_LAST_WORDS_S)
-
-    atexit.register(give_back)
-
-
-def _relay(reader: int) -> None:
-    logger = logging.getLogger("assay.stderr")
-    with os.fdopen(reader, errors="replace") as lines:
-        for line in lines:
-            grave = max(logging.WARNING, logger.getEffectiveLevel())  # nothing of it is lost
-            logger.log(grave, "%s", line.rstrip("\n"))
-
-
 def is_structured() -> bool:
     """Return whether each line of the log is a JSON object."""
     handlers = logging.getLogger("assay").handlers
     return any(isinstance(one.formatter, JsonFormatter) for one in handlers)
+
+
+def line(text: str) -> str:
+    """Return a warning as the log would have it, on a line of its own."""
+    handlers = logging.getLogger("assay").handlers
+    record = logging.LogRecord("assay.log", logging.WARNING, __file__, 0, text, (), None)
+    return "".join(f"{one.format(record)}\n" for one in handlers[:1])
+
+
+def _cut(text: str) -> str:
+    """Return a text without the middle of it where it is too long: its end says most."""
+    half = MOST_CHARACTERS // 2
+    return text if len(text) <= MOST_CHARACTERS else f"{text[:half]} … {text[-half:]}"

@@ -31,7 +31,8 @@ LABELS: Mapping[str, str] = MappingProxyType(
         "outcome": "of requests `ok`, `partial`, `client_gone`, `head_too_large`, or an error's "
         "code; of changes `ok`, `refused`, `unfinished`",
         "reason": "of shed items `overloaded`, `draining`, `not_ready`, `deadline_exceeded`, "
-        "`client_gone`; of restarts `died`, `hung`",
+        "`client_gone`; of restarts `died`, `hung`; of requests without a good key `missing`, "
+        "`unknown`, `expired`",
         "device": "as the settings name it: `cpu`, `cuda:0`",
         "kind": "`resident`: of the process; `device`: what torch holds on a GPU",
         "length": "`response`: characters of the response; `text`: characters of a text that came "
@@ -50,6 +51,7 @@ LABELS: Mapping[str, str] = MappingProxyType(
 CLIENT_GONE = "client_gone"
 SHED_REASONS = ("overloaded", "draining", "not_ready", "deadline_exceeded", CLIENT_GONE)
 CUTS = ("prompt", "response", "both", "text")
+UNAUTHORIZED_REASONS = ("missing", "unknown", "expired")
 RESTART_REASONS = ("died", "hung")
 NO_ROUTE = "none"
 HEAD_TOO_LARGE = "head_too_large"  # no error of ours: refused before there is a request
@@ -117,6 +119,19 @@ class Metrics:
         )
         self._lag = self._histogram(
             "loop_lag", "How late the front's event loop runs what is due.", buckets=_LAGS
+        )
+        self._unauthorized = self._counter(
+            "unauthorized", "Requests without a good API key, by what was wrong.", ("reason",)
+        )
+        for reason in UNAUTHORIZED_REASONS:
+            self._unauthorized.labels(reason)
+        self._connections_refused = self._counter(
+            "connections_refused", "Connections that were one too many, and closed.", ()
+        )
+        self._log_lines_dropped = self._counter(
+            "log_lines_dropped",
+            "Lines of the log that were lost, for whoever reads it is slow.",
+            (),
         )
         ProcessCollector("assay", registry=self.registry)  # the front's CPU seconds, memory, files
         self._batch_items = self._sizes("batch_items", "Items of a batch.")
@@ -242,6 +257,18 @@ class Metrics:
     def loop_lag(self, seconds: float) -> None:
         """Note how late the loop was."""
         self._lag.observe(seconds)
+
+    def unauthorized(self, reason: str) -> None:
+        """Count a request that had no good key."""
+        self._unauthorized.labels(reason).inc()
+
+    def connection_refused(self) -> None:
+        """Count a connection that was one too many."""
+        self._connections_refused.inc()
+
+    def log_lines_dropped(self, count: int) -> None:
+        """Count lines of the log that nobody will read; any thread may."""
+        self._log_lines_dropped.inc(count)
 
     def scores(self, model: str, scores: Sequence[float], stds: Sequence[float]) -> None:
         """Note the raw scores of a target and, for an ensemble, their spread."""
