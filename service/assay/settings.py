@@ -173,13 +173,28 @@ class Settings(BaseSettings):
         "of each model (load, verify, compile, warm up) may take that long; inf for no limit.",
     )
     max_body_bytes: int = Field(
-        default=512 * 1024**2, ge=1024, description="Largest request body taken."
+        default=64 * 1024**2,
+        ge=1024,
+        le=512 * 1024**2,
+        description="Largest request body taken; 512 MiB at the most.",
+    )
+    max_held_bytes: int = Field(
+        default=2 * 1024**3,
+        ge=1024**2,
+        description="Memory that requests may hold: bodies with what is made of them, answers that "
+        "aren't sent. A caller may hold as much as it leaves free: alone half of it.",
     )
     body_timeout_s: float = Field(
         default=60.0,
         gt=0,
         description="How long a request's head, and then its body, may take to arrive; a body a "
         "second more for each 16 KiB of it.",
+    )
+    write_timeout_s: float = Field(
+        default=60.0,
+        gt=0,
+        description="How long a caller may take to read an answer before the connection is cut "
+        "off, and a second more for each 16 KiB that it has read.",
     )
     hold_while_loading_s: float = Field(
         default=20.0,

@@ -26,5 +26,6 @@ def attacked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         api_key=KEY,
         admin_key=ADMIN_KEY,
         body_timeout_s=PATIENCE_S,
+        write_timeout_s=PATIENCE_S,
     ) as server:
         yield server

@@ -12,6 +12,7 @@ from assay import __version__
 from assay.api import admin, dialects, health, native, openapi, pages, problems
 from assay.api.dialects import kserve, ms_swift, sglang, tei, vllm
 from assay.api.frame import Frame
+from assay.api.holdings import Holdings
 from assay.api.shortcut import Shortcut, posted
 from assay.api.traced import Traced
 
@@ -60,6 +61,7 @@ def create_app(
         Shortcut(app, endpoints, service),
         keys=keys,
         metrics=service.metrics,
+        holdings=Holdings(settings.max_held_bytes, service.metrics),
         routes=dialects.routes(own),
         max_body_bytes=settings.max_body_bytes,
         body_timeout_s=settings.body_timeout_s,

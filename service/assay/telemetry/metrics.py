@@ -17,7 +17,7 @@ from assay.telemetry import ending
 from assay.telemetry.moments import Moments
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from assay.engine.messages import Done
 
@@ -30,7 +30,8 @@ LABELS: Mapping[str, str] = MappingProxyType(
         "name; `none` where a request was refused that was for no such path",
         "outcome": "`ok`, `partial`, `client_gone`, `head_too_large`, or the code of an error",
         "reason": "of shed items `overloaded`, `draining`, `not_ready`, `deadline_exceeded`, "
-        "`client_gone`; of restarts `died`, `hung`",
+        "`client_gone`; of restarts `died`, `hung`; of memory `all` (others hold too much), "
+        "`caller` (this caller does), `slow_reader` (cut off, its answer unread)",
         "device": "as the settings name it: `cpu`, `cuda:0`",
         "kind": "`resident`: of the process; `device`: what torch holds on a GPU",
         "length": "`response`: characters of the response; `text`: characters of a text that came "
@@ -51,6 +52,7 @@ CUTS = ("prompt", "response", "both", "text")
 RESTART_REASONS = ("died", "hung")
 NO_ROUTE = "none"
 HEAD_TOO_LARGE = "head_too_large"  # no error of ours: refused before there is a request
+HELD_BY_ALL, HELD_BY_CALLER, SLOW_READER = "all", "caller", "slow_reader"
 FAILURES = ("forward_failed", "non_finite_score", "internal_error")  # the server's own
 
 # 1 ms to 14 minutes: `max_wait_s` is ten, and then something may run
@@ -151,6 +153,18 @@ class Metrics:
         self._limit = self._gauge(
             "admitted_tokens_limit", "How many may be before requests are refused."
         )
+        self._holding = self._gauge(
+            "held_bytes",
+            "Memory that requests hold: bodies with what is made of them, answers until sent.",
+        )
+        self._holding_limit = self._gauge(
+            "held_bytes_limit", "How much of that may be before requests are refused."
+        )
+        self._held_refused = self._counter(
+            "held_refusals", "Requests refused, or cut off, for the memory they hold.", ("reason",)
+        )
+        for reason in (HELD_BY_ALL, HELD_BY_CALLER, SLOW_READER):
+            self._held_refused.labels(reason)
         self._info = self._gauge(
             "model_info",
             "1 for each served target.",
@@ -307,6 +321,15 @@ class Metrics:
         """State how much is admitted, and how much may be."""
         self._admitted.set(tokens)
         self._limit.set(limit)
+
+    def holding(self, size: Callable[[], float], *, limit: int) -> None:
+        """State how much memory requests hold, whenever that is asked, and how much they may."""
+        self._holding.set_function(size)
+        self._holding_limit.set(limit)
+
+    def held_refused(self, reason: str) -> None:
+        """Count who was refused, or cut off, for the memory that requests hold."""
+        self._held_refused.labels(reason).inc()
 
     def render(self) -> bytes:
         """Return the text that Prometheus scrapes."""
