@@ -167,6 +167,8 @@ def test_variables_of_others_are_left_alone(monkeypatch):
         ("max_body_bytes", 512 * 1024**2 + 1),
         ("max_held_bytes", 1024**2 - 1),
         ("write_timeout_s", 0),
+        ("allowed_hosts", "http://judge"),
+        ("allowed_hosts", "judge:8000"),
         ("drain_timeout_s", -0.1),
         ("dtype", "float8"),
         ("log_level", "loud"),

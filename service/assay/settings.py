@@ -52,6 +52,7 @@ def _text(name: str) -> str:
 
 CommaSeparated = Annotated[tuple[str, ...], NoDecode]
 Origin = Annotated[str, StringConstraints(pattern=r"^(\*|https?://[^/\s]+)$")]
+Host = Annotated[str, StringConstraints(pattern=r"^(\*|[\w.-]+|\[?[0-9a-fA-F:.]+\]?)$")]  # no port
 Name = Annotated[str, StringConstraints(min_length=1, max_length=256), AfterValidator(_text)]
 Pinned = Annotated[str, StringConstraints(pattern=r"^.+@[0-9a-f]{12,40}$")]  # NAME@REVISION
 
@@ -229,6 +230,11 @@ class Settings(BaseSettings):
         default=(),
         description="Origins of web pages that may ask, comma-separated, or *; default none.",
     )
+    allowed_hosts: Annotated[tuple[Host, ...], NoDecode] = Field(
+        default=(),
+        description="Names, comma-separated, by which this server may be asked over loopback while "
+        "no key is needed, beside localhost and `host`; * for any.",
+    )
     admin_key: Annotated[tuple[SecretStr, ...], NoDecode] = Field(
         default=(),
         validate_default=False,
@@ -248,7 +254,8 @@ class Settings(BaseSettings):
     )
 
     @field_validator(
-        *("models", "device", "api_key", "admin_key", "cors_origins", "trust_remote_code"),
+        *("models", "device", "api_key", "admin_key", "cors_origins", "allowed_hosts"),
+        "trust_remote_code",
         mode="before",
     )
     @classmethod

@@ -10,6 +10,7 @@ import httpx
 from assay.api.frame import Frame
 from assay.api.holdings import Holdings
 from assay.api.keys import Keys, read
+from assay.api.origins import Origins
 from assay.settings import Settings
 from assay.telemetry.metrics import Metrics
 
@@ -37,6 +38,7 @@ async def test_a_defect_is_logged_by_its_place_without_what_it_quotes(
     framed = Frame(
         failing,
         keys=Keys(read(Settings())),
+        origins=Origins(Settings()),
         metrics=metrics,
         holdings=Holdings(1_000_000, metrics),
         max_body_bytes=1_000,

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
     from assay.api.holdings import Holding, Holdings
     from assay.api.keys import Keys
+    from assay.api.origins import Origins
     from assay.api.problems import Shape
     from assay.telemetry.ending import Ending
     from assay.telemetry.metrics import Metrics
@@ -69,6 +70,7 @@ class Frame:
     Args:
         app: What is around.
         keys: Who may ask what.
+        origins: Which web pages may ask, and by which names.
         holdings: What requests hold of this process' memory.
         max_body_bytes: The largest body that is read.
         body_timeout_s: How long a body may take, and a second more for each 16 KiB of it.
@@ -83,6 +85,7 @@ class Frame:
         app: ASGIApp,
         *,
         keys: Keys,
+        origins: Origins,
         metrics: Metrics,
         holdings: Holdings,
         max_body_bytes: int,
@@ -97,6 +100,7 @@ class Frame:
         self._shapes = shapes
         self._id_headers = id_headers
         self._keys = keys
+        self._origins = origins
         self._holdings = holdings
         self._max_body_bytes = max_body_bytes
         self._body_timeout_s = body_timeout_s
@@ -168,6 +172,7 @@ class Frame:
         return response
 
     def _check(self, scope: Scope, headers: dict[bytes, bytes]) -> None:
+        self._origins.check(scope, headers, is_open=self._keys.is_open)
         name = self._keys.check(scope["path"], headers)
         scope["state"]["caller"] = name
         caller.NAME.set(name or "")

@@ -78,10 +78,10 @@ class Holdings:
                 "send fewer items at a time"
             )
         held = self._by_caller.get(caller, 0)
-        free = self._most_bytes - self.bytes - more
-        if held + more <= free:
+        if held + more <= self._most_bytes - self.bytes - more:
             return
-        self._metrics.held_refused(HELD_BY_CALLER if held > free else HELD_BY_ALL)
+        is_most_of_it = 2 * held >= self.bytes
+        self._metrics.held_refused(HELD_BY_CALLER if is_most_of_it else HELD_BY_ALL)
         raise Overloaded(
             f"requests hold {self.bytes} bytes of memory, yours {held} of them, and the limit is "
             f"{self._most_bytes}; retry later, or send less at a time",

@@ -102,6 +102,11 @@ class Keys:
     def __init__(self, ring: Ring) -> None:
         self._ring = ring
 
+    @property
+    def is_open(self) -> bool:
+        """Whether anyone may score."""
+        return self._ring.is_open
+
     def check(self, path: str, headers: Mapping[bytes, bytes]) -> str | None:
         """Let a request through and return its caller's name, or don't.
 

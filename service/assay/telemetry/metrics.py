@@ -30,7 +30,7 @@ LABELS: Mapping[str, str] = MappingProxyType(
         "name; `none` where a request was refused that was for no such path",
         "outcome": "`ok`, `partial`, `client_gone`, `head_too_large`, or the code of an error",
         "reason": "of shed items `overloaded`, `draining`, `not_ready`, `deadline_exceeded`, "
-        "`client_gone`; of restarts `died`, `hung`; of memory `all` (others hold too much), "
+        "`client_gone`; of restarts `died`, `hung`; of memory `all` (others hold most of it), "
         "`caller` (this caller does), `slow_reader` (cut off, its answer unread)",
         "device": "as the settings name it: `cpu`, `cuda:0`",
         "kind": "`resident`: of the process; `device`: what torch holds on a GPU",
