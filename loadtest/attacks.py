@@ -58,7 +58,7 @@ class Attack:
 
 def post(path: str, body: bytes, *headers: str) -> bytes:
     """Return a request as it goes over the wire."""
-    lines = [f"POST {path} HTTP/1.1", "Host: x", f"Content-Length: {len(body)}", *headers]
+    lines = [f"POST {path} HTTP/1.1", "Host: localhost", f"Content-Length: {len(body)}", *headers]
     return "\r\n".join([*lines, "", ""]).encode("latin-1") + body
 
 
@@ -77,7 +77,7 @@ def attacks(items: int) -> list[Attack]:
     zeros = gzip.compress(bytes(256 * _MB), 1)
     many = "".join(f"X-{number}: {number}\r\n" for number in range(5_000)).encode()
     chunk = b"1;" + b"x" * 60_000 + b"\r\n{\r\n"
-    chunked = b"POST /score HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
+    chunked = b"POST /score HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n"
     return [
         Attack("1,000,000 open brackets", post("/score", b"[" * 1_000_000), 20),
         Attack("the same, a contract's path", post("/classify", b"[" * 1_000_000), 20),
@@ -98,13 +98,26 @@ def attacks(items: int) -> list[Attack]:
         *_bounded(),
         *_large(),
         Attack("a compressed body of 256 MB", post("/score", zeros, "Content-Encoding: gzip"), 5),
-        Attack("5,000 headers", b"GET /models HTTP/1.1\r\nHost: x\r\n" + many + b"\r\n", 20),
+        Attack(
+            "5,000 headers", b"GET /models HTTP/1.1\r\nHost: localhost\r\n" + many + b"\r\n", 20
+        ),
         Attack("a header of 50 MB", b"GET /models HTTP/1.1\r\nX: " + b"x" * 50 * _MB),
         Attack("extensions of chunks, 50 MB", chunked + chunk * 800),
-        Attack("10,000 requests at once", b"GET /health/live HTTP/1.1\r\nHost: x\r\n\r\n" * 10_000),
+        Attack(
+            "10,000 requests at once",
+            b"GET /health/live HTTP/1.1\r\nHost: localhost\r\n\r\n" * 10_000,
+        ),
         Attack("heads without end", b"POST /score HTTP/1.1\r\nX: ", SLOW_CALLERS, is_whole=False),
+        Attack("21 MB of objects without end", _endless(), 3, is_whole=False),
         Attack("bodies without end", post("/score", b"{}")[:-1], SLOW_CALLERS, is_whole=False),
     ]
+
+
+def _endless() -> bytes:
+    """Return most of a body whose few bytes are worth twenty times as much once they are parsed."""
+    rows = b'{"inputs": [' + (b'[{"a":1}' + b',{"a":1}' * 99 + b"],") * 26_000
+    head = b"POST /score HTTP/1.1\r\nHost: localhost\r\nContent-Length: 60000000\r\n\r\n"
+    return head + rows
 
 
 def _bounded() -> list[Attack]:
@@ -201,14 +214,23 @@ def _served(url: str | None) -> Iterator[tuple[str, int | None]]:
     if url is not None:
         yield url, None
         return
-    with checkpoint.given_or_random(None) as folder, server.assay(folder, "float32", 1) as assay:
+    settings = {"max_body_bytes": 512 * _MB, "max_held_bytes": 8192 * _MB}
+    with (
+        checkpoint.given_or_random(None) as folder,
+        server.assay(folder, "float32", 1, **settings) as assay,
+    ):
         yield assay.url, assay.pid
 
 
 @contextmanager
 def _full() -> Iterator[tuple[str, int | None]]:
     """Serve where one request waits and no other may."""
-    settings = {"max_queued_requests": 1, "watchdog_s": ANSWER_S * 10}
+    settings = {
+        "max_body_bytes": 512 * _MB,
+        "max_held_bytes": 8192 * _MB,
+        "max_queued_requests": 1,
+        "watchdog_s": ANSWER_S * 10,
+    }
     with (
         checkpoint.given_or_random(None) as folder,
         server.assay(folder, "float32", 1, **settings) as assay,

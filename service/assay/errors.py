@@ -5,6 +5,8 @@ AssayError
 │   ├── MalformedBody         400 the body is not JSON
 │   ├── Unauthorized          401 no key, or a wrong one
 │   ├── Forbidden             403 a key without that right
+│   ├── ForeignOrigin         403 a web page that may not ask
+│   ├── ForeignHost           403 asked by a name that isn't this server's
 │   ├── UnknownTarget         404 no such model or ensemble
 │   ├── UnknownRoute          404 no such path
 │   ├── MethodNotAllowed      405 that path, another method
@@ -119,6 +121,20 @@ class Forbidden(RequestError):
     """The API key is known, and not for that."""
 
     code = "forbidden"
+    status = 403
+
+
+class ForeignOrigin(RequestError):
+    """A web page asks whose origin `cors_origins` doesn't name."""
+
+    code = "foreign_origin"
+    status = 403
+
+
+class ForeignHost(RequestError):
+    """A server is asked for by another name than this one's, and no key is needed."""
+
+    code = "foreign_host"
     status = 403
 
 

@@ -52,6 +52,7 @@ def _text(name: str) -> str:
 
 CommaSeparated = Annotated[tuple[str, ...], NoDecode]
 Origin = Annotated[str, StringConstraints(pattern=r"^(\*|https?://[^/\s]+)$")]
+Host = Annotated[str, StringConstraints(pattern=r"^(\*|[\w.-]+|\[?[0-9a-fA-F:.]+\]?)$")]  # no port
 Name = Annotated[str, StringConstraints(min_length=1, max_length=256), AfterValidator(_text)]
 Pinned = Annotated[str, StringConstraints(pattern=r"^.+@[0-9a-f]{12,64}$")]  # NAME@DIGEST
 
@@ -183,7 +184,16 @@ class Settings(BaseSettings):
         "of each model (load, verify, compile, warm up) may take that long; inf for no limit.",
     )
     max_body_bytes: int = Field(
-        default=512 * 1024**2, ge=1024, description="Largest request body taken."
+        default=64 * 1024**2,
+        ge=1024,
+        le=512 * 1024**2,
+        description="Largest request body taken; 512 MiB at the most.",
+    )
+    max_held_bytes: int = Field(
+        default=2 * 1024**3,
+        ge=1024**2,
+        description="Memory that requests may hold: bodies with what is made of them, answers that "
+        "aren't sent. A caller may hold as much as it leaves free: alone half of it.",
     )
     body_timeout_s: float = Field(
         default=60.0,
@@ -196,6 +206,12 @@ class Settings(BaseSettings):
         ge=1,
         description="Connections that may be open before others are refused; default what the "
         "limit of open files allows, which is raised as far as it may be.",
+    )
+    write_timeout_s: float = Field(
+        default=60.0,
+        gt=0,
+        description="How long a caller may take to read an answer before the connection is cut "
+        "off, and a second more for each 16 KiB that it has read.",
     )
     hold_while_loading_s: float = Field(
         default=20.0,
@@ -236,6 +252,11 @@ class Settings(BaseSettings):
         default=(),
         description="Origins of web pages that may ask, comma-separated, or *; default none.",
     )
+    allowed_hosts: Annotated[tuple[Host, ...], NoDecode] = Field(
+        default=(),
+        description="Names, comma-separated, by which this server may be asked over loopback while "
+        "no key is needed, beside localhost and `host`; * for any.",
+    )
     admin_key: Annotated[tuple[SecretStr, ...], NoDecode] = Field(
         default=(),
         validate_default=False,
@@ -262,8 +283,8 @@ class Settings(BaseSettings):
     )
 
     @field_validator(
-        *("models", "device", "api_key", "admin_key", "cors_origins", "trust_remote_code"),
-        "worker_variables",
+        *("models", "device", "api_key", "admin_key", "cors_origins", "allowed_hosts"),
+        *("trust_remote_code", "worker_variables"),
         mode="before",
     )
     @classmethod

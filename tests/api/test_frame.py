@@ -11,7 +11,9 @@ import httpx
 import pytest
 
 from assay.api.frame import Frame
+from assay.api.holdings import Holdings
 from assay.api.keys import Keys, read
+from assay.api.origins import Origins
 from assay.api.strangers import Strangers
 from assay.settings import Settings
 from assay.telemetry.metrics import Metrics
@@ -50,10 +52,13 @@ def framed(app: ASGIApp, metrics: Metrics | None = None, **options: Any) -> http
     settings = (
         Settings(api_key="key-of-a-test") if "key" in options.pop("wants", "") else Settings()
     )
+    metrics = metrics or Metrics()
     frame = Frame(
         app,
         keys=Keys(read(settings)),
-        metrics=metrics or Metrics(),
+        origins=Origins(settings),
+        metrics=metrics,
+        holdings=Holdings(1_000_000, metrics),
         max_body_bytes=1_000,
         routes={"/score": "score"},
         shapes={},

@@ -42,6 +42,10 @@ async def echo(scope: Scope, receive: Receive, send: Send) -> None:
     await send({"type": "http.response.body", "body": said})
 
 
+def _nothing() -> None:
+    """Count nothing."""
+
+
 @pytest.fixture
 async def port() -> AsyncIterator[int]:
     """A server of our connections around that."""
@@ -49,7 +53,7 @@ async def port() -> AsyncIterator[int]:
         echo,
         port=0,
         lifespan="off",
-        http=bounded(WAIT_S, lambda: None),
+        http=bounded(WAIT_S, WAIT_S, on_refusal=_nothing, on_cut_off=_nothing),
         ws="none",
         log_config=None,
     )

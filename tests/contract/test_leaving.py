@@ -26,7 +26,7 @@ def test_half_a_body_is_counted_as_a_caller_gone(served: Server, path: str, rout
 
     with socket.create_connection((address.host, address.port)) as caller:
         caller.sendall(
-            f"POST {path} HTTP/1.1\r\nhost: here\r\ncontent-length: 100\r\n\r\n{{".encode()
+            f"POST {path} HTTP/1.1\r\nhost: localhost\r\ncontent-length: 100\r\n\r\n{{".encode()
         )
 
     until("it is counted", lambda: served.metric("assay_requests_total", **gone) == before + 1)

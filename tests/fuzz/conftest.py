@@ -27,5 +27,6 @@ def attacked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         admin_key=ADMIN_KEY,
         unauthorized_per_minute="inf",
         body_timeout_s=PATIENCE_S,
+        write_timeout_s=PATIENCE_S,
     ) as server:
         yield server

@@ -17,7 +17,7 @@ from assay.wire import MOST_ITEMS
 from tests.fuzz import wire
 from tests.fuzz.conftest import ADMIN_KEY, KEY, PATIENCE_S
 from tests.fuzz.wire import CHUNKED, KEPT, answers, connected, exchange, one, request, rest, score
-from tests.http.processes import WAIT_S
+from tests.http.processes import WAIT_S, until
 from tests.http.texts import PAIR
 
 if TYPE_CHECKING:
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from tests.http.processes import Server
 
 MANY = 1_000_000
+SCRIPT = "/docs/swagger-ui-bundle.js"  # 1.5 MB
 HEAD_BYTES = 65_536
 EARLY_S, LATE_S = 0.9 * PATIENCE_S, PATIENCE_S + WAIT_S
 
@@ -364,3 +365,37 @@ def test_a_key_that_is_sent_twice_is_the_last_one(attacked: Server) -> None:
 def test_the_waits_of_these_tests_are_bounds() -> None:
     """A connection that isn't closed fails its test before the test's own limit."""
     assert wire.WAIT_S < 60
+
+
+def test_a_caller_who_reads_nothing_is_cut_off(attacked: Server) -> None:
+    """Answers that nobody takes are held for so long, and for no longer; others are answered."""
+    before = attacked.metric("assay_held_refusals_total", reason="slow_reader")
+    with connected(attacked) as connection:
+        connection.sendall(request(SCRIPT, b"", KEPT, method="GET") * 20)  # more than sockets keep
+        until("some of it is held", lambda: attacked.metric("assay_held_bytes") > 0)
+
+        until(
+            "it is cut off",
+            lambda: attacked.metric("assay_held_refusals_total", reason="slow_reader") > before,
+        )
+        until("nothing is held", lambda: attacked.metric("assay_held_bytes") == 0)
+        assert len(rest(connection)) < 20 * len(attacked.http.get(SCRIPT).content)
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        *("/score", "/v1/compare", "/best-of-n", "/tokenize", "/admin/load"),
+        *("/classify", "/rerank", "/get_reward", "/v2/models/tiny/infer", "/v1/chat/completions"),
+    ],
+)
+def test_what_came_of_a_body_is_held_until_its_caller_leaves(attacked: Server, path: str) -> None:
+    """On every route; a body of small things counts for what they become."""
+    came = b'{"inputs": [' + b'{"a":1},' * 40_000
+    lines = (KEPT, b"Content-Length: 10000000")
+    with connected(attacked) as connection:
+        connection.sendall(request(path, b"", *lines, key=ADMIN_KEY) + came)
+
+        until("it is held", lambda: attacked.metric("assay_held_bytes") > 30 * len(came))
+
+    until("nothing is held", lambda: attacked.metric("assay_held_bytes") == 0)

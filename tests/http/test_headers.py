@@ -81,16 +81,101 @@ def test_every_answer_has_the_safe_headers(
     assert "strict-transport-security" not in answer.headers
 
 
-def test_no_page_may_ask_unless_that_is_set(starter: Server) -> None:
-    """A browser is told nothing that would let it."""
-    asked = {"Origin": PAGE, "Access-Control-Request-Method": "POST"}
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("OPTIONS", "/score"),
+        ("POST", "/score"),
+        ("POST", "/v1/compare"),
+        ("POST", "/tokenize"),
+        ("POST", "/rerank"),
+        ("POST", "/v2/models/starter/infer"),
+        ("POST", "/admin/load"),
+        ("GET", "/metrics"),
+        ("GET", "/health/live"),
+        ("HEAD", "/health"),
+        ("GET", "/models"),
+        ("GET", "/docs"),
+        ("GET", "/nope"),
+    ],
+)
+def test_no_page_may_ask_unless_that_is_set(starter: Server, method: str, path: str) -> None:
+    """Nothing is done for it, whatever it asks, and a browser is told nothing that would let it."""
+    headers = {
+        "Origin": PAGE,
+        "Access-Control-Request-Method": "POST",
+        "Content-Type": "text/plain",
+    }
+    refused = {"outcome": "foreign_origin"}
+    before = starter.metric("assay_requests_total", **refused)
 
-    before = starter.http.options("/score", headers=asked)
-    answer = starter.http.post("/score", json=PAIR, headers={"Origin": PAGE})
+    answer = starter.http.request(method, path, content=b"{}", headers=headers)
 
-    assert (before.status_code, answer.status_code) == (405, 200)
-    for one in (before, answer):
-        assert not [name for name in one.headers if name.startswith("access-control")]
+    assert answer.status_code == 403
+    assert not [name for name in answer.headers if name.startswith("access-control")]
+    assert method == "HEAD" or PAGE in answer.text
+    assert starter.metric("assay_requests_total", **refused) == before + 1
+
+
+def test_a_page_that_may_not_ask_is_told_in_the_way_of_the_path(starter: Server) -> None:
+    """A code and a sentence, or what the contract's clients read."""
+    native = starter.http.post("/score", json=PAIR, headers={"Origin": "null"}).json()
+    foreign = starter.http.post("/rerank", json={}, headers={"Origin": "null"}).json()
+
+    assert native["error"]["code"] == "foreign_origin"
+    assert "cors_origins" in native["error"]["message"]
+    assert "request_id" not in foreign
+    assert "cors_origins" in str(foreign)
+
+
+def test_an_offer_of_another_protocol_by_a_page_is_refused(starter: Server) -> None:
+    """As WebSockets are opened: no browser asks before."""
+    head = (
+        b"GET /models HTTP/1.1\r\nHost: localhost\r\nOrigin: %b\r\nConnection: Upgrade, close\r\n"
+        b"Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: eA==\r\n\r\n"
+    )
+
+    assert exchanged(starter, head % PAGE.encode()).startswith(b"HTTP/1.1 403 ")
+
+
+def test_the_pages_of_the_server_itself_may_ask(starter: Server) -> None:
+    """`/docs` tries requests out."""
+    answer = starter.http.post("/score", json=PAIR, headers={"Origin": starter.url})
+
+    assert answer.status_code == 200
+
+
+@pytest.mark.parametrize(("method", "path"), [("POST", "/score"), ("GET", "/metrics")])
+def test_without_a_key_a_server_on_loopback_is_asked_by_its_name(
+    starter: Server, method: str, path: str
+) -> None:
+    """A page whose name is pointed at this machine is of the same origin: only Host tells."""
+    port = urlsplit(starter.url).port
+    lured = {"Host": f"evil.example:{port}", "Origin": f"http://evil.example:{port}"}
+
+    answer = starter.http.request(method, path, headers=lured)
+
+    assert (answer.status_code, answer.json()["error"]["code"]) == (403, "foreign_host")
+    assert "allowed_hosts" in answer.json()["error"]["message"]
+    for known in (f"localhost:{port}", f"127.0.0.1:{port}", "[::1]", "LOCALHOST", "a.localhost."):
+        assert starter.http.get("/metrics", headers={"Host": known}).status_code == 200
+
+
+def test_who_needs_a_key_may_be_asked_by_any_name(paged: Server) -> None:
+    """A page has no key."""
+    assert paged.http.get("/models", headers={"Host": "judge.example"}).status_code == 200
+
+
+@pytest.mark.parametrize(
+    "path", ["/score/", "/health/", "/models/", "/rerank/", "/nope/", "/docs/"]
+)
+def test_nobody_is_redirected(starter: Server, path: str) -> None:
+    """A redirect would lose the body of many a client; a slash at the end changes nothing."""
+    for method in ("GET", "POST"):
+        plain = starter.http.request(method, path.rstrip("/"), content=b"{}")
+
+        assert starter.http.request(method, path, content=b"{}").status_code == plain.status_code
+        assert plain.status_code not in range(300, 400)
 
 
 @pytest.mark.parametrize("origin", [PAGE, "http://localhost:3000"])
@@ -127,8 +212,8 @@ def test_other_pages_may_not(paged: Server, origin: str) -> None:
     before = httpx.options(paged.url + "/score", headers=asked)
     answer = paged.http.post("/score", json=PAIR, headers={"Origin": origin})
 
-    assert before.status_code == 400
     for one in (before, answer):
+        assert (one.status_code, one.json()["error"]["code"]) == (403, "foreign_origin")
         assert "access-control-allow-origin" not in one.headers
 
 

@@ -142,7 +142,7 @@ def test_a_request_whose_caller_leaves_shows_how_far_it_came(busy, collector):
     before = busy.metric("assay_queue_items")
     address = httpx.URL(busy.url)
     body = json.dumps({"inputs": ITEMS}).encode()
-    head = f"POST /score HTTP/1.1\r\nHost: a\r\nContent-Length: {len(body)}\r\n"
+    head = f"POST /score HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n"
     sent = f"{head}traceparent: {traceparent(trace_id)['traceparent']}\r\n\r\n".encode() + body
     with socket.create_connection((address.host, address.port)) as caller:
         caller.sendall(sent)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from fastapi import FastAPI
+from starlette.datastructures import Headers
 from starlette.middleware.cors import CORSMiddleware
 from starlette.routing import Route
 
@@ -12,12 +13,14 @@ from assay import __version__
 from assay.api import admin, dialects, health, native, openapi, pages, problems
 from assay.api.dialects import kserve, ms_swift, sglang, tei, vllm
 from assay.api.frame import Frame
+from assay.api.holdings import Holdings
+from assay.api.origins import Origins
 from assay.api.shortcut import Shortcut, posted
 from assay.api.strangers import Strangers
 from assay.api.traced import Traced
 
 if TYPE_CHECKING:
-    from starlette.types import ASGIApp
+    from starlette.types import ASGIApp, Receive, Scope, Send
 
     from assay.api.keys import Keys
     from assay.scoring.service import Service
@@ -60,7 +63,9 @@ def create_app(
     framed = Frame(
         Shortcut(app, endpoints, service),
         keys=keys,
+        origins=Origins(settings),
         metrics=service.metrics,
+        holdings=Holdings(settings.max_held_bytes, service.metrics),
         routes=dialects.routes(own),
         max_body_bytes=settings.max_body_bytes,
         body_timeout_s=settings.body_timeout_s,
@@ -73,9 +78,21 @@ def create_app(
     return _shared(known, settings.cors_origins) if settings.cors_origins else known
 
 
+class _Shared(CORSMiddleware):
+    """Answers pages that may ask; `Frame` refuses the others, as it does where none may."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle one request."""
+        origin = Headers(scope=scope).get("origin") if scope["type"] == "http" else None
+        if origin is not None and self.is_allowed_origin(origin):
+            await super().__call__(scope, receive, send)
+        else:
+            await self.app(scope, receive, send)
+
+
 def _shared(app: ASGIApp, origins: tuple[str, ...]) -> ASGIApp:
     """Let pages of other origins ask; a browser's own question before that carries no key."""
-    return CORSMiddleware(
+    return _Shared(
         app,
         allow_origins=origins,
         allow_methods=["GET", "POST"],

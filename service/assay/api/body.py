@@ -11,14 +11,24 @@ from pydantic import ValidationError
 
 from assay import wire
 from assay.api import problems
+from assay.api.holdings import worth
 from assay.api.piecemeal import Parser
-from assay.errors import BodyTooLarge, InvalidField, MalformedBody, UnsupportedMedia, shown
+from assay.errors import (
+    BodyTooLarge,
+    InvalidField,
+    MalformedBody,
+    Overloaded,
+    UnsupportedMedia,
+    shown,
+)
 from assay.scoring import garbage
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
     from fastapi import Request
+
+    from assay.api.holdings import Holding
 
 T = TypeVar("T")
 RequestT = TypeVar("RequestT", bound=wire.Request)
@@ -28,6 +38,7 @@ MOST_OPAQUE_BYTES = 16 * 1024**2  # of what can't be parsed as it comes
 _PARSED_ON_THE_LOOP_BYTES = 16_384
 _JSON_BEGINS = {b"{", b"[", b""}
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"  # UTF-8's; it marks nothing
+_PAST_ASCII = 0x80  # what MessagePack's objects begin with, and no JSON
 # What begins as a body does that isn't UTF-8, or in a coding of which nothing was said.
 _UNSAID = (
     (re.compile(rb"\xff\xfe|\xfe\xff|\x00|[^\x80-\xff]\x00"), "UTF-16 or UTF-32; send UTF-8"),
@@ -64,6 +75,7 @@ async def read(request: Request) -> Body:
 
     Raises:
         BodyTooLarge: It has more than one request may bring.
+        Overloaded: Requests hold so much memory that there is no room for it.
         UnsupportedMedia: It is in a coding or charset that isn't taken.
         ClientDisconnect: The caller left before it was whole.
     """
@@ -99,9 +111,12 @@ async def body_of(request: Request, kind: type[RequestT], *, empty: bytes = b"")
 
 async def _received(request: Request) -> Body:
     chunks = request.stream()
+    holding: Holding = request.state.holding
     try:
-        return await _taken(chunks, has_tail=TAILED in request.headers)
-    except (BodyTooLarge, MalformedBody, UnsupportedMedia) as error:
+        return await _taken(chunks, holding, has_tail=TAILED in request.headers)
+    except (BodyTooLarge, MalformedBody, Overloaded, UnsupportedMedia) as error:
+        error.__traceback__ = error.__context__ = None  # they hold what was parsed
+        holding.leave()
         async for _ in chunks:  # who still sends when the connection ends never sees the answer
             pass
         if isinstance(error, MalformedBody):
@@ -109,12 +124,16 @@ async def _received(request: Request) -> Body:
         raise
 
 
-async def _taken(chunks: AsyncIterator[bytes], *, has_tail: bool) -> Body:
+async def _taken(chunks: AsyncIterator[bytes], holding: Holding, *, has_tail: bool) -> Body:
     """Return what came; with a tail behind its JSON it can't be parsed as it comes."""
     buffer = bytearray()
     parser: Parser | None = None
+    size = 0
     async for chunk in chunks:
         buffer += chunk
+        if parser is None:
+            size += worth(chunk, is_json=not has_tail and _may_be_json(buffer))
+            holding.take(size)
         if len(buffer) <= MOST_WHOLE_BYTES:
             continue
         if parser is None:
@@ -124,14 +143,20 @@ async def _taken(chunks: AsyncIterator[bytes], *, has_tail: bool) -> Body:
         if parser is not None:
             await asyncio.to_thread(parser.feed, bytes(buffer))
             buffer.clear()
+            holding.take(parser.worth)
         elif len(buffer) > MOST_OPAQUE_BYTES:
             raise BodyTooLarge(f"what isn't JSON may have {MOST_OPAQUE_BYTES} bytes")
     if parser is None:
         return Body(bytes(_said(buffer)))
     await asyncio.to_thread(parser.feed, bytes(buffer))
+    holding.take(parser.worth)
     content = await asyncio.to_thread(parser.end)
     garbage.note(content.values() if isinstance(content, dict) else [content])
     return Body(None, content)
+
+
+def _may_be_json(buffer: bytearray) -> bool:
+    return not buffer or buffer[0] < _PAST_ASCII or buffer.startswith(_BYTE_ORDER_MARK)
 
 
 def _said(buffer: bytearray) -> bytearray:

@@ -1,8 +1,9 @@
 """One connection, bounded before any route is asked: their number, the size and time of a head.
 
 uvicorn has no bound on a head, and a caller that sends a byte now and then keeps it from closing a
-connection. An upgrade that is offered is passed over. A body's bounds are `frame`'s; what comes
-after an answer was sent is read for as long as an idle connection is kept.
+connection. Nor has it one on how long a caller may leave an answer unread. An upgrade that is
+offered is passed over. A body's bounds are `frame`'s; what comes after an answer was sent is read
+for as long as an idle connection is kept.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
 MAX_HEAD_BYTES = 65_536  # of the first line and all headers; trailers count, too
 _AROUND_HEADER_BYTES = len(": \r\n")
+_SLOWEST_BYTES_PER_S = 16_384  # that a caller reads
 _TOO_LARGE = (
     b"HTTP/1.1 431 Request Header Fields Too Large\r\n"
     b"content-length: 0\r\nconnection: close\r\n\r\n"
@@ -48,12 +50,17 @@ class HeadTooLarge(Exception):
 
 
 class Connection(HttpToolsProtocol):
-    """uvicorn's connection with these bounds; `bounded` sets how long a head may take."""
+    """uvicorn's connection with these bounds; `bounded` sets the times and who is told."""
 
     head_timeout_s = 60.0
+    write_timeout_s = 60.0
     on_refusal: Callable[[], None] | None = None
     most_connections: float = math.inf
     on_crowd: Callable[[], None] | None = None
+    on_cut_off: Callable[[], None] | None = None
+    _reading_alarm: asyncio.TimerHandle | None = None  # while an answer waits to be read
+    _read_by: float | None = None  # when the answer at hand has to have been
+    _unread_bytes = 0
     _alarm: asyncio.TimerHandle | None = None
     _head_bytes = 0  # of the lines that are whole
     _received_bytes = 0  # since the chunk that the head began in
@@ -78,6 +85,7 @@ class Connection(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """Wait no more."""
         self._head_came()
+        self._was_read()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -109,6 +117,8 @@ class Connection(HttpToolsProtocol):
         self._head_bytes = self._received_bytes = 0
         self._has_begun = True
         self._expect_head()
+        if not self.flow.write_paused:
+            self._was_read()
 
     def on_url(self, url: bytes) -> None:
         """Take a part of the first line."""
@@ -136,6 +146,44 @@ class Connection(HttpToolsProtocol):
         """End the request, unless that is only where another protocol would begin."""
         if not self.parser.passes_over:
             super().on_message_complete()
+
+    def pause_writing(self) -> None:
+        """Wait until the caller reads."""
+        super().pause_writing()
+        self._expect_reading()
+
+    def resume_writing(self) -> None:
+        """Give the caller as much longer as what was read may take."""
+        super().resume_writing()
+        self._was_read()
+        if self._read_by is not None:
+            read = self._unread_bytes - self.transport.get_write_buffer_size()
+            self._read_by += read / _SLOWEST_BYTES_PER_S
+
+    def on_response_complete(self) -> None:
+        """Wait until the caller has read the rest, also where the connection ends with it."""
+        super().on_response_complete()
+        self._was_read()
+        self._read_by = None
+        if self.transport.get_write_buffer_size():
+            self._expect_reading()
+
+    def _expect_reading(self) -> None:
+        if self._read_by is None:
+            self._read_by = self.loop.time() + self.write_timeout_s
+        self._unread_bytes = self.transport.get_write_buffer_size()
+        self._reading_alarm = self.loop.call_at(self._read_by, self._cut_off)
+
+    def _was_read(self) -> None:
+        if self._reading_alarm is not None:
+            self._reading_alarm.cancel()
+            self._reading_alarm = None
+
+    def _cut_off(self) -> None:
+        if self.transport.get_write_buffer_size():
+            if self.on_cut_off is not None:
+                self.on_cut_off()
+            self.transport.abort()
 
     def _unsupported_upgrade_warning(self) -> None:
         """Say nothing: there is nothing to install."""
@@ -169,14 +217,23 @@ class Connection(HttpToolsProtocol):
 
 def bounded(
     head_timeout_s: float,
+    write_timeout_s: float,
+    *,
     on_refusal: Callable[[], None],
+    on_cut_off: Callable[[], None],
     most_connections: float = math.inf,
     on_crowd: Callable[[], None] = lambda: None,
 ) -> type[Connection]:
-    """Return the class of connections with these bounds; it tells of refusals, and of crowds."""
+    """Return the class of connections whose heads, and whose callers' reading, may take so long.
+
+    There may be so many. It tells of heads that are too large, of callers who were cut off, and of
+    connections that were one too many.
+    """
     members = {
         "head_timeout_s": head_timeout_s,
+        "write_timeout_s": write_timeout_s,
         "on_refusal": staticmethod(on_refusal),
+        "on_cut_off": staticmethod(on_cut_off),
         "most_connections": most_connections,
         "on_crowd": staticmethod(on_crowd),
     }

@@ -13,7 +13,7 @@ import re
 import time
 import traceback
 from types import MappingProxyType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from assay.api import coding, dialects, problems
 from assay.api.exchange import STOPPED, peer_of
@@ -38,7 +38,9 @@ if TYPE_CHECKING:
     from fastapi import Response
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+    from assay.api.holdings import Holding, Holdings
     from assay.api.keys import Keys
+    from assay.api.origins import Origins
     from assay.api.problems import Shape
     from assay.telemetry.ending import Ending
     from assay.telemetry.metrics import Metrics
@@ -56,6 +58,7 @@ _SAFE_HEADERS = [
 ]
 _MOST_CHARACTERS = 256  # of a value in a line of the log
 _SLOWEST_BYTES_PER_S = 16_384
+_PIECE_BYTES = 262_144  # of an answer, handed over at a time
 _SAFE_ID = re.compile(r"[\x21-\x7e]{1,128}")
 
 
@@ -78,6 +81,8 @@ class Frame:
     Args:
         app: What is around.
         keys: Who may ask what.
+        origins: Which web pages may ask, and by which names.
+        holdings: What requests hold of this process' memory.
         max_body_bytes: The largest body that is read.
         body_timeout_s: How long a body may take, and a second more for each 16 KiB of it.
         metrics: Where a refusal is counted that no route has counted.
@@ -93,7 +98,9 @@ class Frame:
         app: ASGIApp,
         *,
         keys: Keys,
+        origins: Origins,
         metrics: Metrics,
+        holdings: Holdings,
         max_body_bytes: int,
         routes: Mapping[str, str],
         shapes: Mapping[str, Shape],
@@ -108,6 +115,8 @@ class Frame:
         self._shapes = shapes
         self._id_headers = id_headers
         self._keys = keys
+        self._origins = origins
+        self._holdings = holdings
         self._max_body_bytes = max_body_bytes
         self._body_timeout_s = body_timeout_s
         self._strangers = strangers or Strangers(math.inf)
@@ -126,11 +135,14 @@ class Frame:
         begin = time.perf_counter()
         end = ending.begun()
         left = garbage.collected()
+        holding = state["holding"] = self._holdings.begin()
         status = 0
 
         async def send_framed(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
+                _let_go(state, left)  # nobody needs any more what was asked
+                holding.keep(_length(dict(message.get("headers", []))))
                 status = message["status"]
                 message["headers"] = [
                     *message.get("headers", []),
@@ -139,7 +151,7 @@ class Frame:
                 ]
                 if also := self._id_headers.get(scope["path"]):
                     message["headers"].append((also.encode(), request_id.encode()))
-            await send(message)
+            await _in_pieces(message, send)
 
         try:
             await self._check(scope, headers)
@@ -156,8 +168,8 @@ class Frame:
             response = self._problem(error, scope["path"], request_id)
             await response(scope, receive, send_framed)
         finally:
-            if left:
-                asyncio.get_running_loop().run_in_executor(None, garbage.empty, left)
+            _let_go(state, left)
+            holding.leave()
             self._count(end, scope["path"])
             self._log(scope, status, 1e3 * (time.perf_counter() - begin), end)
 
@@ -182,6 +194,7 @@ class Frame:
         return response
 
     async def _check(self, scope: Scope, headers: dict[bytes, bytes]) -> None:
+        self._origins.check(scope, headers, is_open=self._keys.is_open)
         try:
             name = self._keys.check(scope["path"], headers)
         except Unauthorized:
@@ -192,9 +205,12 @@ class Frame:
         scope["state"]["shows_all"] = self._keys.shows_all(name)
         caller.NAME.set(name or "")
         coding.check_charset(headers.get(b"content-type", b""))
-        length = headers.get(b"content-length", b"0")
-        if length.isdigit() and int(length) > self._max_body_bytes:
+        if _length(headers) > self._max_body_bytes:
             raise self._too_large()
+        peer = scope.get("client")
+        holding: Holding = scope["state"]["holding"]
+        holding.caller = name or (f"@{peer[0]}" if peer else "")
+        holding.check(_length(headers))  # what finds no room isn't read
 
     def _received(self, scope: Scope, receive: Receive) -> Receive:
         """Return what receives the body as it was before it was encoded."""
@@ -240,6 +256,30 @@ class Frame:
 def _went_well(status: int, end: Ending) -> bool:
     """Whether a request's line says nothing that an operator would look for."""
     return 200 <= status < 300 and end.outcome in ("", "ok")
+
+
+def _length(headers: Mapping[bytes, bytes]) -> int:
+    """Return the length that a message states; 0 where it doesn't."""
+    length = headers.get(b"content-length", b"")
+    return int(length) if length.isdigit() else 0
+
+
+async def _in_pieces(message: Message, send: Send) -> None:
+    """Send a part of an answer, so that hardly more is handed over than the caller takes."""
+    body: bytes = message.get("body", b"")
+    last = max(0, len(body) - 1) // _PIECE_BYTES * _PIECE_BYTES
+    for at in range(0, last, _PIECE_BYTES):
+        await send({**message, "body": body[at : at + _PIECE_BYTES], "more_body": True})
+    await send({**message, "body": body[last:]} if last else message)
+
+
+def _let_go(state: dict[str, Any], left: list[list[Any]]) -> None:
+    """Free what a request leaves behind, aside."""
+    state.pop("body", None)
+    if left:
+        lists = left.copy()
+        left.clear()
+        asyncio.get_running_loop().run_in_executor(None, garbage.empty, lists)
 
 
 def _log(scope: Scope, status: int, ms: float, end: Ending) -> None:

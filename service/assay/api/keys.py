@@ -105,6 +105,11 @@ class Keys:
         self._ring = ring
         self._on_unauthorized = on_unauthorized  # with what was wrong, as metrics name it
 
+    @property
+    def is_open(self) -> bool:
+        """Whether anyone may score."""
+        return self._ring.is_open
+
     def check(self, path: str, headers: Mapping[bytes, bytes]) -> str | None:
         """Let a request through and return its caller's name, or don't.
 

@@ -18,6 +18,7 @@ import numpy as np
 from pydantic_core import from_json
 
 from assay import validation
+from assay.api.holdings import CONTAINER_BYTES, TEXT_FACTOR, VALUE_BYTES
 from assay.errors import BodyTooLarge, MalformedBody
 from assay.wire import MOST_ITEMS
 
@@ -41,6 +42,13 @@ class _Signs:
     places: np.ndarray
     kinds: np.ndarray
     depths: np.ndarray
+
+    @property
+    def worth(self) -> int:
+        """About how many bytes the values around the signs take, beside their text."""
+        opened = int(np.count_nonzero(self.kinds == _OPEN))
+        closed = int(np.count_nonzero(self.kinds == _CLOSE))
+        return CONTAINER_BYTES * opened + VALUE_BYTES * (len(self.kinds) - opened - closed)
 
     def last(self, kind: int, depth: int, begin: int) -> int:
         """Return the place of the last one of a kind and depth from a place on; -1 for none."""
@@ -139,10 +147,17 @@ class Parser:
         self._lists: list[list[Any]] = []
         self._mark = secrets.token_hex(16)  # stands in the frame for what was cut out
         self._values = 0
+        self._worth = 0
+
+    @property
+    def worth(self) -> int:
+        """About how many bytes is worth what came, parsed or about to be; see `holdings`."""
+        return self._worth
 
     def feed(self, chunk: bytes) -> None:
         """Take the next bytes; those that end elements are parsed."""
         signs = self._scanner.scan(chunk)
+        self._worth += TEXT_FACTOR * len(chunk) + signs.worth
         begin = 0
         if self._element is not None:
             end = signs.first(_CLOSE, 1)
@@ -222,6 +237,7 @@ class Parser:
         except OverflowError:
             return values
         self._values -= len(values)
+        self._worth -= VALUE_BYTES * len(values)
         return packed
 
 

@@ -20,7 +20,7 @@ from assay.errors import AssayError
 from assay.listening import BACKLOG
 from assay.scoring.aside import detached
 from assay.telemetry import lag
-from assay.telemetry.metrics import HEAD_TOO_LARGE, NO_ROUTE
+from assay.telemetry.metrics import HEAD_TOO_LARGE, NO_ROUTE, SLOW_READER
 
 if TYPE_CHECKING:
     import socket
@@ -231,7 +231,7 @@ def build(
         log_level="warning",
         timeout_graceful_shutdown=_drain_s(settings.drain_timeout_s),
         timeout_keep_alive=75,
-        http=_connections(settings.body_timeout_s, most_connections, service.metrics),
+        http=_connections(settings, service.metrics, most_connections),
         server_header=False,
         ws="none",
         ssl_certfile=certificate,
@@ -248,7 +248,7 @@ def _drain_s(timeout_s: float) -> int | None:
 
 
 def _connections(
-    head_timeout_s: float, most_connections: int, metrics: Metrics
+    settings: Settings, metrics: Metrics, most_connections: int
 ) -> type[asyncio.Protocol] | Literal["h11"]:
     """Return what speaks HTTP: with bounds of ours where there is httptools; h11 has its own."""
     if importlib.util.find_spec("httptools") is None:
@@ -256,8 +256,10 @@ def _connections(
     from assay.api.connection import bounded  # noqa: PLC0415
 
     return bounded(
-        head_timeout_s,
-        lambda: metrics.request("", NO_ROUTE, HEAD_TOO_LARGE),
-        most_connections,
-        metrics.connection_refused,
+        settings.body_timeout_s,
+        settings.write_timeout_s,
+        on_refusal=lambda: metrics.request("", NO_ROUTE, HEAD_TOO_LARGE),
+        on_cut_off=lambda: metrics.held_refused(SLOW_READER),
+        most_connections=most_connections,
+        on_crowd=metrics.connection_refused,
     )

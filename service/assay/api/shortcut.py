@@ -51,7 +51,7 @@ class Shortcut:
                 return
             scope["app"] = self._app
             response = await endpoint(Request(scope, receive))
-            await response(scope, receive, send)
+        await response(scope, receive, send)  # however slowly it is read: no scorer is held for it
 
 
 def _asks_of_models(path: str) -> bool:

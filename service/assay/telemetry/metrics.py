@@ -17,7 +17,7 @@ from assay.telemetry import ending
 from assay.telemetry.moments import Moments
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from assay.engine.messages import Done
 
@@ -32,7 +32,8 @@ LABELS: Mapping[str, str] = MappingProxyType(
         "code; of changes `ok`, `refused`, `unfinished`",
         "reason": "of shed items `overloaded`, `draining`, `not_ready`, `deadline_exceeded`, "
         "`client_gone`; of restarts `died`, `hung`; of requests without a good key `missing`, "
-        "`unknown`, `expired`",
+        "`unknown`, `expired`; of memory `all` (others hold most of it), "
+        "`caller` (this caller does), `slow_reader` (cut off, its answer unread)",
         "device": "as the settings name it: `cpu`, `cuda:0`",
         "kind": "`resident`: of the process; `device`: what torch holds on a GPU",
         "length": "`response`: characters of the response; `text`: characters of a text that came "
@@ -58,6 +59,7 @@ HEAD_TOO_LARGE = "head_too_large"  # no error of ours: refused before there is a
 UNAUTHORIZED = "unauthorized"
 CHANGE_SOURCES = ("admin", "signal", "key_file")
 CHANGE_OUTCOMES = ("ok", "refused", "unfinished")
+HELD_BY_ALL, HELD_BY_CALLER, SLOW_READER = "all", "caller", "slow_reader"
 FAILURES = ("forward_failed", "non_finite_score", "internal_error")  # the server's own
 
 # 1 ms to 14 minutes: `max_wait_s` is ten, and then something may run
@@ -183,6 +185,16 @@ class Metrics:
         self._limit = self._gauge(
             "admitted_tokens_limit", "How many may be before requests are refused."
         )
+        self._add_those_of_the_door()
+        self._info = self._gauge(
+            "model_info",
+            "1 for each served target.",
+            ("model", "revision", "device", "dtype", "forward"),
+        )
+        self._gauge("build_info", "1, with the version.", ("version",)).labels(__version__).set(1)
+
+    def _add_those_of_the_door(self) -> None:
+        """Add what counts changes, and what requests hold."""
         self._changes = self._counter(
             "changes", "Changes of what is served, of settings and keys.", ("source", "outcome")
         )
@@ -193,12 +205,18 @@ class Metrics:
             "certificate_expires_timestamp_seconds",
             "Unix time at which the certificate ends that new connections see; 0 without TLS.",
         )
-        self._info = self._gauge(
-            "model_info",
-            "1 for each served target.",
-            ("model", "revision", "device", "dtype", "forward"),
+        self._holding = self._gauge(
+            "held_bytes",
+            "Memory that requests hold: bodies with what is made of them, answers until sent.",
         )
-        self._gauge("build_info", "1, with the version.", ("version",)).labels(__version__).set(1)
+        self._holding_limit = self._gauge(
+            "held_bytes_limit", "How much of that may be before requests are refused."
+        )
+        self._held_refused = self._counter(
+            "held_refusals", "Requests refused, or cut off, for the memory they hold.", ("reason",)
+        )
+        for reason in (HELD_BY_ALL, HELD_BY_CALLER, SLOW_READER):
+            self._held_refused.labels(reason)
 
     def request(self, model: str, route: str, outcome: str) -> None:
         """Count a request's end.
@@ -377,6 +395,15 @@ class Metrics:
     def certificate(self, expires: float) -> None:
         """State when the certificate ends, in seconds since 1970."""
         self._certificate.set(expires)
+
+    def holding(self, size: Callable[[], float], *, limit: int) -> None:
+        """State how much memory requests hold, whenever that is asked, and how much they may."""
+        self._holding.set_function(size)
+        self._holding_limit.set(limit)
+
+    def held_refused(self, reason: str) -> None:
+        """Count who was refused, or cut off, for the memory that requests hold."""
+        self._held_refused.labels(reason).inc()
 
     def render(self) -> bytes:
         """Return the text that Prometheus scrapes."""
