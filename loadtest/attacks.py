@@ -108,8 +108,16 @@ def attacks(items: int) -> list[Attack]:
             b"GET /health/live HTTP/1.1\r\nHost: localhost\r\n\r\n" * 10_000,
         ),
         Attack("heads without end", b"POST /score HTTP/1.1\r\nX: ", SLOW_CALLERS, is_whole=False),
+        Attack("21 MB of objects without end", _endless(), 3, is_whole=False),
         Attack("bodies without end", post("/score", b"{}")[:-1], SLOW_CALLERS, is_whole=False),
     ]
+
+
+def _endless() -> bytes:
+    """Return most of a body whose few bytes are worth twenty times as much once they are parsed."""
+    rows = b'{"inputs": [' + (b'[{"a":1}' + b',{"a":1}' * 99 + b"],") * 26_000
+    head = b"POST /score HTTP/1.1\r\nHost: localhost\r\nContent-Length: 60000000\r\n\r\n"
+    return head + rows
 
 
 def _bounded() -> list[Attack]:

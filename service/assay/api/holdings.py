@@ -60,9 +60,11 @@ class Holdings:
     def add(self, caller: str, more: int) -> None:
         """Count so many bytes more, or less where negative."""
         self.bytes += more
-        held = self._by_caller.pop(caller, 0) + more
+        held = self._by_caller.get(caller, 0) + more
         if held:
             self._by_caller[caller] = held
+        else:
+            self._by_caller.pop(caller, None)
 
     def check(self, caller: str, size: int, more: int) -> None:
         """Refuse a request of `size` bytes by which the caller would hold `more` than now.

@@ -10,6 +10,7 @@ container or a Service has.
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from ipaddress import ip_address
 from typing import TYPE_CHECKING
 
@@ -26,6 +27,7 @@ ANY = "*"
 _EVERY = ("0.0.0.0", "::")  # noqa: S104  what some call their own machine
 _ORIGIN = re.compile(r"(https?)://(.+)")
 _HOST = re.compile(r"(\[[^\]]*\]|[^:]*)(:\d*)?")
+_KEPT = 256  # hosts, of which a server meets a few
 _DEFAULT_PORTS = {"http": ":80", "https": ":443"}
 _INNER = (".internal", ".local", ".svc")  # no name of the internet's ends so
 
@@ -69,13 +71,13 @@ class Origins:
         return found[2].removesuffix(port) == host.removesuffix(port)
 
     def _is_known(self, host: str) -> bool:
-        found = _HOST.fullmatch(host)
-        name = _plain(found[1]) if found else host
+        name = _name(host)
         if is_loopback(name) or name in _EVERY or not self._hosts.isdisjoint((ANY, name)):
             return True
         return self._is_inside and (_is_address(name) or "." not in name or name.endswith(_INNER))
 
 
+@lru_cache(maxsize=_KEPT)
 def is_loopback(host: str) -> bool:
     """Whether a name or an address is loopback's."""
     name = _plain(host)
@@ -84,6 +86,13 @@ def is_loopback(host: str) -> bool:
     address = ip_address(name)
     address = getattr(address, "ipv4_mapped", None) or address
     return address.is_loopback
+
+
+@lru_cache(maxsize=_KEPT)
+def _name(host: str) -> str:
+    """Return what `Host` says without the port."""
+    found = _HOST.fullmatch(host)
+    return _plain(found[1]) if found else host
 
 
 def _is_address(name: str) -> bool:
