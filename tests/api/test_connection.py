@@ -42,7 +42,14 @@ def metrics() -> Metrics:
 @pytest.fixture
 async def url(metrics: Metrics) -> AsyncIterator[str]:
     """A server that takes three connections."""
-    kind = bounded(WAIT_S, lambda: None, MOST, metrics.connection_refused)
+    kind = bounded(
+        WAIT_S,
+        WAIT_S,
+        on_refusal=lambda: None,
+        on_cut_off=lambda: None,
+        most_connections=MOST,
+        on_crowd=metrics.connection_refused,
+    )
     config = uvicorn.Config(greet, port=0, lifespan="off", http=kind, ws="none", log_config=None)
     server = uvicorn.Server(config)
     config.load()
