@@ -97,6 +97,7 @@ def attacks(items: int) -> list[Attack]:
         Attack(f"{items:,} tokens, an item", scoring([tokens])),
         *_bounded(),
         *_large(),
+        *_answered(),
         Attack("a compressed body of 256 MB", post("/score", zeros, "Content-Encoding: gzip"), 5),
         Attack(
             "5,000 headers", b"GET /models HTTP/1.1\r\nHost: localhost\r\n" + many + b"\r\n", 20
@@ -155,6 +156,26 @@ def _large() -> list[Attack]:
         Attack("a text of 60 MB", scoring([{"text": "word " * 12_000_000}])),
         Attack("texts of 1,000,000 characters", scoring([{"text": "word " * 200_000}] * 10)),
     ]
+
+
+def _answered() -> list[Attack]:
+    """Return what is answered with much."""
+    spoken = {"prompt": "word " * 30, "response": "word " * 30}
+    responses = {"prompt": "a", "responses": ["b"] * 20_000}
+    return [
+        Attack(
+            f"{MOST_ITEMS:,} items of 300 characters to tokenize",
+            post("/tokenize", json.dumps({"inputs": [spoken] * MOST_ITEMS}).encode()),
+        ),
+        Attack("best of 20,000", post("/best-of-n", json.dumps(responses).encode())),
+        Attack("1,000 lists of models", _get("/models") * 1_000),
+        Attack("300 scrapes", _get("/metrics") * 300),
+        Attack("300 schemas", _get("/openapi.json") * 300),
+    ]
+
+
+def _get(path: str) -> bytes:
+    return f"GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode()
 
 
 def refused() -> list[Attack]:
