@@ -104,3 +104,54 @@ def test_the_end_of_a_process_that_renders_costs_nobody_an_answer(server: Server
 
     assert again == right
     assert server.metric("assay_renderer_restarts_total", model="tiny") == before + 1
+
+
+@pytest.fixture(scope="module")
+def hanging(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint that is never read to its end: its template makes loops of loops of loops."""
+    folder = checkpoints.copy(tiny, tmp_path_factory.mktemp("hanging") / "hanging")
+    loops = 3 * "{% for i in range(9999) %}" + 3 * "{% endfor %}"
+    (folder / "chat_template.jinja").write_text(DOUBLING + loops)
+    return folder
+
+
+def test_a_load_that_never_ends_is_refused_by_the_clock(
+    tiny: Path, hanging: Path, tmp_path: Path
+) -> None:
+    """And holds up what comes after it no longer; what is served still is."""
+    key = "the-key-of-an-operator"
+    headers = {"authorization": f"Bearer {key}"}
+    settings = {"compile": "off", "batch_tokens": 256, "admin_key": key, "load_timeout_s": 15}
+    with serving(tmp_path / "run", tiny, **settings) as server:
+        body = {"model": str(hanging)}
+        refused = server.http.post("/admin/load", json=body, headers=headers, timeout=120)
+        scored = server.http.post("/score", json={"inputs": [GOOD]})
+
+    error = refused.json()["error"]
+    assert (refused.status_code, error["code"], error["retryable"]) == (
+        409,
+        "change_refused",
+        False,
+    )
+    assert "takes longer than load_timeout_s, 15 seconds, to read" in error["message"]
+    assert scored.status_code == 200
+
+
+def test_a_load_that_never_ends_holds_up_no_stop(
+    tiny: Path, hanging: Path, tmp_path: Path, pool: ThreadPoolExecutor
+) -> None:
+    """One SIGTERM is enough, and nothing is left running."""
+    key = "the-key-of-an-operator"
+    settings = {"compile": "off", "batch_tokens": 256, "admin_key": key, "drain_timeout_s": 1}
+    with serving(tmp_path / "run", tiny, **settings) as server:
+        headers = {"authorization": f"Bearer {key}"}
+        body = {"model": str(hanging)}
+        loading = pool.submit(server.http.post, "/admin/load", json=body, headers=headers)
+        front = psutil.Process(server.process.pid)
+        until("it is loading", lambda: len(front.children()) == 3)
+        left = front.children(recursive=True)
+        assert server.terminate() == 0
+        loading.exception()
+
+    _, alive = psutil.wait_procs(left, timeout=10)
+    assert not alive
