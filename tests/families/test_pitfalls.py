@@ -558,7 +558,7 @@ def test_16_a_card_s_limit_bounds_what_is_rendered(make):
     """Whatever config.json allows."""
     served = Served(make("grm-linear", card=limited(64)))
     (found,) = served.scored([said("Hi " * 100, "Ho")])
-    one = rendered(served.target.members[0].template, said("Hi " * 100, "Ho"))
+    one = rendered(served.templates[0], said("Hi " * 100, "Ho"))
 
     assert len(one.ids) in {63, 64}  # a space at the cut may go with the word before it
     assert (one.truncated, found.error) == (True, None)

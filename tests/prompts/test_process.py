@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import signal
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import psutil
@@ -174,6 +175,22 @@ async def test_a_loading_process_that_dies_is_started_again(loader, sound):
     renderer.stop()
 
     assert after[0].ids.tolist() == before[0].ids.tolist()
+
+
+async def test_a_model_without_a_tokenizer_of_its_own_is_restored_too(loader, sound, tmp_path):
+    """A policy's reference renders as the policy does."""
+    policy = (await loader.resolve(str(sound))).models[0]
+    reference = replace(
+        policy, name="reference", checkpoint=replace(policy.checkpoint, folder=tmp_path)
+    )
+    await loader.begin_to_render([policy, reference])
+    loader._process.kill()
+
+    renderer = Renderer(reference, loader, Pace(), lambda _: None)
+    (found,) = await renderer.render([talk("Why?")], CUTTING, size=9)
+    renderer.stop()
+
+    assert len(found.ids) > 1
 
 
 async def test_a_tokenizer_that_was_replaced_meanwhile_is_not_taken(loader, sound, tmp_path):

@@ -214,8 +214,11 @@ class Loader:
         """Start the process again; its models are what they were, or it is refused."""
         await self._stop()
         await self._start()
+        known: dict[str, str] = {}
         for model in self._models:
-            frame = await self._ask(Restore(model, self._wanted), model.name, Restored)
+            like = known.get(model.template_key)
+            frame = await self._ask(Restore(model, self._wanted, like), model.name, Restored)
+            known[model.template_key] = model.name
             if frame.template_key != model.template_key:
                 raise CheckpointError(
                     f"the tokenizer of {model.name} was replaced in {model.checkpoint.folder}; "

@@ -136,7 +136,10 @@ def _answer(
             return ResolvedFrame.of(resolved)
         case Inspect(reference, settings):
             return InspectedFrame.of(resolution.inspect(reference, settings))
-        case Restore(model, settings):
+        case Restore(model, settings, like):
+            if like is not None:
+                found[model.name] = found[like]
+                return Restored(model.template_key)
             with refusing(model.checkpoint.folder):
                 template = resolution.template_of(model.checkpoint, settings)
                 key = resolution.template_key(model.checkpoint, template)

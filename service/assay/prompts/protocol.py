@@ -58,10 +58,14 @@ class Inspect:
 
 @dataclass(frozen=True, slots=True)
 class Restore:
-    """Read a model's tokenizer again, if its files are as they were: `Restored` or `Refusal`."""
+    """Read a model's tokenizer again: `Restored` or `Refusal`.
+
+    Or take that of another model that renders alike: a policy's reference has none of its own.
+    """
 
     model: Model
     wanted: Wanted
+    like: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
