@@ -80,12 +80,10 @@ class Renderer:
         self._begun_at: float | None = None  # the round that it is at
 
     @property
-    def trouble(self) -> str | None:
-        """Why items aren't rendered now, if they aren't."""
+    def is_overdue(self) -> bool:
+        """Whether a round takes so long that the service isn't ready."""
         begun_at = self._begun_at
-        if begun_at is None or time.monotonic() - begun_at < OVERDUE_S:
-            return None
-        return f"rendering for '{self._model.name}' is overdue"
+        return begun_at is not None and time.monotonic() - begun_at >= OVERDUE_S
 
     @property
     def pid(self) -> int | None:

@@ -210,7 +210,7 @@ class Scorer:
     def reasons(self, *, in_full: bool = True) -> list[str]:
         """Return why the service isn't ready; empty when it is.
 
-        In full they name paths, files and revisions.
+        In full they name models, paths, files and revisions.
         """
         if self.failure is not None:
             return [self.failure.message if in_full else "the start has failed"]
@@ -222,7 +222,11 @@ class Scorer:
             for one in self.dispatchers
             if one.state != "ready"
         ]
-        reasons += filter(None, (one.trouble for one in self._renderers.values()))
+        overdue = [name for name, one in self._renderers.items() if one.is_overdue]
+        if overdue and not in_full:
+            reasons.append("rendering is overdue")
+        elif overdue:
+            reasons += [f"rendering for '{name}' is overdue" for name in overdue]
         return [*reasons, "the server is draining"] if self.admission.is_closed else reasons
 
     def target(self, name: str | None) -> Target:
