@@ -271,7 +271,7 @@ def test_whatever_a_template_raises_is_its_refusal_of_that_item(
 
 def test_a_template_that_loops_is_ended(tmp_path: Path) -> None:
     """It holds up the others for seconds, not for ever; what ends in time is never cut off."""
-    loop = "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}"
+    loop = "{% for i in range(9999) %}{% for j in range(9999) %}{% endfor %}{% endfor %}"
     text = "{% for m in messages %}{{ m.content }}{% if m.content == 'bad' %}" + loop
     folder = tokenizers.make(tmp_path, chat=text + "{% endif %}{% endfor %}")
     tokenizer = AutoTokenizer.from_pretrained(folder)
