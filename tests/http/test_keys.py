@@ -135,6 +135,7 @@ def test_keys_are_neither_logged_nor_shown(narrow: Server) -> None:
     narrow.score(**PAIR)
     narrow.http.get("/models/tiny")
 
+    until("it is written", lambda: "GET /models/tiny 200" in narrow.log.read_text())
     log = narrow.log.read_text()
 
     assert "POST /score 200" in log

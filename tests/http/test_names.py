@@ -9,7 +9,7 @@ import pytest
 
 from assay import Client
 from tests.http import checkpoints
-from tests.http.processes import run, serving
+from tests.http.processes import run, serving, until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -69,6 +69,7 @@ def test_folders_are_served_under_names_that_can_be_sent(strange: tuple[Server, 
 def test_such_names_break_no_line(strange: tuple[Server, Path]) -> None:
     """Neither of the log nor of the metrics; the terminal's markup is nobody's."""
     server, _ = strange
+    until("it is written", lambda: "ready bad__" in server.log.read_text())
     log, metrics = server.log.read_text(), server.http.get("/metrics").text
 
     assert "two_lines: load" in log

@@ -293,9 +293,11 @@ def test_the_log_has_a_line_for_a_request_and_none_of_its_text(starter: Server) 
     starter.http.post("/score", json={**secret, "typo": "zzz"}, headers=headers)
     starter.http.get("/health", headers=headers)
 
-    log = starter.log.read_text()
+    def logged() -> list[str]:
+        return [one for one in starter.log.read_text().splitlines() if "id=logged-once" in one]
 
-    lines = [line for line in log.splitlines() if "id=logged-once" in line]
+    until("both lines are written", lambda: len(logged()) >= 2)
+    lines, log = logged(), starter.log.read_text()
     assert ["POST /score 200" in lines[0], "POST /score 422" in lines[1]] == [True, True]
     assert len(lines) == 2
     assert "zzz" not in log
