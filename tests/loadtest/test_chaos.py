@@ -58,7 +58,10 @@ def test_a_plan_is_a_timetable():
     """Every deed within the time, in order."""
     plan = Plan(seconds=100, kill_every_s=45, reload_every_s=60, stop_at_s=70)
 
-    assert plan.deeds() == [(45, "kill"), (60, "reload"), (70, "stop"), (90, "kill")]
+    assert plan.deeds() == [
+        *((25, "greed"), (45, "kill"), (50, "greed"), (60, "reload"), (70, "stop")),
+        *((75, "greed"), (90, "kill")),
+    ]
 
 
 def test_every_question_has_a_name_of_its_own():

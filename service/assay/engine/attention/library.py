@@ -35,11 +35,8 @@ _FLAGS = (
 # By torch's own name for what a processor can; those it compiles its own kernels with. Not
 # -march=native: a library is kept in a home that several machines may share, or shipped.
 _PROCESSORS = {
-    "AVX2": ("-mavx2", "-mfma", "-mf16c"),
-    "AVX512": (
-        *("-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq"),
-        *("-mavx2", "-mfma", "-mf16c"),
-    ),
+    "AVX2": ("-march=x86-64-v3",),
+    "AVX512": ("-march=x86-64-v4", "-mprefer-vector-width=512"),
 }
 
 
