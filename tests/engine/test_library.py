@@ -32,7 +32,7 @@ if native.is_at_hand(torch.device("cpu"), torch.float32):
 else:
     print(is_made, "nothing")
 """
-FLAGS = {"avx2": "-mavx2", "avx512": "-mavx512f"}
+FLAGS = {"avx2": "-march=x86-64-v3", "avx512": "-march=x86-64-v4"}
 
 
 @pytest.fixture(scope="module")
