@@ -53,7 +53,7 @@ SLOW_READERS = 200
 SLOW_ADDRESS = "127.0.0.2"  # theirs: another caller's than that of all the others
 SLOW_ITEMS = 20_000  # of an answer that no socket's buffers hold
 SLOW_STAY_S = (20.0, 120.0)
-LOAD_TIMEOUT_S = 30.0
+LOAD_TIMEOUT_S = 20.0
 Deed = Literal["kill", "stop", "reload", "greed", "hang"]
 
 
