@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
 import psutil
 
 _WORKER = "assay.engine.worker"
+_READER = "assay.prompts.process"
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +55,16 @@ def workers(pid: int) -> list[psutil.Process]:
                 found.append(child)
         except psutil.NoSuchProcess:
             continue
+    return found
+
+
+def readers(pid: int) -> list[psutil.Process]:
+    """Return the processes of a front that read checkpoints and fork those that render."""
+    found = []
+    for child in psutil.Process(pid).children():
+        with suppress(psutil.NoSuchProcess, psutil.ZombieProcess):
+            if _READER in child.cmdline():
+                found.append(child)
     return found
 
 

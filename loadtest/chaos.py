@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import psutil
 import uvloop
 
-from loadtest.census import Census, workers
+from loadtest.census import Census, readers, workers
 from loadtest.connection import Connection, Origin
 from loadtest.questions import GREEDY, Answer, Hostile, Kind, Question, judge, short
 
@@ -449,15 +449,31 @@ class _Chaos:
             self._out.failures.append(f"{self._passed():.1f} s, greed: {status} {errors}")
 
     async def _load_what_hangs(self) -> None:
-        """Load a checkpoint that doesn't come to an end: refused, and what is served still is."""
+        """Load what doesn't come to an end: refused, and what is served still is."""
         async with self._changing:
-            answer = await self._admin("/admin/load", {"model": str(self._hostile.hanging)})
+            async with asyncio.TaskGroup() as tasks:
+                loading = tasks.create_task(
+                    self._admin("/admin/load", {"model": str(self._hostile.more)})
+                )
+                tasks.create_task(self._freeze_what_reads())
+            answer = loading.result()
         if answer is None:
             return
         status, said = answer
         self._note(f"hang: {status}")
         if status != 409:
             self._out.failures.append(f"{self._passed():.1f} s, hang: {status} {said}")
+
+    async def _freeze_what_reads(self) -> None:
+        """Freeze the newest process that reads a checkpoint, as a file without end would."""
+        known = set(readers(self._pid))
+        end = time.monotonic() + LOAD_TIMEOUT_S
+        while time.monotonic() < end:
+            await asyncio.sleep(PROBE_S / 10)
+            for one in readers(self._pid):
+                if one not in known:
+                    one.suspend()
+                    return
 
     async def _admin(self, path: str, body: object) -> tuple[int, Any] | None:
         """Send JSON with the operator's key; None where there was no answer, which is a failure."""

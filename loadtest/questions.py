@@ -55,10 +55,10 @@ RETRYABLE = {
 
 @dataclass(frozen=True, slots=True)
 class Hostile:
-    """Checkpoints: one takes everything for one prompt, one never comes to the end of a sample."""
+    """Checkpoints: one whose template takes everything for one prompt, and one more to load."""
 
     greedy: Path
-    hanging: Path
+    more: Path
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,18 +145,16 @@ def models(folder: Path) -> list[Path]:
 
 
 def hostile(tiny: Path, folder: Path) -> Hostile:
-    """Write two copies of a model whose chat templates want to stop the house."""
+    """Write two copies of a model, one with a chat template that wants to stop the house."""
     own = (tiny / "chat_template.jinja").read_text()
     doubles = (
         "{% set n = namespace(t='ab') %}{% for i in range(40) %}{% set n.t = n.t ~ n.t %}"
         "{% endfor %}{{ n.t | length }}"
     )
-    endless = 3 * "{% for i in range(9999) %}" + 3 * "{% endfor %}"
-    greedy, hanging = (checkpoints.copy(tiny, folder / name) for name in ("greedy", "hanging"))
+    greedy, more = (checkpoints.copy(tiny, folder / name) for name in ("greedy", "more"))
     guard = f"{{% if messages[0].content == '{GREEDY}' %}}{doubles}{{% endif %}}"
     (greedy / "chat_template.jinja").write_text(own + guard)
-    (hanging / "chat_template.jinja").write_text(own + endless)
-    return Hostile(greedy, hanging)
+    return Hostile(greedy, more)
 
 
 def poison_id(folder: Path) -> int:

@@ -9,11 +9,13 @@ import psutil
 import pytest
 
 from tests.http import checkpoints
-from tests.http.processes import serving, until
+from tests.http.processes import run, serving, until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
+
+    import httpx
 
     from tests.http.processes import Server
 
@@ -24,6 +26,15 @@ DOUBLING = (
 )
 GOOD = {"prompt": "fine", "response": "So."}
 BAD = {"prompt": "bad", "response": "So."}
+KEY = "the-key-of-an-operator"
+QUICK = {"compile": "off", "batch_tokens": 256}
+
+
+def load(server: Server, folder: Path) -> httpx.Response:
+    """Load one more model."""
+    headers = {"authorization": f"Bearer {KEY}"}
+    body = {"model": str(folder)}
+    return server.http.post("/admin/load", json=body, headers=headers, timeout=120)
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +43,7 @@ def server(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ser
     folder = tmp_path_factory.mktemp("hostile")
     hostile = checkpoints.copy(tiny, folder / "hostile")
     (hostile / "chat_template.jinja").write_text(DOUBLING)
-    with serving(folder / "run", tiny, hostile, compile="off", batch_tokens=256) as server:
+    with serving(folder / "run", tiny, hostile, **QUICK) as server:
         yield server
 
 
@@ -106,25 +117,27 @@ def test_the_end_of_a_process_that_renders_costs_nobody_an_answer(server: Server
     assert server.metric("assay_renderer_restarts_total", model="tiny") == before + 1
 
 
-@pytest.fixture(scope="module")
-def hanging(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A checkpoint that is never read to its end: its template makes loops of loops of loops."""
-    folder = checkpoints.copy(tiny, tmp_path_factory.mktemp("hanging") / "hanging")
-    loops = 3 * "{% for i in range(9999) %}" + 3 * "{% endfor %}"
-    (folder / "chat_template.jinja").write_text(DOUBLING + loops)
-    return folder
+def frozen_while_it_reads(server: Server) -> psutil.Process:
+    """Freeze the process that reads what is being loaded, as a file that never ends would."""
+    front = psutil.Process(server.process.pid)
+
+    def second() -> list[psutil.Process]:
+        return [one for one in front.children() if "assay.prompts.process" in one.cmdline()][1:]
+
+    (reading,) = until("it is loading", second)
+    reading.suspend()
+    return reading
 
 
 def test_a_load_that_never_ends_is_refused_by_the_clock(
-    tiny: Path, hanging: Path, tmp_path: Path
+    tiny: Path, tmp_path: Path, pool: ThreadPoolExecutor
 ) -> None:
     """And holds up what comes after it no longer; what is served still is."""
-    key = "the-key-of-an-operator"
-    headers = {"authorization": f"Bearer {key}"}
-    settings = {"compile": "off", "batch_tokens": 256, "admin_key": key, "load_timeout_s": 15}
-    with serving(tmp_path / "run", tiny, **settings) as server:
-        body = {"model": str(hanging)}
-        refused = server.http.post("/admin/load", json=body, headers=headers, timeout=120)
+    other = checkpoints.copy(tiny, tmp_path / "other")
+    with serving(tmp_path / "run", tiny, admin_key=KEY, load_timeout_s=15, **QUICK) as server:
+        loading = pool.submit(load, server, other)
+        frozen_while_it_reads(server)
+        refused = loading.result()
         scored = server.http.post("/score", json={"inputs": [GOOD]})
 
     error = refused.json()["error"]
@@ -138,20 +151,30 @@ def test_a_load_that_never_ends_is_refused_by_the_clock(
 
 
 def test_a_load_that_never_ends_holds_up_no_stop(
-    tiny: Path, hanging: Path, tmp_path: Path, pool: ThreadPoolExecutor
+    tiny: Path, tmp_path: Path, pool: ThreadPoolExecutor
 ) -> None:
     """One SIGTERM is enough, and nothing is left running."""
-    key = "the-key-of-an-operator"
-    settings = {"compile": "off", "batch_tokens": 256, "admin_key": key, "drain_timeout_s": 1}
-    with serving(tmp_path / "run", tiny, **settings) as server:
-        headers = {"authorization": f"Bearer {key}"}
-        body = {"model": str(hanging)}
-        loading = pool.submit(server.http.post, "/admin/load", json=body, headers=headers)
-        front = psutil.Process(server.process.pid)
-        until("it is loading", lambda: len(front.children()) == 3)
-        left = front.children(recursive=True)
+    other = checkpoints.copy(tiny, tmp_path / "other")
+    with serving(tmp_path / "run", tiny, admin_key=KEY, drain_timeout_s=1, **QUICK) as server:
+        loading = pool.submit(load, server, other)
+        frozen_while_it_reads(server)
+        left = psutil.Process(server.process.pid).children(recursive=True)
         assert server.terminate() == 0
         loading.exception()
 
     _, alive = psutil.wait_procs(left, timeout=10)
     assert not alive
+
+
+def test_a_template_that_loops_over_any_item_is_refused_at_the_load(
+    tiny: Path, tmp_path: Path
+) -> None:
+    """Not served with every item refused; `assay inspect` says so, too."""
+    endless = checkpoints.copy(tiny, tmp_path / "endless")
+    loops = 3 * "{% for i in range(9999) %}" + 3 * "{% endfor %}"
+    (endless / "chat_template.jinja").write_text(DOUBLING + loops)
+
+    said = run("inspect", endless, cwd=tmp_path)
+
+    assert said.returncode == 3
+    assert "its chat template takes too long for a sample" in said.stderr

@@ -106,6 +106,7 @@ class ChatTemplate:
         self._limit = limit or _LIMIT
         by_the_card = None if spec.date is None else today.moment(spec.date)
         self.moment = by_the_card or moment or today.moment(None)
+        self.has_overrun = False  # it took too long once
         self.names: Mapping[str, str] = {}  # the template's, of the roles it calls otherwise
         self._renders: dict[tuple[str, str, bool], bool | None] = {}
         self._takes_parts: dict[tuple[str, bool], bool] = {}
@@ -397,7 +398,11 @@ class ChatTemplate:
                 messages, chat_template=self._choice, tokenize=False, **inputs
             )
 
-        return self._limit.call(call)
+        try:
+            return self._limit.call(call)
+        except Overrun:
+            self.has_overrun = True
+            raise
 
 
 def _quoted(words: str, texts: Sequence[str]) -> str:

@@ -52,6 +52,11 @@ class ChatFormat:
         return self._template.moment
 
     @property
+    def has_overrun(self) -> bool:
+        """Whether the chat template took too long for a conversation once."""
+        return self._template.has_overrun
+
+    @property
     def note(self) -> str | None:
         """What an operator should know of the chat template, in a sentence."""
         self._template.names = self.roles

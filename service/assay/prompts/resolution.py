@@ -100,6 +100,7 @@ def _model(one: repository.Checkpoint, wanted: Wanted) -> tuple[Model, Template,
             template = template_of(one, wanted)
             digest = trusted(one, wanted)
             doubts = check(one, template, runs_code=digest is not None)
+        _check_time(template)
         return replace(_described(one, template, wanted), trusted=digest), template, doubts
     except CheckpointError as error:
         raise CheckpointError(f"{one.name}: {error.message}") from error
@@ -200,6 +201,13 @@ def check(
             raise CheckpointError("; ".join(found))
         _check_vocabulary(tensors, template)
     return notices.of(template, _try(template, checkpoint.card))
+
+
+def _check_time(template: Template) -> None:
+    if template.chat_format.has_overrun:
+        raise CheckpointError(
+            "its chat template takes too long for a sample of two words: items would be refused"
+        )
 
 
 def trusted(checkpoint: repository.Checkpoint, wanted: Wanted) -> str | None:
