@@ -40,7 +40,7 @@ LONG = "many words " * 600  # more than the model takes
 # What an answer has besides what was asked for: names, clocks, what was shared.
 VOLATILE = frozenset(
     (
-        *("created", "request_id", "timing_ms", "usage", "state", "stats"),
+        *("created", "request_id", "requestId", "timing_ms", "usage", "state", "stats"),
         *("computed_tokens", "shared_tokens", "e2e_latency"),
     )
 )
