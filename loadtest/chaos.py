@@ -287,6 +287,7 @@ class _Chaos:
             await asyncio.gather(
                 *(self._ask_all(shuffled[place::CALLERS]) for place in range(CALLERS))
             )
+            await asyncio.gather(*(self._read_much() for _ in range(CALLERS)))
             await self._reload(turn)
         await self._ask_all(self._questions)
         self._out.deeds.clear()
@@ -490,17 +491,25 @@ class _Chaos:
             connection.close()
         return status, json.loads(said)
 
+    async def _read_much(self) -> None:
+        """Ask for a large answer, and read it."""
+        connection = await Connection.open(self._origin)
+        await connection.send(self._much())
+        connection.close()
+
+    def _much(self) -> bytes:
+        items = {"inputs": [{"text": ""}] * SLOW_ITEMS, "on_error": "item"}
+        return self._origin.post("/score", json.dumps(items).encode(), {})
+
     async def _dawdle(self) -> None:
         """Ask for a large answer and never read it, hang up after a while, ask again."""
-        items = {"inputs": [{"text": ""}] * SLOW_ITEMS, "on_error": "item"}
-        sent = self._origin.post("/score", json.dumps(items).encode(), {})
         while (left_s := self._plan.seconds - self._passed()) > 0:
             await asyncio.sleep(self._chance.uniform(0, left_s / 2))
             with suppress(OSError):
                 _, writer = await asyncio.open_connection(
                     self._origin.host, self._origin.port, local_addr=(SLOW_ADDRESS, 0), limit=1
                 )
-                writer.write(sent)
+                writer.write(self._much())
                 self._out.deeds["answers that nobody reads"] += 1
                 await asyncio.sleep(min(left_s, self._chance.uniform(*SLOW_STAY_S)))
                 writer.transport.abort()

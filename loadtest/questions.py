@@ -42,6 +42,7 @@ VOLATILE = frozenset(
     (
         *("created", "request_id", "requestId", "timing_ms", "usage", "state", "stats"),
         *("computed_tokens", "shared_tokens", "e2e_latency"),
+        *("batch_size", "batch_tokens", "max_batch_tokens"),  # as each start finds them
     )
 )
 REQUEST_ID = re.compile("[0-9a-f]{32}")
