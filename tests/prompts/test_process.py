@@ -142,7 +142,7 @@ async def test_an_item_over_which_the_process_ends_is_refused_and_no_other(
     assert isinstance(found[1], TemplateRefused)
     assert bad not in found[1].message
     assert [one.ids.tolist() for one in (found[0], found[2])] == 2 * [good[0].ids.tolist()]
-    assert len(restarts) in (0, 2)
+    assert len(restarts) <= 2  # none where memory runs out in Python, which the item survives
 
 
 async def test_a_process_that_is_killed_costs_nobody_anything(loader, sound):
