@@ -4,7 +4,7 @@ import pytest
 from jinja2 import TemplateError
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-from assay.engine import sandbox
+from assay.engine import jinja_source, sandbox
 
 
 @pytest.fixture(autouse=True)
@@ -35,6 +35,13 @@ def test_what_becomes_too_large_is_refused_before_it_is_computed(source):
     """Nor is it computed while the template is compiled."""
     with pytest.raises((TemplateError, OverflowError)):
         render(source)
+
+
+def test_what_is_constant_is_not_computed_while_names_are_looked_up():
+    """As a start does with every template, before it renders one."""
+    source = "{{ 7 ** (10 ** 8) }}{{ 'a' * 10 ** 12 }}{{ messages }}"
+
+    assert jinja_source.variables(source) == {"messages"}
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,9 @@ import jinja2
 import jinja2.meta
 from jinja2 import nodes
 from jinja2.ext import Extension
+from jinja2.sandbox import SandboxedEnvironment
+
+from assay.engine import sandbox
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -28,7 +31,9 @@ class _Generation(Extension):
 
 def parse(source: str) -> nodes.Template | None:
     """Return a template's tree; None where it can't be read."""
-    environment = jinja2.Environment(extensions=["jinja2.ext.loopcontrols", _Generation])  # noqa: S701  nothing is rendered
+    # The sandbox's, for what is constant is computed while the names are looked up.
+    sandbox.tighten()
+    environment = SandboxedEnvironment(extensions=["jinja2.ext.loopcontrols", _Generation])
     try:
         return environment.parse(source)
     except (jinja2.TemplateError, RecursionError):

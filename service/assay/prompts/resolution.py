@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from assay.engine.template import Rendered, Source
     from assay.prompts.models import Kind, Wanted
 
-_READING_S = 300.0  # of processor time, for a tokenizer and a sample: some seconds
+_READING_S = 120.0  # of processor time, for a tokenizer and a sample: some seconds
 _WARM = Conversation(
     ({"role": "user", "content": "Hello"}, {"role": "assistant", "content": "Hello"})
 )
