@@ -15,6 +15,7 @@ from assay import errors
 from assay.cards import card as cards
 from assay.cards import catalogue
 from assay.cards.repository import Checkpoint
+from assay.engine import messages
 from assay.engine.marks import Marks
 from assay.engine.messages import Inputs
 from assay.engine.rendered import Rendered
@@ -37,7 +38,7 @@ REPOSITORY = Settings().repository
 def crossed(frame):
     """Return a frame as the front reads it."""
     sent = protocol.told(frame)
-    size = protocol.HEADER.size
+    size = messages.HEADER.size
     assert protocol.size(sent[:size]) == len(sent) - size
     return protocol.read(sent[size:])
 
@@ -136,4 +137,4 @@ def test_a_pickle_is_no_message(body):
 def test_a_frame_that_claims_too_much_is_refused():
     """Before memory is taken for it."""
     with pytest.raises(WorkerError, match="isn't a message"):
-        protocol.size(protocol.HEADER.pack(1 << 40))
+        protocol.size(messages.HEADER.pack(1 << 40))

@@ -12,11 +12,12 @@ from typing import Any
 
 import pytest
 
+from assay.engine import messages
 from assay.engine.template import Text
 from assay.engine.truncation import Cutting
 from assay.errors import EmptyItem, NotReady, TemplateRefused, WorkerError
 from assay.pacing import Pace
-from assay.prompts import protocol, renderer
+from assay.prompts import renderer
 from assay.prompts.protocol import Defect, Outcomes, Read, Refusal, Render
 from assay.prompts.renderer import ROUND_TOKENS, Renderer
 
@@ -36,7 +37,7 @@ class Stream:
         self._asked: Render | None = None
 
     async def send(self, frame: bytes) -> None:
-        found = pickle.loads(frame[protocol.HEADER.size :])
+        found = pickle.loads(frame[messages.HEADER.size :])
         if isinstance(found, Render):
             self._asked = found
             self._owner.calls.append([one.text for one in found.sources])

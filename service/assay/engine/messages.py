@@ -264,7 +264,7 @@ _decoder: msgspec.msgpack.Decoder[FromWorker] = msgspec.msgpack.Decoder(FromWork
 
 def encode(message: object) -> bytes:
     """Return the frame of a message of the front's."""
-    return _frame(pickle.dumps(message, protocol=pickle.HIGHEST_PROTOCOL))
+    return frame(pickle.dumps(message, protocol=pickle.HIGHEST_PROTOCOL))
 
 
 def decode(body: bytes) -> object:
@@ -283,7 +283,7 @@ def receive(stream: socket.socket) -> object | None:
 
 def encode_answer(message: FromWorker) -> bytes:
     """Return the frame of what a device process says."""
-    return _frame(_encoder.encode(message))
+    return frame(_encoder.encode(message))
 
 
 def answer_size(header: bytes) -> int:
@@ -315,7 +315,8 @@ def _check_finite(number: float) -> None:
         raise ValueError("not a finite number")
 
 
-def _frame(body: bytes) -> bytes:
+def frame(body: bytes) -> bytes:
+    """Return a body with its length before it."""
     return HEADER.pack(len(body)) + body
 
 

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from assay.cards import repository
-from assay.engine import process
+from assay.engine import messages, process
 from assay.errors import AssayError, CheckpointError, TemplateRefused, refusing
 from assay.prompts import protocol
 from assay.prompts.protocol import (
@@ -104,7 +104,7 @@ def _read(stream: socket.socket) -> list[Template]:
     """Read what the front names, until it wants processes that render; return the templates."""
     found: dict[str, Template] = {}
     while True:
-        match protocol.receive(stream):
+        match messages.receive(stream):
             case Resolve() | Inspect() | Restore() as wanted:
                 stream.sendall(protocol.told(_answered(wanted, found)))
             case Fork():
@@ -180,7 +180,7 @@ def _begin(stream: socket.socket) -> None:
 def _render(stream: socket.socket, template: Template) -> None:
     """Render what the front sends, until it hangs up."""
     while True:
-        match protocol.receive(stream):
+        match messages.receive(stream):
             case Render() as wanted:
                 with process.processor_limit(wanted.processor_s):
                     answer = protocol.told(_rendered(template, wanted))

@@ -1,12 +1,11 @@
 """What crosses between the front and the processes that read checkpoints and render items.
 
 The front is trusted by them and not the other way round: what it sends is a pickle, what it is sent
-msgpack, taken only as one of the types here. A frame is a length and a body.
+msgpack, taken only as one of the types here. Frames are those of `engine.messages`.
 """
 
 from __future__ import annotations
 
-import pickle
 import struct
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ import numpy as np
 from assay import errors
 from assay.cards.card import Card
 from assay.cards.repository import Checkpoint
+from assay.engine import messages
 from assay.engine.marks import Marks
 from assay.engine.messages import Inputs
 from assay.engine.rendered import Rendered
@@ -25,14 +25,12 @@ from assay.errors import AssayError, WorkerError, printable
 from assay.prompts.models import Facts, Inspected, Model, Padding, Reading, Resolved
 
 if TYPE_CHECKING:
-    import socket
     from collections.abc import Sequence
 
     from assay.engine.template import Source
     from assay.engine.truncation import Cutting
     from assay.prompts.models import Wanted
 
-HEADER = struct.Struct("<Q")
 PLACE = struct.Struct("<I")  # of a model, among those that were read
 _MOST_BYTES = 1 << 30  # of a frame that the front takes
 
@@ -349,16 +347,9 @@ _ERRORS = {
 }
 
 
-def asked(message: object) -> bytes:
-    """Return the frame of what the front asks."""
-    body = pickle.dumps(message, protocol=pickle.HIGHEST_PROTOCOL)
-    return HEADER.pack(len(body)) + body
-
-
 def told(message: object) -> bytes:
     """Return the frame of what the front is told."""
-    body = _encoder.encode(message)
-    return HEADER.pack(len(body)) + body
+    return messages.frame(_encoder.encode(message))
 
 
 def size(header: bytes) -> int:
@@ -367,7 +358,7 @@ def size(header: bytes) -> int:
     Raises:
         WorkerError: Longer than any that is taken.
     """
-    (found,) = HEADER.unpack(header)
+    (found,) = messages.HEADER.unpack(header)
     if found > _MOST_BYTES:
         raise WorkerError("a process that renders sent what isn't a message")
     return int(found)
@@ -383,25 +374,6 @@ def read(body: bytes) -> Told:
         return _decoder.decode(body)
     except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
         raise WorkerError("a process that renders sent what isn't a message") from error
-
-
-def receive(stream: socket.socket) -> object | None:
-    """Wait for what the front asks, on a blocking socket; None when it is gone."""
-    header = _exactly(stream, HEADER.size)
-    if header is None:
-        return None
-    body = _exactly(stream, HEADER.unpack(header)[0])
-    return None if body is None else pickle.loads(body)  # noqa: S301  the front wrote it
-
-
-def _exactly(stream: socket.socket, count: int) -> bytes | None:
-    parts = bytearray()
-    while len(parts) < count:
-        part = stream.recv(min(count - len(parts), 1 << 20))
-        if not part:
-            return None
-        parts += part
-    return bytes(parts)
 
 
 def _said(card: Card) -> dict[str, Any]:

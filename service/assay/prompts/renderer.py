@@ -18,8 +18,8 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from assay.engine import messages
 from assay.errors import AssayError, NotReady, TemplateRefused, WorkerError
-from assay.prompts import protocol
 from assay.prompts.fairness import FairQueue
 from assay.prompts.protocol import Defect, Hold, Outcomes, Refusal, Render
 
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from assay.engine.template import Source
     from assay.engine.truncation import Cutting
     from assay.pacing import Pace
+    from assay.prompts import protocol
     from assay.prompts.loader import Loader, Stream
     from assay.prompts.models import Model
 
@@ -223,7 +224,7 @@ class Renderer:
         wanted = Render(sources, job.cutting, processor_s, job.looks)
         try:
             async with asyncio.timeout(_WALL * processor_s):
-                await stream.send(protocol.asked(wanted))
+                await stream.send(messages.encode(wanted))
                 answer = await stream.receive()
             return _read(answer, len(sources))
         except (WorkerError, TimeoutError) as error:
@@ -244,7 +245,7 @@ class Renderer:
         try:
             stream = await self._loader.fork(self._model.name)
             for hold in self._holds:
-                await stream.send(protocol.asked(hold))
+                await stream.send(messages.encode(hold))
         except AssayError as error:
             logger.error("%s: nothing can be rendered: %s", self._model.name, error.message)  # noqa: TRY400
             raise NotReady(
