@@ -1,5 +1,7 @@
 """Ids that the model has no embedding for: one check, wherever an id comes from."""
 
+from pathlib import Path
+
 import pytest
 
 from assay.cards.card import Card
@@ -93,3 +95,11 @@ def test_a_limit_beyond_the_stated_positions_is_told_at_the_start(tmp_path, conf
 
     assert len(told) == count
     assert all("limit of 1000 tokens" in one and "the 256 positions" in one for one in told)
+
+
+def test_a_config_that_is_wrong_is_what_is_blamed(tmp_path: Path) -> None:
+    """Not the tokenizer, before which transformers reads it."""
+    folder = tokenizers.make(tmp_path, config={"num_hidden_layers": "2"})
+
+    with pytest.raises(CheckpointError, match=r"config\.json can't be read: .*num_hidden_layers"):
+        Template(folder)

@@ -9,6 +9,7 @@ is its refusal of that one conversation.
 from __future__ import annotations
 
 import inspect
+import re
 from dataclasses import replace
 from functools import cached_property
 from itertools import groupby
@@ -78,6 +79,7 @@ _MARKS = ("QmarkoneQ", "QmarktwoQ")
 # Jinja's and transformers' own, which a variable of that name would hide.
 _GLOBALS = {*jinja2.defaults.DEFAULT_NAMESPACE, "raise_exception", "strftime_now"}
 _LIMIT = TimeLimit(2.0)  # of a round that takes some milliseconds
+_A_WORD = re.compile(r"\w\w")  # less than that says nothing
 _ALWAYS_TAKEN = 1 << 20  # characters of the text that a template makes of an item
 _MOST_GROWTH = 16  # times what the item has, beyond these
 
@@ -154,13 +156,23 @@ class ChatTemplate:
 
     def _own_words(self, words: str) -> str:
         """Return what of an error stands in a template, the rest as dots: it may be the prompt."""
-        sources = [self._spec.chat or "", *self._named.values()]
-        if not self._spec.chat and not self._named:
-            sources.append(self._tokenizer.chat_template or "")
-        if any(words in one for one in sources):
+        if any(words in one for one in self._sources):
             return words
-        found = (_quoted(words, texts) for one in sources for texts in jinja_source.refusals(one))
-        return max(found, key=len, default="")
+        own = (texts for one in self._sources for texts in jinja_source.refusals(one))
+        said = max((_quoted(words, texts) for texts in own), key=len, default="")
+        return said if _A_WORD.search(said) else ""
+
+    @property
+    def _sources(self) -> list[str]:
+        """All templates that may be applied."""
+        if self._spec.chat or self._named:
+            return [self._spec.chat or "", *self._named.values()]
+        return [self._tokenizer.chat_template or ""]
+
+    @property
+    def literals(self) -> set[str]:
+        """The texts that the templates have in quotes: what they may look for in a conversation."""
+        return {text for one in self._sources for text in jinja_source.literals(one)}
 
     def check_size(self, talk: Conversation, text: str) -> None:
         """Refuse a text that has grown beyond measure: to tokenize it would hold up everybody.

@@ -52,6 +52,11 @@ class ChatFormat:
         return self._template.moment
 
     @property
+    def literals(self) -> set[str]:
+        """What a chat template may look for in a conversation."""
+        return self._template.literals
+
+    @property
     def has_overrun(self) -> bool:
         """Whether the chat template took too long for a conversation once."""
         return self._template.has_overrun

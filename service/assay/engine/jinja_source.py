@@ -46,6 +46,13 @@ def variables(source: str) -> frozenset[str] | None:
     return None if tree is None else frozenset(jinja2.meta.find_undeclared_variables(tree))
 
 
+def literals(source: str) -> set[str]:
+    """Return the texts that stand between a template's quotes."""
+    tree = parse(source)
+    found = () if tree is None else tree.find_all(nodes.Const)
+    return {one.value for one in found if isinstance(one.value, str)}
+
+
 def refusals(source: str) -> list[tuple[str, ...]]:
     """Return the texts that stand in each of a template's own errors, in their order."""
     tree = parse(source)

@@ -15,8 +15,9 @@ import numpy as np
 
 from assay.cards import headers
 from assay.cards.card import Card
-from assay.engine import probes, roles, spelling
+from assay.engine import formed, probes, roles, spelling
 from assay.engine.chat_format import ChatFormat
+from assay.engine.formed import Shapes
 from assay.engine.marks import Marks
 from assay.engine.mentions import Mentions
 from assay.engine.messages import Inputs
@@ -182,7 +183,7 @@ class Template:
         mentions = [
             None if self._truncator.overlong(one) else self._mentions.first(one) for one in bounded
         ]
-        if any(mentions) and self._taken(cutting) != "parse":
+        if self._taken(cutting) != "parse":
             found = self._render_without(bounded, mentions, cutting, rule)
         else:
             found = self._render_bounded(bounded, rule, cutting.side)
@@ -234,16 +235,17 @@ class Template:
     ) -> list[Rendered | AssayError]:
         """Render items; those whose texts have special tokens are refused, or have them as text."""
         pairs = list(zip(sources, mentions, strict=True))
-        plain = [source for source, mention in pairs if mention is None]
-        rendered = iter(self._render_bounded(plain, rule, cutting.side))
         refuses = self._taken(cutting) == "refuse"
+        are_plain = [mention is None and not self._forms(source) for source, mention in pairs]
+        plain = [source for source, is_plain in zip(sources, are_plain, strict=True) if is_plain]
+        rendered = iter(self._render_bounded(plain, rule, cutting.side))
         return [
             next(rendered)
-            if mention is None
-            else mention.refusal()
+            if is_plain
+            else (mention.refusal() if mention else formed.refusal())
             if refuses
             else self._render_apart(source, rule, cutting.side)
-            for source, mention in pairs
+            for (source, mention), is_plain in zip(pairs, are_plain, strict=True)
         ]
 
     def _render_apart(
@@ -254,12 +256,40 @@ class Template:
         try:
             apart = self._mentions.set_apart(source)
             with self.tokenizer.splitting(stand_ins):
+                if self._forms(apart):
+                    return formed.refusal()
                 (one,) = self._render_bounded([apart], rule, side)
         except AssayError as error:
             return error
         if isinstance(one, Rendered) and one.text is not None:
             return replace(one, text=stand_ins.written(one.text))
         return one
+
+    @cached_property
+    def _shapes(self) -> Shapes:
+        return Shapes(self.tokenizer.special_tokens, self.chat_format.literals)
+
+    def _forms(self, source: Source) -> bool:
+        """Whether a special token comes about of what an item's texts have."""
+        if not self._shapes.may_form(source):
+            return False
+        found = self._special_ids(source)
+        return found is not None and found != self._special_ids(self._shapes.of(source))
+
+    def _special_ids(self, source: Source) -> list[int] | None:
+        """Return the special tokens in what is written of an item; None where nothing is."""
+        (written,) = self._write([self._spell(source)], "longest_first")
+        match written:
+            case str():
+                texts = [written]
+            case SegmentPair(prompt, response):
+                texts = [prompt, response]
+            case Parts(prompt, steps):
+                texts = [prompt, *(text for step in steps for text in step)]
+            case _:
+                return None
+        special = self.tokenizer.special_ids
+        return [one for ids in self.tokenizer.encode(texts) for one in ids or () if one in special]
 
     def _spell(self, source: Source) -> Spelt | AssayError:
         if overlong := self._truncator.overlong(source):

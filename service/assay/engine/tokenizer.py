@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from assay.engine import truncation
 from assay.engine.positions import stated_tokens, steady_tokens
 from assay.engine.split_core import SplitCore
-from assay.errors import CheckpointError, InvalidField
+from assay.errors import CheckpointError, InvalidField, shown
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from assay.engine.mentions import StandIns
     from assay.engine.truncation import Side, Spans
 
+_SHOWN = 256  # characters of a token; real ones have up to some 130, of blanks
 _UNLIMITED = 1 << 20  # transformers writes 1e30 where a tokenizer states no limit
 _VOCABULARIES = ("tokenizer.json", "*.model", "vocab*")  # transformers makes do with none
 _SAMPLES = ["Seven — is 7 a prime?\n\n", "  <s>x</s>\u00a0[CLS] e\u0301 🌞", ""]
@@ -45,9 +46,7 @@ class Tokenizer:
                 folder, trust_remote_code=False, local_files_only=True
             )
         except Exception as error:
-            raise CheckpointError(
-                f"{folder} has no tokenizer that can be read ({type(error).__name__})"
-            ) from error
+            raise _unreadable(folder, error) from error
         self._split_core: SplitCore | None = None
         self._splits = False
 
@@ -132,8 +131,8 @@ class Tokenizer:
     # --- its vocabulary ---------------------------------------------------------------------
 
     def tokens(self, ids: Sequence[int]) -> list[str]:
-        """Return the vocabulary's own strings for ids."""
-        return [str(token) for token in self.hf.convert_ids_to_tokens(list(ids))]
+        """Return the vocabulary's own strings for ids, beginnings of those beyond any measure."""
+        return [str(token)[:_SHOWN] for token in self.hf.convert_ids_to_tokens(list(ids))]
 
     def look_up(self, token: str) -> int:
         """Return the id of a token that a card names.
@@ -163,6 +162,12 @@ class Tokenizer:
         """The tokens that it takes for special wherever they stand in a text."""
         added = self.hf.added_tokens_decoder.values()
         return [one.content for one in added if one.special and one.content.strip()]
+
+    @cached_property
+    def special_ids(self) -> frozenset[int]:
+        """Their ids, but for that of what isn't in the vocabulary."""
+        known = [one for one in self.special_tokens if one != self.hf.unk_token]
+        return frozenset(self.hf.convert_tokens_to_ids(known))
 
     @cached_property
     def longest_token(self) -> int:
@@ -231,3 +236,16 @@ def checked(ids: list[int] | None) -> list[int]:
             "the text holds a lone surrogate, which is not Unicode; remove or replace it"
         )
     return list(ids)
+
+
+def _unreadable(folder: Path, error: Exception) -> CheckpointError:
+    """Say why there is no tokenizer: transformers reads config.json before it."""
+    from transformers import AutoConfig  # noqa: PLC0415  slow to import
+
+    try:
+        AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+    except Exception as wrong:  # noqa: BLE001  huggingface_hub has errors of its own for a field
+        if type(wrong).__name__.startswith("StrictDataclass"):
+            said = shown(" ".join(str(wrong).split()))
+            return CheckpointError(f"{folder}/config.json can't be read: {said}")
+    return CheckpointError(f"{folder} has no tokenizer that can be read ({type(error).__name__})")
