@@ -157,3 +157,17 @@ async def test_only_who_has_no_good_key_is_held_back() -> None:
         assert (answered.status_code, healthy.status_code) == (200, 200)
         assert not refused.done()
         refused.cancel()
+
+
+async def test_a_header_that_comes_twice_is_both() -> None:
+    """Neither is left out: what may be for one host or page isn't for two."""
+    async with framed(answering) as client:
+        hosts = [(b"host", b"evil.com"), (b"host", b"localhost")]
+        own = (b"origin", b"http://localhost")
+        origins = [(b"host", b"localhost"), (b"origin", b"http://evil.com"), own]
+        answers = [
+            await client.get("http://127.0.0.1/score", headers=headers)
+            for headers in (hosts, origins, [origins[0], own])
+        ]
+
+    assert [one.status_code for one in answers] == [403, 403, 200]

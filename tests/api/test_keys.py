@@ -333,3 +333,11 @@ def test_an_empty_key_file_shows_nothing_either(file: Path) -> None:
     file.write_text("")
 
     assert not keys(key_file=file).shows_all(None)
+
+
+def test_blanks_around_a_header_s_value_are_not_part_of_a_key() -> None:
+    """Parsers leave those at its end."""
+    quick = keys(api_key="one")
+
+    assert quick.check("/score", {b"x-api-key": b"one \t"}) == "api-key-1"
+    assert quick.check("/score", {b"authorization": b"Bearer  one "}) == "api-key-1"

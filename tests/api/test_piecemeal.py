@@ -121,3 +121,12 @@ def test_a_part_has_so_many_bytes(begin: bytes) -> None:
 
     with pytest.raises(BodyTooLarge, match=f"{MOST_PART_BYTES} bytes"):
         parser.feed(megabyte)
+
+
+def test_what_is_parsed_so_far_can_be_freed_where_the_document_breaks_off() -> None:
+    """Whoever empties these lists frees all that a parser holds."""
+    parser = Parser()
+    parser.feed(b'{"a": [{"b": 1}, {"b": 2}], "c": [[3], ')
+    parser.feed(b"[4], 5")
+
+    assert parser.lists == [[{"b": 1}, {"b": 2}], [[3], [4]]]

@@ -153,14 +153,16 @@ def test_a_load_that_never_ends_is_refused_by_the_clock(
 def test_a_load_that_never_ends_holds_up_no_stop(
     tiny: Path, tmp_path: Path, pool: ThreadPoolExecutor
 ) -> None:
-    """One SIGTERM is enough, and nothing is left running."""
+    """One SIGTERM is enough: it is given up at once, and nothing is left running."""
     other = checkpoints.copy(tiny, tmp_path / "other")
-    with serving(tmp_path / "run", tiny, admin_key=KEY, drain_timeout_s=1, **QUICK) as server:
+    with serving(tmp_path / "run", tiny, admin_key=KEY, drain_timeout_s=600, **QUICK) as server:
         loading = pool.submit(load, server, other)
         frozen_while_it_reads(server)
         left = psutil.Process(server.process.pid).children(recursive=True)
         assert server.terminate() == 0
-        loading.exception()
+        given_up = loading.result()
+
+    assert (given_up.status_code, given_up.json()["error"]["code"]) == (503, "draining")
 
     _, alive = psutil.wait_procs(left, timeout=10)
     assert not alive

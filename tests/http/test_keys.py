@@ -202,6 +202,19 @@ def test_every_route_is_open_to_its_right_alone(ringed: Server, ring: dict[str, 
             assert not [key for key in ring.values() if key in refused.text]
 
 
+@pytest.mark.parametrize("end", ["%0a", "%0a/", "%0D", "%00", "/%0a"])
+@pytest.mark.parametrize("path", ["/metrics", "/models", "/health/live", "/admin/load"])
+def test_no_path_with_control_characters_is_a_route(
+    ringed: Server, ring: dict[str, str], path: str, end: str
+) -> None:
+    """An expression's `$` also fits before a newline: what needs a right would be another path."""
+    answers = [ringed.http.get(path + end, headers=bearer(key)) for key in ring.values()]
+
+    assert {(one.status_code, one.json()["error"]["code"]) for one in answers} == {
+        (404, "unknown_route")
+    }
+
+
 @pytest.mark.parametrize("path", sorted(OPEN))
 def test_closed_health_is_open_to_any_key(ringed: Server, ring: dict[str, str], path: str) -> None:
     """401 without, by GET and by HEAD."""

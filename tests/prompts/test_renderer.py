@@ -12,7 +12,6 @@ from typing import Any
 
 import pytest
 
-from assay.engine import messages
 from assay.engine.template import Text
 from assay.engine.truncation import Cutting
 from assay.errors import EmptyItem, NotReady, TemplateRefused, WorkerError
@@ -36,8 +35,8 @@ class Stream:
         self._owner = owner
         self._asked: Render | None = None
 
-    async def send(self, frame: bytes) -> None:
-        found = pickle.loads(frame[messages.HEADER.size :])
+    async def send(self, frame: tuple[bytes, bytes]) -> None:
+        found = pickle.loads(frame[1])
         if isinstance(found, Render):
             self._asked = found
             self._owner.calls.append([one.text for one in found.sources])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 
 from assay.scoring import garbage
@@ -48,3 +49,17 @@ def test_each_request_notes_its_own() -> None:
     garbage.note([[1] * MANY])
 
     assert (first, second) == ([[0] * MANY], [[1] * MANY])
+
+
+async def test_what_a_request_leaves_is_freed_by_another_thread() -> None:
+    """Soon, while the loop goes on."""
+    ends: list[int] = []
+    long = [Mortal(ends) for _ in range(MANY)]
+
+    garbage.free([long])
+    async with asyncio.timeout(30):
+        while len(ends) < MANY:  # noqa: ASYNC110  an end has no event
+            await asyncio.sleep(0.001)
+
+    assert long == []
+    assert threading.get_ident() not in ends

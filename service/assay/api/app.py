@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 from typing import TYPE_CHECKING
 
 from fastapi import FastAPI
+from pydantic_core import to_json
 from starlette.datastructures import Headers
 from starlette.middleware.cors import CORSMiddleware
 from starlette.routing import Route
@@ -20,6 +22,7 @@ from assay.api.strangers import Strangers
 from assay.api.traced import Traced
 
 if TYPE_CHECKING:
+    from pydantic import BaseModel
     from starlette.types import ASGIApp, Receive, Scope, Send
 
     from assay.api.keys import Keys
@@ -38,6 +41,7 @@ def create_app(
         summary="Reward models over HTTP.",
         docs_url=None,
         redoc_url=None,
+        openapi_url=None,
         redirect_slashes=False,
     )
     app.state.service = service
@@ -52,7 +56,8 @@ def create_app(
     app.include_router(ms_swift.router)
     app.include_router(kserve.router)
     problems.install(app)
-    app.openapi = lambda: openapi.document(app, (*native.BODIES, *admin.BODIES))  # type: ignore[method-assign]
+    bodies: tuple[type[BaseModel], ...] = (*native.BODIES, *admin.BODIES)
+    app.state.document = functools.cache(lambda: to_json(openapi.document(app, bodies)))
     own = posted(native.router, "", "/v1")
     endpoints = dialects.posted(own)
     app.routes.extend(

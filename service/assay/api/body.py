@@ -126,6 +126,17 @@ async def _received(request: Request) -> Body:
 
 async def _taken(chunks: AsyncIterator[bytes], holding: Holding, *, has_tail: bool) -> Body:
     """Return what came; with a tail behind its JSON it can't be parsed as it comes."""
+    parser = Parser()
+    try:
+        return await _parsed(chunks, holding, parser, has_tail=has_tail)
+    except BaseException:
+        garbage.free(parser.lists)
+        raise
+
+
+async def _parsed(
+    chunks: AsyncIterator[bytes], holding: Holding, own: Parser, *, has_tail: bool
+) -> Body:
     buffer = bytearray()
     parser: Parser | None = None
     size = 0
@@ -139,7 +150,7 @@ async def _taken(chunks: AsyncIterator[bytes], holding: Holding, *, has_tail: bo
         if parser is None:
             buffer = _said(buffer)
         if parser is None and not has_tail and bytes(buffer.lstrip()[:1]) in _JSON_BEGINS:
-            parser = Parser()
+            parser = own
         if parser is not None:
             await asyncio.to_thread(parser.feed, bytes(buffer))
             buffer.clear()

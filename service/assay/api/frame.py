@@ -26,6 +26,7 @@ from assay.errors import (
     Draining,
     InternalError,
     Unauthorized,
+    UnknownRoute,
     shown,
 )
 from assay.scoring import caller, garbage
@@ -33,7 +34,7 @@ from assay.telemetry import ending
 from assay.telemetry.metrics import NO_ROUTE
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from fastapi import Response
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -56,6 +57,7 @@ _SAFE_HEADERS = [
     (b"x-content-type-options", b"nosniff"),
     (b"x-frame-options", b"DENY"),
 ]
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _MOST_CHARACTERS = 256  # of a value in a line of the log
 _SLOWEST_BYTES_PER_S = 16_384
 _PIECE_BYTES = 262_144  # of an answer, handed over at a time
@@ -128,7 +130,7 @@ class Frame:
             await self._app(scope, receive, send)
             return
         canonical(scope)
-        headers = dict(scope["headers"])  # ASGI has their names in lower case
+        headers = _headers(scope["headers"])
         request_id = _request_id(headers.get(b"x-request-id"))
         state = scope.setdefault("state", {})
         state["request_id"] = request_id
@@ -194,6 +196,8 @@ class Frame:
         return response
 
     async def _check(self, scope: Scope, headers: dict[bytes, bytes]) -> None:
+        if _CONTROL.search(scope["path"]):  # an expression's $ also fits before a newline
+            raise UnknownRoute("no path has control characters; send it without them")
         self._origins.check(scope, headers, is_open=self._keys.is_open)
         try:
             name = self._keys.check(scope["path"], headers)
@@ -258,6 +262,15 @@ def _went_well(status: int, end: Ending) -> bool:
     return 200 <= status < 300 and end.outcome in ("", "ok")
 
 
+def _headers(lines: Sequence[tuple[bytes, bytes]]) -> dict[bytes, bytes]:
+    """Return headers by their names, in lower case as ASGI has them; repeated ones are a list."""
+    headers = dict(lines)
+    if len(headers) < len(lines):
+        for name in headers:
+            headers[name] = b", ".join(value for own, value in lines if own == name)
+    return headers
+
+
 def _length(headers: Mapping[bytes, bytes]) -> int:
     """Return the length that a message states; 0 where it doesn't."""
     length = headers.get(b"content-length", b"")
@@ -277,9 +290,8 @@ def _let_go(state: dict[str, Any], left: list[list[Any]]) -> None:
     """Free what a request leaves behind, aside."""
     state.pop("body", None)
     if left:
-        lists = left.copy()
+        garbage.free(left.copy())
         left.clear()
-        asyncio.get_running_loop().run_in_executor(None, garbage.empty, lists)
 
 
 def _log(scope: Scope, status: int, ms: float, end: Ending) -> None:

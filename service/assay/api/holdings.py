@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 TEXT_FACTOR = 2  # a body's text in Python: one to four bytes a character, and what is made of it
 VALUE_BYTES = 48  # in a list or an object: its place, and most often a number or a short text
-CONTAINER_BYTES = 256  # a list or an object, or what it becomes once it is validated
+CONTAINER_BYTES = 768  # a list or an object: what it is, and what it becomes until it is scored
 _SHORT_BYTES = 72  # what one byte of MessagePack may become
 _MAYBE_SHORT = bytes(range(0x80, 0xC0))  # MessagePack's short lists, objects and texts
 _RETRY_S = 5.0
@@ -76,8 +76,8 @@ class Holdings:
         alone = self._most_bytes // 2
         if size > alone:
             raise BodyTooLarge(
-                f"the body would take more than {alone} bytes of memory, half of max_held_bytes; "
-                "send fewer items at a time"
+                f"the request would take more than {alone} bytes of memory, half of "
+                "max_held_bytes; send fewer items at a time"
             )
         held = self._by_caller.get(caller, 0)
         if held + more <= self._most_bytes - self.bytes - more:

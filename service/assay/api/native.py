@@ -16,6 +16,7 @@ from assay.api import problems
 from assay.api.body import body_of
 from assay.api.exchange import CLIENT_CLOSED_REQUEST, scorer_of, unless_gone
 from assay.api.openapi import takes
+from assay.api.pieces import Pieces
 from assay.errors import AssayError
 from assay.scoring import answers, garbage, inspection
 from assay.scoring.aside import aside
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
     from pydantic import BaseModel
 
+    from assay.api.holdings import Holding
     from assay.scoring.scorer import Scorer
     from assay.scoring.targets import Target
 
@@ -32,6 +34,7 @@ OptionsT = TypeVar("OptionsT", bound=wire.Options)
 AnswerT = TypeVar("AnswerT", wire.ScoreAnswer, wire.CompareAnswer, wire.BestOfNAnswer)
 
 router = APIRouter()
+_NO_DATA = b'"data":[]'
 _WRITTEN_AT_ONCE = 1_024  # entries of an answer
 
 BODIES: tuple[type[BaseModel], ...] = (
@@ -74,19 +77,28 @@ async def tokenize(request: Request) -> Response:
     target = scorer.target(wanted.model)
     try:
         with _naming(target):
-            entries = await unless_gone(request, _tokens(scorer, wanted))
+            entries = await unless_gone(request, _tokens(scorer, wanted, request.state.holding))
     except ClientDisconnect:
         return Response(status_code=CLIENT_CLOSED_REQUEST)
-    bare = wire.TokenizeAnswer(model=target.name, data=[])
-    content = await aside(len(entries), lambda: _with_data(bare, b",".join(entries)))
-    headers = {problems.REVISION: target.revision}
-    return Response(content, media_type="application/json", headers=headers)
+    bare = wire.TokenizeAnswer(model=target.name, data=[]).model_dump_json().encode()
+    head, tail = bare.split(_NO_DATA)
+    pieces = [head + b'"data":[', *entries, b"]" + tail]
+    return Pieces(pieces, {problems.REVISION: target.revision})
 
 
-async def _tokens(scorer: Scorer, wanted: wire.TokenizeRequest) -> list[bytes]:
-    """Return the entries of an answer as JSON, some at a time: each has a string a token."""
+async def _tokens(scorer: Scorer, wanted: wire.TokenizeRequest, holding: Holding) -> list[bytes]:
+    """Return the entries of an answer as JSON, some at a time: each has a string a token.
+
+    Raises:
+        BodyTooLarge, Overloaded: They take more memory than requests may hold.
+    """
+    written: list[bytes] = []
     async with contextlib.aclosing(inspection.tokenized(scorer, wanted)) as parts:
-        return [await asyncio.to_thread(_written, entries) async for entries in parts]
+        async for entries in parts:
+            comma = b"," if written else b""
+            written.append(comma + await asyncio.to_thread(_written, entries))
+            holding.take(holding.bytes + len(written[-1]))
+    return written
 
 
 @router.get("/models", response_model=wire.ModelList)
@@ -178,4 +190,4 @@ def _written(entries: Sequence[BaseModel]) -> bytes:
 def _with_data(answer: BaseModel, entries: bytes) -> bytes:
     """Return an answer as JSON with written entries in place of no data."""
     content = answer.model_dump_json().encode()
-    return content.replace(b'"data":[]', b'"data":[%b]' % entries, 1) if entries else content
+    return content.replace(_NO_DATA, b'"data":[%b]' % entries, 1) if entries else content

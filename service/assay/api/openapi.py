@@ -57,29 +57,27 @@ def takes(model: type[BaseModel], *, is_required: bool = True) -> dict[str, obje
 
 
 def document(app: FastAPI, native: Iterable[type[BaseModel]]) -> dict[str, Any]:
-    """Return the document, made once; `native` are the bodies of routes of our own."""
-    if app.openapi_schema is None:
-        schema = get_openapi(
-            title=app.title, version=app.version, summary=app.summary, routes=app.routes
-        )
-        bodies = {*native, *(contract.request for contract in CONTRACTS)}
-        names, models = models_json_schema(
-            [
-                *((model, "validation") for model in sorted(bodies, key=lambda x: x.__qualname__)),
-                (wire.ErrorAnswer, "serialization"),
-            ],
-            ref_template=_REFERENCES,
-        )
-        schema["components"]["schemas"] |= models["$defs"]
-        for path, operations in schema["paths"].items():
-            for operation in operations.values():
-                _add_native_errors(path, operation)
-        _add_shared(schema["paths"])
-        for contract in CONTRACTS:
-            for path in contract.paths:
-                _add(schema["paths"], path, contract, dict(names[contract.request, "validation"]))
-        app.openapi_schema = schema
-    return app.openapi_schema
+    """Return the document; `native` are the bodies of routes of our own. It takes a while."""
+    schema = get_openapi(
+        title=app.title, version=app.version, summary=app.summary, routes=app.routes
+    )
+    bodies = {*native, *(contract.request for contract in CONTRACTS)}
+    names, models = models_json_schema(
+        [
+            *((model, "validation") for model in sorted(bodies, key=lambda x: x.__qualname__)),
+            (wire.ErrorAnswer, "serialization"),
+        ],
+        ref_template=_REFERENCES,
+    )
+    schema["components"]["schemas"] |= models["$defs"]
+    for path, operations in schema["paths"].items():
+        for operation in operations.values():
+            _add_native_errors(path, operation)
+    _add_shared(schema["paths"])
+    for contract in CONTRACTS:
+        for path in contract.paths:
+            _add(schema["paths"], path, contract, dict(names[contract.request, "validation"]))
+    return schema
 
 
 def _add_shared(paths: dict[str, Any]) -> None:

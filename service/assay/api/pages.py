@@ -1,4 +1,4 @@
-"""`/docs`: Swagger UI, with scripts and styles of the installed package; nothing from elsewhere.
+"""`/openapi.json`, and `/docs`: Swagger UI, with scripts and styles of the installed package.
 
 The files are those of `fastapi-offline`, which has Swagger UI's releases; its code isn't run. The
 page says itself that a browser may load nothing of another host's, and its addresses are relative:
@@ -7,6 +7,7 @@ it also works under a prefix of a proxy's.
 
 from __future__ import annotations
 
+import asyncio
 import importlib.util
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -58,6 +59,13 @@ SwaggerUIBundle({
 """
 
 router = APIRouter(include_in_schema=False)
+
+
+@router.get("/openapi.json")
+async def schema(request: Request) -> Response:
+    """Return the OpenAPI document, made when it is first asked for."""
+    content: bytes = await asyncio.to_thread(request.app.state.document)
+    return Response(content, media_type="application/json")
 
 
 @router.get("/docs")

@@ -154,6 +154,11 @@ class Parser:
         """About how many bytes is worth what came, parsed or about to be; see `holdings`."""
         return self._worth
 
+    @property
+    def lists(self) -> list[list[Any]]:
+        """What is parsed of each list of the document so far."""
+        return self._lists
+
     def feed(self, chunk: bytes) -> None:
         """Take the next bytes; those that end elements are parsed."""
         signs = self._scanner.scan(chunk)
@@ -237,7 +242,7 @@ class Parser:
         except OverflowError:
             return values
         self._values -= len(values)
-        self._worth -= VALUE_BYTES * len(values)
+        self._worth -= VALUE_BYTES * len(values) + CONTAINER_BYTES
         return packed
 
 

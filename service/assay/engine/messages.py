@@ -262,9 +262,10 @@ _encoder = msgspec.msgpack.Encoder()
 _decoder: msgspec.msgpack.Decoder[FromWorker] = msgspec.msgpack.Decoder(FromWorker)
 
 
-def encode(message: object) -> bytes:
-    """Return the frame of a message of the front's."""
-    return frame(pickle.dumps(message, protocol=pickle.HIGHEST_PROTOCOL))
+def encode(message: object) -> tuple[bytes, bytes]:
+    """Return the frame of a message of the front's: header and body, which may be large."""
+    body = pickle.dumps(message, protocol=pickle.HIGHEST_PROTOCOL)
+    return HEADER.pack(len(body)), body
 
 
 def decode(body: bytes) -> object:

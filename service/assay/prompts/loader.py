@@ -59,14 +59,14 @@ class Stream:
         self._writer = writer
         self.pid: int | None = None
 
-    async def send(self, frame: bytes) -> None:
-        """Send a frame.
+    async def send(self, frame: tuple[bytes, bytes]) -> None:
+        """Send a frame, as its header and its body.
 
         Raises:
             WorkerError: The process is gone.
         """
         try:
-            self._writer.write(frame)
+            self._writer.writelines(frame)
             await self._writer.drain()
         except OSError as error:
             raise WorkerError("a process that renders is gone") from error

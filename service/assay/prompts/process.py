@@ -49,6 +49,7 @@ if TYPE_CHECKING:
 _READING_MEMORY = 8 * 2**30
 _MEMORY = 2**30  # beyond what a process has of the template when it begins
 _FRAMES = 20
+_MOST_SHOWN = 2**22  # characters of several items' texts in one answer
 _PARALLEL = "TOKENIZERS_PARALLELISM"
 _wanted = os.environ.get(_PARALLEL)  # an operator's word stands
 
@@ -196,12 +197,16 @@ def _rendered(template: Template, wanted: Render) -> Outcomes | Defect:
     try:
         outcomes = template.render_all(wanted.sources, wanted.cutting)
         items: list[Read | Refusal] = []
+        shown = 0
         for one in outcomes:
             if isinstance(one, AssayError):
                 items.append(Refusal.of(one))
                 continue
             tokens = template.tokenizer.tokens(one.ids.tolist()) if wanted.looks else None
             items.append(Read.of(one, tokens, looks=wanted.looks))
+            shown += len(one.text or "") if wanted.looks else 0
+            if shown > _MOST_SHOWN and len(outcomes) > 1:
+                return Defect("TooMuch", [])  # the front asks for each by itself
         return Outcomes(items)
     except (RecursionError, MemoryError) as error:
         if len(wanted.sources) == 1:

@@ -95,7 +95,7 @@ class Worker:
         if self._writer is None:
             raise WorkerError("the worker was never started")
         try:
-            self._writer.write(messages.encode(message))
+            self._writer.writelines(messages.encode(message))
             await self._writer.drain()
         except OSError as error:
             raise WorkerError("the worker process is gone") from error

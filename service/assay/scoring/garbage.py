@@ -6,6 +6,7 @@ it the loop, stands still until it is over.
 
 from __future__ import annotations
 
+import asyncio
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
@@ -32,6 +33,11 @@ def note(values: Iterable[object]) -> None:
     for one in values:
         if isinstance(one, list) and len(one) > ON_THE_LOOP_ITEMS:
             left.append(one)
+
+
+def free(lists: Iterable[list[Any]]) -> None:
+    """Free what is in these lists, soon and not on the loop."""
+    asyncio.get_running_loop().run_in_executor(None, empty, lists)
 
 
 def empty(lists: Iterable[list[Any]]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from dataclasses import replace
 from typing import TYPE_CHECKING, Literal
@@ -16,7 +17,7 @@ from assay.scoring import items, meaning, targets
 from assay.scoring.aside import aside
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator
+    from collections.abc import AsyncGenerator, Sequence
 
     from assay.prompts.models import Inspected, Model
     from assay.prompts.renderer import Looked
@@ -90,10 +91,8 @@ async def tokenized(
     rendered = scorer.rendered(target, sources, cutting)
     async with contextlib.aclosing(rendered) as chunks:
         async for chunk in chunks:
-            yield [
-                _tokenized(index, wanted[index], one, reads=reads)
-                for index, one in enumerate(chunk, begin)
-            ]
+            own = wanted[begin : begin + len(chunk)]
+            yield await asyncio.to_thread(_tokenized_each, own, chunk, begin, reads)
             begin += len(chunk)
 
 
@@ -169,6 +168,15 @@ def _stats(scorer: Scorer, target: Target) -> wire.Stats:
         results_pending=door.requests,
         batch_size=loaded.budget_tokens if loaded else None,
     )
+
+
+def _tokenized_each(
+    wanted: Sequence[wire.Item], looked: Sequence[Looked | AssayError], begin: int, reads: str
+) -> list[wire.TokenizeEntry]:
+    return [
+        _tokenized(index, item, one, reads=reads)
+        for index, (item, one) in enumerate(zip(wanted, looked, strict=True), begin)
+    ]
 
 
 def _tokenized(

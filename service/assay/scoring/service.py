@@ -111,9 +111,11 @@ class Service:
                 tenure.is_vacant.set()
 
     def close(self) -> None:
-        """Admit nothing more."""
+        """Admit nothing more, and give up the change that is being made."""
         self._is_closed = True
         self.scorer.close()
+        if (task := self._change_task) and not task.cancelling():
+            task.cancel()
 
     def kill(self) -> None:
         """End every device process at once: nobody is answered any more."""
