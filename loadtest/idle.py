@@ -28,7 +28,7 @@ from rich.table import Table
 from transformers import AutoModelForSequenceClassification
 
 from assay.engine import trunk
-from assay.engine.messages import Forest
+from assay.worker_protocol import Forest
 from loadtest import checkpoint, server
 from loadtest.texts import Generated
 

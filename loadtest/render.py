@@ -6,7 +6,8 @@ from dataclasses import replace
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
-from assay.engine.template import Conversation, Rendered, Template
+from assay.items import Conversation, Rendered
+from assay.prompts.template import Template
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence

@@ -4,7 +4,7 @@ import os
 import socket
 import sys
 
-from assay.engine.messages import Refused, encode_answer
+from assay.worker_protocol import Refused, encode_answer
 
 NAMES = ("ASSAY_API_KEY", "VENDOR_LICENSE_SERVER")
 

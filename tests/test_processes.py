@@ -3,8 +3,8 @@
 import pytest
 
 from assay import processes
-from assay.engine.messages import Refused, Start
 from assay.scheduling.workers import Worker
+from assay.worker_protocol import Refused, Start
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ import subprocess
 import sys
 from typing import TYPE_CHECKING
 
-from assay.engine.messages import FRONT_SIGNALS
+from assay.worker_protocol import FRONT_SIGNALS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping

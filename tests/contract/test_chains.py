@@ -8,7 +8,7 @@ import pytest
 
 from assay.api.dialects.chains import in_steps
 from assay.cards.mechanism import Steps
-from assay.engine.template import Conversation, Solution, Text
+from assay.items import Conversation, Solution, Text
 from tests.contract.cases import SCORES, Case, Item
 from tests.families.process import HENS, LAID
 

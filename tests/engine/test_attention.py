@@ -12,8 +12,8 @@ from assay.engine.attention.blocks import BLOCK
 from assay.engine.attention.interface import PackedAttention, UnsupportedAttention
 from assay.engine.attention.pattern import Pattern
 from assay.engine.forest import pack
-from assay.engine.messages import PAGE_TOKENS, Forest
 from assay.engine.pages import Pages
+from assay.worker_protocol import PAGE_TOKENS, Forest
 
 HEADS, KV_HEADS, WIDTH = 4, 2, 16
 SCALE = WIDTH**-0.5

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from assay.engine import faults, loading, trunk
-from assay.engine.messages import ModelSpec
+from assay.worker_protocol import ModelSpec
 from tests.fidelity import checkpoints
 
 NO_MEMORY = [

@@ -12,8 +12,8 @@ from safetensors.torch import load_file, save_file
 from assay.cards import code
 from assay.cards.card import Card
 from assay.engine import checkpoint, foreign, trusted
-from assay.engine.messages import Forest
 from assay.errors import CheckpointError
+from assay.worker_protocol import Forest
 from tests.engine import own_code
 from tests.fidelity import checkpoints, reference
 

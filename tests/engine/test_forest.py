@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 
 from assay.engine.forest import ROWS, pack
-from assay.engine.messages import Forest
+from assay.worker_protocol import Forest
 
 
 def ids(*numbers):

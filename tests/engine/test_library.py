@@ -21,7 +21,7 @@ import torch
 from assay.engine.attention import library, native
 from assay.engine.attention.pattern import Pattern
 from assay.engine.forest import pack
-from assay.engine.messages import Forest
+from assay.worker_protocol import Forest
 
 is_made = library.is_made()
 if native.is_at_hand(torch.device("cpu"), torch.float32):

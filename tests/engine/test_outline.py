@@ -8,8 +8,8 @@ from safetensors.torch import load_file, save_file
 from assay.cards import card as cards
 from assay.cards import catalogue
 from assay.engine import outline
-from assay.engine.messages import ModelSpec
 from assay.errors import CheckpointError
+from assay.worker_protocol import ModelSpec
 from tests.families import attributes, pairwise, scalar
 
 LAYOUTS = {one.name: one for module in (attributes, pairwise, scalar) for one in module.LAYOUTS}

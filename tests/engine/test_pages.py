@@ -8,8 +8,8 @@ import torch
 
 from assay.engine.attention import interface
 from assay.engine.forest import pack
-from assay.engine.messages import PAGE_TOKENS, Forest
 from assay.engine.pages import Pages
+from assay.worker_protocol import PAGE_TOKENS, Forest
 
 HEADS, WIDTH = 2, 4
 TOKENS = 2 * PAGE_TOKENS

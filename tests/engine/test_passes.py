@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from assay.engine import passes
-from assay.engine.messages import Batch, Done, Ending, Failed, Forest, encode, encode_answer
+from assay.worker_protocol import Batch, Done, Ending, Failed, Forest, encode, encode_answer
 from tests.engine.worker_process import heard
 
 

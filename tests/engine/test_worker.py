@@ -10,7 +10,7 @@ from transformers import LlamaConfig, LlamaForSequenceClassification
 
 from assay.cards.card import Card
 from assay.engine import worker
-from assay.engine.messages import ModelSpec, Progress, Start
+from assay.worker_protocol import ModelSpec, Progress, Start
 from tests.engine.worker_process import heard
 from tests.families import scalar
 

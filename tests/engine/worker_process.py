@@ -1,12 +1,16 @@
 """The front's end of the stream to a device process, for tests that run one's loop in a thread."""
 
-from assay.engine import messages
+from assay import worker_protocol
 
 
 def heard(stream):
     """Return what the device says next; None when it is gone."""
-    header = read(stream, messages.HEADER.size)
-    return messages.decode_answer(read(stream, messages.answer_size(header))) if header else None
+    header = read(stream, worker_protocol.HEADER.size)
+    return (
+        worker_protocol.decode_answer(read(stream, worker_protocol.answer_size(header)))
+        if header
+        else None
+    )
 
 
 def read(stream, size):

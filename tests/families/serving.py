@@ -10,7 +10,7 @@ import torch
 
 from assay import wire
 from assay.engine import trunk as trunks
-from assay.engine.template import Rendered
+from assay.items import Rendered
 from assay.prompts import resolution
 from assay.scheduling.pages import PrefixCache
 from assay.scheduling.planner import Flow, Line, Work, plan
@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from assay.engine.template import Source
     from assay.errors import AssayError
+    from assay.items import Source
     from assay.prompts.models import Model
     from assay.scoring.meaning import Verdict, Wish
 

@@ -22,12 +22,13 @@ from assay import wire
 from assay.cards import card as cards
 from assay.cards.card import Card
 from assay.cards.catalogue import embedded
-from assay.engine import notices
 from assay.engine import trunk as trunks
-from assay.engine.messages import Forest
-from assay.engine.template import Conversation, Ids, Solution, Template, Text
 from assay.errors import CheckpointError, InvalidField, ItemTooLong, TemplateRefused
+from assay.items import Conversation, Ids, Solution, Text
+from assay.prompts import notices
+from assay.prompts.template import Template
 from assay.scoring import items
+from assay.worker_protocol import Forest
 from tests.families import attributes, contrast, layout, pairwise, process, scalar, tokenizers
 from tests.families.layout import TALK, encode, hidden, logits, read
 from tests.families.serving import Served

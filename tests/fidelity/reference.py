@@ -13,9 +13,9 @@ from safetensors.torch import load_file
 
 from assay.cards.card import Card
 from assay.engine import trunk as trunks
-from assay.engine.messages import Forest
 from assay.scheduling.pages import PrefixCache
 from assay.scheduling.planner import Flow, Line, Work, plan
+from assay.worker_protocol import Forest
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -9,10 +9,10 @@ import torch
 import transformers
 
 from assay.cards.card import Card
+from assay.cards.positions import stated_tokens
 from assay.engine import checkpoint
 from assay.engine import trunk as trunks
-from assay.engine.messages import Forest
-from assay.engine.positions import stated_tokens
+from assay.worker_protocol import Forest
 from tests.fidelity import checkpoints, reference, texts
 
 ITEMS = texts.generated(24, longest_words=60)

@@ -8,7 +8,7 @@ import torch
 import transformers
 
 from assay.engine import trunk as trunks
-from assay.engine.messages import Forest
+from assay.worker_protocol import Forest
 from tests.fidelity import checkpoints, reference
 
 SMALL = {**checkpoints.SMALL, **checkpoints.POSITIONS, "type_vocab_size": 2}

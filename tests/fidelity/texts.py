@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from assay.cards.catalogue import embedded
-from assay.engine.template import Conversation, Rendered, Template
+from assay.items import Conversation, Rendered
+from assay.prompts.template import Template
 
 if TYPE_CHECKING:
     from pathlib import Path

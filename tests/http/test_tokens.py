@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.engine import tokenizers
 from tests.fidelity import checkpoints as random_checkpoints
 from tests.http import checkpoints
 from tests.http.processes import run, serving
 from tests.http.texts import PAIR
+from tests.prompts import tokenizers
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -12,9 +12,8 @@ from typing import TYPE_CHECKING, Any
 import psutil
 import pytest
 
-from assay.engine.template import Conversation, Text
-from assay.engine.truncation import Cutting
 from assay.errors import CheckpointError, NotReady, TemplateRefused
+from assay.items import Conversation, Cutting, Text
 from assay.pacing import Pace
 from assay.prompts import renderer as renderers
 from assay.prompts.loader import Loader

@@ -11,15 +11,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from assay import errors
+from assay import errors, worker_protocol
 from assay.cards import card as cards
 from assay.cards import catalogue
 from assay.cards.repository import Checkpoint
-from assay.engine import messages
-from assay.engine.marks import Marks
-from assay.engine.messages import Inputs
-from assay.engine.rendered import Rendered
 from assay.errors import AssayError, InvalidField, WorkerError
+from assay.items import Marks, Rendered
 from assay.prompts import protocol
 from assay.prompts.models import Facts, Inspected, Model, Padding, Reading, Resolved
 from assay.prompts.protocol import (
@@ -30,6 +27,7 @@ from assay.prompts.protocol import (
     ResolvedFrame,
 )
 from assay.settings import Settings
+from assay.worker_protocol import Inputs
 from tests.test_errors import leaves
 
 REPOSITORY = Settings().repository
@@ -38,7 +36,7 @@ REPOSITORY = Settings().repository
 def crossed(frame):
     """Return a frame as the front reads it."""
     sent = protocol.told(frame)
-    size = messages.HEADER.size
+    size = worker_protocol.HEADER.size
     assert protocol.size(sent[:size]) == len(sent) - size
     return protocol.read(sent[size:])
 
@@ -137,4 +135,4 @@ def test_a_pickle_is_no_message(body):
 def test_a_frame_that_claims_too_much_is_refused():
     """Before memory is taken for it."""
     with pytest.raises(WorkerError, match="isn't a message"):
-        protocol.size(messages.HEADER.pack(1 << 40))
+        protocol.size(worker_protocol.HEADER.pack(1 << 40))

@@ -12,9 +12,8 @@ from typing import Any
 
 import pytest
 
-from assay.engine.template import Text
-from assay.engine.truncation import Cutting
 from assay.errors import EmptyItem, NotReady, TemplateRefused, WorkerError
+from assay.items import Cutting, Text
 from assay.pacing import Pace
 from assay.prompts import renderer
 from assay.prompts.protocol import Defect, Outcomes, Read, Refusal, Render

@@ -1,6 +1,6 @@
 """What a device says of a model."""
 
-from assay.engine.messages import Inputs, Loaded
+from assay.worker_protocol import Inputs, Loaded
 
 
 def loaded(model, budget, *, shares, tokens_per_s=1.0):

@@ -13,16 +13,6 @@ import pytest
 from msgspec import structs
 
 from assay.cards.card import Card
-from assay.engine.messages import (
-    PAGE_TOKENS,
-    Done,
-    Ending,
-    Failed,
-    ModelSpec,
-    Progress,
-    Refused,
-    Start,
-)
 from assay.errors import (
     AssayError,
     CheckpointError,
@@ -34,6 +24,16 @@ from assay.errors import (
 from assay.scheduling import budget
 from assay.scheduling.dispatcher import BATCHES_AT_WORKER, Dispatcher, rate, timed_rate
 from assay.scheduling.queue import Queue, Ticket
+from assay.worker_protocol import (
+    PAGE_TOKENS,
+    Done,
+    Ending,
+    Failed,
+    ModelSpec,
+    Progress,
+    Refused,
+    Start,
+)
 from tests.scheduling.models import loaded
 
 MODEL = "judge"

@@ -6,9 +6,9 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from assay.engine.messages import PAGE_TOKENS
 from assay.scheduling.pages import PrefixCache
 from assay.scheduling.planner import Flow, Line, Work, plan
+from assay.worker_protocol import PAGE_TOKENS
 from tests.scheduling.texts import IDS, ids, response
 
 PROMPT = ids(70)  # four pages and six tokens

@@ -4,8 +4,8 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from assay.engine.messages import PAGE_TOKENS
 from assay.scheduling.pages import PrefixCache, tokens_at
+from assay.worker_protocol import PAGE_TOKENS
 from tests.scheduling.texts import IDS, ids
 
 TWO_PAGES = ids(2 * PAGE_TOKENS)

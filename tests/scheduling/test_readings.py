@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from assay.engine.marks import Marks
-from assay.engine.messages import PAGE_TOKENS
+from assay.items import Marks
 from assay.scheduling.pages import PrefixCache
 from assay.scheduling.planner import Flow, Line, Work, plan
 from assay.scheduling.readings import first_unread
+from assay.worker_protocol import PAGE_TOKENS
 from tests.scheduling.texts import IDS, ids, response
 
 PROMPT = ids(2 * PAGE_TOKENS)

@@ -5,7 +5,7 @@ import shutil
 import pytest
 
 from assay.cards.catalogue import embedded
-from assay.engine.template import Conversation
+from assay.items import Conversation
 from assay.scoring.scorer import Scorer
 from assay.settings import Settings
 from assay.telemetry.metrics import Metrics

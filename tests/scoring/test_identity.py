@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from assay.cards.card import Card
-from assay.engine.template import Conversation, Ids, Text
+from assay.items import Conversation, Ids, Text
 from assay.scoring import caller
 from assay.scoring.scorer import Scorer
 from assay.scoring.targets import Target
@@ -16,7 +16,7 @@ from assay.settings import Settings
 from assay.telemetry.metrics import Metrics
 
 if TYPE_CHECKING:
-    from assay.engine.template import Source
+    from assay.items import Source
 
 JUDGE = Target("judge", Card(), (), "model", "r")
 OTHER = Target("other", Card(), (), "model", "r")

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 import psutil
 import pytest
 
-from assay.engine.template import Ids
+from assay.items import Ids
 from assay.scoring import caller
 from assay.scoring.scorer import Scorer
 from assay.settings import Settings

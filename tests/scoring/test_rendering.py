@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from assay.engine.template import Conversation, Ids, Text
+from assay.items import Conversation, Ids, Text
 from assay.pacing import WOKEN_AN_ITERATION, Pace
 from assay.scoring import rendering
 from assay.scoring.rendering import CHUNK_ITEMS, CHUNK_TOKENS, chunks

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from assay.cards import code
-from assay.engine.template import Conversation
 from assay.errors import CheckpointError, SettingsError
+from assay.items import Conversation
 from assay.scoring import inspection
 from assay.scoring.scorer import Scorer
 from assay.settings import Settings, load

@@ -5,8 +5,8 @@ import asyncio
 import psutil
 import pytest
 
-from assay.engine.template import Ids
 from assay.errors import DeadlineExceeded, Overloaded
+from assay.items import Ids
 from assay.scoring import caller
 from assay.scoring.scorer import Scorer
 from assay.settings import Settings

@@ -5,10 +5,10 @@ import numpy as np
 import pytest
 from prometheus_client import REGISTRY, CollectorRegistry
 
-from assay.engine.messages import Done
 from assay.settings import Settings
 from assay.telemetry import lag
 from assay.telemetry.metrics import Metrics
+from assay.worker_protocol import Done
 
 CALL = {"model": "judge", "route": "score"}
 MODEL = {"model": "judge"}

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from assay.engine.template import Contest, Conversation, Ids, Solution, Text
+from assay.items import Contest, Conversation, Ids, Solution, Text
 from assay.scoring.observed import agreements, length
 from assay.telemetry.metrics import LABELS, Metrics
 from assay.telemetry.moments import MOMENTS

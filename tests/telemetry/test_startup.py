@@ -5,8 +5,8 @@ import pytest
 from msgspec.structs import replace
 from rich.console import Console
 
-from assay.engine.messages import Inputs, Loaded, Progress
 from assay.telemetry.startup import StartupDisplay
+from assay.worker_protocol import Inputs, Loaded, Progress
 
 LOADED = Loaded(
     model="judge",

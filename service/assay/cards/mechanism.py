@@ -5,7 +5,7 @@ A card without any of these tables is a checkpoint of transformers' own class
 card's: lists of layers over tensors named here. No table states a size; files do.
 
 Here is only what a card may say. What it means: `engine.checkpoint` and `engine.readout` for trunk
-and heads, `engine.template` for template and positions, `reward.score` for the score.
+and heads, `prompts.template` for template and positions, `reward.score` for the score.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from assay.cards import validation
-from assay.engine.positions import steady_tokens
+from assay.cards.positions import steady_tokens
 from assay.errors import CheckpointError
 
 if TYPE_CHECKING:

@@ -23,9 +23,9 @@ from assay.cards import code, headers, sizes
 from assay.engine import faults, internlm2, trusted
 from assay.engine.adapter import Adapter
 from assay.engine.head import VOCABULARY, Head, Vocabulary
-from assay.engine.messages import OUTLINE
 from assay.engine.readout import CardHeads, NextToken, Readout, own
 from assay.errors import CheckpointError
+from assay.worker_protocol import OUTLINE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Iterator, Mapping

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from assay.cards.card import Card
     from assay.cards.code import Trust
-    from assay.engine.messages import Forest
+    from assay.worker_protocol import Forest
 
 _NAMES = ("score", "scores", "reward", "rewards", "logits")  # of what is read from the output
 

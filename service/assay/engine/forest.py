@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from assay.engine.messages import PAGE_TOKENS
+from assay.worker_protocol import PAGE_TOKENS
 
 if TYPE_CHECKING:
-    from assay.engine.messages import Forest
+    from assay.worker_protocol import Forest
 
 ROWS = 16
 

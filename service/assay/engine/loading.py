@@ -9,8 +9,8 @@ import torch
 from assay.engine import bounds, compilation, faults, foreign, warmup
 from assay.engine import trunk as trunks
 from assay.engine.attention import library
-from assay.engine.messages import Compile, FromWorker, Loaded, ModelSpec, Progress, Start
 from assay.errors import CheckpointError
+from assay.worker_protocol import Compile, FromWorker, Loaded, ModelSpec, Progress, Start
 
 if TYPE_CHECKING:
     from collections.abc import Callable

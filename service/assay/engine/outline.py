@@ -13,13 +13,14 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from assay import child_process
 from assay.cards import adapter
-from assay.engine import bounds, checkpoint, process
-from assay.engine.messages import OUTLINE, Progress, Refused, Start, encode_answer, receive
+from assay.engine import bounds, checkpoint
 from assay.errors import CheckpointError, refusing
+from assay.worker_protocol import OUTLINE, Progress, Refused, Start, encode_answer, receive
 
 if TYPE_CHECKING:
-    from assay.engine.messages import ModelSpec
+    from assay.worker_protocol import ModelSpec
 
 
 def main() -> None:
@@ -58,4 +59,4 @@ def check(spec: ModelSpec) -> None:
 
 if __name__ == "__main__":
     main()
-    process.end()
+    child_process.end()

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from assay.engine.messages import PAGE_TOKENS
+from assay.worker_protocol import PAGE_TOKENS
 
 if TYPE_CHECKING:
     from assay.engine.forest import Packed

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from assay.engine.faults import is_out_of_memory, loses_the_device
-from assay.engine.messages import Batch, Done, Ending, Failed, FromWorker, receive
+from assay.worker_protocol import Batch, Done, Ending, Failed, FromWorker, receive
 
 if TYPE_CHECKING:
     import socket

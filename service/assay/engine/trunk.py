@@ -27,9 +27,9 @@ from assay.engine import (
     readout,
 )
 from assay.engine.attention import interface
-from assay.engine.messages import PAGE_TOKENS, Forest, Inputs
 from assay.engine.pages import Pages
 from assay.errors import CheckpointError
+from assay.worker_protocol import PAGE_TOKENS, Forest, Inputs
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

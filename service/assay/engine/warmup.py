@@ -16,8 +16,8 @@ import numpy as np
 import torch
 
 from assay.engine import faults
-from assay.engine.messages import Forest
 from assay.errors import CheckpointError
+from assay.worker_protocol import Forest
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -11,9 +11,9 @@ import socket
 import sys
 from typing import TYPE_CHECKING
 
-from assay.engine import process
-from assay.engine.messages import FromWorker, Refused, Start, encode_answer, receive
+from assay import child_process
 from assay.errors import CheckpointError, refusing
+from assay.worker_protocol import FromWorker, Refused, Start, encode_answer, receive
 
 if TYPE_CHECKING:
     from assay.engine.trunk import Trunk
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 def main() -> None:
     """Serve the socket whose descriptor is the only argument."""
-    process.follow_the_front()
+    child_process.follow_the_front()
     _import()
     with socket.socket(fileno=int(sys.argv[1])) as stream:
         start = receive(stream)
@@ -74,4 +74,4 @@ def _import() -> None:
 
 if __name__ == "__main__":
     main()
-    process.end()
+    child_process.end()

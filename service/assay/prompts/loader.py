@@ -11,8 +11,7 @@ import contextlib
 import socket
 from typing import TYPE_CHECKING, Self, TypeVar
 
-from assay import processes
-from assay.engine import messages
+from assay import processes, worker_protocol
 from assay.errors import AssayError, CheckpointError, WorkerError, refusing
 from assay.prompts import protocol
 from assay.prompts.protocol import (
@@ -78,7 +77,7 @@ class Stream:
             WorkerError: The process is gone, or says what isn't a message.
         """
         try:
-            header = await self._reader.readexactly(messages.HEADER.size)
+            header = await self._reader.readexactly(worker_protocol.HEADER.size)
             body = await self._reader.readexactly(protocol.size(header))
         except (asyncio.IncompleteReadError, OSError) as error:
             raise WorkerError("a process that renders is gone") from error
@@ -136,7 +135,7 @@ class Loader:
     async def begin_to_render(self, models: Sequence[Model]) -> None:
         """Read nothing more; these are the models of all that was resolved, in their order."""
         self._models = list({one.name: one for one in models}.values())
-        await self._open.send(messages.encode(Fork()))
+        await self._open.send(worker_protocol.encode(Fork()))
 
     async def fork(self, model: str) -> Stream:
         """Start a process that renders a model's items.
@@ -155,7 +154,7 @@ class Loader:
     # --- asking -----------------------------------------------------------------------------
 
     async def _ask(self, wanted: object, about: str, kind: type[FrameT]) -> FrameT:
-        await self._open.send(messages.encode(wanted))
+        await self._open.send(worker_protocol.encode(wanted))
         try:
             answer = await self._answer()
         except TimeoutError:
@@ -225,7 +224,7 @@ class Loader:
                     f"the tokenizer of {model.name} was replaced in {model.checkpoint.folder}; "
                     "reload to serve it, or put the other back"
                 )
-        await self._open.send(messages.encode(Fork()))
+        await self._open.send(worker_protocol.encode(Fork()))
 
     async def _fork(self, model: str) -> Stream:
         place = [one.name for one in self._models].index(model)

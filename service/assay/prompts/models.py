@@ -12,9 +12,9 @@ if TYPE_CHECKING:
 
     from assay.cards.card import Card
     from assay.cards.repository import Checkpoint
-    from assay.engine.messages import Inputs
-    from assay.engine.truncation import Truncation
     from assay.errors import AssayError
+    from assay.items import Truncation
+    from assay.worker_protocol import Inputs
 
 Kind = Literal["model", "ensemble", "policy"]
 

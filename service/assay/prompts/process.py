@@ -19,8 +19,8 @@ import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from assay import child_process, worker_protocol
 from assay.cards import repository
-from assay.engine import messages, process
 from assay.errors import AssayError, CheckpointError, TemplateRefused, refusing
 from assay.prompts import protocol
 from assay.prompts.protocol import (
@@ -44,7 +44,7 @@ from assay.prompts.protocol import (
 if TYPE_CHECKING:
     from typing import NoReturn
 
-    from assay.engine.template import Template
+    from assay.prompts.template import Template
 
 _READING_MEMORY = 8 * 2**30
 _MEMORY = 2**30  # beyond what a process has of the template when it begins
@@ -56,7 +56,7 @@ _wanted = os.environ.get(_PARALLEL)  # an operator's word stands
 
 def main() -> None:
     """Serve the socket whose descriptor is the only argument."""
-    process.follow_the_front()
+    child_process.follow_the_front()
     _be_ended_first()
     _import()
     with socket.socket(fileno=int(sys.argv[1])) as stream:
@@ -105,13 +105,13 @@ def _read(stream: socket.socket) -> list[Template]:
     """Read what the front names, until it wants processes that render; return the templates."""
     found: dict[str, Template] = {}
     while True:
-        match messages.receive(stream):
+        match worker_protocol.receive(stream):
             case Resolve() | Inspect() | Restore() as wanted:
                 stream.sendall(protocol.told(_answered(wanted, found)))
             case Fork():
                 return list(found.values())
             case _:
-                process.end()
+                child_process.end()
 
 
 def _answered(
@@ -157,19 +157,19 @@ def _fork(stream: socket.socket, templates: list[Template]) -> NoReturn:
     while True:
         place, streams, _, _ = socket.recv_fds(stream, protocol.PLACE.size, 1)
         if not place:
-            process.end()
+            child_process.end()
         with socket.socket(fileno=streams[0]) as theirs:
             if os.fork() == 0:
                 stream.close()
                 _begin(theirs)
                 _render(theirs, templates[protocol.PLACE.unpack(place)[0]])
-                process.end()
+                child_process.end()
 
 
 def _begin(stream: socket.socket) -> None:
     """Be a process of its own, within limits, and say so."""
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-    process.end_with_the_parent()
+    child_process.end_with_the_parent()
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     _limit_memory(_MEMORY)
     stream.sendall(protocol.told(Hello(os.getpid())))
@@ -181,9 +181,9 @@ def _begin(stream: socket.socket) -> None:
 def _render(stream: socket.socket, template: Template) -> None:
     """Render what the front sends, until it hangs up."""
     while True:
-        match messages.receive(stream):
+        match worker_protocol.receive(stream):
             case Render() as wanted:
-                with process.processor_limit(wanted.processor_s):
+                with child_process.processor_limit(wanted.processor_s):
                     answer = protocol.told(_rendered(template, wanted))
                 stream.sendall(answer)
             case Hold(inputs, leaves_cores):
@@ -227,4 +227,4 @@ def _exhausted(error: Exception) -> TemplateRefused:
 
 if __name__ == "__main__":
     main()
-    process.end()
+    child_process.end()

@@ -1,7 +1,7 @@
 """What crosses between the front and the processes that read checkpoints and render items.
 
 The front is trusted by them and not the other way round: what it sends is a pickle, what it is sent
-msgpack, taken only as one of the types here. Frames are those of `engine.messages`.
+msgpack, taken only as one of the types here. Frames are those of `worker_protocol`.
 """
 
 from __future__ import annotations
@@ -14,21 +14,18 @@ from typing import TYPE_CHECKING, Any, cast
 import msgspec
 import numpy as np
 
-from assay import errors
+from assay import errors, worker_protocol
 from assay.cards.card import Card
 from assay.cards.repository import Checkpoint
-from assay.engine import messages
-from assay.engine.marks import Marks
-from assay.engine.messages import Inputs
-from assay.engine.rendered import Rendered
 from assay.errors import AssayError, WorkerError, printable
+from assay.items import Marks, Rendered
 from assay.prompts.models import Facts, Inspected, Model, Padding, Reading, Resolved
+from assay.worker_protocol import Inputs
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from assay.engine.template import Source
-    from assay.engine.truncation import Cutting
+    from assay.items import Cutting, Source
     from assay.prompts.models import Wanted
 
 PLACE = struct.Struct("<I")  # of a model, among those that were read
@@ -349,7 +346,7 @@ _ERRORS = {
 
 def told(message: object) -> bytes:
     """Return the frame of what the front is told."""
-    return messages.frame(_encoder.encode(message))
+    return worker_protocol.frame(_encoder.encode(message))
 
 
 def size(header: bytes) -> int:
@@ -358,7 +355,7 @@ def size(header: bytes) -> int:
     Raises:
         WorkerError: Longer than any that is taken.
     """
-    (found,) = messages.HEADER.unpack(header)
+    (found,) = worker_protocol.HEADER.unpack(header)
     if found > _MOST_BYTES:
         raise WorkerError("a process that renders sent what isn't a message")
     return int(found)

@@ -18,7 +18,7 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from assay.engine import messages
+from assay import worker_protocol
 from assay.errors import AssayError, NotReady, TemplateRefused, WorkerError
 from assay.prompts.fairness import FairQueue
 from assay.prompts.protocol import Defect, Hold, Outcomes, Refusal, Render
@@ -26,14 +26,12 @@ from assay.prompts.protocol import Defect, Hold, Outcomes, Refusal, Render
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
-    from assay.engine.messages import Inputs
-    from assay.engine.rendered import Rendered
-    from assay.engine.template import Source
-    from assay.engine.truncation import Cutting
+    from assay.items import Cutting, Rendered, Source
     from assay.pacing import Pace
     from assay.prompts import protocol
     from assay.prompts.loader import Loader, Stream
     from assay.prompts.models import Model
+    from assay.worker_protocol import Inputs
 
 logger = logging.getLogger("assay.renderer")
 ROUND_TOKENS = 32_768
@@ -224,7 +222,7 @@ class Renderer:
         wanted = Render(sources, job.cutting, processor_s, job.looks)
         try:
             async with asyncio.timeout(_WALL * processor_s):
-                await stream.send(messages.encode(wanted))
+                await stream.send(worker_protocol.encode(wanted))
                 answer = await stream.receive()
             return _read(answer, len(sources))
         except (WorkerError, TimeoutError) as error:
@@ -245,7 +243,7 @@ class Renderer:
         try:
             stream = await self._loader.fork(self._model.name)
             for hold in self._holds:
-                await stream.send(messages.encode(hold))
+                await stream.send(worker_protocol.encode(hold))
         except AssayError as error:
             logger.error("%s: nothing can be rendered: %s", self._model.name, error.message)  # noqa: TRY400
             raise NotReady(

@@ -8,17 +8,19 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from assay import child_process
 from assay.cards import adapter, code, headers, repository, validation
-from assay.engine import notices, process
-from assay.engine.template import Contest, Conversation, Solution, Template
 from assay.errors import AssayError, CheckpointError, InvalidField, refusing
+from assay.items import Contest, Conversation, Solution
+from assay.prompts import notices
 from assay.prompts.models import Facts, Inspected, Model, Padding, Reading, Resolved
+from assay.prompts.template import Template
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from assay.cards.card import Card
-    from assay.engine.template import Rendered, Source
+    from assay.items import Rendered, Source
     from assay.prompts.models import Kind, Wanted
 
 _READING_S = 120.0  # of processor time, for a tokenizer and a sample: some seconds
@@ -96,7 +98,7 @@ def _sampled(template: Template, card: Card) -> dict[str, Any]:
 
 def _model(one: repository.Checkpoint, wanted: Wanted) -> tuple[Model, Template, list[str]]:
     try:
-        with process.processor_limit(_READING_S):
+        with child_process.processor_limit(_READING_S):
             template = template_of(one, wanted)
             digest = trusted(one, wanted)
             doubts = check(one, template, runs_code=digest is not None)

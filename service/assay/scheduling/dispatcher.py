@@ -25,7 +25,13 @@ from typing import TYPE_CHECKING, Literal, Protocol, Self
 import numpy as np
 from msgspec.structs import replace
 
-from assay.engine.messages import (
+from assay.errors import CheckpointError, ForwardFailed, NonFiniteScore, WorkerError
+from assay.scheduling.budget import Budget
+from assay.scheduling.pages import PrefixCache
+from assay.scheduling.rate import Rate
+from assay.scheduling.search import Search
+from assay.scheduling.workers import Worker
+from assay.worker_protocol import (
     PAGE_TOKENS,
     Batch,
     Done,
@@ -36,18 +42,12 @@ from assay.engine.messages import (
     Refused,
     Start,
 )
-from assay.errors import CheckpointError, ForwardFailed, NonFiniteScore, WorkerError
-from assay.scheduling.budget import Budget
-from assay.scheduling.pages import PrefixCache
-from assay.scheduling.rate import Rate
-from assay.scheduling.search import Search
-from assay.scheduling.workers import Worker
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from assay.engine.messages import FromWorker, ToWorker
     from assay.scheduling.queue import Claim, Queue, Taken
+    from assay.worker_protocol import FromWorker, ToWorker
 
 logger = logging.getLogger("assay.dispatcher")
 BATCHES_AT_WORKER = 2  # one running, one waiting

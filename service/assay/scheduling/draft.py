@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Generic, TypeVar
 
-from assay.engine.messages import PAGE_TOKENS, Forest
 from assay.scheduling.layout import Layout
 from assay.scheduling.prefixes import Prefixes
 from assay.scheduling.readings import first_unread
+from assay.worker_protocol import PAGE_TOKENS, Forest
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     import numpy as np
 
-    from assay.engine.marks import Marks
+    from assay.items import Marks
     from assay.scheduling.pages import Page, PrefixCache
 
 T = TypeVar("T")

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 
 import numpy as np
 
-from assay.engine.messages import PAGE_TOKENS, Forest
 from assay.scheduling.pages import tokens_at
 from assay.scheduling.prefixes import Node, Prefixes, shared
+from assay.worker_protocol import PAGE_TOKENS, Forest
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence

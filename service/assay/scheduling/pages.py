@@ -13,7 +13,7 @@ from collections import OrderedDict
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from assay.engine.messages import PAGE_TOKENS
+from assay.worker_protocol import PAGE_TOKENS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence

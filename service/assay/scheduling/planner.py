@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from assay.engine.marks import Marks
+from assay.items import Marks
 from assay.scheduling.draft import Apart, Draft
 from assay.scheduling.prefixes import Node, Prefixes
 from assay.scheduling.readings import Readings
@@ -35,8 +35,8 @@ from assay.scheduling.readings import Readings
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from assay.engine.messages import Forest
     from assay.scheduling.pages import PrefixCache
+    from assay.worker_protocol import Forest
 
 _KIN_PART = 8  # kin share at least this part of the head: what they save is worth the overtaking
 

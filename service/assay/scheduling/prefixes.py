@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 
 import numpy as np
 
-from assay.engine.messages import PAGE_TOKENS
+from assay.worker_protocol import PAGE_TOKENS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -30,9 +30,9 @@ if TYPE_CHECKING:
 
     import numpy as np
 
-    from assay.engine.marks import Marks
-    from assay.engine.messages import Loaded
+    from assay.items import Marks
     from assay.scheduling.pages import PrefixCache
+    from assay.worker_protocol import Loaded
 
 BATCH_HEAD_START_TOKENS = 65_536
 # A batch counts as full from here: the next item often doesn't fit the rest, and warm-up's budget

@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from assay.engine.messages import PAGE_TOKENS
+from assay.worker_protocol import PAGE_TOKENS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from assay.engine.marks import Marks
-    from assay.engine.messages import Forest
+    from assay.items import Marks
     from assay.scheduling.pages import Page
+    from assay.worker_protocol import Forest
 
 Key = tuple[int, int]  # a place in a page, and the token after it or -1
 

@@ -7,8 +7,7 @@ import contextlib
 import time
 from typing import TYPE_CHECKING, Self
 
-from assay import processes
-from assay.engine import messages
+from assay import processes, worker_protocol
 from assay.errors import WorkerError
 from assay.scheduling import caches
 
@@ -41,7 +40,11 @@ class Worker:
     """
 
     def __init__(
-        self, start: messages.Start, program: str = _PROGRAM, *, variables: Iterable[str] = ()
+        self,
+        start: worker_protocol.Start,
+        program: str = _PROGRAM,
+        *,
+        variables: Iterable[str] = (),
     ) -> None:
         self._start = start
         self._program = program
@@ -86,7 +89,7 @@ class Worker:
             with contextlib.suppress(ProcessLookupError):
                 self._process.kill()
 
-    async def send(self, message: messages.ToWorker) -> None:
+    async def send(self, message: worker_protocol.ToWorker) -> None:
         """Send a message.
 
         Raises:
@@ -95,12 +98,12 @@ class Worker:
         if self._writer is None:
             raise WorkerError("the worker was never started")
         try:
-            self._writer.writelines(messages.encode(message))
+            self._writer.writelines(worker_protocol.encode(message))
             await self._writer.drain()
         except OSError as error:
             raise WorkerError("the worker process is gone") from error
 
-    async def receive(self) -> messages.FromWorker:
+    async def receive(self) -> worker_protocol.FromWorker:
         """Wait for the next message.
 
         Raises:
@@ -109,11 +112,11 @@ class Worker:
         if self._reader is None:
             raise WorkerError("the worker was never started")
         try:
-            header = await self._reader.readexactly(messages.HEADER.size)
-            body = await self._reader.readexactly(messages.answer_size(header))
+            header = await self._reader.readexactly(worker_protocol.HEADER.size)
+            body = await self._reader.readexactly(worker_protocol.answer_size(header))
         except (asyncio.IncompleteReadError, OSError) as error:
             raise WorkerError("the worker process is gone") from error
-        return messages.decode_answer(body)
+        return worker_protocol.decode_answer(body)
 
 
 def _variables(more: Iterable[str]) -> dict[str, str]:

@@ -8,9 +8,8 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from assay import wire
-from assay.engine.template import Ids
-from assay.engine.truncation import Cutting
 from assay.errors import BodyTooLarge, DeadlineExceeded, ServiceError
+from assay.items import Cutting, Ids
 from assay.reward import ensemble, transform
 from assay.scoring import contests, demands, garbage, items, meaning, observed
 from assay.scoring.aside import aside
@@ -21,8 +20,8 @@ from assay.telemetry.metrics import CLIENT_GONE
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from assay.engine.template import Source, TemplateInputs
     from assay.errors import AssayError
+    from assay.items import Source, TemplateInputs
     from assay.scoring.items import Path
     from assay.scoring.scorer import Outcome, Scored, Scorer
     from assay.scoring.targets import Target

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from assay import wire
-from assay.engine.spelling import NO_INPUTS
 from assay.errors import AssayError, InvalidField
+from assay.items import NO_INPUTS
 from assay.reward import tournament
 from assay.scoring import items, meaning
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from assay.cards.card import Card
-    from assay.engine.template import Source, TemplateInputs
+    from assay.items import Source, TemplateInputs
     from assay.scoring.scorer import Scored
 
     Group = tuple[items.Prompt, items.Candidates]

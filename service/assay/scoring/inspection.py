@@ -8,13 +8,13 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Literal
 
 from assay import wire
-from assay.engine.messages import OUTLINE, ModelSpec, Refused, Start
-from assay.engine.truncation import Cutting
 from assay.errors import AssayError, CheckpointError
+from assay.items import Cutting
 from assay.prompts.loader import Loader
 from assay.scheduling.workers import Worker
 from assay.scoring import items, meaning, targets
 from assay.scoring.aside import aside
+from assay.worker_protocol import OUTLINE, ModelSpec, Refused, Start
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Sequence

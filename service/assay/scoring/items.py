@@ -6,8 +6,8 @@ import re
 from typing import TYPE_CHECKING, Any
 
 from assay import wire
-from assay.engine.spelling import NO_INPUTS
-from assay.engine.template import (
+from assay.items import (
+    NO_INPUTS,
     Contest,
     Conversation,
     Ids,
@@ -20,7 +20,7 @@ from assay.engine.template import (
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from assay.engine.spelling import Message
+    from assay.items import Message
 
     Prompt = str | Sequence[wire.Message]
     Pairs = Sequence[tuple[int, int]]

@@ -8,13 +8,12 @@ from __future__ import annotations
 from operator import gt, lt
 from typing import TYPE_CHECKING, Literal
 
-from assay.engine.spelling import message_length
-from assay.engine.template import Contest, Conversation, Ids, Solution, Text
+from assay.items import Contest, Conversation, Ids, Solution, Text, message_length
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from assay.engine.template import Source
+    from assay.items import Source
 
 Length = Literal["response", "text", "ids"]
 

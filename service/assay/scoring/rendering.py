@@ -6,13 +6,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from assay.engine.spelling import characters, message_key
-from assay.engine.template import Contest, Ids, Solution, Text
+from assay.items import Contest, Ids, Solution, Text, characters, message_key
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Iterator, Sequence
 
-    from assay.engine.template import Source
+    from assay.items import Source
 
 CHUNK_ITEMS = 128
 CHUNK_TOKENS = 16_384  # some 20 ms of one core

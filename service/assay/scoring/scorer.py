@@ -22,10 +22,8 @@ import numpy as np
 
 from assay import scratch
 from assay.cards.code import Trust
-from assay.engine.messages import Loaded, ModelSpec, Start
-from assay.engine.rendered import Rendered
-from assay.engine.truncation import Cutting
 from assay.errors import AssayError, Draining, NotReady, WorkerError
+from assay.items import Cutting, Rendered
 from assay.pacing import Pace
 from assay.prompts.loader import Loader
 from assay.prompts.renderer import Looked, Renderer
@@ -40,17 +38,17 @@ from assay.scoring import targets as served
 from assay.scoring.aside import aside, detached
 from assay.scoring.targets import Target, Targets
 from assay.telemetry.memory import resident_bytes
+from assay.worker_protocol import Loaded, ModelSpec, Start
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Hashable, Mapping, Sequence
 
-    from assay.engine.messages import Inputs, Progress
-    from assay.engine.template import Source
-    from assay.engine.truncation import Cut
+    from assay.items import Cut, Source
     from assay.prompts.models import Model
     from assay.scheduling.admission import Room
     from assay.settings import Settings
     from assay.telemetry.metrics import Metrics
+    from assay.worker_protocol import Inputs, Progress
 
 logger = logging.getLogger("assay.scorer")
 _RETRY_S = 2.0

@@ -29,9 +29,9 @@ from assay.scoring.scorer import Scorer
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
-    from assay.engine.messages import Loaded, Progress
     from assay.settings import Settings
     from assay.telemetry.metrics import Metrics
+    from assay.worker_protocol import Loaded, Progress
 
 logger = logging.getLogger("assay.service")
 _RETRY_S = 2.0

@@ -19,7 +19,7 @@ from assay.telemetry.moments import Moments
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
-    from assay.engine.messages import Done
+    from assay.worker_protocol import Done
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 # What each label may be.

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Self
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 
-from assay.engine import messages
+from assay import worker_protocol
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -47,12 +47,12 @@ class StartupDisplay:
         """Leave the last state on the screen."""
         self._bars.stop()
 
-    def show(self, device: str, message: messages.Progress | messages.Loaded) -> None:
+    def show(self, device: str, message: worker_protocol.Progress | worker_protocol.Loaded) -> None:
         """Take one message of a worker."""
         key = (device, message.model)
         if key not in self._tasks:
             self._tasks[key] = self._bars.add_task(message.model, total=len(_STEPS), stage="")
-        if isinstance(message, messages.Loaded):
+        if isinstance(message, worker_protocol.Loaded):
             compiled = ", compiled" if message.is_compiled else ""
             summary = (
                 f"{message.forward} ({message.attention}{compiled}) on {message.device}, "

@@ -1,18 +1,17 @@
 """Responses that come spelt in steps as a process reward model's card spells them, as steps.
 
-Whichever contract brings them. How a response without markers is split: `engine.spelling`.
+Whichever contract brings them. How a response without markers is split: `prompts.spelling`.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from assay.engine.spelling import carried, said
-from assay.engine.template import Conversation, Solution
+from assay.items import Conversation, Solution, carried, said
 
 if TYPE_CHECKING:
     from assay.cards.mechanism import Steps
-    from assay.engine.template import Source
+    from assay.items import Source
 
 _STEP = "{step}"
 

@@ -1,6 +1,6 @@
 """What every foreign contract has: its paths, its request, its answer, its errors.
 
-A contract never scores: it says what its items are (`engine.template` sources) and spells the
+A contract never scores: it says what its items are (`assay.items` sources) and spells the
 answer. Unknown optional fields are taken, but for what `unread` refuses. Where two contracts share
 a path, or one shares it with a native route, the body's top-level keys tell which is meant.
 """
@@ -26,8 +26,8 @@ from assay.api.dialects import tensors, unread
 from assay.api.dialects.chains import in_steps
 from assay.api.dialects.form import JSON
 from assay.api.exchange import CLIENT_CLOSED_REQUEST, scorer_of, unless_gone
-from assay.engine.template import Ids, Text
 from assay.errors import AssayError, BodyTooLarge, InvalidField, MalformedBody, shown
+from assay.items import Ids, Text
 from assay.scoring import garbage, items
 from assay.scoring.aside import aside
 from assay.scoring.call import Call
@@ -40,8 +40,7 @@ if TYPE_CHECKING:
     from assay.api.body import Body as Received
     from assay.api.dialects.form import Form
     from assay.api.problems import Shape
-    from assay.engine.template import Source, Specials
-    from assay.engine.truncation import Cutting
+    from assay.items import Cutting, Source, Specials
     from assay.scoring.call import Judged
     from assay.scoring.scorer import Outcome, Scorer
     from assay.scoring.targets import Target

@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING, Any
 from assay.api.dialects import detail, labels
 from assay.api.dialects.contract import Ask, Body, Contract, created, each
 from assay.api.dialects.rerank import pairs, ranked
-from assay.engine.template import Text
-from assay.engine.truncation import Cutting
+from assay.items import Cutting, Text
 from assay.reward.transform import sigmoid
 from assay.scoring.aside import aside
 

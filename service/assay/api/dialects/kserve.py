@@ -25,15 +25,15 @@ from assay.api.dialects import tensors
 from assay.api.dialects.contract import Ask, Body, Contract, each, in_range, told
 from assay.api.dialects.form import JSON
 from assay.api.exchange import scorer_of
-from assay.engine.template import Ids, Text
 from assay.errors import AssayError, InvalidField
+from assay.items import Ids, Text
 from assay.reward import ensemble
 from assay.scoring.aside import aside
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from assay.engine.template import Source
+    from assay.items import Source
     from assay.prompts.models import Padding
     from assay.scoring.call import Judged
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from assay.api.dialects.contract import Ask, Body, Contract, each, told
 from assay.api.dialects.vllm import refuse_limit
-from assay.engine.template import Text
+from assay.items import Text
 from assay.reward import ensemble
 from assay.scoring.aside import aside
 

@@ -13,7 +13,7 @@ from pydantic import BeforeValidator, Field
 
 from assay.api.dialects.contract import Ask, Body, Contract, told, unheeded
 from assay.api.dialects.rerank import Words, fields, pairs, rank
-from assay.engine.truncation import Cutting
+from assay.items import Cutting
 from assay.reward.transform import sigmoid
 
 if TYPE_CHECKING:

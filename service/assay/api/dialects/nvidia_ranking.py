@@ -13,7 +13,7 @@ from pydantic import Field
 
 from assay.api.dialects.contract import Ask, Body, Contract, told, unheeded
 from assay.api.dialects.rerank import pairs, rank
-from assay.engine.truncation import Cutting
+from assay.items import Cutting
 
 if TYPE_CHECKING:
     from assay.errors import AssayError

@@ -12,7 +12,7 @@ from pydantic import model_validator
 
 from assay.api import problems
 from assay.api.dialects.contract import Ask, Body, Contract, each
-from assay.engine.template import Text
+from assay.items import Text
 from assay.reward import ensemble
 from assay.reward.transform import sigmoid
 from assay.scoring.aside import aside

@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING, Any
 
 from assay import wire
 from assay.api.dialects.contract import check_joined
-from assay.engine.spelling import NO_INPUTS, said
 from assay.errors import Unanswerable
+from assay.items import NO_INPUTS, said
 from assay.reward import choice, ensemble
 from assay.scoring import items
 from assay.scoring.aside import aside
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from assay.api.dialects.contract import Ask
-    from assay.engine.template import TemplateInputs
+    from assay.items import TemplateInputs
     from assay.reward.choice import Choice
     from assay.scoring.call import Call, Judged
     from assay.scoring.scorer import Outcome

@@ -19,9 +19,8 @@ from assay import wire
 from assay.api.dialects.contract import Ask, Contract, each
 from assay.api.dialects.turns import text_of
 from assay.api.dialects.vllm import Asked, check_limit, named
-from assay.engine.spelling import NO_INPUTS
-from assay.engine.truncation import Cutting
 from assay.errors import ItemTooLong
+from assay.items import NO_INPUTS, Cutting
 from assay.reward import ensemble
 from assay.reward.transform import sigmoid
 from assay.scoring import items
@@ -30,8 +29,8 @@ from assay.scoring.aside import aside
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
 
-    from assay.engine.template import Source, TemplateInputs
     from assay.errors import AssayError
+    from assay.items import Source, TemplateInputs
     from assay.scoring.call import Call, Judged
 
 _UNPROCESSABLE = 422

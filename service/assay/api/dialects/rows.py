@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from assay.engine.template import Ids
+from assay.items import Ids
 from assay.scoring import meaning
 
 if TYPE_CHECKING:

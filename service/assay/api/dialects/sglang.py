@@ -36,15 +36,15 @@ from assay.api.dialects.turns import Turn, conversation
 from assay.api.dialects.vllm import Inputs, classify, named, ping, usage
 from assay.api.exchange import scorer_of
 from assay.api.problems import path_of
-from assay.engine.template import Ids, Text
 from assay.errors import InvalidField
+from assay.items import Ids, Text
 from assay.reward import ensemble
 from assay.reward.transform import sigmoid
 from assay.scoring.aside import aside
 
 if TYPE_CHECKING:
-    from assay.engine.template import Source
     from assay.errors import AssayError
+    from assay.items import Source
     from assay.scoring.call import Judged
 
 

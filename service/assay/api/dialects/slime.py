@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING
 from assay.api import problems
 from assay.api.dialects.contract import Ask, Contract, only
 from assay.api.dialects.turns import Prompt, Templated, Turn, check_untemplated, inputs_of
-from assay.engine.template import Conversation, Text
 from assay.errors import InvalidField
+from assay.items import Conversation, Text
 from assay.reward import ensemble
 
 if TYPE_CHECKING:
-    from assay.engine.template import Source
+    from assay.items import Source
 
 
 class Sample(Templated):

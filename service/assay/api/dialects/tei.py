@@ -28,8 +28,6 @@ from assay.api.dialects import labels, unread
 from assay.api.dialects.contract import Ask, Body, Contract, told
 from assay.api.dialects.rerank import ranked
 from assay.api.exchange import scorer_of
-from assay.engine.template import Text
-from assay.engine.truncation import Cutting
 from assay.errors import (
     AssayError,
     EmptyItem,
@@ -41,6 +39,7 @@ from assay.errors import (
     RequestError,
     shown,
 )
+from assay.items import Cutting, Text
 from assay.reward.transform import sigmoid
 from assay.scoring import items
 from assay.scoring.aside import aside
@@ -48,8 +47,7 @@ from assay.scoring.aside import aside
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from assay.engine.template import Source
-    from assay.engine.truncation import Side
+    from assay.items import Side, Source
     from assay.scoring.call import Call, Judged
     from assay.scoring.scorer import Outcome, Scorer
     from assay.scoring.targets import Target

@@ -12,16 +12,14 @@ from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, Tag
 
 from assay import wire
 from assay.api.dialects.contract import Body
-from assay.engine.spelling import NO_INPUTS
-from assay.engine.template import Conversation
 from assay.errors import InvalidField
+from assay.items import NO_INPUTS, Conversation
 from assay.scoring import items
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from assay.engine.spelling import Message
-    from assay.engine.template import TemplateInputs
+    from assay.items import Message, TemplateInputs
 
 
 def _form(value: object) -> str | None:

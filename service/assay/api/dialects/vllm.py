@@ -46,9 +46,8 @@ from assay.api.dialects.turns import (
     inputs_of,
 )
 from assay.api.exchange import scorer_of
-from assay.engine.template import Text
-from assay.engine.truncation import Cutting
 from assay.errors import AssayError, InvalidField
+from assay.items import Cutting, Text
 from assay.reward import ensemble
 from assay.reward.transform import sigmoid
 from assay.scoring import items
@@ -57,7 +56,7 @@ from assay.scoring.aside import aside
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from assay.engine.template import Source, Specials
+    from assay.items import Source, Specials
     from assay.scoring.call import Call, Judged
     from assay.scoring.targets import Target
 

@@ -12,7 +12,7 @@ from pydantic import Field
 
 from assay.api.dialects.contract import Ask, Body, Contract, told
 from assay.api.dialects.rerank import pairs, rank
-from assay.engine.truncation import Cutting
+from assay.items import Cutting
 from assay.reward.transform import sigmoid
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ import torch
 from assay.engine.attention import library
 from assay.engine.attention.pattern import Pattern
 from assay.engine.forest import pack
-from assay.engine.messages import Forest
+from assay.worker_protocol import Forest
 
 if TYPE_CHECKING:
     from assay.engine.forest import Packed
