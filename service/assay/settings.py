@@ -85,6 +85,16 @@ class Composite(_Table):
     gate: Gate | None = None
 
 
+class Remote(_Table):
+    """Another server that computes a model, whose template, tokenizer and card are here."""
+
+    url: str = Field(pattern=r"^https?://")
+    contract: Literal["vllm-classify", "vllm-pooling", "sglang", "tei", "assay"]
+    model: str | None = None  # what it is called there
+    key_variable: str | None = None  # of the environment, with the server's API key
+    timeout_s: float = Field(default=60.0, gt=0)
+
+
 class Settings(BaseSettings):
     """Everything an operator may set. Names end in their unit."""
 
@@ -112,6 +122,10 @@ class Settings(BaseSettings):
     )
     composites: dict[str, Composite] = Field(
         default={}, description="Served targets and attributes as one reward, by name."
+    )
+    remotes: dict[str, Remote] = Field(
+        default={},
+        description="Served models that another server computes, by name: its url and contract.",
     )
     trust_remote_code: Annotated[tuple[Pinned, ...], NoDecode] = Field(
         default=(),

@@ -115,6 +115,7 @@ def serving(
     *models: str | Path,
     key: str | None = None,
     verify: ssl.SSLContext | bool = True,
+    port: int = 0,
     **settings: Any,
 ) -> Iterator[Server]:
     """Run `assay serve` in an empty folder until the block ends; it must then exit with code 0."""
@@ -123,7 +124,7 @@ def serving(
     settings = {"device": "cpu", "threads": 1, **settings}
     with log.open("wb") as sink:
         process = subprocess.Popen(
-            [*COMMAND, "serve", "--port", "0", *map(str, models)],
+            [*COMMAND, "serve", "--port", str(port), *map(str, models)],
             cwd=folder,
             env=environment(**settings),
             stdout=sink,

@@ -15,10 +15,10 @@ from assay.cards.card import Card
 from assay.errors import AssayError, CheckpointError, InvalidField, TemplateRefused
 from assay.items import Conversation, Rendered, Solution
 from assay.prompts.chat import ChatTemplate
+from assay.prompts.chunking import estimate, identity
 from assay.prompts.template import Template
 from assay.prompts.time_limit import Overrun, TimeLimit
 from assay.scoring import items
-from assay.scoring.rendering import estimate, identity
 from tests.prompts import tokenizers
 
 if TYPE_CHECKING:

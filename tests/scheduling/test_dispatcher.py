@@ -521,7 +521,7 @@ async def test_a_ticket_adds_up_the_batches_that_carried_it():
     request = Request(queue, range(25))
     async with serving(dispatcher(site, queue)):
         await request.outcome()
-    assert request.ticket.compute_s == 3 * COMPUTE_S
+    assert request.ticket.usage.compute_s == 3 * COMPUTE_S
 
 
 async def test_a_ticket_adds_up_its_part_of_what_was_computed():
@@ -532,7 +532,7 @@ async def test_a_ticket_adds_up_its_part_of_what_was_computed():
     async with serving(dispatcher(site, queue, observer)):
         await one.outcome()
         await other.outcome()
-    assert (one.ticket.computed_tokens, other.ticket.computed_tokens) == (15, 5)
+    assert (one.ticket.usage.computed_tokens, other.ticket.usage.computed_tokens) == (15, 5)
     assert [tokens for _, _, tokens, _, _ in observer.batches] == [20]
 
 

@@ -34,8 +34,8 @@ async def test_an_adapter_is_served_as_peft_scores_it(folder):
     """By the path of its folder, from a worker process."""
     settings = Settings(models=(str(folder),), compile="off", batch_tokens=256)
     async with Scorer(settings, Metrics()) as scorer:
-        await scorer.ready()
-        target = scorer.targets.default
+        await scorer.served.ready()
+        target = scorer.served.targets.default
         (scored,) = (await scorer.score(target, [ITEM])).items
     expected = adapters.expected(folder, target.members[0].checkpoint.base, [scored.ids.copy()])
     assert scored.numbers[0][0] == pytest.approx(expected, abs=1e-5)

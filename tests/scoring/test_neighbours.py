@@ -69,7 +69,7 @@ async def test_a_caller_learns_nothing_of_anothers_prompt(tiny):
     Each goes on from its own, with a salt from those with the same; the scores are one.
     """
     async with serving(tiny) as scorer:
-        await scorer.ready()
+        await scorer.served.ready()
         secret = await ask(scorer, "victim", SECRET)
         guesses = [await ask(scorer, "attacker", one) for one in GUESSES]
         again = await ask(scorer, "attacker", SECRET)
@@ -90,12 +90,12 @@ async def test_a_caller_learns_nothing_of_anothers_prompt(tiny):
 
 async def together(scorer, *names):
     """Let callers ask for the same, of which nothing is kept, in one batch."""
-    worker = psutil.Process(scorer.dispatchers[0].worker_pid)
+    worker = psutil.Process(scorer.served.backends[0].dispatchers[0].worker_pid)
     worker.suspend()
     before = asyncio.create_task(ask(scorer, "", OTHER))
-    await until(lambda: not scorer.dispatchers[0].is_idle)
+    await until(lambda: not scorer.served.backends[0].dispatchers[0].is_idle)
     asked = [asyncio.create_task(ask(scorer, name, BOTH)) for name in names]
-    await until(lambda: scorer.queue.depth("tiny")[0] == len(asked))
+    await until(lambda: scorer.served.backends[0].queue.depth("tiny")[0] == len(asked))
     worker.resume()
     await before
     return [await one for one in asked]

@@ -39,7 +39,7 @@ async def serving(*models, trusted=()):
         models=tuple(map(str, models)), trust_remote_code=trusted, compile="off", batch_tokens=256
     )
     async with Scorer(settings, Metrics()) as scorer:
-        await scorer.ready()
+        await scorer.served.ready()
         yield scorer
 
 
@@ -63,7 +63,7 @@ async def test_trusted_code_is_served_and_what_replaces_it_is_never_run(brought,
         marker.unlink()
         with (folder / "modeling_doubled.py").open("a") as file:
             file.write("\n# another line\n")
-        (worker,) = scorer.dispatchers
+        (worker,) = scorer.served.backends[0].dispatchers
         os.kill(worker.worker_pid, signal.SIGKILL)
         async with asyncio.timeout(120):
             while not worker.refusal:  # noqa: ASYNC110  a plain attribute

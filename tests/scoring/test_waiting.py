@@ -46,7 +46,7 @@ def items(count, first=10):
 
 def worker(scorer):
     """Return the device process."""
-    return psutil.Process(scorer.dispatchers[0].worker_pid)
+    return psutil.Process(scorer.served.backends[0].dispatchers[0].worker_pid)
 
 
 async def until(claim):
@@ -59,7 +59,7 @@ async def until(claim):
 async def test_nothing_waits_longer_than_the_longest_wait(tiny):
     """What hasn't begun by then is answered, and isn't computed; whoever is younger goes on."""
     async with serving(tiny, max_wait_s=1.0) as scorer:
-        await scorer.ready()
+        await scorer.served.ready()
         target = scorer.target(None)
         good = await scorer.score(target, items(1))
         worker(scorer).suspend()
@@ -87,12 +87,12 @@ async def test_a_caller_with_one_item_goes_before_the_backlog_of_another(tiny):
         done.append(name)
 
     async with serving(tiny) as scorer:
-        await scorer.ready()
+        await scorer.served.ready()
         worker(scorer).suspend()
         asking = [asyncio.create_task(ask("trainer", 10 + number)) for number in range(15)]
-        await until(lambda: scorer.queue.depth("tiny")[0] == 14)
+        await until(lambda: scorer.served.backends[0].queue.depth("tiny")[0] == 14)
         asking.append(asyncio.create_task(ask("gateway", 50)))
-        await until(lambda: scorer.queue.depth("tiny")[0] == 15)
+        await until(lambda: scorer.served.backends[0].queue.depth("tiny")[0] == 15)
         worker(scorer).resume()
         await asyncio.gather(*asking)
 
@@ -102,11 +102,11 @@ async def test_a_caller_with_one_item_goes_before_the_backlog_of_another(tiny):
 async def test_what_is_answered_of_a_fat_request_makes_room(tiny):
     """A request holds room for what is left of it; refused ones are told when to come."""
     async with serving(tiny) as scorer:
-        await scorer.ready()
+        await scorer.served.ready()
         target = scorer.target(None)
         worker(scorer).suspend()
         fat = asyncio.create_task(scorer.score(target, items(20)))
-        await until(lambda: scorer.queue.depth("tiny")[0] == 19)
+        await until(lambda: scorer.served.backends[0].queue.depth("tiny")[0] == 19)
         with pytest.raises(Overloaded) as refused:
             await scorer.score(target, items(1, 60))
         worker(scorer).resume()
@@ -121,13 +121,13 @@ async def test_what_is_answered_of_a_fat_request_makes_room(tiny):
 async def test_what_waits_for_a_caller_who_left_leaves_with_it(tiny):
     """At once, not when the device is next given something: what waits is what is counted."""
     async with serving(tiny) as scorer:
-        await scorer.ready()
+        await scorer.served.ready()
         worker(scorer).suspend()
         asking = asyncio.create_task(scorer.score(scorer.target(None), items(10)))
-        await until(lambda: scorer.queue.depth("tiny")[0] == 9)
+        await until(lambda: scorer.served.backends[0].queue.depth("tiny")[0] == 9)
         asking.cancel()
         await asyncio.gather(asking, return_exceptions=True)
-        waiting = scorer.queue.depth("tiny")
+        waiting = scorer.served.backends[0].queue.depth("tiny")
         worker(scorer).resume()
 
     assert waiting == (0, 0)
@@ -136,10 +136,10 @@ async def test_what_waits_for_a_caller_who_left_leaves_with_it(tiny):
 async def test_a_deadline_that_comes_before_an_item_is_tokenized_is_told_at_once(tiny):
     """Whoever else the process that renders is busy for."""
     async with serving(tiny) as scorer:
-        await scorer.ready()
+        await scorer.served.ready()
         target = scorer.target(None)
         await scorer.score(target, items(1))
-        busy = psutil.Process(scorer._renderers["tiny"].pid)
+        busy = psutil.Process(scorer.served.renderers.pid("tiny"))
         busy.suspend()
         outcome = await scorer.score(target, items(3), deadline_s=0.05)
         busy.resume()

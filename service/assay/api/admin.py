@@ -75,5 +75,5 @@ async def _changed(
         )
     scorer = _service(request).scorer
     return wire.ModelList(
-        data=[inspection.describe(scorer, one) for one in scorer.targets.by_name.values()]
+        data=[inspection.describe(scorer, one) for one in scorer.served.targets.by_name.values()]
     )

@@ -32,12 +32,12 @@ async def ready(request: Request) -> Response:
     Where keys are set, only who sends one is told the models, and all of a reason.
     """
     scorer, shows_all = scorer_of(request), request.state.shows_all
-    reasons = scorer.reasons(in_full=shows_all)
-    served = scorer.targets.by_name if shows_all else {}
+    reasons = scorer.served.reasons(in_full=shows_all)
+    served = scorer.served.targets.by_name if shows_all else {}
     answer = wire.ReadyAnswer(
         ready=not reasons,
         reasons=reasons,
-        models={name: scorer.state(target) for name, target in served.items()},
+        models={name: scorer.served.state(target) for name, target in served.items()},
     )
     return Response(
         answer.model_dump_json(),

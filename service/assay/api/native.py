@@ -106,7 +106,8 @@ async def models(request: Request) -> Response:
     """List what is served."""
     scorer = scorer_of(request)
     owner = _owner(request)
-    data = [inspection.describe(scorer, one, owner) for one in scorer.targets.by_name.values()]
+    targets = scorer.served.targets.by_name.values()
+    data = [inspection.describe(scorer, one, owner) for one in targets]
     return _json(wire.ModelList(data=data))
 
 

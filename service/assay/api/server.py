@@ -107,7 +107,7 @@ class Server(uvicorn.Server):
 
     async def _once_loaded(self) -> None:
         with contextlib.suppress(AssayError):
-            await self._service.scorer.ready()
+            await self._service.scorer.served.ready()
             spare_the_collector()
 
     @contextlib.contextmanager

@@ -44,8 +44,8 @@ class Shortcut:
         endpoint = self._endpoints.get(scope["path"]) if scope.get("method") == "POST" else None
         with self._service.using() as scorer:
             scope["state"]["scorer"] = scorer
-            if not scorer.targets.by_name and _asks_of_models(scope["path"]):
-                await scorer.resolved()
+            if not scorer.served.targets.by_name and _asks_of_models(scope["path"]):
+                await scorer.served.resolved()
             if endpoint is None:
                 await self._app(scope, receive, send)
                 return

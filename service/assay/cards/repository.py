@@ -114,12 +114,18 @@ class Found:
 
 
 def resolve(
-    reference: str, repository: Path, *, trusted: Collection[str] = (), name: str | None = None
+    reference: str,
+    repository: Path,
+    *,
+    trusted: Collection[str] = (),
+    remotes: Collection[str] = (),
+    name: str | None = None,
 ) -> Source:
     """Return what a name, path or hub id stands for, fetching it if need be.
 
     `NAME=PATH` is the card NAME of the catalogue over the checkpoint in PATH. `trusted` are names
-    whose own code may be run. `name` is what to serve it under.
+    whose own code may be run, `remotes` those whose weights are elsewhere. `name` is what to serve
+    it under.
 
     Raises:
         CheckpointError: Nothing of that name exists, what exists isn't a checkpoint, or it is in
@@ -127,6 +133,9 @@ def resolve(
     """
     found = find(reference, repository, trusted=trusted, name=name)
     folder = found.folder
+    if found.name in remotes:
+        own = _checkpoint(found.name, folder, found.card, has_weights=False)
+        return Source(found.name, found.card, (own,), found.notes)
     if found.doubts:
         raise CheckpointError(
             f"{folder} looks like {found.family}, but: {'; '.join(found.doubts)}. Say whose card "
@@ -451,7 +460,9 @@ def _policy(name: str, folder: Path, card: cards.Card) -> tuple[Checkpoint, ...]
     return policy, beside
 
 
-def _checkpoint(name: str, folder: Path, card: cards.Card) -> Checkpoint:
+def _checkpoint(
+    name: str, folder: Path, card: cards.Card, *, has_weights: bool = True
+) -> Checkpoint:
     if not folder.is_dir():
         raise CheckpointError(f"{name}: {folder} is not a folder")
     _check_regular(folder)
@@ -470,7 +481,7 @@ def _checkpoint(name: str, folder: Path, card: cards.Card) -> Checkpoint:
         )
     headers.config(folder)
     quantized.check(folder)
-    if not any(folder.glob("*.safetensors")):
+    if has_weights and not any(folder.glob("*.safetensors")):
         pickles = sorted(path.name for pattern in _PICKLES for path in folder.glob(pattern))
         if pickles:
             raise CheckpointError(

@@ -180,8 +180,8 @@ async def _verify(settings: Settings, *, as_json: bool) -> bool:
     with StartupDisplay(err) as display:
         scorer = Scorer(settings, Metrics(), on_progress=display.show)
         async with scorer:
-            await scorer.ready()
-            golden = scorer.targets.default.card.golden
+            await scorer.served.ready()
+            golden = scorer.served.targets.default.card.golden
             if not golden:
                 raise CheckpointError(
                     f"the card of '{settings.models[0]}' has no golden examples to compare with"

@@ -229,9 +229,9 @@ class _Here:
         self._scorer = scorer
 
     async def target(self, model: str | None) -> bulk.Target:
-        await self._scorer.ready()
+        await self._scorer.served.ready()
         target = self._scorer.target(model)
-        loaded = self._scorer.loaded(target.members[0])
+        loaded = self._scorer.served.loaded(target.members[0])
         return bulk.Target(
             model=target.name,
             revision=target.revision,

@@ -165,16 +165,16 @@ async def _serve(
             announced = asyncio.create_task(_announce(service, server, settings))
             await server.serve(sockets)
             announced.cancel()
-    return service.scorer.failure
+    return service.scorer.served.failure
 
 
 async def _announce(service: Service, server: Any, settings: Settings) -> None:
     """Say where the service answers once it is ready."""
     scorer = service.scorer
-    await scorer.ready()
+    await scorer.served.ready()
     port = server.servers[0].sockets[0].getsockname()[1]
     where = (
-        f"{', '.join(scorer.targets.asked_for)} on "
+        f"{', '.join(scorer.served.targets.asked_for)} on "
         f"{'https' if settings.tls_key else 'http'}://{in_url(settings.host)}:{port}"
         "  (docs at /docs)"
     )

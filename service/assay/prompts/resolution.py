@@ -39,7 +39,11 @@ def resolve(reference: str, wanted: Wanted) -> tuple[Resolved, dict[str, Templat
     """
     with refusing(reference):
         source = repository.resolve(
-            reference, wanted.repository, trusted=wanted.trusted, name=wanted.name(reference)
+            reference,
+            wanted.repository,
+            trusted=wanted.trusted,
+            remotes=wanted.remotes,
+            name=wanted.name(reference),
         )
         kind: Kind = "ensemble" if source.is_ensemble else "model"
         if source.card.policy is not None:
@@ -101,7 +105,8 @@ def _model(one: repository.Checkpoint, wanted: Wanted) -> tuple[Model, Template,
         with child_process.processor_limit(_READING_S):
             template = template_of(one, wanted)
             digest = trusted(one, wanted)
-            doubts = check(one, template, runs_code=digest is not None)
+            is_checked = digest is None and one.name not in wanted.remotes
+            doubts = check(one, template, has_known_tensors=is_checked)
         _check_time(template)
         return replace(_described(one, template, wanted), trusted=digest), template, doubts
     except CheckpointError as error:
@@ -183,19 +188,19 @@ def sample(card: Card) -> Source:
 
 
 def check(
-    checkpoint: repository.Checkpoint, template: Template, *, runs_code: bool = False
+    checkpoint: repository.Checkpoint, template: Template, *, has_known_tensors: bool = True
 ) -> list[str]:
     """Refuse a checkpoint whose card, files and tokenizer don't go together.
 
     Returns a sentence for each thing that an operator should know all the same.
 
-    No weight is read: `assay inspect` asks this, too. A model that `runs_code` of its own isn't
-    held against the tensors that transformers' class has.
+    No weight is read: `assay inspect` asks this, too. A model that runs code of its own, or whose
+    weights are elsewhere, isn't held against the tensors that transformers' class has.
 
     Raises:
         CheckpointError: Something doesn't; the message begins with the field of the card.
     """
-    if not runs_code and not adapter.is_adapter(checkpoint.folder):
+    if has_known_tensors and not adapter.is_adapter(checkpoint.folder):
         tensors = headers.tensors(checkpoint.folder)
         config = headers.config(checkpoint.config_folder)
         found = validation.problems(checkpoint.folder, checkpoint.card, config, tensors)

@@ -385,11 +385,12 @@ class Dispatcher:
             held_tokens=PAGE_TOKENS * len(plan.forest.held_pages),
         )
         for ticket in {id(claim.ticket): claim.ticket for claim in taken.claims}.values():
-            ticket.began_at = min(ticket.began_at, time.monotonic() - done.compute_s)
-            ticket.compute_s += done.compute_s
+            usage = ticket.usage
+            usage.began_at = min(usage.began_at, time.monotonic() - done.compute_s)
+            usage.compute_s += done.compute_s
         for (work, claim), computed in zip(taken.entries, plan.computed_tokens(), strict=True):
-            claim.ticket.tokens += work.tokens
-            claim.ticket.computed_tokens += computed
+            claim.ticket.usage.tokens += work.tokens
+            claim.ticket.usage.computed_tokens += computed
         for claim, numbers in zip(taken.claims, plan.numbers(done.numbers), strict=True):
             _settle(claim, numbers)
 

@@ -14,7 +14,6 @@ planner's kin may overtake; see there for the bounds.
 from __future__ import annotations
 
 import asyncio
-import math
 import time
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -23,6 +22,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Protocol
 
 from assay.errors import AssayError, DeadlineExceeded
+from assay.jobs import Usage
 from assay.scheduling.planner import Caller, Flow, Line, Plan, Work, plan
 
 if TYPE_CHECKING:
@@ -53,8 +53,6 @@ class Ticket:
 
     `settle` is called once for each item, with its place in the request and its numbers, (places
     read, outputs), or its error. Only those of one `scope` share what they begin with.
-    `began_at` is when the first batch that carried its items began, `compute_s` adds these batches
-    up, `tokens` those of its items that ran, `computed_tokens` its part of what they computed.
     """
 
     settle: Callable[[int, np.ndarray | AssayError], None]
@@ -63,10 +61,7 @@ class Ticket:
     caller: str = ""
     scope: str = ""
     is_cancelled: bool = False
-    began_at: float = math.inf
-    compute_s: float = 0.0
-    tokens: int = 0
-    computed_tokens: float = 0.0
+    usage: Usage = field(default_factory=Usage)
     flows: dict[str, Flow] = field(default_factory=dict)  # by model
     waiting: int = 0
     alarm: Timer | None = None

@@ -82,7 +82,7 @@ class Call:
     async def run(self, sources: list[Source], path: Path) -> tuple[Outcome, list[Judged]]:
         """Score the items; raise the first bad one's error where the caller wants that."""
         outcome = await self._score(sources, path)
-        sizes = self._scorer.sizes(self.target)
+        sizes = self._scorer.served.sizes(self.target)
         judged = await aside(
             len(sources),
             lambda: [
@@ -130,7 +130,7 @@ class Call:
 
         outcome = await self._score(sources, path)
         remaining = iter(outcome.items)
-        sizes = self._scorer.sizes(self.target)[0]
+        sizes = self._scorer.served.sizes(self.target)[0]
         found = await aside(
             len(sources),
             lambda: [one.matrix([next(remaining) for _ in one.sources], sizes) for one in rounds],

@@ -85,7 +85,7 @@ async def tokenized(
     wanted = request.items()
     sources = await aside(len(wanted), lambda: items.sources_of(wanted, request))
     cutting = Cutting(request.truncation, special_tokens=request.special_tokens)
-    loaded = scorer.loaded(target.members[0])
+    loaded = scorer.served.loaded(target.members[0])
     reads = loaded.reads if loaded else "last"
     begin = 0
     rendered = scorer.rendered(target, sources, cutting)
@@ -100,17 +100,17 @@ def describe(
     scorer: Scorer, target: Target, owned_by: Literal["assay"] | None = None
 ) -> wire.ModelEntry:
     """Return the entry of `GET /models` for a target."""
-    loaded = scorer.loaded(target.members[0])
+    loaded = scorer.served.loaded(target.members[0])
     moments = target.card.statistics
     entry = wire.ModelEntry(
         id=target.name,
-        created=scorer.started_at,
+        created=scorer.served.started_at,
         owned_by=owned_by,
         stats=_stats(scorer, target),
         capabilities=[] if meaning.only_compares(target) else ["classify", "rerank"],
         kind=target.kind,
-        state=scorer.state(target),
-        default=target is scorer.targets.default,
+        state=scorer.served.state(target),
+        default=target is scorer.served.targets.default,
         revision=target.revision,
         members=[target.member_label(model) for model in target.members]
         if target.kind != "model"
@@ -135,7 +135,7 @@ def describe(
             "attention": loaded.attention,
             "warnings": _warnings(scorer, target),
             "parameters": sum(
-                one.parameters for model in target.members if (one := scorer.loaded(model))
+                one.parameters for model in target.members if (one := scorer.served.loaded(model))
             ),
             "batch_tokens": loaded.budget_tokens,
         }
@@ -155,16 +155,16 @@ def _part(part: Part) -> wire.PartEntry:
 
 def _warnings(scorer: Scorer, target: Target) -> list[str]:
     """Return what the workers said of a target's members, each thing once."""
-    loaded = filter(None, map(scorer.loaded, target.members))
+    loaded = filter(None, map(scorer.served.loaded, target.members))
     return list(dict.fromkeys(warning for one in loaded for warning in one.warnings))
 
 
 def _stats(scorer: Scorer, target: Target) -> wire.Stats:
-    door, loaded = scorer.admission, scorer.loaded(target.members[0])
-    waiting = (scorer.queue.depth(name) for name in {model.name for model in target.members})
+    door, loaded = scorer.admission, scorer.served.loaded(target.members[0])
+    waiting, _ = scorer.served.depth(target)
     return wire.Stats(
         queue_fraction=door.tokens / door.bound,
-        queue_absolute=sum(items for items, _ in waiting),
+        queue_absolute=waiting,
         results_pending=door.requests,
         batch_size=loaded.budget_tokens if loaded else None,
     )

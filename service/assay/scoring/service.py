@@ -121,7 +121,7 @@ class Service:
         """End every device process at once: nobody is answered any more."""
         coming = [] if self._coming is None else [self._coming]
         for tenure in (self._current, *self._leaving.values(), *coming):
-            tenure.scorer.kill()
+            tenure.scorer.served.kill()
 
     async def load(self, reference: str, name: str | None = None) -> None:
         """Serve one more name, path or hub id, under a name of its own if given; as `change`."""
@@ -137,13 +137,13 @@ class Service:
     def _check_free(self, name: str) -> None:
         if not is_name(name):
             raise InvalidField("a name is one line, without blanks around it", param="name")
-        if name in self.scorer.targets.by_name:
+        if name in self.scorer.served.targets.by_name:
             raise ChangeRefused(f"'{name}' is served already; give another name", param="name")
 
     async def unload(self, name: str) -> None:
         """Serve a target no more; raises as `change`, and `UnknownTarget`."""
         async with self._changing:
-            reference = self.scorer.targets.reference(name)
+            reference = self.scorer.served.targets.reference(name)
             rest = tuple(one for one in self._settings.models if one != reference)
             if not rest:
                 raise ChangeRefused(f"'{name}' is all that is served; load another one before")
@@ -175,15 +175,15 @@ class Service:
             raise Draining("the server is stopping")
         self._change_task = asyncio.current_task()
         try:
-            await self.scorer.ready()
+            await self.scorer.served.ready()
             self._coming = coming = self._tenure(settings)
             await self._bring_up(coming.scorer)
         finally:
             self._change_task = self._coming = None
         leaving, self._current, self._settings = self._current, coming, settings
         self.metrics.forget_models()
-        coming.scorer.announce()
-        leaving.scorer.leave()
+        coming.scorer.served.announce()
+        leaving.scorer.served.leave()
         if self._is_closed:
             self.close()
         if not leaving.users:
@@ -196,7 +196,7 @@ class Service:
         """Start a scorer and wait until it is ready; else it is stopped again."""
         try:
             await scorer.__aenter__()
-            await scorer.ready()
+            await scorer.served.ready()
         except BaseException as error:
             await scorer.__aexit__()
             if isinstance(error, StartupError):
@@ -205,8 +205,8 @@ class Service:
 
     async def _introduce(self) -> None:
         with contextlib.suppress(AssayError):
-            await self.scorer.ready()
-            self.scorer.announce()
+            await self.scorer.served.ready()
+            self.scorer.served.announce()
 
     async def _leave(self, tenure: _Tenure) -> None:
         """Stop a scorer once nobody holds it."""

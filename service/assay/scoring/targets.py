@@ -132,6 +132,7 @@ def wanted(settings: Settings) -> Wanted:
         names=tuple((reference, name) for name, reference in settings.names.items()),
         max_tokens=settings.max_tokens,
         dtype=settings.dtype,
+        remotes=frozenset(settings.remotes),
         moment=_STARTED,
     )
 
@@ -174,8 +175,18 @@ def assemble(settings: Settings, resolved: Iterable[Resolved]) -> Targets:
                     else f"'{name}' isn't served; there are {', '.join(targets)}"
                 )
             )
+    _check_remotes(settings, targets)
     unshadowed = {path: name for path, name in by_path.items() if path not in targets}
     return Targets(targets, unshadowed | aliases, references)
+
+
+def _check_remotes(settings: Settings, targets: Mapping[str, Target]) -> None:
+    served = {model.name for target in targets.values() for model in target.members}
+    if unknown := settings.remotes.keys() - served:
+        raise SettingsError(
+            f"remotes.{min(unknown)}: no model of that name is served; there are "
+            f"{', '.join(sorted(served))}"
+        )
 
 
 def _of(one: Resolved) -> list[Target]:

@@ -218,7 +218,7 @@ async def live() -> Response:
 @router.get("/v2/health/ready")
 async def ready(request: Request) -> Response:
     """Answer 200 once every model can be asked."""
-    return Response(status_code=503 if scorer_of(request).reasons() else 200)
+    return Response(status_code=503 if scorer_of(request).served.reasons() else 200)
 
 
 @router.get("/v2/models/{name:path}/ready")
@@ -226,7 +226,7 @@ async def model_ready(request: Request, name: str) -> Response:
     """Answer 200 once a model can be asked."""
     scorer = scorer_of(request)
     try:
-        is_ready = scorer.state(scorer.target(_unversioned(name))) == "ready"
+        is_ready = scorer.served.state(scorer.target(_unversioned(name))) == "ready"
     except AssayError as error:
         return _refused(error, request)
     return Response(status_code=200 if is_ready else 503)

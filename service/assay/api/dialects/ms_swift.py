@@ -25,7 +25,7 @@ router = APIRouter(include_in_schema=False)
 @router.get("/swift/v1/models")
 async def models(request: Request) -> dict[str, Any]:
     """List what is served: the client asks before its first completion."""
-    names = scorer_of(request).targets.by_name
+    names = scorer_of(request).served.targets.by_name
     entry = {"object": "model", "created": created(), "owned_by": "assay"}
     return {"object": "list", "data": [{"id": name, **entry} for name in names]}
 

@@ -153,7 +153,7 @@ async def _embed(ask: Ask, wanted: Embeddings) -> dict[str, Any]:
     given = await text_or_ids(wanted.input, "input")
     given = rows.at_every_token(given, ask.target(wanted.model))
     call, _, judged = await ask.read(given.sources, given.path, model=wanted.model)
-    outputs = list(ask.scorer.sizes(call.target)[0].items())
+    outputs = list(ask.scorer.served.sizes(call.target)[0].items())
 
     def entry(index: int, one: Judged) -> dict[str, Any]:
         is_read = not one.rewards  # at every token

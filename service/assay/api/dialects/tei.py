@@ -298,7 +298,7 @@ def _size(asked: Sequence[Predict | Rerank]) -> int:
 
 def _device(scorer: Scorer, target: Target) -> str:
     """Return what TEI calls the kind of a target's device; its own answer is always a GPU."""
-    loaded = scorer.loaded(target.members[0])
+    loaded = scorer.served.loaded(target.members[0])
     return "gpu" if loaded is not None and not loaded.device.startswith("cpu") else "cpu"
 
 
@@ -351,7 +351,7 @@ async def info(request: Request, model: str | None = None) -> Any:
 
 
 def _info(scorer: Scorer, target: Target) -> dict[str, Any]:
-    loaded = scorer.loaded(target.members[0])
+    loaded = scorer.served.loaded(target.members[0])
     names = labels.names(target)
     kind = {
         "id2label": {str(place): name for place, name in enumerate(names)},

@@ -189,7 +189,7 @@ async def load(request: Request) -> dict[str, int]:
 @router.post("/ping")
 async def ping(request: Request) -> Response:
     """Answer as `/health` does, without a body."""
-    return Response(status_code=503 if scorer_of(request).reasons() else 200)
+    return Response(status_code=503 if scorer_of(request).served.reasons() else 200)
 
 
 def check_limit(ask: Ask, wanted: Asked) -> None:
@@ -262,7 +262,7 @@ async def _pool(ask: Ask, wanted: Pooling) -> dict[str, Any]:
     call, _, judged = await ask.read(
         given.sources, given.path, model=wanted.model, cache_salt=wanted.cache_salt
     )
-    outputs = list(ask.scorer.sizes(call.target)[0].items())
+    outputs = list(ask.scorer.served.sizes(call.target)[0].items())
 
     def entry(index: int, judged: Judged) -> dict[str, Any]:
         data: Any

@@ -6,8 +6,8 @@ import pytest
 
 from assay.items import Conversation, Ids, Text
 from assay.pacing import WOKEN_AN_ITERATION, Pace
-from assay.scoring import rendering
-from assay.scoring.rendering import CHUNK_ITEMS, CHUNK_TOKENS, chunks
+from assay.prompts import chunking
+from assay.prompts.chunking import CHUNK_ITEMS, CHUNK_TOKENS, chunks
 
 
 @pytest.mark.parametrize("source", [Text("word"), Ids((1, 2)), Text("x" * CHUNK_TOKENS)])
@@ -21,7 +21,7 @@ def test_chunks_are_the_items_in_order_and_none_is_too_large(source, count):
     assert [one for part in parts for one in part] == sources
     for part in parts:
         assert 1 <= len(part) <= CHUNK_ITEMS
-        assert sum(map(rendering.estimate, part[:-1])) < CHUNK_TOKENS
+        assert sum(map(chunking.estimate, part[:-1])) < CHUNK_TOKENS
 
 
 def test_every_form_has_an_estimate():
@@ -30,7 +30,7 @@ def test_every_form_has_an_estimate():
         ({"role": "user", "content": "x" * 40}, {"role": "assistant", "content": ""})
     )
 
-    assert [rendering.estimate(one) for one in (talk, Text("x" * 7), Ids((1, 2, 3)))] == [11, 2, 3]
+    assert [chunking.estimate(one) for one in (talk, Text("x" * 7), Ids((1, 2, 3)))] == [11, 2, 3]
 
 
 async def test_few_are_woken_in_an_iteration_of_the_loop():
