@@ -19,7 +19,7 @@ from assay.api.app import create_app
 from assay.errors import AssayError
 from assay.listening import BACKLOG
 from assay.scoring.aside import detached
-from assay.telemetry import lag
+from assay.telemetry import lag, memory
 from assay.telemetry.metrics import HEAD_TOO_LARGE, NO_ROUTE, SLOW_READER
 
 if TYPE_CHECKING:
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 # looked at once in five million, when nobody is there; else once in 250 million.
 _COLLECT_AFTER = (2_000, 5, 25_000)
 _COLLECT_IDLE_AFTER = 500
+_TRIM_TICKS = (20, 70)  # idle ones after which free memory is given back: soon, and once collected
 _IDLE_TICKS = 50  # five seconds, by which the largest request has been freed
 logger = logging.getLogger("assay.server")
 _GOODBYE_S = 1.0
@@ -71,6 +72,8 @@ class Server(uvicorn.Server):
         self._idle_ticks = 0 if self.server_state.tasks else self._idle_ticks + 1
         if self._idle_ticks >= _IDLE_TICKS and gc.get_count()[2] >= _COLLECT_IDLE_AFTER:
             gc.collect()
+        if self._idle_ticks in _TRIM_TICKS:
+            asyncio.get_running_loop().run_in_executor(None, memory.give_back)
         return await super().on_tick(counter)
 
     async def serve(self, sockets: list[socket.socket] | None = None) -> None:
