@@ -27,7 +27,7 @@ import psutil
 from rich.console import Console
 from rich.table import Table
 
-from assay.api.piecemeal import MOST_PART_KEYS
+from assay.api.incremental_json import MOST_PART_KEYS
 from assay.wire import MOST_ITEMS
 from loadtest import checkpoint, server
 from loadtest.scrape import LOOP_LAG, Scrape, scrape

@@ -25,7 +25,7 @@ from loadtest import pair as pairing
 from loadtest import server as servers
 from loadtest import sweep as sweeping
 from loadtest.connection import Origin
-from loadtest.dialects import DIALECTS
+from loadtest.contracts import DIALECTS
 from loadtest.pair import Round, Source
 from loadtest.render import Renderer
 from loadtest.subjects import Http, Setup, Subject, subject
@@ -155,7 +155,7 @@ def main() -> None:
 @app.command()
 def run(
     url: Annotated[str | None, typer.Option(help="A server that runs already.")] = None,
-    dialect: Annotated[
+    contract: Annotated[
         str, typer.Option(parser=_dialect, metavar="NAME", help="How it is asked.")
     ] = "assay",
     server: Annotated[str | None, typer.Option(help="Instead of --url: start one.")] = None,
@@ -174,7 +174,7 @@ def run(
     """Measure one server. With --url and no --checkpoint, tokens are those of Assay's answers."""
     if (url is None) == (server is None):
         raise typer.BadParameter("give either --url or --server")
-    spec = f"{dialect}={url}" if server is None else server
+    spec = f"{contract}={url}" if server is None else server
     with _served(checkpoint, [spec]) as folder:
         options = _Options(folder, dtype, threads, pairs, seed, scale, timeout_s)
         _measure([spec], options, workload, repetitions, rate, json)
@@ -339,7 +339,7 @@ def intrusion(
     with _served(checkpoint, [server]) as folder:
         options = _Options(folder, dtype, threads, seed=seed, scale=scale, timeout_s=timeout_s)
         with subject(server, options.setup()) as one:
-            if not isinstance(one, Http) or one.dialect.name != "assay":
+            if not isinstance(one, Http) or one.contract.name != "assay":
                 raise typer.BadParameter("only Assay's answers say how long an item waited")
             source = options.source()
             one.measure(pairing.warm_up(source.load("fat")))

@@ -27,7 +27,7 @@ from rich.console import Console
 from rich.table import Table
 from transformers import AutoModelForSequenceClassification
 
-from assay.engine import trunk
+from assay.engine import model_runner
 from assay.worker_protocol import Forest
 from loadtest import checkpoint, server
 from loadtest.texts import Generated
@@ -110,7 +110,7 @@ def _bare(
         folder, dtype=dtype, attn_implementation="eager"
     )
     model.eval().to(device)
-    own = trunk.load(folder, device=device, dtype=dtype)
+    own = model_runner.load(folder, device=device, dtype=dtype)
     own.verify()
 
     @torch.inference_mode()

@@ -17,7 +17,7 @@ import msgspec
 from prometheus_client.parser import text_string_to_metric_families
 
 from assay import errors
-from assay.api import dialects
+from assay.api import contracts
 from tests.contract.cases import CASES, NATIVE, Item, form, real_items
 from tests.contract.conftest import GOLDEN
 from tests.http import checkpoints
@@ -259,8 +259,8 @@ def _golden() -> Iterator[Question]:
 def _malformed(known: Sequence[Question]) -> Iterator[Question]:
     """Spoil a body of each path: cut off, of another type, no text at all."""
     bodies = {one.path: one for one in known if one.body and one.kind == "good"}
-    fitting = {dialects.fit(path)[0] for path in bodies}
-    assert {path for one in dialects.CONTRACTS for path in one.paths} <= fitting
+    fitting = {contracts.fit(path)[0] for path in bodies}
+    assert {path for one in contracts.CONTRACTS for path in one.paths} <= fitting
     for path, one in bodies.items():
         assert one.body is not None
         for name, body in (

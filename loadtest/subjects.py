@@ -20,7 +20,7 @@ from typing import IO, TYPE_CHECKING, Any, Protocol, Self
 
 from loadtest import scrape, server
 from loadtest.connection import Origin
-from loadtest.dialects import DIALECTS
+from loadtest.contracts import DIALECTS
 from loadtest.drive import Exchange, drive
 from loadtest.memory import Watch
 from loadtest.readings import Reading
@@ -29,7 +29,7 @@ from loadtest.workloads import Open
 if TYPE_CHECKING:
     from types import TracebackType
 
-    from loadtest.dialects import Dialect
+    from loadtest.contracts import Dialect
     from loadtest.server import Server
     from loadtest.workloads import Load, Request
 
@@ -82,10 +82,10 @@ class Http:
     has_requests = True
 
     def __init__(
-        self, name: str, dialect: Dialect, timeout_s: float, *, url: str, started: Server | None
+        self, name: str, contract: Dialect, timeout_s: float, *, url: str, started: Server | None
     ) -> None:
         self.name = name
-        self.dialect = dialect
+        self.contract = contract
         self._timeout_s = timeout_s
         self._url = url
         self._server = started
@@ -120,11 +120,11 @@ class Http:
 
     def request(self, origin: Origin, request: Request) -> bytes:
         """Return the bytes that ask for the scores of a request's items."""
-        return origin.post(self.dialect.path, self.dialect.body(request), self.headers)
+        return origin.post(self.contract.path, self.contract.body(request), self.headers)
 
     def scrape(self) -> scrape.Scrape | None:
         """Return its metrics, if it is Assay and shows them."""
-        return scrape.scrape(self.url, self.headers) if self.dialect.name == "assay" else None
+        return scrape.scrape(self.url, self.headers) if self.contract.name == "assay" else None
 
     def measure(self, load: Load) -> Reading:
         """Put a load on it; one that failed and is ours is started anew afterwards."""
@@ -134,7 +134,7 @@ class Http:
         with Watch(self.pid) as watch:
             run = drive(origin, phases, load.arrival, timeout_s=self._timeout_s)
         after = self.scrape()
-        reading = _read(self.name, self.dialect, load, run.exchanges)
+        reading = _read(self.name, self.contract, load, run.exchanges)
         reading.seconds, reading.late_s = run.seconds, run.late_s
         reading.client_cpu_s, reading.front_cpu_s = run.client_cpu_s, watch.front_cpu_s
         reading.before_bytes, reading.peak_bytes = watch.before_bytes, watch.peak_bytes
@@ -241,7 +241,7 @@ def subject(spec: str, setup: Setup, *, suffix: str = "") -> Subject:
     kind, _, url = spec.partition("=")
     if url:
         if kind not in DIALECTS:
-            raise SystemExit(f"'{kind}' is no dialect; known are {', '.join(DIALECTS)}")
+            raise SystemExit(f"'{kind}' is no contract; known are {', '.join(DIALECTS)}")
         if DIALECTS[kind].needs_text and setup.checkpoint is None:
             raise SystemExit(f"{kind} gets templated text, which needs --checkpoint")
         return Http(
@@ -272,7 +272,7 @@ def _started(spec: str, setup: Setup, checkpoint: Path, suffix: str) -> Http:
     return Http(name, DIALECTS[kind], setup.timeout_s, url="", started=started)
 
 
-def _read(name: str, dialect: Dialect, load: Load, exchanges: list[Exchange]) -> Reading:
+def _read(name: str, contract: Dialect, load: Load, exchanges: list[Exchange]) -> Reading:
     """Take the scores of every answer; an answer that can't be read is an error of its kind."""
     reading = Reading(name, load.workload, requests=len(exchanges))
     reading.rate = load.arrival.rate if isinstance(load.arrival, Open) else None
@@ -283,7 +283,7 @@ def _read(name: str, dialect: Dialect, load: Load, exchanges: list[Exchange]) ->
             reading.errors[exchange.error or "no answer"] += 1
         else:
             try:
-                scored = dialect.read(exchange.body)
+                scored = contract.read(exchange.body)
                 if len(scored.scores) != len(request):
                     raise ValueError("too few or too many scores")  # noqa: TRY301
             except (ValueError, KeyError, TypeError) as error:

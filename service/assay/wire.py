@@ -1,6 +1,6 @@
 """Native requests and answers as JSON sees them; shared by the API and the client.
 
-Not here: foreign dialects, and anything that computes. Over 400 lines, because the whole contract
+Not here: foreign contracts, and anything that computes. Over 400 lines, because the whole contract
 should be readable in one place.
 """
 

@@ -15,11 +15,11 @@ from fastapi.responses import Response
 from pydantic_core import from_json
 
 from assay.api import body as bodies
-from assay.api.frame import Frame
 from assay.api.holdings import Holding, Holdings, worth
+from assay.api.incremental_json import Parser
 from assay.api.keys import Keys, read
 from assay.api.origins import Origins
-from assay.api.piecemeal import Parser
+from assay.api.request_middleware import Frame
 from assay.errors import BodyTooLarge, Overloaded
 from assay.settings import Settings
 from assay.telemetry.metrics import Metrics

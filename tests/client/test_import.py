@@ -7,7 +7,7 @@ import pytest
 
 import assay
 from assay import wire
-from assay.client import given, route
+from assay.client import route, types
 
 HEAVY = ["fastapi", "httpx", "numpy", "pydantic", "starlette", "torch", "transformers"]
 IMPORT_S = 0.15
@@ -49,9 +49,9 @@ def test_a_name_that_assay_lacks_is_said():
 @pytest.mark.parametrize(
     ("options", "one"),
     [
-        (given.ScoreOptions, route.SCORE),
-        (given.CompareOptions, route.COMPARE),
-        (given.BestOfNOptions, route.BEST_OF_N),
+        (types.ScoreOptions, route.SCORE),
+        (types.CompareOptions, route.COMPARE),
+        (types.BestOfNOptions, route.BEST_OF_N),
     ],
 )
 def test_the_typed_options_are_the_wires(options, one):

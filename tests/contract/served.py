@@ -31,7 +31,7 @@ _FAT = [{"input_ids": [10 + number] * 49 + [7]} for number in range(50)]  # abov
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """A server of every kind of target."""
     with every_kind(
-        tmp_path_factory.mktemp("dialects"),
+        tmp_path_factory.mktemp("contracts"),
         max_queued_tokens=MAX_QUEUED_TOKENS,
         batch_tokens=64,
     ) as server:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, SupportsIndex
 
 import pytest
 
-from assay.api.dialects.chains import in_steps
+from assay.api.contracts.step_parsing import in_steps
 from assay.cards.mechanism import Steps
 from assay.items import Conversation, Solution, Text
 from tests.contract.cases import SCORES, Case, Item

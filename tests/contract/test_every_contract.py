@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import pytest
 
-from assay.api.dialects import CONTRACTS
+from assay.api.contracts import CONTRACTS
 from tests.contract.cases import CASES, NATIVE, Case, Item, form, place, real_items
 from tests.contract.served import overloaded, post, sigmoid
 from tests.http import checkpoints

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import httpx
 import pytest
 
-from assay.api.dialects import CONTRACTS
+from assay.api.contracts import CONTRACTS
 from tests.http import checkpoints
 from tests.http.processes import serving
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from assay import __version__
-from assay.api.dialects import vllm
+from assay.api.contracts import vllm
 from assay.errors import DeadlineExceeded, ForwardFailed, ItemTooLong, Overloaded
 from assay.reward.transform import sigmoid
 from tests.contract.conftest import entries, exchanges, replay, scores

@@ -12,7 +12,7 @@ import yaml
 from assay.errors import AssayError
 from assay.telemetry import reference
 from assay.telemetry.metrics import CHANGE_OUTCOMES, SHED_REASONS, Metrics
-from assay.telemetry.moments import MOMENTS
+from assay.telemetry.score_length_sums import MOMENTS
 from tests.deploy import queries
 
 # Labelled with what runs on the device: a model by itself, or each member of a target.

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from assay.cards import adapter as adapters
 from assay.cards.card import Card
 from assay.engine import checkpoint
-from assay.engine.trunk import Trunk
+from assay.engine.model_runner import ModelRunner
 from assay.errors import CheckpointError
 from tests.fidelity import checkpoints, reference
 
@@ -58,7 +58,7 @@ def load(folder, dtype=torch.float32, base=None):
 
 def served(folder):
     """Return the verified trunk."""
-    trunk = Trunk(*load(folder))
+    trunk = ModelRunner(*load(folder))
     trunk.verify()
     return trunk
 

@@ -26,11 +26,11 @@ BACKENDS = {"blocks": blocks, "native": native}
 def attend(request):
     """Each way to compute attention on CPU; the native one is compiled here."""
     if request.param == "native":
-        assert native.is_at_hand(CPU, torch.float32)
+        assert native.is_available(CPU, torch.float32)
         dtype = getattr(request.node, "callspec", None) and request.node.callspec.params.get(
             "dtype"
         )
-        if dtype and not native.is_at_hand(CPU, dtype):
+        if dtype and not native.is_available(CPU, dtype):
             pytest.skip(f"this processor has no products of {dtype}: the kernel isn't offered")
     return BACKENDS[request.param].attend
 

@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 
 from assay.cards.card import Card
 from assay.cards.mechanism import Trunk
-from assay.engine import checkpoint, trunk
+from assay.engine import checkpoint, model_runner
 from assay.errors import CheckpointError
 from tests.fidelity import checkpoints
 
@@ -161,7 +161,7 @@ import threading, torch, transformers, re
 from pathlib import Path
 from assay.cards.card import Card
 from assay.cards.mechanism import Trunk
-from assay.engine import checkpoint, trunk
+from assay.engine import checkpoint, model_runner
 def anonymous():
     return int(re.search(r"RssAnon:\\s+(\\d+)", Path("/proc/self/status").read_text())[1]) * 1024
 import transformers.models.qwen3.modeling_qwen3
@@ -193,7 +193,7 @@ print(peak - before)
 def test_a_trunk_runs_the_way_that_its_card_says(folder, way):
     """By default it runs packed where that equals eager, as it does here."""
     card = Card(trunk=Trunk(attention=way))
-    loaded = trunk.load(folder, card, device=CPU, dtype=torch.float32)
+    loaded = model_runner.load(folder, card, device=CPU, dtype=torch.float32)
 
     loaded.verify()
 
@@ -202,7 +202,7 @@ def test_a_trunk_runs_the_way_that_its_card_says(folder, way):
 
 def test_weights_that_give_no_number_are_called_damaged(folder):
     """Not an architecture that can't be served."""
-    loaded = trunk.load(folder, Card(), device=CPU, dtype=torch.float32)
+    loaded = model_runner.load(folder, Card(), device=CPU, dtype=torch.float32)
     with torch.no_grad():
         next(loaded.model.parameters())[:] = float("nan")
 
@@ -214,7 +214,7 @@ def test_a_trunk_that_cant_run_the_way_that_its_card_says_is_refused(tmp_path):
     """DeBERTa's attention can't be packed; nothing else is done instead, and the way is named."""
     folder = checkpoints.make(tmp_path / "deberta", "deberta-v3", vocabulary=300)
     card = Card(trunk=Trunk(attention="packed"))
-    loaded = trunk.load(folder, card, device=CPU, dtype=torch.float32)
+    loaded = model_runner.load(folder, card, device=CPU, dtype=torch.float32)
 
     with pytest.raises(CheckpointError, match=r"trunk\.attention = 'packed'"):
         loaded.verify()

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from assay.engine import faults, loading, trunk
+from assay.engine import faults, loading, model_runner
 from assay.worker_protocol import ModelSpec
 from tests.fidelity import checkpoints
 
@@ -58,7 +58,7 @@ def test_a_broken_device_isnt_short_of_memory(error):
 def loaded(tmp_path_factory):
     """A trunk that isn't verified yet."""
     folder = checkpoints.make(tmp_path_factory.mktemp("faults") / "m", "qwen3", vocabulary=300)
-    return trunk.load(folder, device=torch.device("cpu"), dtype=torch.float32)
+    return model_runner.load(folder, device=torch.device("cpu"), dtype=torch.float32)
 
 
 @pytest.mark.parametrize("error", [*NO_MEMORY, *BROKEN], ids=str)
@@ -133,6 +133,6 @@ def test_float32_on_a_gpu_is_warned_of(loaded, device, dtype, warns):
             return getattr(loaded.model, name)
 
     base = Placed(torch.device(device), loaded.model.base_model, dtype)
-    placed = trunk.Trunk(Placed(torch.device(device), base, dtype), loaded.readout)
+    placed = model_runner.ModelRunner(Placed(torch.device(device), base, dtype), loaded.readout)
 
     assert any("dtype = bfloat16" in one for one in placed.warnings) is warns

@@ -24,7 +24,7 @@ from assay.engine.forest import pack
 from assay.worker_protocol import Forest
 
 is_made = library.is_made()
-if native.is_at_hand(torch.device("cpu"), torch.float32):
+if native.is_available(torch.device("cpu"), torch.float32):
     rows = torch.randn(2, 40, 16, generator=torch.Generator().manual_seed(1))
     runs = pack(Forest.unshared([np.zeros(24, np.int32), np.zeros(16, np.int32)]))
     mixed = native.attend(rows, rows, rows, runs, Pattern(scale=0.25, causal=True))
@@ -39,7 +39,7 @@ FLAGS = {"avx2": "-march=x86-64-v3", "avx512": "-march=x86-64-v4"}
 def made(tmp_path_factory):
     """A library that was compiled for this processor, in a folder of its own."""
     root = tmp_path_factory.mktemp("kept")
-    assert native.is_at_hand(CPU, torch.float32)
+    assert native.is_available(CPU, torch.float32)
     known = os.environ.get("TORCH_EXTENSIONS_DIR") or Path.home() / ".cache/assay/extensions"
     folder = root / "assay_forest_attention"
     name = library._name(torch.backends.cpu.get_cpu_capability())

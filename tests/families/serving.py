@@ -9,13 +9,13 @@ import numpy as np
 import torch
 
 from assay import wire
-from assay.engine import trunk as trunks
+from assay.engine import model_runner as trunks
 from assay.items import Rendered
 from assay.prompts import resolution
 from assay.scheduling.pages import PrefixCache
 from assay.scheduling.planner import Flow, Line, Work, plan
-from assay.scoring import contests, items, meaning, targets
-from assay.scoring.scorer import Scored
+from assay.scoring import interpretation, items, pairwise, targets
+from assay.scoring.scorer import RawResult
 from assay.settings import Settings
 from tests import resolving
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from assay.errors import AssayError
     from assay.items import Source
     from assay.prompts.models import Model
-    from assay.scoring.meaning import Verdict, Wish
+    from assay.scoring.interpretation import ScoreOptions, TargetScore
 
 BUDGET = 200
 CACHE_BYTES = 1 << 20
@@ -53,31 +53,33 @@ class Served:
         self.sizes = [trunk.outputs for trunk in self.trunks]
         self.computed_tokens = 0
 
-    def scored(self, sources: Sequence[Source], *, together: bool = True) -> list[Scored]:
+    def scored(self, sources: Sequence[Source], *, together: bool = True) -> list[RawResult]:
         """Return what every member reads of the sources: in shared batches, or each alone."""
         if not together:
             return [one for source in sources for one in self._scored([source], caches=False)]
         return self._scored(sources, caches=True)
 
     def verdicts(
-        self, wanted: Sequence[dict], *, together: bool = True, wish: Wish | None = None
-    ) -> list[Verdict]:
+        self, wanted: Sequence[dict], *, together: bool = True, wish: ScoreOptions | None = None
+    ) -> list[TargetScore]:
         """Return the target's readings of native items."""
         sources = [items.source(wire.Item(**one)) for one in wanted]
         found = []
         for one in self.scored(sources, together=together):
             if one.numbers is None:
                 raise one.error or AssertionError
-            read = meaning.verdict(self.target, one.numbers, self.sizes, wish or meaning.Wish())
+            read = interpretation.interpret(
+                self.target, one.numbers, self.sizes, wish or interpretation.ScoreOptions()
+            )
             found.append(read)
         return found
 
-    def matrix(self, prompt: items.Prompt, responses: list[str]) -> contests.Matrix | AssayError:
+    def matrix(self, prompt: items.Prompt, responses: list[str]) -> pairwise.Matrix | AssayError:
         """Return P(i ≻ j) of the responses to one prompt."""
-        one = contests.Round(self.target.card, prompt, responses)
+        one = pairwise.Round(self.target.card, prompt, responses)
         return one.matrix(self.scored(one.sources), self.sizes[0])
 
-    def _scored(self, sources: Sequence[Source], *, caches: bool) -> list[Scored]:
+    def _scored(self, sources: Sequence[Source], *, caches: bool) -> list[RawResult]:
         by_member = [
             self._run(member, sources, self.caches[member] if caches else None)
             for member in range(len(self.trunks))
@@ -107,7 +109,7 @@ class Served:
         return [one for one in found if one is not None]
 
 
-def _trunk(model: Model, *, compiled: bool) -> trunks.Trunk:
+def _trunk(model: Model, *, compiled: bool) -> trunks.ModelRunner:
     trunk = trunks.load(
         model.checkpoint.folder,
         model.facts.card_in_ids,
@@ -119,8 +121,8 @@ def _trunk(model: Model, *, compiled: bool) -> trunks.Trunk:
     return trunk
 
 
-def _scored(column: Sequence[np.ndarray | AssayError]) -> Scored:
+def _scored(column: Sequence[np.ndarray | AssayError]) -> RawResult:
     errors = [one for one in column if not isinstance(one, np.ndarray)]
     if errors:
-        return Scored(None, errors[0], _NO_IDS, truncated=False)
-    return Scored(tuple(column), None, _NO_IDS, truncated=False)
+        return RawResult(None, errors[0], _NO_IDS, truncated=False)
+    return RawResult(tuple(column), None, _NO_IDS, truncated=False)

@@ -11,7 +11,7 @@ from assay.cards import card as cards
 from assay.cards import repository
 from assay.cards.catalogue import embedded
 from assay.errors import CheckpointError
-from assay.scoring.meaning import Wish
+from assay.scoring.interpretation import ScoreOptions
 from tests.families import attributes, pairwise, process, scalar
 from tests.families.layout import SINGLE
 from tests.families.serving import Served
@@ -58,7 +58,7 @@ def test_openrlhfs_mean_and_std_are_what_normalize_asks_for(make, is_named):
     served = Served(f"{folder.name}={folder}" if is_named else folder)
 
     (raw,) = served.verdicts([ITEM])
-    (normal,) = served.verdicts([ITEM], wish=Wish(normalize=True))
+    (normal,) = served.verdicts([ITEM], wish=ScoreOptions(normalize=True))
 
     assert raw.rewards == pytest.approx((plain,), abs=CLOSE)
     assert normal.rewards == pytest.approx(((plain - 0.35) / 1.7,), abs=CLOSE)
@@ -71,7 +71,7 @@ def test_openrlhf_normalizes_by_itself_where_config_json_says_so(make):
     configure(folder, normalize_reward=True, mean=0.35, std=1.7)
     served = Served(folder)
 
-    for wish in (Wish(), Wish(normalize=True)):
+    for wish in (ScoreOptions(), ScoreOptions(normalize=True)):
         (found,) = served.verdicts([ITEM], wish=wish)
         assert found.rewards == pytest.approx(((plain - 0.35) / 1.7,), abs=CLOSE)
 

@@ -22,7 +22,7 @@ from assay import wire
 from assay.cards import card as cards
 from assay.cards.card import Card
 from assay.cards.catalogue import embedded
-from assay.engine import trunk as trunks
+from assay.engine import model_runner as trunks
 from assay.errors import CheckpointError, InvalidField, ItemTooLong, TemplateRefused
 from assay.items import Conversation, Ids, Solution, Text
 from assay.prompts import notices

@@ -12,7 +12,7 @@ import transformers
 from safetensors.torch import load_file
 
 from assay.cards.card import Card
-from assay.engine import trunk as trunks
+from assay.engine import model_runner as trunks
 from assay.scheduling.pages import PrefixCache
 from assay.scheduling.planner import Flow, Line, Work, plan
 from assay.worker_protocol import Forest
@@ -33,7 +33,7 @@ def load(
     *,
     compiled: bool = True,
     padded: bool = False,
-) -> trunks.Trunk:
+) -> trunks.ModelRunner:
     """Return a verified trunk on CPU, with the compiled attention or without, or padded."""
     card = Card.model_validate({"trunk": {"attention": "padded"}} if padded else {})
     trunk = trunks.load(folder, card, device=torch.device("cpu"), dtype=dtype)
@@ -86,17 +86,19 @@ def _lift_head(model: transformers.PreTrainedModel, folder: Path) -> None:
             parameter.data = stored[f"{path}.{name}"].float()
 
 
-def _scores(trunk: trunks.Trunk, batch: Forest) -> np.ndarray:
+def _scores(trunk: trunks.ModelRunner, batch: Forest) -> np.ndarray:
     """Return the one number that each item of a batch has."""
     return trunk.score(batch)[:, 0]
 
 
-def alone(trunk: trunks.Trunk, items: Sequence[np.ndarray]) -> np.ndarray:
+def alone(trunk: trunks.ModelRunner, items: Sequence[np.ndarray]) -> np.ndarray:
     """Return Assay's score of each item in a batch of its own."""
     return np.concatenate([_scores(trunk, Forest.unshared([ids])) for ids in items])
 
 
-def together(trunk: trunks.Trunk, items: Sequence[np.ndarray], size: int, seed: int) -> np.ndarray:
+def together(
+    trunk: trunks.ModelRunner, items: Sequence[np.ndarray], size: int, seed: int
+) -> np.ndarray:
     """Return Assay's scores in shuffled batches of a size, in the items' order."""
     order = np.random.default_rng(seed).permutation(len(items))
     scores = np.empty(len(items))
@@ -106,14 +108,18 @@ def together(trunk: trunks.Trunk, items: Sequence[np.ndarray], size: int, seed: 
     return scores
 
 
-def shared(trunk: trunks.Trunk, prefix: np.ndarray, items: Sequence[np.ndarray]) -> np.ndarray:
+def shared(
+    trunk: trunks.ModelRunner, prefix: np.ndarray, items: Sequence[np.ndarray]
+) -> np.ndarray:
     """Return Assay's scores of items behind a prefix that is computed once."""
     runs = Forest.unshared([prefix, *items])
     parents = np.where(np.arange(len(items) + 1) == 0, -1, 0).astype(np.int32)
     return _scores(trunk, replace(runs, parents=parents, reads=runs.reads[1:]))
 
 
-def kept(trunk: trunks.Trunk, rounds: Sequence[Sequence[np.ndarray]]) -> tuple[np.ndarray, int]:
+def kept(
+    trunk: trunks.ModelRunner, rounds: Sequence[Sequence[np.ndarray]]
+) -> tuple[np.ndarray, int]:
     """Return Assay's scores of rounds of items, each behind what the rounds before it left.
 
     The second number is how many tokens were computed for them.

@@ -11,7 +11,7 @@ import transformers
 from assay.cards.card import Card
 from assay.cards.positions import stated_tokens
 from assay.engine import checkpoint
-from assay.engine import trunk as trunks
+from assay.engine import model_runner as trunks
 from assay.worker_protocol import Forest
 from tests.fidelity import checkpoints, reference, texts
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 import transformers
 
-from assay.engine import trunk as trunks
+from assay.engine import model_runner as trunks
 from assay.worker_protocol import Forest
 from tests.fidelity import checkpoints, reference
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from assay.api.dialects import CONTRACTS
+from assay.api.contracts import CONTRACTS
 from assay.errors import InvalidField, Overloaded
 from tests.fuzz import cases
 

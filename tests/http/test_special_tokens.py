@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from assay.api.dialects import contract
+from assay.api.contracts import contract
 from tests.http.texts import PAIR, PROMPT, RESPONSE
 
 if TYPE_CHECKING:

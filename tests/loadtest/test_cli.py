@@ -12,10 +12,10 @@ runner = CliRunner()
 
 
 def test_options_without_a_command_are_those_of_run(tmp_path):
-    """`--url … --dialect … --workload …` measures a server that runs already."""
+    """`--url … --contract … --workload …` measures a server that runs already."""
     file = tmp_path / "run.json"
     with running(Tiny()) as tiny:
-        arguments = ["--url", tiny.url, "--dialect", "plain", "--workload", "short"]
+        arguments = ["--url", tiny.url, "--contract", "plain", "--workload", "short"]
         arguments += ["--scale", "0.01", "--repetitions", "1", "--json", str(file)]
         result = runner.invoke(app, arguments)
 

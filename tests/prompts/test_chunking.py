@@ -5,9 +5,9 @@ import asyncio
 import pytest
 
 from assay.items import Conversation, Ids, Text
-from assay.pacing import WOKEN_AN_ITERATION, Pace
 from assay.prompts import chunking
 from assay.prompts.chunking import CHUNK_ITEMS, CHUNK_TOKENS, chunks
+from assay.wakeup_throttle import WOKEN_AN_ITERATION, WakeupThrottle
 
 
 @pytest.mark.parametrize("source", [Text("word"), Ids((1, 2)), Text("x" * CHUNK_TOKENS)])
@@ -36,7 +36,7 @@ def test_every_form_has_an_estimate():
 async def test_few_are_woken_in_an_iteration_of_the_loop():
     """What else is due runs between them, and those who left are passed over."""
     loop = asyncio.get_running_loop()
-    pace = Pace()
+    pace = WakeupThrottle()
     futures = [loop.create_future() for _ in range(2 * WOKEN_AN_ITERATION)]
     futures[0].cancel()
     for place, future in enumerate(futures):

@@ -14,12 +14,12 @@ import pytest
 
 from assay.errors import CheckpointError, NotReady, TemplateRefused
 from assay.items import Conversation, Cutting, Text
-from assay.pacing import Pace
 from assay.prompts import renderer as renderers
 from assay.prompts.loader import Loader
 from assay.prompts.models import Wanted
 from assay.prompts.renderer import Looked, Renderer
 from assay.settings import Settings
+from assay.wakeup_throttle import WakeupThrottle
 from tests.http import checkpoints
 
 if TYPE_CHECKING:
@@ -88,7 +88,7 @@ async def renderer_of(loader: Loader, folder: Path) -> tuple[Renderer, list[str]
     resolved = await loader.resolve(str(folder))
     await loader.begin_to_render(resolved.models)
     restarts: list[str] = []
-    return Renderer(resolved.models[0], loader, Pace(), restarts.append), restarts
+    return Renderer(resolved.models[0], loader, WakeupThrottle(), restarts.append), restarts
 
 
 async def test_items_are_rendered_as_in_this_process(loader, sound, wanted):
@@ -185,7 +185,7 @@ async def test_a_model_without_a_tokenizer_of_its_own_is_restored_too(loader, so
     await loader.begin_to_render([policy, reference])
     loader._process.kill()
 
-    renderer = Renderer(reference, loader, Pace(), lambda _: None)
+    renderer = Renderer(reference, loader, WakeupThrottle(), lambda _: None)
     (found,) = await renderer.render([talk("Why?")], CUTTING, size=9)
     renderer.stop()
 

@@ -14,10 +14,10 @@ import pytest
 
 from assay.errors import EmptyItem, NotReady, TemplateRefused, WorkerError
 from assay.items import Cutting, Text
-from assay.pacing import Pace
 from assay.prompts import renderer
 from assay.prompts.protocol import Defect, Outcomes, Read, Refusal, Render
 from assay.prompts.renderer import ROUND_TOKENS, Renderer
+from assay.wakeup_throttle import WakeupThrottle
 
 CUTTING = Cutting()
 
@@ -93,7 +93,7 @@ class Rendering:
         self.restarts: list[str] = []
         model: Any = SimpleNamespace(name="model")
         loader: Any = self.loader
-        self.renderer = Renderer(model, loader, Pace(), self.restarts.append)
+        self.renderer = Renderer(model, loader, WakeupThrottle(), self.restarts.append)
 
     def ask(self, *texts: str) -> asyncio.Task[list[Any]]:
         """Ask for texts."""

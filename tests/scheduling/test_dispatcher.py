@@ -23,7 +23,7 @@ from assay.errors import (
 )
 from assay.scheduling import budget
 from assay.scheduling.dispatcher import BATCHES_AT_WORKER, Dispatcher, rate, timed_rate
-from assay.scheduling.queue import Queue, Ticket
+from assay.scheduling.queue import Queue, RequestHandle
 from assay.worker_protocol import (
     PAGE_TOKENS,
     Done,
@@ -167,7 +167,7 @@ class Request:
     def __init__(self, queue, items, *, tokens=ITEM_TOKENS, deadline=None):
         self.answers = {}
         self.times_answered = Counter()
-        self.ticket = Ticket(self._settle, deadline)
+        self.ticket = RequestHandle(self._settle, deadline)
         self._all_answered = asyncio.Event()
         self._count = len(items)
         for place, item in enumerate(items):
@@ -598,7 +598,7 @@ async def test_work_for_a_model_that_is_served_elsewhere_does_not_turn_the_loop(
     site, queue = Site(), CountingQueue()
     async with serving(dispatcher(site, queue)):
         await settled()
-        queue.put("another", np.zeros(5, np.int32), Ticket(lambda *_: None), 0)
+        queue.put("another", np.zeros(5, np.int32), RequestHandle(lambda *_: None), 0)
         await settled()
         looks = queue.looks
         await settled()

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from assay.scheduling.planner import Flow, Line, Work, plan
+from assay.scheduling.planner import ModelQueue, RequestFlow, WorkItem, plan
 from assay.scheduling.prefixes import RUN_TOKENS
 from tests.scheduling.texts import IDS, ids, in_common, response
 
@@ -26,13 +26,13 @@ def unrelated(number, length=50):
 
 def line(is_gone=lambda _: False):
     """Return an empty line."""
-    return Line(is_gone, count())
+    return ModelQueue(is_gone, count())
 
 
 def put(waiting, *texts, flow=None, now=0.0, is_batch=False):
     """Let a request's items wait; return them."""
-    flow = flow or Flow(lag=LAG if is_batch else 0.0)
-    works = [Work(text, flow) for text in texts]
+    flow = flow or RequestFlow(priority_offset=LAG if is_batch else 0.0)
+    works = [WorkItem(text, flow) for text in texts]
     for work in works:
         waiting.add(work, now)
     return works
@@ -159,7 +159,7 @@ def test_nobody_waits_longer_than_the_heads_before_them(text, before, rounds, bu
         for newcomer in newcomers:
             put(waiting, newcomer, now=now)
         head = waiting.head()
-        now = max(now, head.flow.turn + head.tokens / 2)
+        now = max(now, head.flow.virtual_time + head.tokens / 2)
         if patient in plan(waiting, budget, shares=True).works:
             return
     assert patient in plan(waiting, budget, shares=True).works
@@ -194,10 +194,10 @@ def test_a_group_from_many_requests_goes_together():
 def test_kin_of_another_scope_are_none():
     """They wait for their turn, and what both begin with is computed for each."""
     waiting = line()
-    put(waiting, response(PROMPT, 7), flow=Flow(scope="one"))
+    put(waiting, response(PROMPT, 7), flow=RequestFlow(scope="one"))
     put(waiting, ids(20))
-    put(waiting, response(PROMPT, 8), flow=Flow(scope="other"))
-    put(waiting, response(PROMPT, 9), flow=Flow(scope="one"))
+    put(waiting, response(PROMPT, 8), flow=RequestFlow(scope="other"))
+    put(waiting, response(PROMPT, 9), flow=RequestFlow(scope="one"))
     batch = plan(waiting, 1000, shares=True)
     assert [work.ids[-1] for work in batch.works] == [7, 9, 1, 8]
     assert batch.computed_tokens() == [52, 52, 20, 84]
@@ -344,7 +344,7 @@ def test_a_second_try_goes_alone():
     """A batch that others began, and the kin they pulled ahead, goes without it."""
     waiting = line()
     (before,) = put(waiting, response(PROMPT, 10))
-    tried = Work(response(PROMPT, 11), Flow(turn=100), goes_alone=True)
+    tried = WorkItem(response(PROMPT, 11), RequestFlow(virtual_time=100), goes_alone=True)
     waiting.put_back(tried)
     (after,) = put(waiting, response(PROMPT, 12), now=50)
     assert [batch.works for batch in batches(waiting)] == [(before, after), (tried,)]
@@ -353,7 +353,7 @@ def test_a_second_try_goes_alone():
 def test_nobody_joins_a_second_try():
     """Those after it wait for the next batch."""
     waiting = line()
-    tried = Work(response(PROMPT, 11), Flow(turn=84), goes_alone=True)
+    tried = WorkItem(response(PROMPT, 11), RequestFlow(virtual_time=84), goes_alone=True)
     waiting.put_back(tried)
     (after,) = put(waiting, response(PROMPT, 12), now=50)
     assert [batch.works for batch in batches(waiting)] == [(tried,), (after,)]

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from assay.errors import AssayError, DeadlineExceeded, InternalError
-from assay.scheduling.queue import BATCH_HEAD_START_TOKENS, FULL, Queue, Ticket
+from assay.scheduling.queue import BATCH_HEAD_START_TOKENS, FULL, Queue, RequestHandle
 from tests.scheduling.models import loaded
 
 MODEL = "judge"
@@ -57,7 +57,9 @@ class Caller:
 
     def __init__(self, **stake):
         self.answers = []
-        self.ticket = Ticket(lambda place, answer: self.answers.append((place, answer)), **stake)
+        self.ticket = RequestHandle(
+            lambda place, answer: self.answers.append((place, answer)), **stake
+        )
 
     def put(self, queue, *, items=1, tokens=ITEM_TOKENS, first=0, model=MODEL):
         for place in range(first, first + items):

@@ -6,7 +6,7 @@ import asyncio
 import threading
 
 from assay.scoring import garbage
-from assay.scoring.aside import ON_THE_LOOP_ITEMS
+from assay.scoring.offload import ON_THE_LOOP_ITEMS
 
 MANY = ON_THE_LOOP_ITEMS + 1
 

@@ -10,7 +10,7 @@ from assay.cards.reference import filled
 from assay.errors import AssayError
 from assay.telemetry import reference
 from assay.telemetry.metrics import LABELS, RESTART_REASONS, SHED_REASONS, Metrics
-from assay.telemetry.moments import MOMENTS
+from assay.telemetry.score_length_sums import MOMENTS
 
 DOCUMENT = Path(__file__).parents[2] / "docs/metrics.md"
 

@@ -12,9 +12,9 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from assay.items import Contest, Conversation, Ids, Solution, Text
-from assay.scoring.observed import agreements, length
+from assay.scoring.reward_metrics import agreements, length
 from assay.telemetry.metrics import LABELS, Metrics
-from assay.telemetry.moments import MOMENTS
+from assay.telemetry.score_length_sums import MOMENTS
 from tests.http.processes import until
 from tests.telemetry.conftest import MAX_QUEUED_TOKENS
 

@@ -12,14 +12,14 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.routing import Route
 
 from assay import __version__
-from assay.api import admin, dialects, health, native, openapi, pages, problems
-from assay.api.dialects import kserve, ms_swift, sglang, tei, vllm
-from assay.api.frame import Frame
+from assay.api import admin, contracts, health, native, openapi, pages, problems
+from assay.api.contracts import kserve, ms_swift, sglang, tei, vllm
+from assay.api.fast_routes import FastRoutes, posted
 from assay.api.holdings import Holdings
 from assay.api.origins import Origins
-from assay.api.shortcut import Shortcut, posted
+from assay.api.request_middleware import Frame
 from assay.api.strangers import Strangers
-from assay.api.traced import Traced
+from assay.api.tracing_middleware import TracingMiddleware
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
@@ -59,27 +59,27 @@ def create_app(
     bodies: tuple[type[BaseModel], ...] = (*native.BODIES, *admin.BODIES)
     app.state.document = functools.cache(lambda: to_json(openapi.document(app, bodies)))
     own = posted(native.router, "", "/v1")
-    endpoints = dialects.posted(own)
+    endpoints = contracts.posted(own)
     app.routes.extend(
         Route(path, endpoint, methods=["POST"])
         for path, endpoint in endpoints.items()
         if path not in own
     )
     framed = Frame(
-        Shortcut(app, endpoints, service),
+        FastRoutes(app, endpoints, service),
         keys=keys,
         origins=Origins(settings),
         metrics=service.metrics,
         holdings=Holdings(settings.max_held_bytes, service.metrics),
-        routes=dialects.routes(own),
+        routes=contracts.routes(own),
         max_body_bytes=settings.max_body_bytes,
         body_timeout_s=settings.body_timeout_s,
-        shapes=dialects.shapes(own),
-        id_headers=dialects.id_headers(),
+        shapes=contracts.shapes(own),
+        id_headers=contracts.id_headers(),
         strangers=Strangers(settings.unauthorized_per_minute),
         log_sample=settings.log_sample,
     )
-    known = framed if tracing is None else Traced(framed, tracing, endpoints)
+    known = framed if tracing is None else TracingMiddleware(framed, tracing, endpoints)
     return _shared(known, settings.cors_origins) if settings.cors_origins else known
 
 

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from assay import wire
 from assay.api import problems
 from assay.api.holdings import worth
-from assay.api.piecemeal import Parser
+from assay.api.incremental_json import Parser
 from assay.errors import (
     BodyTooLarge,
     InvalidField,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from fastapi import APIRouter, Request, Response
 
 from assay import wire
-from assay.api.exchange import scorer_of
+from assay.api.disconnect import scorer_of
 from assay.telemetry.metrics import CONTENT_TYPE
 
 router = APIRouter()

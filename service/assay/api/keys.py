@@ -32,7 +32,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, get_args
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
 from assay.errors import Forbidden, SettingsError, Unauthorized, shown
-from assay.scoring.aside import detached
+from assay.scoring.offload import run_in_daemon_thread
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -170,7 +170,9 @@ class Keys:
             before = self._ring
             if before.settings.key_file is None:
                 continue
-            now, outcome = await detached(partial(_look, before, before.settings.key_file))
+            now, outcome = await run_in_daemon_thread(
+                partial(_look, before, before.settings.key_file)
+            )
             if outcome:
                 audit.info("%r: %s", str(before.settings.key_file), outcome)
                 metrics.changed("key_file", outcome)

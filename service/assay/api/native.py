@@ -14,12 +14,12 @@ from starlette.requests import ClientDisconnect
 from assay import wire
 from assay.api import problems
 from assay.api.body import body_of
-from assay.api.exchange import CLIENT_CLOSED_REQUEST, scorer_of, unless_gone
+from assay.api.disconnect import CLIENT_CLOSED_REQUEST, cancel_on_disconnect, scorer_of
 from assay.api.openapi import takes
 from assay.api.pieces import Pieces
 from assay.errors import AssayError
 from assay.scoring import answers, garbage, inspection
-from assay.scoring.aside import aside
+from assay.scoring.offload import offload
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator, Sequence
@@ -77,7 +77,9 @@ async def tokenize(request: Request) -> Response:
     target = scorer.target(wanted.model)
     try:
         with _naming(target):
-            entries = await unless_gone(request, _tokens(scorer, wanted, request.state.holding))
+            entries = await cancel_on_disconnect(
+                request, _tokens(scorer, wanted, request.state.holding)
+            )
     except ClientDisconnect:
         return Response(status_code=CLIENT_CLOSED_REQUEST)
     bare = wire.TokenizeAnswer(model=target.name, data=[]).model_dump_json().encode()
@@ -141,14 +143,14 @@ async def _answer(
         target = scorer.target(wanted.model)
         name = target.name
         with _naming(target):
-            result = await unless_gone(
+            result = await cancel_on_disconnect(
                 request, answer(scorer, wanted, f"{route}-{request.state.request_id}")
             )
         garbage.note([result.data])
-        bad = await aside(len(result.data), lambda: any(entry.error for entry in result.data))
+        bad = await offload(len(result.data), lambda: any(entry.error for entry in result.data))
         outcome = "partial" if bad else "ok"
         bare = result.model_copy(update={"data": []})
-        response = await aside(len(result.data), lambda: _json(bare, result.data))
+        response = await offload(len(result.data), lambda: _json(bare, result.data))
         http_s = time.perf_counter() - begin - result.timing_ms.total / 1e3
         scorer.metrics.http(name, route, max(0.0, http_s))
     except ClientDisconnect:

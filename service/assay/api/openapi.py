@@ -14,7 +14,7 @@ from fastapi.openapi.utils import get_openapi
 from pydantic.json_schema import models_json_schema
 
 from assay import errors, wire
-from assay.api.dialects import CONTRACTS
+from assay.api.contracts import CONTRACTS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from fastapi import FastAPI
     from pydantic import BaseModel
 
-    from assay.api.dialects.contract import Contract
+    from assay.api.contracts.contract import Contract
     from assay.errors import AssayError
 
 _REFERENCES = "#/components/schemas/{model}"

@@ -22,7 +22,7 @@ from assay.errors import (
     UnknownRoute,
     shown,
 )
-from assay.telemetry import ending
+from assay.telemetry import request_outcome
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -92,7 +92,7 @@ def native(error: AssayError, request_id: str) -> tuple[int, dict[str, Any]]:
 
 def answer(error: AssayError, request_id: str, shape: Shape = native) -> JSONResponse:
     """Return an error as an answer in a contract's shape."""
-    ending.failed(error.code)
+    request_outcome.failed(error.code)
     status, content = shape(error, request_id)
     return JSONResponse(content, status_code=status, headers=headers(error))
 

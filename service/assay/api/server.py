@@ -18,7 +18,7 @@ from assay.api import descriptors, keys, tls
 from assay.api.app import create_app
 from assay.errors import AssayError
 from assay.listening import BACKLOG
-from assay.scoring.aside import detached
+from assay.scoring.offload import run_in_daemon_thread
 from assay.telemetry import lag, memory
 from assay.telemetry.metrics import HEAD_TOO_LARGE, NO_ROUTE, SLOW_READER
 
@@ -153,12 +153,12 @@ class Server(uvicorn.Server):
         """Serve what the settings name now; a mistake in them changes nothing."""
         outcome = "unfinished"
         try:
-            settings = await detached(self._reread)
-            ring = await detached(lambda: keys.read(settings))
+            settings = await run_in_daemon_thread(self._reread)
+            ring = await run_in_daemon_thread(lambda: keys.read(settings))
             self._keys.check_change(ring)
             keys.check_lengths(settings, is_exposed=self._is_exposed)
-            pair = await detached(lambda: tls.files(settings))
-            expires = await detached(lambda: tls.expires(pair))
+            pair = await run_in_daemon_thread(lambda: tls.files(settings))
+            expires = await run_in_daemon_thread(lambda: tls.expires(pair))
             await self._service.change(settings)
             self._keys.change(ring)
             if pair is not None and self.config.ssl is not None:

@@ -12,7 +12,7 @@ from assay import scratch
 from assay.cards.code import Trust
 from assay.scheduling import dispatcher as dispatchers
 from assay.scheduling.dispatcher import Dispatcher
-from assay.scheduling.queue import Queue, Ticket
+from assay.scheduling.queue import Queue, RequestHandle
 from assay.scheduling.workers import Worker
 from assay.telemetry.memory import resident_bytes
 from assay.worker_protocol import Loaded, ModelSpec, Start
@@ -38,7 +38,7 @@ class LocalSession:
         self._job = job
         self._queue = queue
         self._renderers = renderers
-        self._ticket = Ticket(
+        self._ticket = RequestHandle(
             job.settle, job.deadline, job.is_batch, job.caller, job.scope, usage=job.usage
         )
 

@@ -35,7 +35,7 @@ from assay.cli.terminal import err, out
 from assay.client.client import AsyncClient
 from assay.prompts import loader
 from assay.scheduling import workers
-from assay.scoring import answers, meaning
+from assay.scoring import answers, interpretation
 from assay.scoring.scorer import Scorer
 from assay.telemetry import logging as logs
 from assay.telemetry.metrics import Metrics
@@ -236,7 +236,7 @@ class _Here:
             model=target.name,
             revision=target.revision,
             dtype=loaded.dtype if loaded else None,
-            only_compares=meaning.only_compares(target),
+            only_compares=interpretation.only_compares(target),
         )
 
     async def score(self, request: wire.ScoreRequest) -> wire.ScoreAnswer:

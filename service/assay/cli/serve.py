@@ -35,7 +35,7 @@ from assay.cli.terminal import err
 from assay.errors import SettingsError
 from assay.prompts import loader
 from assay.scheduling import workers
-from assay.scoring.aside import DETACHED
+from assay.scoring.offload import DETACHED
 from assay.scoring.service import Service
 from assay.settings import PREFIX, rereader
 from assay.telemetry import logging as logs

@@ -18,10 +18,10 @@ from assay.client import clock
 from assay.client import progress as bars
 from assay.client import stream as streams
 from assay.client.chunk import Call
+from assay.client.coalescing import Together
 from assay.client.pool import Pool
 from assay.client.retry import PATIENCE_S
 from assay.client.route import BEST_OF_N, COMPARE, SCORE, Route, written
-from assay.client.together import Together
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     import httpx
 
-    from assay.client import given
+    from assay.client import types
 
 EntryT = TypeVar("EntryT", bound=wire.Entry)
 
@@ -109,20 +109,20 @@ class AsyncClient:
     @overload
     async def score(
         self,
-        items: given.AnItem,
+        items: types.AnItem,
         /,
         *,
         progress: bool = ...,
-        **options: Unpack[given.ScoreOptions],
+        **options: Unpack[types.ScoreOptions],
     ) -> wire.ScoreEntry: ...
     @overload
     async def score(
         self,
-        items: given.Several[given.AnItem],
+        items: types.Several[types.AnItem],
         /,
         *,
         progress: bool = ...,
-        **options: Unpack[given.ScoreOptions],
+        **options: Unpack[types.ScoreOptions],
     ) -> list[wire.ScoreEntry]: ...
     async def score(self, items: Any, /, *, progress: bool = False, **options: Any) -> Any:
         """Score an item, many, or a whole request (`POST /score`).
@@ -146,20 +146,20 @@ class AsyncClient:
     @overload
     async def compare(
         self,
-        comparisons: given.AComparison,
+        comparisons: types.AComparison,
         /,
         *,
         progress: bool = ...,
-        **options: Unpack[given.CompareOptions],
+        **options: Unpack[types.CompareOptions],
     ) -> wire.CompareEntry: ...
     @overload
     async def compare(
         self,
-        comparisons: given.Several[given.AComparison],
+        comparisons: types.Several[types.AComparison],
         /,
         *,
         progress: bool = ...,
-        **options: Unpack[given.CompareOptions],
+        **options: Unpack[types.CompareOptions],
     ) -> list[wire.CompareEntry]: ...
     async def compare(self, comparisons: Any, /, *, progress: bool = False, **options: Any) -> Any:
         """Compare responses (`POST /compare`), as `score` does; a tuple is prompt and responses."""
@@ -170,20 +170,20 @@ class AsyncClient:
     @overload
     async def best_of_n(
         self,
-        groups: given.AGroup,
+        groups: types.AGroup,
         /,
         *,
         progress: bool = ...,
-        **options: Unpack[given.BestOfNOptions],
+        **options: Unpack[types.BestOfNOptions],
     ) -> wire.BestOfNEntry: ...
     @overload
     async def best_of_n(
         self,
-        groups: given.Several[given.AGroup],
+        groups: types.Several[types.AGroup],
         /,
         *,
         progress: bool = ...,
-        **options: Unpack[given.BestOfNOptions],
+        **options: Unpack[types.BestOfNOptions],
     ) -> list[wire.BestOfNEntry]: ...
     async def best_of_n(self, groups: Any, /, *, progress: bool = False, **options: Any) -> Any:
         """Pick the best responses (`POST /best-of-n`), as `score` does; a tuple as in `compare`."""
@@ -191,11 +191,11 @@ class AsyncClient:
 
     async def stream(
         self,
-        items: given.Several[given.AnItem],
+        items: types.Several[types.AnItem],
         /,
         *,
         progress: bool = False,
-        **options: Unpack[given.ScoreOptions],
+        **options: Unpack[types.ScoreOptions],
     ) -> AsyncGenerator[wire.ScoreEntry, None]:
         """Yield the entries of items in their order, as they come; raises as `score`.
 

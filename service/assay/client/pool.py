@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, TypeVar
 import httpx
 
 from assay import errors, wire
-from assay.client import clock, proxies, reading, retry
+from assay.client import clock, proxies, response_parsing, retry
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
@@ -61,7 +61,7 @@ class Server:
         self.asked += 1
         try:
             yield
-        except (*reading.AWAY, retry.Unfinished) as error:
+        except (*response_parsing.AWAY, retry.Unfinished) as error:
             self._fail(begin, error)
             raise
         except errors.DeadlineExceeded as error:
@@ -201,7 +201,7 @@ class Pool:
                     headers={} if fields is None else {"Content-Type": "application/json"},
                 )
             _answered.add(server.url)
-            answer = reading.read(response, kind, via)
+            answer = response_parsing.read(response, kind, via)
             if _is_unfinished(answer):
                 raise retry.Unfinished(answer)
             return answer
@@ -244,7 +244,7 @@ def _mounts(servers: list[Server], limits: httpx.Limits) -> dict[str, httpx.Asyn
 
 
 def _is_unfinished(answer: wire.Answer) -> bool:
-    away = {kind.code for kind in reading.AWAY}
+    away = {kind.code for kind in response_parsing.AWAY}
     entries: list[wire.Entry] = getattr(answer, "data", [])
     return any(
         isinstance(one, wire.Entry) and one.error and one.error.code in away for one in entries

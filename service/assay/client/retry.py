@@ -18,7 +18,7 @@ import tenacity
 
 from assay import errors
 from assay.client import clock
-from assay.client.reading import AWAY
+from assay.client.response_parsing import AWAY
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     import httpx
 
-    from assay.client import given
+    from assay.client import types
 
 ResultT = TypeVar("ResultT")
 StreamT = TypeVar("StreamT", bound="AsyncGenerator[Any, None]")
@@ -89,20 +89,20 @@ class Client:
     @overload
     def score(
         self,
-        items: given.AnItem,
+        items: types.AnItem,
         /,
         *,
         progress: bool = ...,
-        **options: Unpack[given.ScoreOptions],
+        **options: Unpack[types.ScoreOptions],
     ) -> wire.ScoreEntry: ...
     @overload
     def score(
         self,
-        items: Iterable[given.AnItem],
+        items: Iterable[types.AnItem],
         /,
         *,
         progress: bool = ...,
-        **options: Unpack[given.ScoreOptions],
+        **options: Unpack[types.ScoreOptions],
     ) -> list[wire.ScoreEntry]: ...
     def score(self, items: Any, /, *, progress: bool = False, **options: Any) -> Any:
         """Score an item, many, or a whole request; see `AsyncClient.score`."""
@@ -114,20 +114,20 @@ class Client:
     @overload
     def compare(
         self,
-        comparisons: given.AComparison,
+        comparisons: types.AComparison,
         /,
         *,
         progress: bool = ...,
-        **options: Unpack[given.CompareOptions],
+        **options: Unpack[types.CompareOptions],
     ) -> wire.CompareEntry: ...
     @overload
     def compare(
         self,
-        comparisons: Iterable[given.AComparison],
+        comparisons: Iterable[types.AComparison],
         /,
         *,
         progress: bool = ...,
-        **options: Unpack[given.CompareOptions],
+        **options: Unpack[types.CompareOptions],
     ) -> list[wire.CompareEntry]: ...
     def compare(self, comparisons: Any, /, *, progress: bool = False, **options: Any) -> Any:
         """Compare responses; see `AsyncClient.compare`."""
@@ -139,20 +139,20 @@ class Client:
     @overload
     def best_of_n(
         self,
-        groups: given.AGroup,
+        groups: types.AGroup,
         /,
         *,
         progress: bool = ...,
-        **options: Unpack[given.BestOfNOptions],
+        **options: Unpack[types.BestOfNOptions],
     ) -> wire.BestOfNEntry: ...
     @overload
     def best_of_n(
         self,
-        groups: Iterable[given.AGroup],
+        groups: Iterable[types.AGroup],
         /,
         *,
         progress: bool = ...,
-        **options: Unpack[given.BestOfNOptions],
+        **options: Unpack[types.BestOfNOptions],
     ) -> list[wire.BestOfNEntry]: ...
     def best_of_n(self, groups: Any, /, *, progress: bool = False, **options: Any) -> Any:
         """Pick the best responses; see `AsyncClient.best_of_n`."""
@@ -161,11 +161,11 @@ class Client:
 
     def stream(
         self,
-        items: Iterable[given.AnItem],
+        items: Iterable[types.AnItem],
         /,
         *,
         progress: bool = False,
-        **options: Unpack[given.ScoreOptions],
+        **options: Unpack[types.ScoreOptions],
     ) -> Iterator[wire.ScoreEntry]:
         """Yield entries in order, as they come; see `AsyncClient.stream`."""
         things = _given(items)

@@ -24,7 +24,7 @@ _SUMMED_BY_TORCH = (
 )
 
 
-def is_at_hand() -> bool:
+def is_available() -> bool:
     """Return whether there is a C++ compiler."""
     return shutil.which(os.environ.get("CXX", "c++")) is not None
 

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from assay.engine import bounds, compilation, faults, foreign, warmup
-from assay.engine import trunk as trunks
+from assay.engine import bounds, compilation, faults, remote_code, warmup
+from assay.engine import model_runner as trunks
 from assay.engine.attention import library
 from assay.errors import CheckpointError
 from assay.worker_protocol import Compile, FromWorker, Loaded, ModelSpec, Progress, Start
@@ -31,7 +31,7 @@ def of_the_device(error: Exception, device: str, spec: ModelSpec) -> str:
 
 def load(
     spec: ModelSpec, start: Start, send: Callable[[FromWorker], None], budgets: warmup.Budgets
-) -> trunks.Trunk:
+) -> trunks.ModelRunner:
     """Return a model, loaded, verified and warm; `send` tells how far it is.
 
     `budgets` are those of the models that this process has loaded.
@@ -49,7 +49,7 @@ def load(
 
 def _loaded(
     spec: ModelSpec, start: Start, send: Callable[[FromWorker], None], budgets: warmup.Budgets
-) -> trunks.Trunk:
+) -> trunks.ModelRunner:
     device = _device(start.device)
     has_compiler = _has_compiler(start.compile)
     if device.type == "cuda":
@@ -57,7 +57,7 @@ def _loaded(
     send(Progress(spec.name, "load", 0.0))
     dtype = _dtype(spec.dtype, device, spec.card)
     if spec.trust is not None:
-        trunk: trunks.Trunk = foreign.load(
+        trunk: trunks.ModelRunner = remote_code.load(
             spec.name, spec.folder, spec.card, spec.trust, device=device, dtype=dtype
         )
     else:
@@ -131,9 +131,9 @@ def _has_compiler(wanted: Compile) -> bool:
     """Return whether to compile; a compiler that was asked for must be there."""
     if wanted == "off":
         return False
-    if wanted == "on" and not compilation.is_at_hand():
+    if wanted == "on" and not compilation.is_available():
         raise CheckpointError("compile is on, but there is no C++ compiler; install g++")
-    return compilation.is_at_hand()
+    return compilation.is_available()
 
 
 def _device(name: str) -> torch.device:

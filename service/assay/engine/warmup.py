@@ -22,7 +22,7 @@ from assay.worker_protocol import Forest
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from assay.engine.trunk import Trunk
+    from assay.engine.model_runner import ModelRunner
 
 SIZES = (256, 512, 1024, 2048, 4096, 8192, 16384, 32768, 65536)
 LONGEST_BATCH_S = 1.2
@@ -52,7 +52,7 @@ class Budget:
 
 
 def find_budget(
-    trunk: Trunk,
+    trunk: ModelRunner,
     *,
     sizes: Sequence[int] = SIZES,
     clock: Callable[[], float] = time.perf_counter,
@@ -103,7 +103,7 @@ class Budgets:
     def __init__(self) -> None:
         self._known: dict[tuple[object, ...], Budget] = {}
 
-    def of(self, trunk: Trunk, given: int | None = None) -> Budget:
+    def of(self, trunk: ModelRunner, given: int | None = None) -> Budget:
         """Return a trunk's budget, of `given` tokens if the operator says so.
 
         Raises:
@@ -117,7 +117,7 @@ class Budgets:
         return found
 
 
-def _shape(trunk: Trunk) -> tuple[object, ...]:
+def _shape(trunk: ModelRunner) -> tuple[object, ...]:
     """Return what decides how fast a trunk is, which its numbers don't."""
     config = trunk.model.config.to_diff_dict()
     named = {name: config[name] for name in config.keys() - _NAMES}
@@ -125,7 +125,7 @@ def _shape(trunk: Trunk) -> tuple[object, ...]:
     return type(trunk.model), trunk.parameters, json.dumps(named, sort_keys=True, default=str), ways
 
 
-def _fits(trunk: Trunk, tokens: int) -> bool:
+def _fits(trunk: ModelRunner, tokens: int) -> bool:
     """Run one batch, which also warms the trunk up; tell whether there was memory for it."""
     try:
         trunk.score(_batch(trunk, tokens))
@@ -154,7 +154,7 @@ def _best(tried: Sequence[Budget]) -> Budget:
     return next(budget for budget in long if budget.tokens_per_s >= fastest * _AS_FAST)
 
 
-def _time(trunk: Trunk, size: int, clock: Callable[[], float]) -> float:
+def _time(trunk: ModelRunner, size: int, clock: Callable[[], float]) -> float:
     """Return the shortest run's seconds; the scores' copy to the host ends a run."""
     forest = _batch(trunk, size)
     times: list[float] = []
@@ -165,7 +165,7 @@ def _time(trunk: Trunk, size: int, clock: Callable[[], float]) -> float:
     return min(times)
 
 
-def _batch(trunk: Trunk, size: int) -> Forest:
+def _batch(trunk: ModelRunner, size: int) -> Forest:
     item = min(_ITEM_TOKENS, size, trunk.max_tokens or size)
     vocabulary = trunk.model.config.get_text_config().vocab_size
     random = np.random.default_rng(size)

@@ -16,7 +16,7 @@ from assay.errors import CheckpointError, refusing
 from assay.worker_protocol import FromWorker, Refused, Start, encode_answer, receive
 
 if TYPE_CHECKING:
-    from assay.engine.trunk import Trunk
+    from assay.engine.model_runner import ModelRunner
 
 
 def main() -> None:
@@ -33,14 +33,14 @@ def run(start: Start, stream: socket.socket) -> None:
     """Load what `start` asks for, then answer batches until the stream ends."""
     import torch  # noqa: PLC0415
 
-    from assay.engine import loading, passes, warmup  # noqa: PLC0415
+    from assay.engine import batch_loop, loading, warmup  # noqa: PLC0415
 
     def send(message: FromWorker) -> None:
         stream.sendall(encode_answer(message))
 
     if start.threads is not None:
         torch.set_num_threads(start.threads)
-    models: dict[str, Trunk] = {}
+    models: dict[str, ModelRunner] = {}
     budgets = warmup.Budgets()
     try:
         for spec in start.models:
@@ -50,8 +50,8 @@ def run(start: Start, stream: socket.socket) -> None:
             except CheckpointError as error:
                 send(Refused(spec.name, error.message))
                 return
-        passes.serve(models, stream, send)
-    except (BrokenPipeError, passes.DeviceLost):
+        batch_loop.serve(models, stream, send)
+    except (BrokenPipeError, batch_loop.DeviceLost):
         return
 
 
@@ -63,7 +63,7 @@ def _import() -> None:
     gc.disable()
     import transformers  # noqa: PLC0415
 
-    from assay.engine import loading, passes  # noqa: F401, PLC0415
+    from assay.engine import batch_loop, loading  # noqa: F401, PLC0415
 
     gc.freeze()
     gc.enable()

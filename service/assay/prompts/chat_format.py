@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from assay.errors import AssayError, CheckpointError, InvalidField, TemplateRefused, shown
 from assay.items import Conversation, Ids, Text, carried
-from assay.prompts import probes, roles, spelling
+from assay.prompts import probes, prompt_format, roles
 from assay.prompts.chat import ChatTemplate
 
 if TYPE_CHECKING:
@@ -96,7 +96,7 @@ class ChatFormat:
     ) -> list[str]:
         """Put conversations through the card's strings or the chat template, in its names."""
         if self._spec.turns is not None:
-            return [spelling.write(talk.messages, self._spec.turns) for talk in talks]
+            return [prompt_format.write(talk.messages, self._spec.turns) for talk in talks]
         self._template.names = self.roles if names is None else names
         return self._template.apply(talks, generation_prompt=generation_prompt)
 
@@ -109,7 +109,7 @@ class ChatFormat:
         prompt = replace(talk, messages=talk.messages[:-1])
         if self._spec.turns is not None:
             turns = self._spec.turns.model_copy(update={"end": ""})
-            return spelling.write(prompt.messages, turns)
+            return prompt_format.write(prompt.messages, turns)
         try:
             (text,) = self._write([prompt], generation_prompt=generation_prompt)
         except Exception as error:  # noqa: BLE001  a template is code that may raise anything
@@ -235,6 +235,6 @@ class ChatFormat:
         elif steps is not None:
             is_chat = is_chat and steps.form != "separate"
         if not is_chat or (pair is not None and fields):
-            raise spelling.unspelt((fields or inputs)[0])
+            raise prompt_format.unspelt((fields or inputs)[0])
         self._template.names = self.roles
         self._template.check(Conversation(source.messages, source.inputs))

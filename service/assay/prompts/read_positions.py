@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from assay.cards.card import Card
     from assay.items import Rendered
     from assay.prompts.chat_format import ChatFormat
+    from assay.prompts.prompt_format import FormattedItem
     from assay.prompts.special_tokens import SpecialTokens
-    from assay.prompts.spelling import Spelt
     from assay.prompts.token_ids import TokenIds
     from assay.prompts.tokenizer import Tokenizer
 
@@ -84,7 +84,7 @@ class ReadPositions:
             return "last"
         return "mean" if self._pools_all else "first"
 
-    def marked(self, rendered: Rendered, item: Spelt) -> Rendered:
+    def marked(self, rendered: Rendered, item: FormattedItem) -> Rendered:
         """Say where an item is read.
 
         Raises:
@@ -111,7 +111,7 @@ class ReadPositions:
         others = np.flatnonzero(ids != padding)
         return Marks(np.array([others[-1] if len(others) else 0], np.int32))
 
-    def _prompt_end(self, rendered: Rendered, item: Spelt) -> int | None:
+    def _prompt_end(self, rendered: Rendered, item: FormattedItem) -> int | None:
         """Return the place of the prompt's last token; None where nobody can tell.
 
         As GPM's authors count it, from the end: what the response adds to the prompt's turns
@@ -126,7 +126,7 @@ class ReadPositions:
         ends = place >= 0 and rendered.ids[place] == alone[-1]
         return place if ends else None
 
-    def _response_marks(self, rendered: Rendered, item: Spelt) -> Marks:
+    def _response_marks(self, rendered: Rendered, item: FormattedItem) -> Marks:
         """Return the places before each token of the response and of what ends it."""
         if not isinstance(item.item, Conversation) or rendered.text is None:
             raise InvalidField(

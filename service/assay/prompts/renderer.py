@@ -20,17 +20,17 @@ from typing import TYPE_CHECKING
 
 from assay import worker_protocol
 from assay.errors import AssayError, NotReady, TemplateRefused, WorkerError
-from assay.prompts.fairness import FairQueue
+from assay.prompts.fair_queue import FairQueue
 from assay.prompts.protocol import Defect, Hold, Outcomes, Refusal, Render
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
     from assay.items import Cutting, Rendered, Source
-    from assay.pacing import Pace
     from assay.prompts import protocol
     from assay.prompts.loader import Loader, Stream
     from assay.prompts.models import Model
+    from assay.wakeup_throttle import WakeupThrottle
     from assay.worker_protocol import Inputs
 
 logger = logging.getLogger("assay.renderer")
@@ -66,7 +66,7 @@ class Renderer:
     """One model's. `stop` it at the end; its process is started when it is first asked."""
 
     def __init__(
-        self, model: Model, loader: Loader, pace: Pace, on_restart: Callable[[str], None]
+        self, model: Model, loader: Loader, pace: WakeupThrottle, on_restart: Callable[[str], None]
     ) -> None:
         self._model = model
         self._loader = loader

@@ -13,9 +13,9 @@ if TYPE_CHECKING:
 
     from assay.errors import AssayError
     from assay.items import Cutting, Rendered, Source
-    from assay.pacing import Pace
     from assay.prompts.models import Model, Resolved, Wanted
     from assay.prompts.renderer import Looked
+    from assay.wakeup_throttle import WakeupThrottle
     from assay.worker_protocol import Inputs
 
 
@@ -23,7 +23,12 @@ class Renderers:
     """One renderer a model; `stop` them at the end."""
 
     def __init__(
-        self, wanted: Wanted, pace: Pace, on_restart: Callable[[str], None], *, timeout_s: float
+        self,
+        wanted: Wanted,
+        pace: WakeupThrottle,
+        on_restart: Callable[[str], None],
+        *,
+        timeout_s: float,
     ) -> None:
         """`on_restart` hears of which model a process ended."""
         self._loader = Loader(wanted, timeout_s=timeout_s)

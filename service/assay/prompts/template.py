@@ -30,14 +30,14 @@ from assay.items import (
     TemplateInputs,
     Text,
 )
-from assay.prompts import formed, probes, roles, spelling
+from assay.prompts import formed, probes, prompt_format, roles
 from assay.prompts.chat_format import ChatFormat
 from assay.prompts.formed import Shapes
 from assay.prompts.mentions import Mentions
+from assay.prompts.prompt_format import FormattedItem, Parts
 from assay.prompts.read_positions import ReadPositions, is_class_read
 from assay.prompts.segment_pairs import PairEncoder, SegmentPair
 from assay.prompts.special_tokens import SpecialTokens
-from assay.prompts.spelling import Parts, Spelt
 from assay.prompts.token_ids import TokenIds
 from assay.prompts.tokenizer import Tokenizer, checked
 from assay.prompts.truncator import Truncator
@@ -143,7 +143,7 @@ class Template:
             CheckpointError: One leaves none: whatever it says, the score would be the same.
         """
         spelt = self._spell(source)
-        if isinstance(spelt, Spelt) and isinstance(spelt.item, Conversation):
+        if isinstance(spelt, FormattedItem) and isinstance(spelt.item, Conversation):
             turns = [message["role"] for message in spelt.item.messages]
             if lost := self.chat_format.lost(turns):
                 raise self.chat_format.swallowed([turns[place] for place in lost])
@@ -290,19 +290,21 @@ class Template:
         special = self.tokenizer.special_ids
         return [one for ids in self.tokenizer.encode(texts) for one in ids or () if one in special]
 
-    def _spell(self, source: Source) -> Spelt | AssayError:
+    def _spell(self, source: Source) -> FormattedItem | AssayError:
         if overlong := self._truncator.overlong(source):
             return overlong
         source = self.chat_format.in_our_names(source)
         try:
             self.chat_format.check_carried(source)
-            return self.chat_format.misplaced(source) or spelling.spell(
+            return self.chat_format.misplaced(source) or prompt_format.spell(
                 source, self._card.template, self._card.steps
             )
         except AssayError as error:
             return error
 
-    def _write(self, items: Sequence[Spelt | AssayError], rule: Truncation) -> list[Written]:
+    def _write(
+        self, items: Sequence[FormattedItem | AssayError], rule: Truncation
+    ) -> list[Written]:
         """Return each item's text to tokenize, or what needs none."""
         written = [
             one if isinstance(one, AssayError) else self._to_apply(one.item, rule) for one in items
@@ -337,7 +339,7 @@ class Template:
     def _render(
         self,
         source: Source,
-        item: Spelt | AssayError,
+        item: FormattedItem | AssayError,
         text: Written,
         ids: list[int] | None,
         rule: Truncation,
@@ -368,7 +370,7 @@ class Template:
             rendered = replace(rendered, ends_as_expected=is_expected)
         return self.read_positions.marked(rendered, item)
 
-    def _render_whole(self, source: Source) -> tuple[Rendered, Spelt]:
+    def _render_whole(self, source: Source) -> tuple[Rendered, FormattedItem]:
         """Render one item whatever its length; return how it was spelt, too."""
         spelt = self._spell(source)
         (text,) = self._write([spelt], "longest_first")
@@ -380,7 +382,7 @@ class Template:
             raise TypeError(text)
         return self._finish(self.tokenizer.encode_one(text), spelt, text), spelt
 
-    def _finish(self, ids: list[int] | None, item: Spelt, text: str) -> Rendered:
+    def _finish(self, ids: list[int] | None, item: FormattedItem, text: str) -> Rendered:
         """Give the ids their special tokens, by default exactly one BOS.
 
         An encoder's stand in its frame. A text may bring what the card appends.

@@ -15,11 +15,11 @@ if TYPE_CHECKING:
 
     from assay.cards.card import Card
     from assay.items import Cutting, Rendered, Side, Source, Truncation
+    from assay.prompts.prompt_format import FormattedItem
     from assay.prompts.special_tokens import SpecialTokens
-    from assay.prompts.spelling import Spelt
     from assay.prompts.tokenizer import Tokenizer
 
-    Render = Callable[[Source], tuple[Rendered, Spelt]]  # whatever the item's length
+    Render = Callable[[Source], tuple[Rendered, FormattedItem]]  # whatever the item's length
 
 # What is longer isn't tokenized only to be cut: that takes seconds, and memory a hundredfold.
 _MOST_CHARACTERS = 1 << 20
@@ -86,12 +86,12 @@ class Truncator:
     def shortened(
         self,
         source: Source,
-        item: Spelt,
+        item: FormattedItem,
         whole: Rendered,
         rule: Truncation,
         side: Side | None,
         render: Render,
-    ) -> tuple[Rendered, Spelt]:
+    ) -> tuple[Rendered, FormattedItem]:
         """Return what is rendered of an item whose text was cut so that it fits, and its spelling.
 
         `item` and `whole` are what was spelt and rendered of it uncut.
@@ -113,7 +113,7 @@ class Truncator:
                 source, tail = self._without_tail(source)
         texts = Texts.of(source, self._tokenizer.spans)
         over = len(whole.ids) - self._max_tokens
-        found: dict[int, tuple[Rendered, Spelt]] = {}
+        found: dict[int, tuple[Rendered, FormattedItem]] = {}
 
         def excess(removed: int) -> int:
             left = truncation.plan(rule, texts.prompt, len(texts.answer), removed)
@@ -131,7 +131,9 @@ class Truncator:
         cut = truncation.cut_of(source, left[0] < texts.prompt, left[1] < len(texts.answer))
         return replace(rendered, cut=cut), spelt
 
-    def _is_forced(self, item: Spelt, whole: Rendered, rule: Truncation, side: Side | None) -> bool:
+    def _is_forced(
+        self, item: FormattedItem, whole: Rendered, rule: Truncation, side: Side | None
+    ) -> bool:
         """Whether an item is cut as OpenRLHF does: at its end, which leaves the whole prompt."""
         if self._card.template.eos != "force" or rule != "response_end" or side is not None:
             return False
@@ -175,7 +177,7 @@ class Truncator:
 
     # --- why it can't be cut ----------------------------------------------------------------
 
-    def _refuse_rewritten(self, item: Spelt, whole: Rendered, rule: Truncation) -> None:
+    def _refuse_rewritten(self, item: FormattedItem, whole: Rendered, rule: Truncation) -> None:
         """Refuse a template that rewrites responses, unless the caller leaves open what is cut."""
         if not isinstance(item.item, Conversation) or rule == "longest_first":
             return
@@ -185,7 +187,7 @@ class Truncator:
                 "chat template rewrites the response, so that nothing can be cut"
             )
 
-    def _too_long(self, item: Spelt, whole: Rendered, rule: Truncation) -> ItemTooLong:
+    def _too_long(self, item: FormattedItem, whole: Rendered, rule: Truncation) -> ItemTooLong:
         """Say of what there is too much where all that may be cut isn't enough."""
         if not isinstance(item.item, Conversation) or rule != "prompt_start":
             return ItemTooLong(

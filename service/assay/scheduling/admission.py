@@ -87,7 +87,7 @@ class _Holder:
     requests: int = 0
 
 
-class Room:
+class Reservation:
     """What one request holds."""
 
     def __init__(self, door: Admission, holder: _Holder, tokens: int) -> None:
@@ -159,7 +159,7 @@ class Admission:
         self._expected_tokens = 0
         self._late = _Line()  # by when nobody waits for them any more
         self._returns = Returns()
-        self._coming = _Line()  # by when they are nearly due
+        self._pending = _Line()  # by when they are nearly due
         self._due = _Line()  # by when they end
         self._due_tokens = 0
         self._largest: list[tuple[int, int, _Promise]] = []  # a heap of those that hold room
@@ -171,7 +171,7 @@ class Admission:
     @contextmanager
     def admit(
         self, tokens: int, identity: Callable[[], Hashable] | None = None, *, caller: str = ""
-    ) -> Iterator[Room]:
+    ) -> Iterator[Reservation]:
         """Hold room for a request's tokens while it runs, less as parts of it are done.
 
         `identity` is what a request has in common with itself when it comes again; it is asked for
@@ -187,7 +187,7 @@ class Admission:
         if not self._is_within_share(caller, holder, tokens):
             self._look(tokens, identity)
         self._holders[caller] = holder
-        room = Room(self, holder, tokens)
+        room = Reservation(self, holder, tokens)
         self.requests += 1
         holder.requests += 1
         try:
@@ -353,7 +353,7 @@ class Admission:
         if broken is not None and not self._before(promise):
             self._hold(promise)
         else:
-            self._coming.add(nearly_due, promise)
+            self._pending.add(nearly_due, promise)
         self._returns.expect(due)
         self._near.add(nearly_due, promise)
         self._late.add(due + LATE_S, promise)
@@ -368,7 +368,7 @@ class Admission:
 
     def _forget(self, now: float) -> None:
         """Keep room for the promises that are due, and for none that is over."""
-        for promise in self._coming.until(now):
+        for promise in self._pending.until(now):
             self._hold(promise)
         for promise in self._near.until(now):
             self._expect(promise)

@@ -46,7 +46,7 @@ from assay.worker_protocol import (
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from assay.scheduling.queue import Claim, Queue, Taken
+    from assay.scheduling.queue import ItemHandle, Queue, ScheduledBatch
     from assay.worker_protocol import FromWorker, ToWorker
 
 logger = logging.getLogger("assay.dispatcher")
@@ -150,7 +150,7 @@ class Dispatcher:
         self._budgets: dict[str, Budget] = {}
         self._caches: dict[str, PrefixCache] = {}
         self._numbers = count()
-        self._in_flight: dict[int, Taken] = {}
+        self._in_flight: dict[int, ScheduledBatch] = {}
         self._oldest_since = 0.0  # since when the worker is at the first of them
         self._ending = -1  # the last batch that said it would be done soon
         self._hangs = False
@@ -299,7 +299,7 @@ class Dispatcher:
                 await worker.send(Batch(number, taken.model, taken.plan.forest))
             await self._changed.wait()
 
-    def _next_batch(self) -> Taken | None:
+    def _next_batch(self) -> ScheduledBatch | None:
         """Take what waits for an idle worker, a full batch for one that will soon be."""
         if len(self._in_flight) >= BATCHES_AT_WORKER:
             return None
@@ -345,7 +345,7 @@ class Dispatcher:
                     self._retry(self._answered(message.number), message)
             self._changed.set()
 
-    def _answered(self, number: int) -> Taken:
+    def _answered(self, number: int) -> ScheduledBatch:
         """Return the batch of that number, which is no longer at the worker.
 
         Raises:
@@ -368,7 +368,7 @@ class Dispatcher:
         if done.shape != (taken.plan.rows, sum(self.loaded[taken.model].outputs.values())):
             raise WorkerError("the worker answers with other numbers than it was asked for")
 
-    def _resolve(self, taken: Taken, done: Done) -> None:
+    def _resolve(self, taken: ScheduledBatch, done: Done) -> None:
         plan = taken.plan
         tokens = plan.forest.tokens
         self.device_bytes = done.device_bytes
@@ -394,7 +394,7 @@ class Dispatcher:
         for claim, numbers in zip(taken.claims, plan.numbers(done.numbers), strict=True):
             _settle(claim, numbers)
 
-    def _weigh(self, taken: Taken, seconds: float) -> None:
+    def _weigh(self, taken: ScheduledBatch, seconds: float) -> None:
         """Let a batch count for how large the next ones may be."""
         model, budget = taken.model, self._budgets[taken.model]
         budget.note(
@@ -407,7 +407,7 @@ class Dispatcher:
             logger.info("batches of %s now have up to %d tokens", model, budget.whole)
             self.loaded[model] = replace(self.loaded[model], budget_tokens=budget.whole)
 
-    def _retry(self, taken: Taken, failed: Failed) -> None:
+    def _retry(self, taken: ScheduledBatch, failed: Failed) -> None:
         """Run each item of a failed batch again, alone; an item that failed alone is answered.
 
         Where memory ran out, they run in smaller batches as long as there are smaller ones. What
@@ -446,7 +446,7 @@ class Dispatcher:
         self._caches.clear()
 
 
-def _settle(claim: Claim, numbers: np.ndarray) -> None:
+def _settle(claim: ItemHandle, numbers: np.ndarray) -> None:
     if np.isfinite(numbers).all():
         claim.settle(numbers)
     else:

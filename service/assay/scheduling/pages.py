@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     import numpy as np
 
-    from assay.scheduling.readings import Key, Reading
+    from assay.scheduling.head_outputs import Key, Reading
 
 
 @dataclass(eq=False, slots=True)

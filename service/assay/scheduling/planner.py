@@ -28,9 +28,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from assay.items import Marks
-from assay.scheduling.draft import Apart, Draft
+from assay.scheduling.batch_builder import BatchBuilder, UnsharedBatchBuilder
+from assay.scheduling.head_outputs import Readings
 from assay.scheduling.prefixes import Node, Prefixes
-from assay.scheduling.readings import Readings
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -43,48 +43,50 @@ _KIN_PART = 8  # kin share at least this part of the head: what they save is wor
 
 @dataclass(eq=False, slots=True)
 class Caller:
-    """One who sends requests; `given` are the tokens that count for whose turn it is.
+    """One who sends requests; `service_received` are the tokens that count for whose turn it is.
 
     `now` is the turn that newcomers among the caller's requests start at.
     """
 
-    given: float = 0.0
+    service_received: float = 0.0
     now: float = 0.0
     waiting: int = 0  # items, of all models
 
 
 @dataclass(eq=False, slots=True)
-class Flow:
-    """What waits of one request for one model, in order; `turn` is that of its first item.
+class RequestFlow:
+    """What waits of one request for one model, in order.
+
+    `virtual_time` is the turn of its first item.
 
     It shares prefixes with others of its `scope` alone.
     """
 
     caller: Caller | None = None
-    lag: float = 0.0  # how much later than others its turns are: batch priority has one
-    turn: float = 0.0
+    priority_offset: float = 0.0  # how much later than others its turns are: batch priority has one
+    virtual_time: float = 0.0
     number: int = 0  # of its valid entry in the line
-    works: OrderedDict[Work, None] = field(default_factory=OrderedDict)
+    works: OrderedDict[WorkItem, None] = field(default_factory=OrderedDict)
     scope: str = ""
 
     @property
     def is_batch(self) -> bool:
         """Whether interactive work goes before it."""
-        return self.lag > 0
+        return self.priority_offset > 0
 
     @property
     def rank(self) -> tuple[float, float, int]:
         """What decides between callers' first requests: the least goes first."""
-        given = self.caller.given if self.caller else 0.0
-        return given + self.lag, self.turn, self.number
+        given = self.caller.service_received if self.caller else 0.0
+        return given + self.priority_offset, self.virtual_time, self.number
 
 
 @dataclass(eq=False, slots=True)
-class Work:
+class WorkItem:
     """One item for one model, waiting; a second try goes alone."""
 
     ids: np.ndarray  # (tokens,) int32
-    flow: Flow
+    flow: RequestFlow
     goes_alone: bool = False
     marks: Marks | None = None  # where it is read, if not at its end
     segments: np.ndarray | None = None  # (tokens,) int32; None: all 0
@@ -99,7 +101,7 @@ class Work:
 class Plan:
     """A batch: item i of the forest is `works[i]`."""
 
-    works: tuple[Work, ...]
+    works: tuple[WorkItem, ...]
     forest: Forest
     readings: Readings | None = None  # None: each item is read at its end
 
@@ -135,54 +137,54 @@ class Plan:
         return [parts[run] for run in self.forest.reads.tolist()]
 
 
-class Line:
+class ModelQueue:
     """The work that waits for one model, by turn and by prefix.
 
     `is_gone` says whether a work's caller has left; such works aren't planned but set aside.
     """
 
-    def __init__(self, is_gone: Callable[[Work], bool], numbers: Iterator[int]) -> None:
+    def __init__(self, is_gone: Callable[[WorkItem], bool], numbers: Iterator[int]) -> None:
         self.items = 0
         self.tokens = 0
         self._is_gone = is_gone
         self._numbers = numbers
-        self._turns: dict[Caller | None, list[tuple[float, int, Flow]]] = {}
-        self._prefixes: dict[bool, Prefixes[Work]] = {False: Prefixes(), True: Prefixes()}
-        self._gone: list[Work] = []
-        self._left: list[Work] = []  # what `purge` has yet to forget
+        self._turns: dict[Caller | None, list[tuple[float, int, RequestFlow]]] = {}
+        self._prefixes: dict[bool, Prefixes[WorkItem]] = {False: Prefixes(), True: Prefixes()}
+        self._gone: list[WorkItem] = []
+        self._left: list[WorkItem] = []  # what `purge` has yet to forget
 
-    def add(self, work: Work, now: float) -> None:
+    def add(self, work: WorkItem, now: float) -> None:
         """Let a work wait behind its request's others; a request alone starts at the turn `now`."""
         if not work.flow.works:
-            work.flow.turn = max(work.flow.turn, now + work.flow.lag)
+            work.flow.virtual_time = max(work.flow.virtual_time, now + work.flow.priority_offset)
             self._enter(work.flow)
         self._hold(work)
 
-    def put_back(self, work: Work) -> None:
+    def put_back(self, work: WorkItem) -> None:
         """Let a work wait before its request's others, and charge nobody for it."""
         self._hold(work)
         work.flow.works.move_to_end(work, last=False)
-        work.flow.turn -= work.tokens
+        work.flow.virtual_time -= work.tokens
         if work.flow.caller:
-            work.flow.caller.given -= work.tokens
+            work.flow.caller.service_received -= work.tokens
         self._enter(work.flow)
 
-    def head(self) -> Work | None:
+    def head(self) -> WorkItem | None:
         """Return the work whose turn is earliest, of the caller who was given least."""
         return min(self.heads().values(), key=lambda head: head.flow.rank, default=None)
 
-    def heads(self) -> dict[Caller | None, Work]:
+    def heads(self) -> dict[Caller | None, WorkItem]:
         """Return each caller's work whose turn is earliest; who came first among equals."""
         firsts = {caller: self._first(caller) for caller in list(self._turns)}
         return {caller: first for caller, first in firsts.items() if first is not None}
 
-    def _first(self, caller: Caller | None) -> Work | None:
+    def _first(self, caller: Caller | None) -> WorkItem | None:
         turns = self._turns.get(caller, [])
         while turns:
             turn, number, flow = turns[0]
             if number != flow.number or not flow.works:
                 heapq.heappop(turns)
-            elif turn != flow.turn:
+            elif turn != flow.virtual_time:
                 heapq.heappop(turns)
                 self._enter(flow)
             elif self._is_gone(first := next(iter(flow.works))):
@@ -192,7 +194,7 @@ class Line:
         self._turns.pop(caller, None)
         return None
 
-    def kin(self, head: Work) -> Iterator[Work]:
+    def kin(self, head: WorkItem) -> Iterator[WorkItem]:
         """Yield those to go along with a work that was taken, nearest first.
 
         Each is to be taken before the next is asked for.
@@ -200,7 +202,7 @@ class Line:
         prefixes = self._prefixes[head.flow.is_batch]
         if head.flow.is_batch and self._prefixes[False]:
             return
-        inner: Node[Work] | None = None
+        inner: Node[WorkItem] | None = None
         for node in prefixes.above(head):
             following = self.head()
             if following is None or node.end * _KIN_PART < head.tokens:
@@ -210,14 +212,14 @@ class Line:
             yield from filter(self._waits, node.below(besides=inner))
             inner = node
 
-    def take(self, work: Work) -> None:
+    def take(self, work: WorkItem) -> None:
         """Remove a work, charging its request and its caller."""
         self._leave(work)
-        work.flow.turn += work.tokens
+        work.flow.virtual_time += work.tokens
         if work.flow.caller:
-            work.flow.caller.given += work.tokens
+            work.flow.caller.service_received += work.tokens
 
-    def drop(self, flow: Flow) -> None:
+    def drop(self, flow: RequestFlow) -> None:
         """Remove all works of a request and set them aside."""
         for work in list(flow.works):
             self._leave(work)
@@ -228,7 +230,7 @@ class Line:
         for flow in [flow for turns in self._turns.values() for _, _, flow in turns]:
             self.drop(flow)
 
-    def pop_gone(self) -> list[Work]:
+    def pop_gone(self) -> list[WorkItem]:
         """Return the works that were set aside since the last call."""
         self.purge()
         gone, self._gone = self._gone, []
@@ -247,14 +249,14 @@ class Line:
             return self.tokens
         return sum(prefixes.tokens for prefixes in self._prefixes.values())
 
-    def _hold(self, work: Work) -> None:
+    def _hold(self, work: WorkItem) -> None:
         work.flow.works[work] = None
         self.items += 1
         self.tokens += work.tokens
         if not work.goes_alone:
             self._prefixes[work.flow.is_batch].add(work, work.ids, work.flow.scope)
 
-    def _leave(self, work: Work) -> None:
+    def _leave(self, work: WorkItem) -> None:
         del work.flow.works[work]
         self.items -= 1
         self.tokens -= work.tokens
@@ -262,18 +264,20 @@ class Line:
         if not self.items:
             self._turns.clear()
 
-    def _enter(self, flow: Flow) -> None:
+    def _enter(self, flow: RequestFlow) -> None:
         flow.number = next(self._numbers)
         turns = self._turns.setdefault(flow.caller, [])
-        heapq.heappush(turns, (flow.turn, flow.number, flow))
+        heapq.heappush(turns, (flow.virtual_time, flow.number, flow))
 
-    def _waits(self, work: Work) -> bool:
+    def _waits(self, work: WorkItem) -> bool:
         if work in work.flow.works and self._is_gone(work):
             self.drop(work.flow)
         return work in work.flow.works
 
 
-def plan(line: Line, budget_tokens: int, *, shares: bool, cache: PrefixCache | None = None) -> Plan:
+def plan(
+    line: ModelQueue, budget_tokens: int, *, shares: bool, cache: PrefixCache | None = None
+) -> Plan:
     """Take the next batch out of a line; without `shares` each item is a run of its own.
 
     What the device keeps of earlier batches, by `cache`, isn't computed again; a second try does
@@ -281,10 +285,10 @@ def plan(line: Line, budget_tokens: int, *, shares: bool, cache: PrefixCache | N
     item counts as a token at least, which bounds a batch of equal items.
     """
     head = line.head()
-    draft: Apart | Draft[Work] = Apart()
+    draft: UnsharedBatchBuilder | BatchBuilder[WorkItem] = UnsharedBatchBuilder()
     if shares:
-        draft = Draft(None if head and head.goes_alone else cache)
-    works: list[Work] = []
+        draft = BatchBuilder(None if head and head.goes_alone else cache)
+    works: list[WorkItem] = []
     for work in _candidates(line, shares=shares):
         room = budget_tokens if works else None
         if len(works) == max(1, budget_tokens) or not draft.add(
@@ -308,11 +312,11 @@ def plan(line: Line, budget_tokens: int, *, shares: bool, cache: PrefixCache | N
     return Plan(tuple(works), readings.forest(), readings)
 
 
-def _segments(work: Work) -> np.ndarray:
+def _segments(work: WorkItem) -> np.ndarray:
     return np.zeros_like(work.ids) if work.segments is None else work.segments
 
 
-def _candidates(line: Line, *, shares: bool) -> Iterator[Work]:
+def _candidates(line: ModelQueue, *, shares: bool) -> Iterator[WorkItem]:
     """Yield the head of the line, its kin, the next head, its kin; each is taken or the last."""
     head = line.head()
     while head is not None:

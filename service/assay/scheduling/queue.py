@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from assay.errors import AssayError, DeadlineExceeded
 from assay.jobs import Usage
-from assay.scheduling.planner import Caller, Flow, Line, Plan, Work, plan
+from assay.scheduling.planner import Caller, ModelQueue, Plan, RequestFlow, WorkItem, plan
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -48,7 +48,7 @@ class Timer(Protocol):
 
 
 @dataclass(eq=False, slots=True)
-class Ticket:
+class RequestHandle:
     """One request's stake in the queue.
 
     `settle` is called once for each item, with its place in the request and its numbers, (places
@@ -62,16 +62,16 @@ class Ticket:
     scope: str = ""
     is_cancelled: bool = False
     usage: Usage = field(default_factory=Usage)
-    flows: dict[str, Flow] = field(default_factory=dict)  # by model
+    flows: dict[str, RequestFlow] = field(default_factory=dict)  # by model
     waiting: int = 0
     alarm: Timer | None = None
 
 
 @dataclass(frozen=True, slots=True)
-class Claim:
+class ItemHandle:
     """Whom an item's score goes to: the ticket, and the item's place in its request."""
 
-    ticket: Ticket
+    ticket: RequestHandle
     place: int
     attempts: int = 0
     deaths: int = 0  # of workers, while they ran it
@@ -83,12 +83,12 @@ class Claim:
 
 
 @dataclass(frozen=True, slots=True)
-class Taken:
+class ScheduledBatch:
     """A batch on its way to a device; `claims[i]` is the claim of the plan's item i."""
 
     model: str
     plan: Plan
-    claims: tuple[Claim, ...]
+    claims: tuple[ItemHandle, ...]
     is_full: bool = False  # nothing more that waits would have fitted
     budget_tokens: int = 0  # that it might have had
 
@@ -98,7 +98,7 @@ class Taken:
         return self.is_full and self.plan.forest.tokens >= FULL * self.budget_tokens
 
     @property
-    def entries(self) -> list[tuple[Work, Claim]]:
+    def entries(self) -> list[tuple[WorkItem, ItemHandle]]:
         """What waited, and for whom."""
         return list(zip(self.plan.works, self.claims, strict=True))
 
@@ -113,8 +113,8 @@ class Queue:
     ) -> None:
         self._clock = clock
         self._call_later = call_later or _call_later
-        self._lines: dict[str, Line] = {}
-        self._claims: dict[Work, Claim] = {}
+        self._lines: dict[str, ModelQueue] = {}
+        self._claims: dict[WorkItem, ItemHandle] = {}
         self._numbers = count()
         self._callers: dict[str, Caller] = {}
         self._level: float = 0.0  # what callers who begin to wait count as given
@@ -128,7 +128,7 @@ class Queue:
         self,
         model: str,
         ids: np.ndarray,
-        ticket: Ticket,
+        ticket: RequestHandle,
         place: int,
         marks: Marks | None = None,
         segments: np.ndarray | None = None,
@@ -140,18 +140,18 @@ class Queue:
         if model not in ticket.flows:
             caller = self._callers.setdefault(ticket.caller, Caller())
             lag = BATCH_HEAD_START_TOKENS if ticket.is_batch else 0.0
-            ticket.flows[model] = Flow(caller, lag, scope=ticket.scope)
+            ticket.flows[model] = RequestFlow(caller, lag, scope=ticket.scope)
         flow = ticket.flows[model]
         assert flow.caller is not None
-        work = Work(ids, flow, marks=marks, segments=segments)
-        self._hold(work, Claim(ticket, place))
+        work = WorkItem(ids, flow, marks=marks, segments=segments)
+        self._hold(work, ItemHandle(ticket, place))
         self._line(model).add(work, flow.caller.now)
         self._tell()
 
     def put_back(
         self,
         model: str,
-        entries: Iterable[tuple[Work, Claim]],
+        entries: Iterable[tuple[WorkItem, ItemHandle]],
         *,
         was_tried: bool = True,
         was_deadly: bool = False,
@@ -161,7 +161,7 @@ class Queue:
         They were deadly where the worker died at them.
         """
         for tried, claim in reversed(list(entries)):
-            again = Claim(
+            again = ItemHandle(
                 *(claim.ticket, claim.place),
                 attempts=claim.attempts + was_tried,
                 deaths=claim.deaths + was_deadly,
@@ -171,12 +171,12 @@ class Queue:
             self._line(model).put_back(work)
         self._tell()
 
-    def cancel(self, ticket: Ticket) -> None:
+    def cancel(self, ticket: RequestHandle) -> None:
         """Let all that waits of a request leave; what is at a device is answered to nobody."""
         ticket.is_cancelled = True
         for model, flow in ticket.flows.items():
             self._lines[model].drop(flow)
-            self._see_off(self._lines[model])
+            self._fail_expired(self._lines[model])
 
     def take(
         self,
@@ -184,7 +184,7 @@ class Queue:
         caches: Mapping[str, PrefixCache] = MappingProxyType({}),
         *,
         only_full: bool = False,
-    ) -> Taken | None:
+    ) -> ScheduledBatch | None:
         """Remove the next batch: of the model whose head is due, filled up to its budget.
 
         `caches` says what the device that asks keeps of earlier batches, by model.
@@ -206,14 +206,16 @@ class Queue:
                 shares=spec.shares_prefixes,
                 cache=caches.get(model),
             )
-            self._see_off(line)
+            self._fail_expired(line)
             if not drafted.works:  # the head's deadline passed meanwhile
                 continue
             self._advance(drafted)
             is_full = line.items > 0 or drafted.forest.tokens >= FULL * spec.budget_tokens
             claims = tuple(map(self._release, drafted.works))
             is_alone = drafted.works[0].goes_alone
-            return Taken(model, drafted, claims, is_full and not is_alone, spec.budget_tokens)
+            return ScheduledBatch(
+                model, drafted, claims, is_full and not is_alone, spec.budget_tokens
+            )
         return None
 
     def depth(self, model: str) -> tuple[int, int]:
@@ -225,28 +227,30 @@ class Queue:
         """Answer everything that waits for a model with an error."""
         line = self._line(model)
         line.drop_all()
-        self._see_off(line, error)
+        self._fail_expired(line, error)
 
-    def _line(self, model: str) -> Line:
+    def _line(self, model: str) -> ModelQueue:
         if model not in self._lines:
-            self._lines[model] = Line(self._has_left, self._numbers)
+            self._lines[model] = ModelQueue(self._has_left, self._numbers)
         return self._lines[model]
 
-    def _heads(self, models: Iterable[str]) -> dict[str, Work]:
+    def _heads(self, models: Iterable[str]) -> dict[str, WorkItem]:
         """Return the heads of the lines that have one; see off those who have left before it."""
-        heads: dict[str, Work] = {}
+        heads: dict[str, WorkItem] = {}
         for model in models:
             if line := self._lines.get(model):
                 if head := line.head():
                     heads[model] = head
-                self._see_off(line)
+                self._fail_expired(line)
         return heads
 
-    def _begin(self, head: Work) -> None:
+    def _begin(self, head: WorkItem) -> None:
         """Move the turns on to the one that is served now, by half its item."""
         caller = head.flow.caller
         assert caller is not None
-        caller.now = max(caller.now, head.flow.turn - head.flow.lag + head.tokens / 2)
+        caller.now = max(
+            caller.now, head.flow.virtual_time - head.flow.priority_offset + head.tokens / 2
+        )
 
     def _advance(self, drafted: Plan) -> None:
         """Move the turns on: a caller's newcomers go before its next in line, by half an item.
@@ -255,33 +259,33 @@ class Queue:
         """
         served: dict[Caller | None, float] = {}
         for work in drafted.works:
-            turn = work.flow.turn - work.flow.lag
+            turn = work.flow.virtual_time - work.flow.priority_offset
             served[work.flow.caller] = max(turn, served.get(work.flow.caller, turn))
         following: dict[Caller | None, float] = {}
         for line in self._lines.values():
             for caller, head in line.heads().items():
-                turn = head.flow.turn - head.flow.lag - head.tokens / 2
+                turn = head.flow.virtual_time - head.flow.priority_offset - head.tokens / 2
                 following[caller] = min(turn, following.get(caller, turn))
-            self._see_off(line)
+            self._fail_expired(line)
         for caller, turn in (served | following).items():
             if caller is not None and caller in served:
                 caller.now = max(caller.now, turn)
-        given = [caller.given for caller in following or served if caller is not None]
+        given = [caller.service_received for caller in following or served if caller is not None]
         self._level = max(self._level, min(given) if following else max(given))
 
-    def _hold(self, work: Work, claim: Claim) -> None:
+    def _hold(self, work: WorkItem, claim: ItemHandle) -> None:
         ticket = claim.ticket
         self._claims[work] = claim
         ticket.waiting += 1
         if caller := work.flow.caller:
             if not caller.waiting:
-                caller.given = max(caller.given, self._level)
+                caller.service_received = max(caller.service_received, self._level)
             caller.waiting += 1
         if ticket.deadline is not None and ticket.alarm is None:
             left_s = max(0.0, ticket.deadline - self._clock())
             ticket.alarm = self._call_later(left_s, partial(self._expire, ticket))
 
-    def _release(self, work: Work) -> Claim:
+    def _release(self, work: WorkItem) -> ItemHandle:
         claim = self._claims.pop(work)
         ticket = claim.ticket
         ticket.waiting -= 1
@@ -292,21 +296,21 @@ class Queue:
             ticket.alarm = None
         return claim
 
-    def _expire(self, ticket: Ticket) -> None:
+    def _expire(self, ticket: RequestHandle) -> None:
         """Answer what waits of a request whose deadline has come: many items, so model by model."""
         late_ones = [(model, flow) for model, flow in ticket.flows.items() if flow.works]
         for model, flow in late_ones[:1]:
             self._lines[model].drop(flow)
-            self._see_off(self._lines[model])
+            self._fail_expired(self._lines[model])
         if ticket.waiting:
             ticket.alarm = self._call_later(0.0, partial(self._expire, ticket))
 
-    def _see_off(self, line: Line, error: AssayError | None = None) -> None:
+    def _fail_expired(self, line: ModelQueue, error: AssayError | None = None) -> None:
         """Answer those who are gone, by default because they are late; who cancelled wants none."""
         for claim in map(self._release, line.pop_gone()):
             claim.settle(error or late())
 
-    def _has_left(self, work: Work) -> bool:
+    def _has_left(self, work: WorkItem) -> bool:
         ticket = self._claims[work].ticket
         return ticket.is_cancelled or (
             ticket.deadline is not None and self._clock() >= ticket.deadline

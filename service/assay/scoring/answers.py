@@ -8,26 +8,26 @@ from assay import wire
 from assay.errors import AssayError
 from assay.reward import ensemble, preference, selection, tournament
 from assay.scoring import items as given
-from assay.scoring.aside import aside
-from assay.scoring.call import Call, Judged
-from assay.scoring.meaning import Verdict
+from assay.scoring.call import Call, ScoredItem
+from assay.scoring.interpretation import TargetScore
+from assay.scoring.offload import offload
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from assay.scoring import contests
-    from assay.scoring.scorer import Outcome, Scorer
+    from assay.scoring import pairwise
+    from assay.scoring.scorer import RequestResult, Scorer
 
 
 async def score(scorer: Scorer, request: wire.ScoreRequest, request_id: str) -> wire.ScoreAnswer:
     """Answer `POST /score`."""
     call = Call(scorer, request, "score")
     items = request.items()
-    sources = await aside(len(items), lambda: given.sources_of(items, request))
+    sources = await offload(len(items), lambda: given.sources_of(items, request))
     outcome, judged = await call.run(
         sources, lambda place, param: given.item_path(items[place], place, param)
     )
-    data = await aside(
+    data = await offload(
         len(items),
         lambda: [
             _entry(call, index, item, one)
@@ -52,7 +52,7 @@ async def compare(
         ]
     else:
         outcome, parts = await _judged(call, groups, "comparisons", comparisons)
-        data = await aside(
+        data = await offload(
             _size(groups),
             lambda: [
                 _comparison(call, request, index, one.id, part)
@@ -77,7 +77,7 @@ async def best_of_n(
         ]
     else:
         outcome, parts = await _judged(call, groups, "groups", wanted)
-    data = await aside(
+    data = await offload(
         _size(groups),
         lambda: [
             _best(call, request, index, group, part)
@@ -89,23 +89,23 @@ async def best_of_n(
 
 async def _judged(
     call: Call,
-    groups: Sequence[contests.Group],
+    groups: Sequence[pairwise.Group],
     field: str,
     things: Sequence[wire.TemplateInputs],
-) -> tuple[Outcome, list[list[Judged]]]:
+) -> tuple[RequestResult, list[list[ScoredItem]]]:
     """Score the responses of each group."""
     beside = given.each_inputs(call.options, things)
-    sources = await aside(_size(groups), lambda: given.sources(groups, beside))
+    sources = await offload(_size(groups), lambda: given.sources(groups, beside))
     outcome, judged = await call.run(sources, given.paths(field, groups, things))
     remaining = iter(judged)
     return outcome, [[next(remaining) for _ in responses] for _, responses in groups]
 
 
-def _size(groups: Sequence[contests.Group]) -> int:
+def _size(groups: Sequence[pairwise.Group]) -> int:
     return sum(len(responses) for _, responses in groups)
 
 
-def _entry(call: Call, index: int, item: wire.Item, judged: Judged) -> wire.ScoreEntry:
+def _entry(call: Call, index: int, item: wire.Item, judged: ScoredItem) -> wire.ScoreEntry:
     """Return one item's part of the answer."""
     rewards, verdict = judged.rewards, judged.verdict
     several = call.target.is_ensemble and rewards
@@ -131,7 +131,7 @@ def _contest(
     request: wire.CompareRequest,
     index: int,
     name: str | None,
-    matrix: contests.Matrix | AssayError,
+    matrix: pairwise.Matrix | AssayError,
 ) -> wire.CompareEntry:
     """Return a comparison by a model that only compares.
 
@@ -158,11 +158,11 @@ def _contest(
     )
 
 
-def _winners(matrix: contests.Matrix | AssayError, count: int) -> list[Judged]:
+def _winners(matrix: pairwise.Matrix | AssayError, count: int) -> list[ScoredItem]:
     """Return responses by their mean probability of winning."""
     if isinstance(matrix, AssayError):
-        return [Judged(matrix)] * count
-    return [Judged(None, Verdict((one,))) for one in tournament.scores(matrix)]
+        return [ScoredItem(matrix)] * count
+    return [ScoredItem(None, TargetScore((one,))) for one in tournament.scores(matrix)]
 
 
 def _comparison(
@@ -170,7 +170,7 @@ def _comparison(
     request: wire.CompareRequest,
     index: int,
     name: str | None,
-    items: Sequence[Judged],
+    items: Sequence[ScoredItem],
 ) -> wire.CompareEntry:
     if error := _first_error(items):
         return wire.CompareEntry(index=index, id=name, error=error)
@@ -203,7 +203,7 @@ def _best(
     request: wire.BestOfNRequest,
     index: int,
     group: wire.Group,
-    items: Sequence[Judged],
+    items: Sequence[ScoredItem],
 ) -> wire.BestOfNEntry:
     n = len(items)
     if error := _first_error(items):
@@ -252,18 +252,18 @@ def _top(
     ]
 
 
-def _gated(items: Sequence[Judged]) -> list[bool] | None:
+def _gated(items: Sequence[ScoredItem]) -> list[bool] | None:
     """Return whose reward a composite's gate replaced; None where there is no gate."""
     found = [item.verdict.gated for item in items]
     return None if None in found else [bool(one) for one in found]
 
 
-def _by_member(items: Sequence[Judged]) -> list[list[float]]:
+def _by_member(items: Sequence[ScoredItem]) -> list[list[float]]:
     """Return one row of rewards a member."""
     return [list(row) for row in zip(*(item.rewards for item in items), strict=True)]
 
 
-def _included(call: Call, judged: Judged) -> dict[str, Any]:
+def _included(call: Call, judged: ScoredItem) -> dict[str, Any]:
     """Return what `include` asks of one item, by field; nothing of one that has no score."""
     wanted, verdict = call.options.include, judged.verdict
     found: dict[str, Any] = {}
@@ -287,7 +287,7 @@ def _listed(included: Sequence[dict[str, Any]]) -> dict[str, list[Any]]:
     return {name: [one[name] for one in included] for name in included[0]}
 
 
-def _members(call: Call, verdict: Verdict) -> dict[str, float] | None:
+def _members(call: Call, verdict: TargetScore) -> dict[str, float] | None:
     """Return each member's reward; one model's own."""
     labels = map(call.target.member_label, call.target.members)
     rewards = verdict.members or verdict.rewards
@@ -301,7 +301,7 @@ def _uncertainty(rewards: Sequence[float]) -> wire.Uncertainty:
     )
 
 
-def _first_error(items: Sequence[Judged]) -> wire.ItemError | None:
+def _first_error(items: Sequence[ScoredItem]) -> wire.ItemError | None:
     return next((_item_error(item.error) for item in items if item.error), None)
 
 

@@ -11,9 +11,9 @@ from assay import wire
 from assay.errors import BodyTooLarge, DeadlineExceeded, ServiceError
 from assay.items import Cutting, Ids
 from assay.reward import ensemble, transform
-from assay.scoring import contests, demands, garbage, items, meaning, observed
-from assay.scoring.aside import aside
-from assay.scoring.meaning import Verdict, Wish
+from assay.scoring import garbage, interpretation, items, pairwise, reward_metrics, validation
+from assay.scoring.interpretation import ScoreOptions, TargetScore
+from assay.scoring.offload import offload
 from assay.telemetry import tracing
 from assay.telemetry.metrics import CLIENT_GONE
 
@@ -23,19 +23,19 @@ if TYPE_CHECKING:
     from assay.errors import AssayError
     from assay.items import Source, TemplateInputs
     from assay.scoring.items import Path
-    from assay.scoring.scorer import Outcome, Scored, Scorer
+    from assay.scoring.scorer import RawResult, RequestResult, Scorer
     from assay.scoring.targets import Target
 
-_NOTHING = Verdict(())
+_NOTHING = TargetScore(())
 
 
 @dataclass(frozen=True, slots=True)
-class Judged:
+class ScoredItem:
     """One item with what the target made of it, or why it made nothing of it."""
 
     error: AssayError | None
-    verdict: Verdict = _NOTHING
-    scored: Scored | None = None
+    verdict: TargetScore = _NOTHING
+    scored: RawResult | None = None
 
     @property
     def rewards(self) -> tuple[float, ...]:
@@ -67,23 +67,25 @@ class Call:
     ) -> None:
         self.target: Target = scorer.target(options.model)
         self.options = options
-        self.only_compares = meaning.only_compares(self.target)
+        self.only_compares = interpretation.only_compares(self.target)
         self._scorer = scorer
         self._route = route
         self._cutting = replace(
             cutting or Cutting(options.truncation), special_tokens=options.special_tokens
         )
         self._is_native = is_native
-        self._wish = Wish(
+        self._wish = ScoreOptions(
             options.aggregate, options.threshold, options.attributes, options.normalize
         )
-        demands.check(self.target, options)
+        validation.check(self.target, options)
 
-    async def run(self, sources: list[Source], path: Path) -> tuple[Outcome, list[Judged]]:
+    async def run(
+        self, sources: list[Source], path: Path
+    ) -> tuple[RequestResult, list[ScoredItem]]:
         """Score the items; raise the first bad one's error where the caller wants that."""
         outcome = await self._score(sources, path)
         sizes = self._scorer.served.sizes(self.target)
-        judged = await aside(
+        judged = await offload(
             len(sources),
             lambda: [
                 self._judge(source, item, sizes)
@@ -91,17 +93,17 @@ class Call:
             ],
         )
         garbage.note([outcome.items, judged])
-        await aside(len(sources), lambda: self._count(outcome, judged))
-        await aside(len(sources), lambda: self._observe(sources, judged))
+        await offload(len(sources), lambda: self._count(outcome, judged))
+        await offload(len(sources), lambda: self._observe(sources, judged))
         return outcome, judged
 
     async def contest(
         self,
-        groups: Sequence[contests.Group],
+        groups: Sequence[pairwise.Group],
         field: str,
         things: Sequence[wire.TemplateInputs] = (),
         inputs: Sequence[TemplateInputs] = (),
-    ) -> tuple[Outcome, list[contests.Matrix | AssayError]]:
+    ) -> tuple[RequestResult, list[pairwise.Matrix | AssayError]]:
         """Let each group's responses meet; return P(i ≻ j) for each group.
 
         `things` are the groups as they came, which may have tools and the like of their own;
@@ -110,10 +112,10 @@ class Call:
         size = sum(len(responses) for _, responses in groups)
         own = things or [self.options] * len(groups)
         beside = inputs or items.each_inputs(self.options, own)
-        rounds = await aside(
+        rounds = await offload(
             size,
             lambda: [
-                contests.Round(self.target.card, *group, its)
+                pairwise.Round(self.target.card, *group, its)
                 for group, its in zip(groups, beside, strict=True)
             ],
         )
@@ -131,7 +133,7 @@ class Call:
         outcome = await self._score(sources, path)
         remaining = iter(outcome.items)
         sizes = self._scorer.served.sizes(self.target)[0]
-        found = await aside(
+        found = await offload(
             len(sources),
             lambda: [one.matrix([next(remaining) for _ in one.sources], sizes) for one in rounds],
         )
@@ -142,7 +144,7 @@ class Call:
     def _fails_whole(self) -> bool:
         return self.options.on_error == "fail"
 
-    async def _score(self, sources: list[Source], path: Path) -> Outcome:
+    async def _score(self, sources: list[Source], path: Path) -> RequestResult:
         options = self.options
         garbage.note([sources])
         if len(sources) > wire.MOST_ITEMS:
@@ -176,7 +178,7 @@ class Call:
                 raise _located(self._told(item.error), path(index, item.error.param))
         return outcome
 
-    def _fail(self, outcome: Outcome, error: AssayError) -> None:
+    def _fail(self, outcome: RequestResult, error: AssayError) -> None:
         """Note how long a request took that the caller can't mend; the others end at once."""
         if isinstance(error, ServiceError):
             self._scorer.metrics.failed(
@@ -186,7 +188,7 @@ class Call:
                 total_s=outcome.total_s,
             )
 
-    def _facts(self, outcome: Outcome) -> dict[str, str | int]:
+    def _facts(self, outcome: RequestResult) -> dict[str, str | int]:
         """Return what a request's spans say of it."""
         return {
             **self._named(len(outcome.items)),
@@ -201,13 +203,15 @@ class Call:
             "assay.items": items,
         }
 
-    def _judge(self, source: Source, scored: Scored, sizes: Sequence[Mapping[str, int]]) -> Judged:
+    def _judge(
+        self, source: Source, scored: RawResult, sizes: Sequence[Mapping[str, int]]
+    ) -> ScoredItem:
         if scored.numbers is None:
-            return Judged(scored.error and self._told(scored.error), scored=scored)
-        found = meaning.verdict(self.target, scored.numbers, sizes, self._wish)
+            return ScoredItem(scored.error and self._told(scored.error), scored=scored)
+        found = interpretation.interpret(self.target, scored.numbers, sizes, self._wish)
         if isinstance(source, Ids) and source.reads_all:  # which are steps isn't known here
-            found = Verdict((), steps=found.steps)
-        return Judged(None, found, scored)
+            found = TargetScore((), steps=found.steps)
+        return ScoredItem(None, found, scored)
 
     def _told(self, error: AssayError) -> AssayError:
         """Return an error; it advises a field of the native routes on these only."""
@@ -217,7 +221,7 @@ class Call:
         """Return a reward as the caller wants to see it."""
         return transform.sigmoid(reward) if self.options.activation == "sigmoid" else reward
 
-    def envelope(self, outcome: Outcome, request_id: str) -> dict[str, object]:
+    def envelope(self, outcome: RequestResult, request_id: str) -> dict[str, object]:
         """Return what every answer has around its data."""
         return {
             "id": request_id,
@@ -237,7 +241,7 @@ class Call:
             ),
         }
 
-    def _count(self, outcome: Outcome, judged: Sequence[Judged]) -> None:
+    def _count(self, outcome: RequestResult, judged: Sequence[ScoredItem]) -> None:
         metrics, name = self._scorer.metrics, self.target.name
         rewards = [item.rewards for item in judged if item.rewards]
         metrics.scores(
@@ -259,23 +263,23 @@ class Call:
             special_tokens=sum(item.has_mentions for item in outcome.items),
         )
 
-    def _observe(self, sources: Sequence[Source], judged: Sequence[Judged]) -> None:
+    def _observe(self, sources: Sequence[Source], judged: Sequence[ScoredItem]) -> None:
         """Note how rewards go with lengths, and whether an ensemble's members agree."""
         metrics, name = self._scorer.metrics, self.target.name
         rewards = [item.rewards for item in judged]
         means = [ensemble.mean(one) if one else 0.0 for one in rewards]
-        pairs: dict[observed.Length, list[tuple[float, float]]] = {}
+        pairs: dict[reward_metrics.Length, list[tuple[float, float]]] = {}
         for source, own, mean in zip(sources, rewards, means, strict=True):
             if own:
-                kind, size = observed.length(source)
+                kind, size = reward_metrics.length(source)
                 pairs.setdefault(kind, []).append((size, mean))
         for kind, found in pairs.items():
             metrics.lengths(name, kind, found)
         if self.target.is_ensemble:
-            metrics.agreements(name, observed.agreements(sources, rewards, means))
+            metrics.agreements(name, reward_metrics.agreements(sources, rewards, means))
 
 
-def _failure(outcome: Outcome) -> str | None:
+def _failure(outcome: RequestResult) -> str | None:
     """Return the code of the first error that is the service's own."""
     errors = (one.error for one in outcome.items)
     return next((one.code for one in errors if isinstance(one, ServiceError)), None)

@@ -10,7 +10,7 @@ import asyncio
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
-from assay.scoring.aside import ON_THE_LOOP_ITEMS
+from assay.scoring.offload import ON_THE_LOOP_ITEMS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

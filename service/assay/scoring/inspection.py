@@ -12,8 +12,8 @@ from assay.errors import AssayError, CheckpointError
 from assay.items import Cutting
 from assay.prompts.loader import Loader
 from assay.scheduling.workers import Worker
-from assay.scoring import items, meaning, targets
-from assay.scoring.aside import aside
+from assay.scoring import interpretation, items, targets
+from assay.scoring.offload import offload
 from assay.worker_protocol import OUTLINE, ModelSpec, Refused, Start
 
 if TYPE_CHECKING:
@@ -83,7 +83,7 @@ async def tokenized(
     """
     target = scorer.target(request.model)
     wanted = request.items()
-    sources = await aside(len(wanted), lambda: items.sources_of(wanted, request))
+    sources = await offload(len(wanted), lambda: items.sources_of(wanted, request))
     cutting = Cutting(request.truncation, special_tokens=request.special_tokens)
     loaded = scorer.served.loaded(target.members[0])
     reads = loaded.reads if loaded else "last"
@@ -107,7 +107,7 @@ def describe(
         created=scorer.served.started_at,
         owned_by=owned_by,
         stats=_stats(scorer, target),
-        capabilities=[] if meaning.only_compares(target) else ["classify", "rerank"],
+        capabilities=[] if interpretation.only_compares(target) else ["classify", "rerank"],
         kind=target.kind,
         state=scorer.served.state(target),
         default=target is scorer.served.targets.default,
@@ -118,11 +118,11 @@ def describe(
         max_tokens=min(model.facts.max_tokens for model in target.members),
         summary=target.card.summary,
         statistics={"mean": moments.mean, "std": moments.std} if moments else None,
-        attributes=meaning.attributes(target),
+        attributes=interpretation.attributes(target),
         parts={part.name: _part(part) for part in target.parts} or None,
         gate=wire.GateEntry(**target.gate.model_dump()) if target.gate else None,
-        scores_steps=meaning.scores_steps(target),
-        only_compares=meaning.only_compares(target),
+        scores_steps=interpretation.scores_steps(target),
+        only_compares=interpretation.only_compares(target),
     )
     if loaded is None:
         return entry

@@ -16,13 +16,13 @@ import numpy as np
 from assay.errors import AssayError
 from assay.items import Cutting, Rendered
 from assay.jobs import Job
-from assay.pacing import Pace
 from assay.prompts import chunking
 from assay.scheduling.admission import Admission
 from assay.scheduling.queue import late
 from assay.scoring import caller, garbage
-from assay.scoring.aside import aside
+from assay.scoring.offload import offload
 from assay.scoring.served_models import ServedModels
+from assay.wakeup_throttle import WakeupThrottle
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Hashable, Mapping, Sequence
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from assay.items import Cut, Source
     from assay.prompts.models import Model
     from assay.prompts.renderer import Looked
-    from assay.scheduling.admission import Room
+    from assay.scheduling.admission import Reservation
     from assay.scoring.served_models import MakeBackend
     from assay.scoring.targets import Target
     from assay.settings import Settings
@@ -44,7 +44,7 @@ _NO_IDS = np.empty(0, dtype=np.int32)
 
 
 @dataclass(frozen=True, slots=True)
-class Scored:
+class RawResult:
     """One item's outcome: `numbers` has what each member read, or `error` says why there is none.
 
     A member's are (places, outputs) float64; what they mean: `meaning`.
@@ -71,10 +71,10 @@ class Times:
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class RequestResult:
     """What `Scorer.score` returns; seconds are wall time."""
 
-    items: list[Scored]
+    items: list[RawResult]
     tokens: int
     computed_tokens: int
     tokenize_s: float
@@ -90,11 +90,11 @@ class _Collector:
 
     members: int
     numbers: list[list[np.ndarray | AssayError | None]]
-    pace: Pace
+    pace: WakeupThrottle
     finished: asyncio.Future[None]
-    room: Room
+    room: Reservation
     waiting: int = 0
-    is_sealed: bool = False
+    is_complete: bool = False
     has_failed: bool = False
 
     def settle(self, place: int, result: np.ndarray | AssayError) -> None:
@@ -105,13 +105,13 @@ class _Collector:
         self.room.give_back(1 / (len(self.numbers) * self.members))
         self._check()
 
-    def seal(self) -> None:
+    def mark_complete(self) -> None:
         """Say that everything has been put in the queue."""
-        self.is_sealed = True
+        self.is_complete = True
         self._check()
 
     def _check(self) -> None:
-        if self.is_sealed and not self.waiting:
+        if self.is_complete and not self.waiting:
             self.pace.set_result(self.finished, None)
 
 
@@ -129,7 +129,7 @@ class Scorer:
     ) -> None:
         self.metrics = metrics
         self._settings = settings
-        self._pace = Pace()
+        self._pace = WakeupThrottle()
         self.served = served = ServedModels(
             settings,
             metrics,
@@ -181,7 +181,7 @@ class Scorer:
         stop_at_error: bool = False,
         on_left: Callable[[Times], None] | None = None,
         salt: str | None = None,
-    ) -> Outcome:
+    ) -> RequestResult:
         """Return what every member read of every item, in order.
 
         With `stop_at_error` nothing more is rendered or run once an item can't be rendered, and
@@ -195,7 +195,7 @@ class Scorer:
             Overloaded, Draining: The request isn't admitted.
         """
         begin = time.monotonic()
-        tokens = await aside(len(sources), lambda: sum(map(chunking.estimate, sources)))
+        tokens = await offload(len(sources), lambda: sum(map(chunking.estimate, sources)))
         name = await self._name(target, sources, tokens)
         longest_s = self._settings.max_wait_s
         deadline_s = longest_s if deadline_s is None else min(deadline_s, longest_s)
@@ -229,7 +229,7 @@ class Scorer:
             Overloaded, Draining: The request isn't admitted.
         """
         own = caller.NAME.get()
-        tokens = await aside(len(sources), lambda: sum(map(chunking.estimate, sources)))
+        tokens = await offload(len(sources), lambda: sum(map(chunking.estimate, sources)))
         name = await self._name(target, sources, tokens)
         with self.admission.admit(tokens, lambda: name, caller=own) as room:
             for chunk in chunking.chunks(sources):
@@ -246,7 +246,7 @@ class Scorer:
         ):
             return None
         size = max(len(sources), tokens // _TOKENS_PER_ITEM)
-        return await aside(size, lambda: _identity(own, target, sources))
+        return await offload(size, lambda: _identity(own, target, sources))
 
     async def _score(
         self,
@@ -257,10 +257,10 @@ class Scorer:
         begin: float,
         deadline_s: float,
         stop_at_error: bool,
-        room: Room,
+        room: Reservation,
         on_left: Callable[[Times], None] | None,
         salt: str | None,
-    ) -> Outcome:
+    ) -> RequestResult:
         members = target.members
         collector = _Collector(
             len(members),
@@ -292,7 +292,7 @@ class Scorer:
                         rows = await _prepared(sessions, members, chunk)
                 except TimeoutError:
                     rendered += [late()] * (len(sources) - len(rendered))
-                    collector.seal()
+                    collector.mark_complete()
                     break
                 tokenized = time.monotonic()
                 tokenize_s += tokenized - chunk_begin
@@ -308,8 +308,8 @@ class Scorer:
                     _cancel(sessions)
                     break
             else:
-                collector.seal()
-            if collector.is_sealed:
+                collector.mark_complete()
+            if collector.is_complete:
                 await collector.finished
                 garbage.note([collector.numbers, rendered])
         except asyncio.CancelledError:
@@ -320,8 +320,8 @@ class Scorer:
             raise
         ended = time.monotonic()
         total_s = ended - begin
-        return Outcome(
-            items=await aside(len(rendered), lambda: _outcomes(rendered, collector.numbers)),
+        return RequestResult(
+            items=await offload(len(rendered), lambda: _outcomes(rendered, collector.numbers)),
             tokens=job.usage.tokens,
             computed_tokens=round(job.usage.computed_tokens),
             tokenize_s=tokenize_s,
@@ -408,21 +408,21 @@ def _first_refusal(row: Sequence[Rendered | AssayError]) -> AssayError | None:
 def _outcomes(
     rendered: Sequence[Rendered | AssayError],
     numbers: Sequence[Sequence[np.ndarray | AssayError | None]],
-) -> list[Scored]:
+) -> list[RawResult]:
     """Return what came of each item that was rendered: the first ones of a request that failed."""
     return [_scored(one, row) for one, row in zip(rendered, numbers, strict=False)]
 
 
 def _scored(
     rendered: Rendered | AssayError, numbers: Sequence[np.ndarray | AssayError | None]
-) -> Scored:
+) -> RawResult:
     if isinstance(rendered, AssayError):
-        return Scored(None, rendered, _NO_IDS, truncated=False)
+        return RawResult(None, rendered, _NO_IDS, truncated=False)
     for one in numbers:
         if isinstance(one, AssayError):
-            return Scored(None, one, rendered.ids, rendered.truncated, rendered.cut)
+            return RawResult(None, one, rendered.ids, rendered.truncated, rendered.cut)
     found = tuple(one for one in numbers if isinstance(one, np.ndarray))
-    return Scored(
+    return RawResult(
         found,
         None,
         rendered.ids,

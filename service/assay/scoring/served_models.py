@@ -16,18 +16,18 @@ from assay.errors import AssayError, Draining, NotReady, WorkerError
 from assay.prompts.renderers import Renderers
 from assay.scheduling import devices
 from assay.scoring import starts, targets
-from assay.scoring.aside import detached
+from assay.scoring.offload import run_in_daemon_thread
 from assay.scoring.targets import Targets
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from assay.backends.backend import Backend, Capabilities
-    from assay.pacing import Pace
     from assay.prompts.models import Model
     from assay.scoring.targets import Target
     from assay.settings import Settings
     from assay.telemetry.metrics import Metrics
+    from assay.wakeup_throttle import WakeupThrottle
     from assay.worker_protocol import Loaded, Progress
 
     # Of these models, and to be told whenever its state changes.
@@ -48,7 +48,7 @@ class ServedModels:
         self,
         settings: Settings,
         metrics: Metrics,
-        pace: Pace,
+        pace: WakeupThrottle,
         *,
         is_needed: Callable[[], bool],
         make_backend: MakeBackend | None = None,
@@ -266,12 +266,15 @@ class ServedModels:
     async def _run(self) -> None:
         """Load the targets and keep their backends running."""
         try:
-            self._usual_s = await detached(lambda: starts.recall(self._name_by_settings))
+            self._usual_s = await run_in_daemon_thread(
+                lambda: starts.recall(self._name_by_settings)
+            )
             found, names = await asyncio.gather(
-                self._resolved(), detached(lambda: devices.expand(self._settings.device))
+                self._resolved(),
+                run_in_daemon_thread(lambda: devices.expand(self._settings.device)),
             )
             self._take_up(found, names)
-            self._usual_s = await detached(self._usual)
+            self._usual_s = await run_in_daemon_thread(self._usual)
             self._wake()
             async with asyncio.TaskGroup() as group:
                 for one in self.backends:
@@ -285,7 +288,7 @@ class ServedModels:
     async def _resolved(self) -> Targets:
         """Have what the settings name read, and be ready to render for it."""
         found = await self.renderers.resolve(self._settings.models)
-        return await detached(lambda: targets.assemble(self._settings, found))
+        return await run_in_daemon_thread(lambda: targets.assemble(self._settings, found))
 
     def _take_up(self, found: Targets, device_names: Sequence[str]) -> None:
         """Serve these targets, by backends that are yet to load."""

@@ -38,7 +38,7 @@ _RETRY_S = 2.0
 
 
 @dataclass(eq=False, slots=True)
-class _Tenure:
+class _Generation:
     """A scorer, how many requests hold it, and whether it was left by the last of them."""
 
     scorer: Scorer
@@ -66,10 +66,10 @@ class Service:
         self._is_closed = False
         self._changing = asyncio.Lock()
         self._change_task: asyncio.Task[object] | None = None
-        self._coming: _Tenure | None = None
+        self._pending: _Generation | None = None
         self._introducing: asyncio.Task[None] | None = None
-        self._leaving: dict[asyncio.Task[None], _Tenure] = {}
-        self._current = self._tenure(settings)
+        self._leaving: dict[asyncio.Task[None], _Generation] = {}
+        self._current = self._generation(settings)
 
     @property
     def scorer(self) -> Scorer:
@@ -101,14 +101,14 @@ class Service:
     @contextlib.contextmanager
     def using(self) -> Iterator[Scorer]:
         """Hold the scorer of now for as long as a request takes."""
-        tenure = self._current
-        tenure.users += 1
+        generation = self._current
+        generation.users += 1
         try:
-            yield tenure.scorer
+            yield generation.scorer
         finally:
-            tenure.users -= 1
-            if not tenure.users and tenure is not self._current:
-                tenure.is_vacant.set()
+            generation.users -= 1
+            if not generation.users and generation is not self._current:
+                generation.is_vacant.set()
 
     def close(self) -> None:
         """Admit nothing more, and give up the change that is being made."""
@@ -119,9 +119,9 @@ class Service:
 
     def kill(self) -> None:
         """End every device process at once: nobody is answered any more."""
-        coming = [] if self._coming is None else [self._coming]
-        for tenure in (self._current, *self._leaving.values(), *coming):
-            tenure.scorer.served.kill()
+        coming = [] if self._pending is None else [self._pending]
+        for generation in (self._current, *self._leaving.values(), *coming):
+            generation.scorer.served.kill()
 
     async def load(self, reference: str, name: str | None = None) -> None:
         """Serve one more name, path or hub id, under a name of its own if given; as `change`."""
@@ -176,10 +176,10 @@ class Service:
         self._change_task = asyncio.current_task()
         try:
             await self.scorer.served.ready()
-            self._coming = coming = self._tenure(settings)
+            self._pending = coming = self._generation(settings)
             await self._bring_up(coming.scorer)
         finally:
-            self._change_task = self._coming = None
+            self._change_task = self._pending = None
         leaving, self._current, self._settings = self._current, coming, settings
         self.metrics.forget_models()
         coming.scorer.served.announce()
@@ -208,21 +208,21 @@ class Service:
             await self.scorer.served.ready()
             self.scorer.served.announce()
 
-    async def _leave(self, tenure: _Tenure) -> None:
+    async def _leave(self, generation: _Generation) -> None:
         """Stop a scorer once nobody holds it."""
-        await tenure.is_vacant.wait()
-        await tenure.scorer.__aexit__()
+        await generation.is_vacant.wait()
+        await generation.scorer.__aexit__()
         if self._on_change:
             self._on_change()
 
-    def _tenure(self, settings: Settings) -> _Tenure:
+    def _generation(self, settings: Settings) -> _Generation:
         def fail(error: AssayError) -> None:
-            if self._on_failure and tenure is self._current:
+            if self._on_failure and generation is self._current:
                 self._on_failure(error)
 
         scorer = Scorer(settings, self.metrics, on_progress=self._on_progress, on_failure=fail)
-        tenure = _Tenure(scorer)
-        return tenure
+        generation = _Generation(scorer)
+        return generation
 
 
 def _refusal(error: StartupError) -> AssayError:

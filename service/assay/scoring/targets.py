@@ -12,7 +12,7 @@ from assay.cards import card as cards
 from assay.cards import paths, repository
 from assay.errors import CheckpointError, SettingsError, UnknownTarget, shown
 from assay.prompts.models import Wanted
-from assay.scoring import meaning
+from assay.scoring import interpretation
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -317,7 +317,7 @@ def _part(
     target = targets.get(known.get(wanted.target, wanted.target))
     if target is None or target.kind not in ("model", "ensemble") or target.card.preference:
         raise SettingsError(f"{where}: '{wanted.target}' isn't a served model or ensemble")
-    attributes = meaning.attributes(target)
+    attributes = interpretation.attributes(target)
     if wanted.attribute is not None and wanted.attribute not in attributes:
         named = ", ".join(attributes) or "none"
         raise SettingsError(

@@ -13,8 +13,8 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Proc
 from prometheus_client.exposition import generate_latest
 
 from assay import __version__
-from assay.telemetry import ending
-from assay.telemetry.moments import Moments
+from assay.telemetry import request_outcome
+from assay.telemetry.score_length_sums import Moments
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -229,7 +229,7 @@ class Metrics:
             for failure in FAILURES:
                 self._requests.labels(model, route, failure)
         self._requests.labels(model, route, outcome).inc()
-        ending.counted(model, outcome)
+        request_outcome.counted(model, outcome)
 
     def answered(
         self,

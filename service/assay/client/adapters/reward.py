@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Self, TypeAlias, TypedDict
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from assay import errors, wire
-from assay.client import reading
+from assay.client import response_parsing
 from assay.client.adapters.connection import Connection
 from assay.client.retry import PATIENCE_S
 from assay.client.route import invalid
@@ -45,7 +45,8 @@ _OWN = frozenset(
     )
 )
 _SERVICE: dict[str, type[errors.ServiceError]] = {
-    kind.code: kind for kind in (*reading.AWAY, errors.DeadlineExceeded, errors.InternalError)
+    kind.code: kind
+    for kind in (*response_parsing.AWAY, errors.DeadlineExceeded, errors.InternalError)
 }
 
 
@@ -128,7 +129,9 @@ class Reward(BaseModel):
         default=None, description="As in `wire.Options`."
     )
     uncertainty_penalty: Finite = Field(
-        default=0.0, ge=0, description="Taken off for each standard deviation of an ensemble."
+        default=0.0,
+        ge=0,
+        description="Taken off for each standard deviation of an ensemble.",
     )
     length_penalty: Finite = Field(
         default=0.0,

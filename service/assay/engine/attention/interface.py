@@ -55,20 +55,20 @@ def names(device: torch.device, dtype: torch.dtype, *, compiled: bool) -> list[s
     Without `compiled` nothing that a compiler must make first is among them.
     """
     found = []
-    if compiled and native.is_at_hand(device, dtype):
+    if compiled and native.is_available(device, dtype):
         found.append("native")
-    if varlen.is_at_hand(device, dtype):
+    if varlen.is_available(device, dtype):
         found.append("varlen")
     return [f"assay-{backend}" for backend in (*found, "blocks")]
 
 
 def missing(device: torch.device, dtype: torch.dtype, *, compiled: bool) -> str:
     """Return why the device's own kernel isn't among `names`; nothing where it is."""
-    if device.type == "cuda" and not varlen.is_at_hand(device, dtype):
+    if device.type == "cuda" and not varlen.is_available(device, dtype):
         return f"flash attention takes bfloat16 and float16, not {dtype}"
     if device.type == "cpu" and not compiled:
         return "the attention kernel isn't compiled (no C++ compiler, or compile is off)"
-    if device.type == "cpu" and not native.is_at_hand(device, dtype):
+    if device.type == "cpu" and not native.is_available(device, dtype):
         return "the attention kernel can't be compiled for this processor and dtype"
     return ""
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 _DTYPES = {torch.float32, torch.bfloat16}
 
 
-def is_at_hand(device: torch.device, dtype: torch.dtype) -> bool:
+def is_available(device: torch.device, dtype: torch.dtype) -> bool:
     """Return whether the kernel runs here; the first call compiles it, for ten seconds or so."""
     return device.type == "cpu" and dtype in _DTYPES and _load() and _multiplies(dtype)
 

@@ -25,7 +25,7 @@ _DTYPES = {torch.bfloat16, torch.float16}
 _flash = torch.ops.aten._flash_attention_forward  # noqa: SLF001  the operator has no public name
 
 
-def is_at_hand(device: torch.device, dtype: torch.dtype) -> bool:
+def is_available(device: torch.device, dtype: torch.dtype) -> bool:
     """Return whether torch has the kernel for a device and dtype."""
     return device.type == "cuda" and dtype in _DTYPES
 

@@ -1,0 +1,461 @@
+"""What every foreign contract has: its paths, its request, its answer, its errors.
+
+A contract never scores: it says what its items are (`assay.items` sources) and spells the
+answer. Unknown optional fields are taken, but for what `unread` refuses. Where two contracts share
+a path, or one shares it with a native route, the body's top-level keys tell which is meant.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from array import array
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from functools import partial
+from typing import TYPE_CHECKING, Any, ClassVar, Self
+
+from fastapi import Response
+from pydantic import AfterValidator, ConfigDict, ValidationError, model_validator
+from starlette.requests import ClientDisconnect
+
+from assay import validation, wire
+from assay.api import problems
+from assay.api.body import read
+from assay.api.contracts import tensors, unread
+from assay.api.contracts.codec import JSON
+from assay.api.contracts.step_parsing import in_steps
+from assay.api.disconnect import CLIENT_CLOSED_REQUEST, cancel_on_disconnect, scorer_of
+from assay.errors import AssayError, BodyTooLarge, InvalidField, MalformedBody, shown
+from assay.items import Ids, Text
+from assay.scoring import garbage, items
+from assay.scoring.call import Call
+from assay.scoring.offload import offload
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Mapping, Sequence
+
+    from fastapi import Request
+
+    from assay.api.body import Body as Received
+    from assay.api.contracts.codec import Form
+    from assay.api.problems import Shape
+    from assay.items import Cutting, Source, Specials
+    from assay.scoring.call import ScoredItem
+    from assay.scoring.scorer import RequestResult, Scorer
+    from assay.scoring.targets import Target
+
+    Endpoint = Callable[[Request], Awaitable[Response]]
+    Path = Callable[[int], str]  # an item's place to its path in the request
+
+_LAST_ID = 2**31 - 1
+_MOST_JOINED = 128 * 1024**2  # characters
+
+
+def check_joined(size: int, times: int, field: str) -> None:
+    """Refuse what would be written again into each of many items and take all memory.
+
+    Raises:
+        BodyTooLarge: It would.
+    """
+    if size * times > _MOST_JOINED:
+        raise BodyTooLarge(
+            f"'{field}' with each of {times} makes more than {_MOST_JOINED} characters; send fewer "
+            "at a time"
+        )
+
+
+def unheeded(reason: str) -> AfterValidator:
+    """Return what refuses an option that would change the answer and can't, where it is set."""
+
+    def check(value: object) -> object:
+        if value:
+            raise ValueError(f"{reason}; leave it out")
+        return value
+
+    return AfterValidator(check)
+
+
+class Body(wire.Bounded):
+    """Base of foreign requests, and of the objects in them.
+
+    `alternatives` are fields that may each be what is scored, of which a body has one.
+    """
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+    alternatives: ClassVar[tuple[str, ...]] = ()
+
+    @model_validator(mode="after")
+    def _says_one_thing(self) -> Self:
+        if self.model_extra:
+            unread.check_spelling(self.model_extra, type(self).model_fields)
+        if self.alternatives:
+            unread.check_one({name: getattr(self, name) for name in self.alternatives})
+        return self
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """A parsed request on its way: whom to ask, and under which id."""
+
+    scorer: Scorer
+    route: str
+    request_id: str
+    query: Mapping[str, str] = field(default_factory=dict)  # of the URL
+    path: Mapping[str, str] = field(default_factory=dict)  # what stands in a templated path
+    headers: dict[str, str] = field(default_factory=dict)  # of the answer; a contract may add some
+    _asked: list[str] = field(default_factory=list)
+
+    @property
+    def target_name(self) -> str:
+        """The target that was asked last; none before."""
+        return self._asked[-1] if self._asked else ""
+
+    def target(self, model: str | None) -> Target:
+        """Return the named target; the default one of no name, or an empty one.
+
+        Raises:
+            UnknownTarget: Nothing of that name is served.
+        """
+        return self.scorer.target(model or None)
+
+    def call(
+        self, model: str | None = None, *, cutting: Cutting | None = None, **options: Any
+    ) -> Call:
+        """Name the target and what is asked of it; `options` are those of a native request.
+
+        `cutting` is what may be cut, by default as the target's card has it.
+
+        Raises:
+            UnknownTarget: Nothing of that name is served.
+            InvalidField: An option means nothing to the target.
+        """
+        wanted = wire.Options(model=model or None, **options)
+        call = Call(self.scorer, wanted, self.route, cutting=cutting, is_native=False)
+        self._asked.append(call.target.name)
+        self.headers[problems.REVISION] = call.target.revision
+        return call
+
+    async def read(
+        self,
+        sources: Sequence[Source],
+        path: Path,
+        *,
+        model: str | None = None,
+        cutting: Cutting | None = None,
+        turns: Path | None = None,
+        **options: Any,
+    ) -> tuple[Call, RequestResult, list[ScoredItem]]:
+        """Let a target that scores read items; one bad item fails the request."""
+        call = self.call(model, cutting=cutting, **options)
+        if call.only_compares:
+            raise InvalidField(
+                f"'{call.target.name}' compares responses and has no score for one alone; use "
+                "/compare or /best-of-n",
+                param="model",
+            )
+        return call, *await self.run(call, sources, path, turns)
+
+    async def run(
+        self, call: Call, sources: Sequence[Source], path: Path, turns: Path | None = None
+    ) -> tuple[RequestResult, list[ScoredItem]]:
+        """Let a call's target read items, those that are spelt in its steps as steps.
+
+        `turns` is where an item's turns are, if that isn't the item's own path. How many were cut
+        is in the answer's headers: most contracts have no field for it.
+        """
+        steps = call.target.card.steps
+        spelt = await offload(len(sources), lambda: [in_steps(one, steps) for one in sources])
+        outcome, judged = await call.run(
+            spelt, lambda place, param: _located(path, turns or path, place, param)
+        )
+        if cut := sum(one.truncated for one in judged):
+            self.headers["x-assay-truncated"] = str(cut)
+        return outcome, judged
+
+
+@dataclass(frozen=True, slots=True)
+class Contract:
+    """One foreign contract at its paths, which may have parts like {model}: see `fit`.
+
+    `tells` are top-level keys of which a body of this contract has one, or as "list[].key" a key of
+    the objects in a list, where no native route has the path; none for the contract that a path is
+    otherwise meant for. A body with one of the keys `lacks` isn't of it. `answer` returns what is
+    sent, in the form that the body had. `query` are the parameters of the URL that it knows.
+    `problem` is how its errors look, which are always JSON.
+    """
+
+    route: str  # its name in metrics
+    paths: tuple[str, ...]
+    request: type[Body]
+    answer: Callable[[Ask, Any], Awaitable[Any]]
+    problem: Shape
+    tells: frozenset[str] = frozenset()
+    forms: tuple[Form, ...] = (JSON,)
+    id_header: str | None = None  # where its clients look for the request's id, too
+    query: frozenset[str] = frozenset()
+    lacks: frozenset[str] = frozenset()
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """The fields that every body of it has."""
+        fields = self.request.model_fields.items()
+        return frozenset(name for name, info in fields if info.is_required())
+
+    def takes(self, content: Mapping[str, Any]) -> bool:
+        """Tell whether a body is plainly of this contract."""
+        if not self.needs or not self.needs <= content.keys():
+            return False
+        try:
+            self.request.model_validate(content)
+        except ValidationError:
+            return False
+        return True
+
+    async def respond(
+        self,
+        request: Request,
+        content: Mapping[str, Any],
+        form: Form = JSON,
+        others: Sequence[Contract] = (),
+    ) -> Response:
+        """Answer a body that is of this contract, and count how it ended."""
+        scorer = scorer_of(request)
+        ask = Ask(
+            *(scorer, self.route, request.state.request_id, request.query_params),
+            path=request.path_params,
+        )
+        outcome = "ok"
+        try:
+            self._check_query(request)
+            size = _size(content)
+            wanted = await offload(size, lambda: self.request.model_validate(content))
+            garbage.note(vars(wanted).values())
+            unread.check_meaning(wanted.model_extra or {}, vars(wanted))
+            answer = await cancel_on_disconnect(request, self.answer(ask, wanted))
+            garbage.note(answer.values() if isinstance(answer, dict) else [answer])
+            is_written = isinstance(answer, bytes)
+            body = answer if is_written else await offload(size, lambda: form.write(answer))
+            return Response(body, media_type=form.media_type, headers=ask.headers)
+        except ClientDisconnect:
+            outcome = "client_gone"
+            return Response(status_code=CLIENT_CLOSED_REQUEST)
+        except ValidationError as error:
+            outcome = InvalidField.code
+            hint = await offload(size, partial(self._right_path, error, content, others))
+            return self._refusal(_invalid(error, hint), ask)
+        except AssayError as error:
+            outcome = error.code
+            return self._refusal(error, ask)
+        except Exception:
+            outcome = "internal_error"
+            raise
+        finally:
+            scorer.metrics.request(ask.target_name, self.route, outcome)
+
+    def _right_path(
+        self, error: ValidationError, content: Mapping[str, Any], others: Sequence[Contract]
+    ) -> str:
+        """Return which path a body is for that lacks a field here and is whole elsewhere."""
+        if error.errors(include_url=False, include_input=False)[0]["type"] != "missing":
+            return ""
+        likely = sorted(others, key=lambda one: -len(one.needs))
+        other = next((one for one in likely if one.takes(content)), None)
+        return f"; a body with these fields is for {other.paths[0]}" if other else ""
+
+    def _check_query(self, request: Request) -> None:
+        """Refuse a field of the body that stands in the URL, and what is near to a parameter.
+
+        Anything else there is a gateway's.
+
+        Raises:
+            InvalidField: There is one.
+        """
+        for name in request.query_params.keys() - self.query:
+            if name in self.request.model_fields:
+                message = f"'{name}' is a field of the body, not of the URL"
+            elif near := get_close_matches(name, self.query, n=1):
+                message = f"unknown query parameter '{shown(name)}'; did you mean '{near[0]}'?"
+            else:
+                continue
+            raise InvalidField(message, param=shown(name))
+
+    def left(self, request: Request) -> Response:
+        """Count a caller who left before the body was whole."""
+        scorer_of(request).metrics.request("", self.route, "client_gone")
+        return Response(status_code=CLIENT_CLOSED_REQUEST)
+
+    def refuse(self, request: Request, error: AssayError) -> Response:
+        """Answer a body that can't be read, and count that."""
+        scorer = scorer_of(request)
+        scorer.metrics.request("", self.route, error.code)
+        return self._refusal(error, Ask(scorer, self.route, request.state.request_id))
+
+    def _refusal(self, error: AssayError, ask: Ask) -> Response:
+        response = problems.answer(error, ask.request_id, self.problem)
+        response.headers.update(ask.headers)
+        return response
+
+
+def endpoint(
+    contracts: Sequence[Contract], native: Endpoint | None, others: Sequence[Contract] = ()
+) -> Endpoint:
+    """Return what answers a path that several contracts share, the native one among them.
+
+    `others` are those of other paths, for bodies that came to the wrong one.
+    """
+    told = sorted({key for one in contracts for key in one.tells})
+    sign = re.compile(("|".join(f'"{re.escape(key)}"\\s*:' for key in told)).encode())
+    forms = {form for one in contracts for form in one.forms}
+
+    async def answer(request: Request) -> Response:
+        try:
+            body = await read(request)
+        except ClientDisconnect:
+            return await native(request) if native else contracts[-1].left(request)
+        raw = body.raw or b""
+        form = next((one for one in forms if one.has(raw)), JSON)
+        if tensors.BINARY in forms and tensors.HEADER in request.headers:
+            form = tensors.headed(request.headers[tensors.HEADER])
+        if native is not None and form is JSON and body.raw is not None and not sign.search(raw):
+            return await native(request)
+        try:
+            contract, content = await _chosen(contracts, body, form, has_native=native is not None)
+        except MalformedBody as error:
+            return contracts[-1].refuse(request, error)
+        if contract is None and native is not None:
+            return await native(request)
+        return await (contract or contracts[-1]).respond(request, content, form, others)
+
+    return answer
+
+
+async def _chosen(
+    contracts: Sequence[Contract], body: Received, form: Form, *, has_native: bool
+) -> tuple[Contract | None, dict[str, Any]]:
+    """Return the contract that a body is of, and its content."""
+    try:
+        content = await body.parsed(form.read, lambda known: known)
+    except (MalformedBody, ValueError) as error:
+        if has_native:
+            return None, {}
+        if isinstance(error, MalformedBody):
+            raise
+        raise MalformedBody(f"the body is not valid {form.name}: {error}") from None
+    if not isinstance(content, dict):
+        if has_native:
+            return None, {}
+        raise MalformedBody("the body: send a JSON object")
+    meant = [one for one in contracts if form in one.forms]
+    keys = _keys(content)
+    for one in meant:
+        if one.tells & keys and not one.lacks & keys:
+            return one, content
+    default = next((one for one in meant if not one.tells), None)
+    return default, content
+
+
+def _keys(content: Mapping[str, Any]) -> set[str]:
+    """Return a body's keys, and as "list[].key" those of the first object in each list.
+
+    A null input beside another isn't there: clients of typed languages write all that they know.
+    """
+    inputs = unread.INPUTS & content.keys()
+    absent = {name for name in inputs if content[name] is None}
+    absent = absent if absent < inputs else set()
+    firsts = {name: one[0] for name, one in content.items() if isinstance(one, list) and one}
+    inner = ((name, one) for name, one in firsts.items() if isinstance(one, dict))
+    return {*(content.keys() - absent), *(f"{name}[].{key}" for name, one in inner for key in one)}
+
+
+def _size(content: Mapping[str, Any]) -> int:
+    """Return the length of a body's longest list."""
+    return max((len(one) for one in content.values() if isinstance(one, list)), default=0)
+
+
+def _invalid(error: ValidationError, hint: str = "") -> InvalidField:
+    if error.error_count() > problems.MOST_ERRORS:
+        return problems.too_many(error)
+    first = error.errors(include_url=False, include_input=False)[0]
+    path = problems.path_of(first["loc"])
+    message = validation.sentence(first)
+    told = f"field '{path}': {message}" if path else message
+    return InvalidField(told + hint, param=path or None)
+
+
+def _located(path: Path, turns: Path, place: int, param: str | None) -> str:
+    """Return where in a request an item's error is."""
+    if param is None:
+        return path(place)
+    if param.startswith("messages[") and not param.endswith(("].content", "].role")):
+        return items.within(turns(place), param)
+    return param if items.is_shared(None, param) else path(place)
+
+
+def told(error: AssayError) -> str:
+    """Return an error's message with the field it is about, for a shape without one for that."""
+    if error.param is None or error.param in error.message:
+        return error.message
+    return f"{error.param}: {error.message}"
+
+
+def each(field: str) -> Path:
+    """Return the paths of the items of a list."""
+    return lambda place: f"{field}[{place}]"
+
+
+def only(field: str) -> Path:
+    """Return the path of an item that stands alone."""
+    return lambda _: field
+
+
+@dataclass(frozen=True, slots=True)
+class Given:
+    """The items of a field, their paths, and whether the field has but one, not in a list."""
+
+    sources: list[Source]
+    path: Path
+    is_one: bool
+
+
+async def text_or_ids(value: object, field: str, specials: Specials = "tokenizer") -> Given:
+    """Return the items of a field that has a text or token ids, or many of these.
+
+    A text gets the special tokens that the tokenizer adds, unless `specials` says otherwise.
+
+    Raises:
+        InvalidField: It has neither.
+    """
+    if not isinstance(value, list) or (value and set(map(type, value)) == {int}):
+        return Given([_one_of(value, field, specials)], only(field), is_one=True)
+    sources = await offload(
+        len(value),
+        lambda: [_one_of(one, f"{field}[{place}]", specials) for place, one in enumerate(value)],
+    )
+    return Given(sources, each(field), is_one=False)
+
+
+def _one_of(value: object, where: str, specials: Specials) -> Source:
+    if isinstance(value, str):
+        return Text(value, specials)
+    if isinstance(value, array):
+        return Ids(in_range(value, where))
+    if not isinstance(value, list) or not set(map(type, value)) <= {int}:
+        raise InvalidField(f"field '{where}': send text, or a list of token ids", param=where)
+    return Ids(in_range(value, where))
+
+
+def in_range(ids: Sequence[int], where: str) -> Sequence[int]:
+    """Return token ids.
+
+    Raises:
+        InvalidField: One can be no token's, of whatever model.
+    """
+    if ids and not 0 <= min(ids) <= max(ids) <= _LAST_ID:
+        raise InvalidField(f"field '{where}': token ids are from 0 to {_LAST_ID}", param=where)
+    return ids
+
+
+def created() -> int:
+    """Return the time that answers state."""
+    return int(time.time())

@@ -1,0 +1,292 @@
+"""OpenAI's `/v1/decisions` (`client.decisions` of the openai package): typed questions on an input.
+
+The input is a user turn or a conversation; a question's instructions stand behind it, after a blank
+line in its last turn if that is the user's. Options are responses to that, read as "value" or
+"value: description". `choice` is best-of-n over them, P(i) = exp(reward_i) / Σ exp(reward), of an
+ensemble by its mean rewards; `score` is the probability-weighted place of a level, from 0.
+Confidences are System One's. A predicate, images, custom tools and streams are a 501: no answer
+is ever a `refusal`. Calls of functions and their outputs are turns with `tool_calls` and of `tool`.
+Limits on how many there are of anything are the server's own.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
+
+from pydantic import Field, StrictBool, StrictStr, Tag, ValidationError, model_validator
+
+from assay import validation, wire
+from assay.api.contracts.contract import Ask, Body, Contract
+from assay.api.contracts.questions import (
+    Content,
+    Question,
+    answered,
+    check_size,
+    no_image,
+    no_truth,
+    option,
+    prompt,
+    size,
+    text,
+    tokens,
+    turn,
+    unanswerable,
+)
+from assay.api.contracts.turns import BY_FORM
+from assay.errors import InvalidField, Overloaded, UnknownTarget
+from assay.reward import choice
+from assay.scoring.offload import offload
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from assay.errors import AssayError
+
+_ROLES = {"developer": "system"}  # a newer name
+
+
+class Part(Body):
+    """A piece of a turn or of instructions."""
+
+    type: Literal["input_text", "output_text", "refusal", "input_json", "input_image"]
+    text: str = ""
+    refusal: str = ""
+    data: Content | None = None
+
+    def said(self) -> str:
+        """Return what is read of it."""
+        return text(self.data) if self.type == "input_json" else self.text or self.refusal
+
+
+Said = Annotated[
+    Annotated[str, Tag("as-text")] | Annotated[list[Part], Tag("as-messages")], BY_FORM
+]
+
+
+class Turn(Body):
+    """One turn, or a call of a tool or its output, which have other fields."""
+
+    type: Literal[
+        "message",
+        "function_call",
+        "function_call_output",
+        "custom_tool_call",
+        "custom_tool_call_output",
+    ] = "message"
+    role: Literal["user", "assistant", "system", "developer"] | None = None
+    content: Said | None = None
+    call_id: str | None = None  # from here on of calls and their outputs
+    name: str | None = None
+    arguments: str | None = None
+    output: Said | None = None
+
+    @model_validator(mode="after")
+    def _says_something(self) -> Self:
+        if self.type == "message" and (self.role is None or self.content is None):
+            raise ValueError("a message has 'role' and 'content'")
+        if self.type == "function_call" and self.name is None:
+            raise ValueError("a call has the 'name' of its function")
+        if self.type == "function_call_output" and self.output is None:
+            raise ValueError("an output of a call has 'output'")
+        return self
+
+    def call(self) -> dict[str, Any]:
+        """Return a call of a function as chat completions have it."""
+        function = {"name": self.name, "arguments": self.arguments}
+        name = {} if self.call_id is None else {"id": self.call_id}
+        return {"type": "function", **name, "function": function}
+
+
+Input = Annotated[
+    Annotated[str, Tag("as-text")] | Annotated[list[Turn], Field(min_length=1), Tag("as-messages")],
+    BY_FORM,
+]
+
+
+class Asked(Body):
+    """What every question has."""
+
+    instructions: Said
+    name: str | None = None
+
+
+class Predicate(Asked):
+    """Is it true?"""
+
+    type: Literal["predicate"]
+
+
+class Option(Body):
+    """One of the choices; "true" and true are two."""
+
+    value: StrictStr | StrictBool
+    description: str | None = None
+
+
+class Choice(Asked):
+    """Which of the choices?"""
+
+    type: Literal["choice"]
+    choices: list[Option] = Field(min_length=2)
+
+    @model_validator(mode="after")
+    def _has_no_choice_twice(self) -> Self:
+        if len({(type(one.value), one.value) for one in self.choices}) < len(self.choices):
+            raise ValueError("each of the 'choices' must have a value of its own")
+        return self
+
+    def options(self) -> list[str]:
+        """Return the responses that the choices are; true is read as "true"."""
+        return [option(_word(one.value), one.description) for one in self.choices]
+
+    def answer(self, found: choice.Choice) -> dict[str, Any]:
+        """Return the answer that the rewards gave."""
+        return {
+            "type": "choice",
+            "name": self.name,
+            "choice": self.choices[found.best].value,
+            "probabilities": [
+                {"value": one.value, "probability": p}
+                for one, p in zip(self.choices, found.probabilities, strict=True)
+            ],
+            "confidence": choice.confidence(found.probabilities),
+        }
+
+
+class Level(Body):
+    """One level of a score."""
+
+    label: str
+    description: str | None = None
+
+
+class Score(Asked):
+    """Which of the levels, the lowest first?"""
+
+    type: Literal["score"]
+    levels: list[Level] = Field(min_length=2)
+
+    def options(self) -> list[str]:
+        """Return the responses that the levels are."""
+        return [option(one.label, one.description) for one in self.levels]
+
+    def answer(self, found: choice.Choice) -> dict[str, Any]:
+        """Return the answer that the rewards gave."""
+        levels = enumerate(zip(self.levels, found.probabilities, strict=True))
+        return {
+            "type": "score",
+            "name": self.name,
+            "score": choice.level(found.probabilities),
+            "probabilities": [
+                {"value": place, "label": one.label, "probability": p} for place, (one, p) in levels
+            ],
+            "confidence": choice.level_confidence(found.probabilities),
+        }
+
+
+class Decisions(Body):
+    """`questions` on one `input`; the answers come in their order."""
+
+    input: Input
+    questions: list[Annotated[Predicate | Choice | Score, Field(discriminator="type")]] = Field(
+        min_length=1
+    )
+    model: str | None = None
+    stream: bool | None = None
+
+
+async def _answer(ask: Ask, wanted: Decisions) -> dict[str, Any]:
+    call = ask.call(wanted.model)
+    asked = await offload(len(wanted.questions), lambda: list(_asked(ask, wanted)))
+    questions = [question for _, question in asked]
+    outcome, found = await answered(call, questions)
+    pairs, read = zip(asked, found, strict=True), tokens(outcome)
+    computed = round(outcome.computed_tokens / len(call.target.members))
+    return {
+        "model": call.target.name,
+        "answers": await offload(
+            size(questions), lambda: [one.answer(its) for (one, _), its in pairs]
+        ),
+        "usage": {
+            "input_tokens": read,
+            "input_tokens_details": {
+                "cached_tokens": max(0, read - computed),
+                "cache_write_tokens": 0,
+            },
+            "output_tokens": 0,
+            "output_tokens_details": {"reasoning_tokens": 0},
+            "total_tokens": read,
+        },
+    }
+
+
+def _asked(ask: Ask, wanted: Decisions) -> Iterator[tuple[Choice | Score, Question]]:
+    if wanted.stream:
+        raise unanswerable(ask, "decisions come at once; leave 'stream' out", "stream")
+    turns = _turns(ask, wanted.input)
+    check_size(turns, len(wanted.questions), "input")
+    for place, one in enumerate(wanted.questions):
+        where = f"questions[{place}]"
+        if isinstance(one, Predicate):
+            raise no_truth(ask, where)
+        words = _said(ask, one.instructions, f"{where}.instructions")
+        yield one, Question(prompt(turns, words), one.options(), where, "input")
+
+
+def _turns(ask: Ask, given: Input) -> list[wire.Message]:
+    if isinstance(given, str):
+        return [turn(given)]
+    turns: list[dict[str, Any]] = []
+    for place, one in enumerate(given):
+        where = f"input[{place}]"
+        match one.type:
+            case "function_call" if turns and turns[-1]["role"] == "assistant":
+                turns[-1].setdefault("tool_calls", []).append(one.call())  # of the same turn
+            case "function_call":
+                turns.append({"role": "assistant", "tool_calls": [one.call()]})
+            case "function_call_output":
+                said = _said(ask, one.output or "", f"{where}.output")
+                turns.append({"role": "tool", "content": said, "tool_call_id": one.call_id})
+            case "message":
+                said = _said(ask, one.content or "", f"{where}.content")
+                role = one.role or ""
+                turns.append({"role": _ROLES.get(role, role), "content": said})
+            case _:
+                reason = "a reward model's template has no custom tools; tell of them in a message"
+                raise unanswerable(ask, reason, where)
+    return _checked(turns)
+
+
+def _checked(turns: list[dict[str, Any]]) -> list[wire.Message]:
+    try:
+        return [wire.Message.model_validate(one) for one in turns]
+    except ValidationError as error:
+        said = validation.sentence(error.errors(include_url=False, include_input=False)[0])
+        raise InvalidField(said, param="input") from None
+
+
+def _said(ask: Ask, content: Said, where: str) -> str:
+    if isinstance(content, str):
+        return content
+    for place, part in enumerate(content):
+        if part.type == "input_image":
+            raise no_image(ask, f"{where}[{place}]")
+    return "\n".join(part.said() for part in content)
+
+
+def _word(value: str | bool) -> str:
+    return value if isinstance(value, str) else str(value).lower()
+
+
+def _problem(error: AssayError, request_id: str) -> tuple[int, dict[str, Any]]:
+    del request_id
+    status = 400 if error.status == 422 else error.status
+    kind = "invalid_request_error" if status < 500 else "server_error"
+    if isinstance(error, Overloaded):
+        kind = "overloaded_error"
+    code = "model_not_found" if isinstance(error, UnknownTarget) else error.code
+    detail = {"message": error.message, "type": kind, "param": error.param, "code": code}
+    return status, {"error": detail}
+
+
+CONTRACTS = (Contract("decisions", ("/v1/decisions",), Decisions, _answer, _problem),)

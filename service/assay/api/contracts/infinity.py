@@ -1,0 +1,113 @@
+"""Infinity: `/classify` and `/rerank` where the body has `raw_scores`, as its own client's has.
+
+`raw_scores` is heeded: without it a score is σ(reward), and of a model with attributes the softmax
+over them. Documents are bare strings. An unknown model is 404, not Infinity's 400. LiteLLM sends
+none of that key: with `return_documents=False` its provider reads what `rerank` answers.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from assay.api.contracts import detail, labels
+from assay.api.contracts.contract import Ask, Body, Contract, created, each
+from assay.api.contracts.rerank import pairs, ranked
+from assay.items import Cutting, Text
+from assay.reward.transform import sigmoid
+from assay.scoring.offload import offload
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from assay.errors import AssayError
+    from assay.scoring.call import Call, ScoredItem
+
+_UNNAMED = "default/not-specified"  # what the client sends for no model
+_LIKE_INFINITY = Cutting("longest_first")
+_TELLS = frozenset({"raw_scores"})
+
+
+class _Named(Body):
+    model: str | None = _UNNAMED
+    raw_scores: bool = False
+
+    @property
+    def target(self) -> str | None:
+        """The target's name, if the caller gave one."""
+        return None if self.model == _UNNAMED else self.model
+
+
+class Classify(_Named):
+    """`input` is texts that went through a template already; they get what the tokenizer adds."""
+
+    input: list[str]
+
+
+class Rerank(_Named):
+    """`query` is a prompt, `documents` are responses to it."""
+
+    query: str
+    documents: list[str]
+    return_documents: bool = False
+    top_n: int | None = None
+
+
+async def _classify(ask: Ask, wanted: Classify) -> dict[str, Any]:
+    sources = await offload(
+        len(wanted.input), lambda: [Text(text, "tokenizer") for text in wanted.input]
+    )
+    call, _, judged = await ask.read(
+        sources, each("input"), model=wanted.target, cutting=_LIKE_INFINITY
+    )
+    data = await offload(
+        len(judged),
+        lambda: [labels.of(call, one, "none" if wanted.raw_scores else None) for one in judged],
+    )
+    return {"object": "classify", "data": data, **_envelope(ask, call, judged)}
+
+
+async def _rerank(ask: Ask, wanted: Rerank) -> dict[str, Any]:
+    sources = await pairs(wanted.query, wanted.documents)
+    call, _, judged = await ask.read(
+        sources, each("documents"), model=wanted.target, cutting=_LIKE_INFINITY
+    )
+    ranking = await offload(len(judged), lambda: ranked(judged, wanted.top_n))
+    results = [
+        {
+            "relevance_score": reward if wanted.raw_scores else sigmoid(reward),
+            "index": index,
+            "document": wanted.documents[index] if wanted.return_documents else None,
+        }
+        for index, reward in ranking
+    ]
+    return {"object": "rerank", "results": results, **_envelope(ask, call, judged)}
+
+
+def _envelope(ask: Ask, call: Call, judged: Sequence[ScoredItem]) -> dict[str, Any]:
+    tokens = sum(one.n_tokens for one in judged)
+    return {
+        "model": call.target.name,
+        "usage": {"prompt_tokens": tokens, "total_tokens": tokens},
+        "id": f"infinity-{ask.request_id}",
+        "created": created(),
+    }
+
+
+def _problem(error: AssayError, request_id: str) -> tuple[int, dict[str, Any]]:
+    """A bad request is told as FastAPI tells it, anything else as OpenAI does."""
+    del request_id
+    if error.status == 422:
+        return error.status, detail.of(error)
+    told = {
+        "message": error.message,
+        "type": error.code,
+        "param": error.param,
+        "code": error.status,
+    }
+    return error.status, {"error": told}
+
+
+CONTRACTS = (
+    Contract("infinity.classify", ("/classify",), Classify, _classify, _problem, _TELLS),
+    Contract("infinity.rerank", ("/rerank",), Rerank, _rerank, _problem, _TELLS),
+)

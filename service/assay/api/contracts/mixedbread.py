@@ -1,0 +1,67 @@
+"""Mixedbread's rerank: `/v1/reranking`, whose documents are the `input`.
+
+The answer's `data` is sorted, the best first; a `score` is a probability: σ(reward). Of objects in
+`input`, `rank_fields` names the fields that are read, in its order. What is over the model's limit
+is cut; how many items were is in the header `x-assay-truncated`.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+from pydantic import BeforeValidator, Field
+
+from assay.api.contracts.contract import Ask, Body, Contract, told, unheeded
+from assay.api.contracts.rerank import Words, fields, pairs, rank
+from assay.items import Cutting
+from assay.reward.transform import sigmoid
+
+if TYPE_CHECKING:
+    from assay.errors import AssayError
+
+
+class Reranking(Body):
+    """`query` is a prompt, `input` are responses to it."""
+
+    rank_fields: list[str] | None = None  # ahead of the input, whose texts it decides
+    query: str
+    input: list[Annotated[Words, BeforeValidator(fields)]]
+    model: str | None = None
+    top_k: int | None = Field(default=None, ge=0)
+    return_input: bool = False
+    rewrite_query: Annotated[bool | None, unheeded("a query is scored as it is")] = None
+
+
+async def _rerank(ask: Ask, wanted: Reranking) -> dict[str, Any]:
+    ranking, tokens, call = await rank(
+        ask,
+        await pairs(wanted.query, wanted.input),
+        "input",
+        model=wanted.model,
+        top_n=wanted.top_k,
+        cutting=Cutting("longest_first"),
+    )
+    return {
+        "usage": {"prompt_tokens": sum(tokens), "total_tokens": sum(tokens)},
+        "model": call.target.name,
+        "data": [
+            {
+                "index": index,
+                "score": sigmoid(reward),
+                **({"input": wanted.input[index]} if wanted.return_input else {}),
+                "object": "rank_result",
+            }
+            for index, reward in ranking
+        ],
+        "object": "list",
+        "top_k": len(ranking),
+        "return_input": wanted.return_input,
+    }
+
+
+def _problem(error: AssayError, request_id: str) -> tuple[int, dict[str, Any]]:
+    del request_id
+    return error.status, {"object": "error", "message": told(error), "detail": told(error)}
+
+
+CONTRACTS = (Contract("mixedbread.rerank", ("/v1/reranking",), Reranking, _rerank, _problem),)

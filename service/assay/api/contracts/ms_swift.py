@@ -1,0 +1,45 @@
+"""ms-swift's InferClient: a completion whose message's content is the reward, a bare number.
+
+Its requests don't differ from those of NVIDIA's clients, which want "reward:<float>" (`nvidia`), so
+it has paths of its own, for `base_url="http://HOST:8000/swift/v1"`. Of a process reward model the
+content is a list of the steps' scores.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from fastapi import APIRouter, Request
+
+from assay.api.contracts.contract import Ask, Contract, created
+from assay.api.contracts.nvidia import ChatCompletion, completion, problem, read
+from assay.api.disconnect import scorer_of
+from assay.reward import ensemble
+
+if TYPE_CHECKING:
+    from assay.scoring.call import ScoredItem
+
+router = APIRouter(include_in_schema=False)
+
+
+@router.get("/swift/v1/models")
+async def models(request: Request) -> dict[str, Any]:
+    """List what is served: the client asks before its first completion."""
+    names = scorer_of(request).served.targets.by_name
+    entry = {"object": "model", "created": created(), "owned_by": "assay"}
+    return {"object": "list", "data": [{"id": name, **entry} for name in names]}
+
+
+async def _complete(ask: Ask, wanted: ChatCompletion) -> dict[str, Any]:
+    call, judged = await read(ask, wanted)
+    return completion(ask, call, judged, _content(judged), {})
+
+
+def _content(judged: ScoredItem) -> float | list[float]:
+    steps = judged.verdict.steps
+    return ensemble.mean(judged.rewards) if steps is None else list(steps)
+
+
+CONTRACTS = (
+    Contract("ms-swift.chat", ("/swift/v1/chat/completions",), ChatCompletion, _complete, problem),
+)

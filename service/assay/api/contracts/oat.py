@@ -1,0 +1,104 @@
+"""OAT's remote oracle: P(first wins) of pairs of candidates, and scores (oat/oracles/remote).
+
+`/get_feedback` is where its client posts; `/compare`, shared with the native route, is told by
+`batch_prompt`. The client sends MessagePack without saying so, and is answered in it; JSON is taken
+as well, and what errors are spelt in. P is that of the native `/compare`, σ(r1 − r2) of a model and
+the mean of it over an ensemble.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, ClassVar
+
+from pydantic import Field
+
+from assay.api import problems
+from assay.api.contracts.codec import JSON, MESSAGE_PACK
+from assay.api.contracts.contract import Ask, Body, Contract, each
+from assay.errors import InvalidField
+from assay.reward import ensemble, preference
+from assay.scoring import items
+from assay.scoring.offload import offload
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from assay.scoring.call import ScoredItem
+
+Pair = Annotated[list[str], Field(min_length=2, max_length=2)]
+
+
+class Feedback(Body):
+    """Candidates for a preference, or, without any, responses for scores; one for each prompt."""
+
+    alternatives: ClassVar = ("batch_candidates", "batch_response")
+    batch_prompt: list[str]
+    batch_candidates: list[Pair] = Field(default=[])
+    batch_response: list[str] = Field(default=[])
+    model: str | None = None
+
+
+async def _compare(ask: Ask, wanted: Feedback) -> dict[str, list[float]]:
+    return {"batch_first_win_prob": await _first_wins(ask, wanted)}
+
+
+async def _feedback(ask: Ask, wanted: Feedback) -> dict[str, list[float]]:
+    if wanted.batch_candidates or not wanted.batch_response:
+        return {"batch_score": [], "batch_first_win_prob": await _first_wins(ask, wanted)}
+    _check(wanted, wanted.batch_response, "batch_response")
+    pairs = zip(wanted.batch_prompt, wanted.batch_response, strict=True)
+    sources = await offload(
+        len(wanted.batch_prompt),
+        lambda: items.sources([(prompt, [response]) for prompt, response in pairs]),
+    )
+    _, _, judged = await ask.read(sources, each("batch_response"), model=wanted.model)
+    scores = [ensemble.mean(one.rewards) for one in judged]
+    return {"batch_score": scores, "batch_first_win_prob": []}
+
+
+async def _first_wins(ask: Ask, wanted: Feedback) -> list[float]:
+    _check(wanted, wanted.batch_candidates, "batch_candidates")
+    groups: list[tuple[str, list[str]]] = list(
+        zip(wanted.batch_prompt, wanted.batch_candidates, strict=True)
+    )
+    call = ask.call(wanted.model)
+    if call.only_compares:
+        _, matrices = await call.contest(groups, "batch_candidates")
+        return [one[0][1] for one in matrices if isinstance(one, list)]
+    sources = await offload(len(groups), lambda: items.sources(groups))
+    _, judged = await ask.run(
+        call, sources, lambda place: f"batch_candidates[{place // 2}][{place % 2}]"
+    )
+    return await offload(
+        len(judged),
+        lambda: [_probability(*pair) for pair in zip(judged[::2], judged[1::2], strict=True)],
+    )
+
+
+def _probability(one: ScoredItem, other: ScoredItem) -> float:
+    rows = [list(pair) for pair in zip(one.rewards, other.rewards, strict=True)]
+    return preference.compare(rows).probability
+
+
+def _check(wanted: Feedback, given: Sequence[object], name: str) -> None:
+    if len(given) != len(wanted.batch_prompt):
+        raise InvalidField(
+            f"'{name}' has {len(given)} entries for {len(wanted.batch_prompt)} prompts", param=name
+        )
+
+
+_FORMS = (JSON, MESSAGE_PACK)
+CONTRACTS = (
+    Contract(
+        "oat.feedback", ("/get_feedback",), Feedback, _feedback, problems.native, forms=_FORMS
+    ),
+    Contract(
+        "oat.compare",
+        ("/compare",),
+        Feedback,
+        _compare,
+        problems.native,
+        frozenset({"batch_prompt"}),
+        _FORMS,
+    ),
+)

@@ -1,0 +1,51 @@
+"""OpenRLHF's remote reward model: `--remote_rm_url`, all versions (openrlhf/cli/serve_rm.py).
+
+`query` are whole templated texts. Old clients leave padding in them. `scores` feed a filter over
+[0, 1], so they are σ(reward); `rewards` are raw. `extra_logs` must be numeric, and is empty.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Self
+
+from pydantic import model_validator
+
+from assay.api import problems
+from assay.api.contracts.contract import Ask, Body, Contract, each
+from assay.items import Text
+from assay.reward import ensemble
+from assay.reward.transform import sigmoid
+from assay.scoring.offload import offload
+
+
+class GetReward(Body):
+    """`prompts` and `labels` are sent along, and not needed."""
+
+    query: list[str]
+    prompts: Any = None
+    model: str | None = None
+
+    @model_validator(mode="after")
+    def _goes_together(self) -> Self:
+        sent = self.prompts if isinstance(self.prompts, list) else []
+        if sent and len(sent) != len(self.query):
+            raise ValueError(f"{len(sent)} 'prompts' don't go with {len(self.query)} in 'query'")
+        return self
+
+
+async def _get_reward(ask: Ask, wanted: GetReward) -> dict[str, Any]:
+    if not wanted.query:  # sent where there are more servers than samples
+        return {"rewards": [], "scores": [], "extra_logs": {}}
+    padding = ask.target(wanted.model).members[0].facts.padding
+    sources = await offload(
+        len(wanted.query),
+        lambda: [Text(padding.taken_off_text(text)) for text in wanted.query],
+    )
+    _, _, judged = await ask.read(sources, each("query"), model=wanted.model)
+    rewards = [ensemble.mean(one.rewards) for one in judged]
+    return {"rewards": rewards, "scores": [sigmoid(one) for one in rewards], "extra_logs": {}}
+
+
+CONTRACTS = (
+    Contract("openrlhf.get_reward", ("/get_reward",), GetReward, _get_reward, problems.native),
+)

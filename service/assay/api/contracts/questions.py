@@ -1,0 +1,155 @@
+"""Questions with options, as System One, OpenAI and SGLang ask them, put to a reward model.
+
+The options are responses to one prompt, scored as on `/best-of-n`. The prompt is the input with the
+question's instructions after a blank line: in the input's last turn if that is the user's, else in
+a user turn of their own; without instructions it is the input alone. An option is read as its name,
+or as "name: description"; the options aren't listed in the prompt. What is neither text nor a turn
+is read as compact JSON.
+
+The choice is the option with the highest reward, an ensemble's mean; probabilities are Luce's
+choice by the same rewards (`reward.choice`). They say which answer the model prefers, not how
+likely one is true: what needs that is refused with 501, as is what has no text.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from assay import wire
+from assay.api.contracts.contract import check_joined
+from assay.errors import Unanswerable
+from assay.items import NO_INPUTS, said
+from assay.reward import choice, ensemble
+from assay.scoring import items
+from assay.scoring.offload import offload
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from assay.api.contracts.contract import Ask
+    from assay.items import TemplateInputs
+    from assay.reward.choice import Choice
+    from assay.scoring.call import Call, ScoredItem
+    from assay.scoring.scorer import RequestResult
+
+Content = str | dict[str, Any] | list[Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """A prompt and the options to answer it, and where they are in the request."""
+
+    prompt: list[wire.Message]
+    options: list[str]
+    where: str
+    turns: str = ""  # where the prompt's turns are
+
+
+def size(questions: Sequence[Question]) -> int:
+    """Return how many options there are."""
+    return sum(len(one.options) for one in questions)
+
+
+def text(content: Content | None) -> str:
+    """Return what is read of a text, of JSON and of nothing."""
+    if content is None or isinstance(content, str):
+        return content or ""
+    return json.dumps(content, ensure_ascii=False, separators=(",", ":"))
+
+
+def option(name: str, description: Content | None = None) -> str:
+    """Return the response that an option is."""
+    return f"{name}: {told}" if (told := text(description)) else name
+
+
+def turn(content: Content, role: str = "user") -> wire.Message:
+    """Return one turn."""
+    return wire.Message(role=role, content=text(content))
+
+
+def prompt(turns: Sequence[wire.Message], *words: str) -> list[wire.Message]:
+    """Return the turns with the words at their end, blank lines between."""
+    if not any(words):
+        return list(turns)
+    before, last = list(turns), ""
+    if before and before[-1].role == "user":
+        last = said(before.pop().turn())
+    return [*before, turn("\n\n".join(filter(None, [last, *words])))]
+
+
+def check_size(turns: Sequence[wire.Message], questions: int, field: str) -> None:
+    """Refuse an input that is too large to stand before each of so many questions.
+
+    Raises:
+        BodyTooLarge: It is.
+    """
+    if turns and turns[-1].role == "user":
+        check_joined(len(said(turns[-1].turn())), questions, field)
+
+
+def unanswerable(ask: Ask, reason: str, where: str) -> Unanswerable:
+    """Return the refusal of what no reward model answers, which clients needn't repeat."""
+    ask.headers["x-should-retry"] = "false"
+    return Unanswerable(reason, param=where)
+
+
+def no_truth(ask: Ask, where: str) -> Unanswerable:
+    """Return the refusal of a question for how likely something is true."""
+    reason = (
+        "a reward model says which answer is better, not how likely a statement is true; ask for "
+        "a 'choice' between the two answers"
+    )
+    return unanswerable(ask, reason, where)
+
+
+def no_image(ask: Ask, where: str) -> Unanswerable:
+    """Return the refusal of whatever isn't text."""
+    return unanswerable(ask, "the models served here read text only; leave images out", where)
+
+
+async def answered(
+    call: Call,
+    questions: Sequence[Question],
+    *,
+    temperature: float = 1.0,
+    inputs: TemplateInputs = NO_INPUTS,
+) -> tuple[RequestResult, list[Choice]]:
+    """Answer all questions in one call; one bad option fails the request."""
+    groups = [(one.prompt, one.options) for one in questions]
+    beside = [inputs] * len(groups)
+    if call.only_compares:
+        outcome, matrices = await call.contest(groups, "questions", inputs=beside)
+        pairs = sum(len(one.options) ** 2 for one in questions)
+        met = [one for one in matrices if isinstance(one, list)]
+        return outcome, await offload(
+            pairs, lambda: [choice.by_preferences(one, temperature=temperature) for one in met]
+        )
+    owners = [one for one in questions for _ in one.options]
+    sources = await offload(len(owners), lambda: items.sources(groups, beside))
+    outcome, judged = await call.run(sources, lambda place, param: _path(owners[place], param))
+    return outcome, await offload(len(owners), lambda: _choices(questions, judged, temperature))
+
+
+def tokens(outcome: RequestResult) -> int:
+    """Return how many tokens the options have, as an ensemble's first member reads them."""
+    return sum(len(one.ids) for one in outcome.items)
+
+
+def _path(question: Question, param: str | None) -> str:
+    """Return where in the request an error of a question's option is."""
+    if param is not None and items.is_shared(None, param):
+        return param
+    is_turn = param is not None and param.startswith("messages[") and question.turns
+    return items.within(question.turns, param or "") if is_turn else question.where
+
+
+def _choices(
+    questions: Sequence[Question], judged: Sequence[ScoredItem], temperature: float
+) -> list[Choice]:
+    remaining = iter(ensemble.mean(one.rewards) for one in judged)
+    return [
+        choice.by_rewards([next(remaining) for _ in one.options], temperature=temperature)
+        for one in questions
+    ]

@@ -1,0 +1,304 @@
+"""SGLang's routes for reward models (sglang/srt/entrypoints, docs/basic_usage/native_api).
+
+Numbers are raw: one an item, or one a step from a process reward model; SGLang's own `/v1/classify`
+answers the softmax of one number, 1. Text gets what the tokenizer adds, once. `/v1/embeddings`
+answers floats, whatever `encoding_format` says, as SGLang does; of a model whose steps are
+tokenized each alone, token ids are embedded as the head's number at every token. `/v1/score` of a
+reward model is its score, whatever `label_token_ids` say, as SGLang answers of a sequence
+classifier; 501 where there is no score of one item, either. It is told by `query`, or by `items`
+alone. Its first clients sent `conv`, conversations, to `/judge`, later `/classify`. `/v1/rerank` is
+told by `instruct`, and answers a bare list.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+
+from fastapi import APIRouter, Request
+from pydantic import TypeAdapter, ValidationError
+
+from assay.api.contracts import rerank, step_rows
+from assay.api.contracts.contract import (
+    Ask,
+    Body,
+    Contract,
+    Given,
+    check_joined,
+    each,
+    only,
+    text_or_ids,
+    told,
+    unheeded,
+)
+from assay.api.contracts.questions import unanswerable
+from assay.api.contracts.turns import Turn, conversation
+from assay.api.contracts.vllm import Inputs, classify, named, ping, usage
+from assay.api.disconnect import scorer_of
+from assay.api.problems import path_of
+from assay.errors import InvalidField
+from assay.items import Ids, Text
+from assay.reward import ensemble
+from assay.reward.transform import sigmoid
+from assay.scoring.offload import offload
+
+if TYPE_CHECKING:
+    from assay.errors import AssayError
+    from assay.items import Source
+    from assay.scoring.call import ScoredItem
+
+
+router = APIRouter(include_in_schema=False)
+router.add_api_route("/health_generate", ping, methods=["GET", "HEAD"])
+_TALKS = TypeAdapter(list[list[Turn]])
+_NOT_TEXT = unheeded("the models served here read text only")
+_ADAPTER = unheeded("an adapter is served under a name of its own, which 'model' takes")
+
+
+class Classify(Body):
+    """`POST /classify`: texts that already went through a template, token ids, or conversations."""
+
+    alternatives: ClassVar = ("text", "input_ids", "conv")
+    model: str | None = None
+    text: Any = None
+    input_ids: Any = None
+    conv: Any = None
+    image_data: Annotated[Any, _NOT_TEXT] = None
+    video_data: Annotated[Any, _NOT_TEXT] = None
+    audio_data: Annotated[Any, _NOT_TEXT] = None
+    lora_path: Annotated[Any, _ADAPTER] = None
+
+
+class Embeddings(Body):
+    """`POST /v1/embeddings`."""
+
+    model: str | None = None
+    input: Any
+    dimensions: Annotated[int | None, unheeded("a reward has no dimensions to cut")] = None
+    lora_path: Annotated[Any, _ADAPTER] = None
+
+
+class Score(Body):
+    """`POST /v1/score`: each item behind (or before) the query, as one text or sequence."""
+
+    model: str | None = None
+    query: Any = ""
+    items: Any
+    label_token_ids: Any = None
+    apply_softmax: bool = False
+    item_first: bool = False
+
+
+@router.get("/get_model_info")
+async def model_info(request: Request) -> dict[str, Any]:
+    """Say what the default target is, in SGLang's words."""
+    target = scorer_of(request).target(None)
+    return {
+        "model_path": target.name,
+        "tokenizer_path": target.name,
+        "is_generation": False,
+        "weight_version": target.revision,
+    }
+
+
+async def _classify(ask: Ask, wanted: Classify) -> Any:
+    if wanted.conv is not None:
+        given = await _conversations(wanted.conv)
+    else:
+        field = "text" if wanted.text is not None else "input_ids"
+        given = await text_or_ids(getattr(wanted, field), field)
+    _, outcome, judged = await ask.read(given.sources, given.path, model=wanted.model)
+
+    def entry(index: int, one: ScoredItem) -> dict[str, Any]:
+        return {
+            "embedding": _numbers(one),
+            "meta_info": {
+                "id": ask.request_id if given.is_one else f"{ask.request_id}-{index}",
+                "prompt_tokens": one.n_tokens,
+                "e2e_latency": outcome.total_s,
+            },
+        }
+
+    data = await offload(len(judged), lambda: [entry(*numbered) for numbered in enumerate(judged)])
+    return data[0] if given.is_one else data
+
+
+async def _conversations(given: Any) -> Given:
+    """Return the items of `conv`, which is a conversation, or a list of them.
+
+    Raises:
+        InvalidField: It is neither, or one doesn't end with the assistant's turn.
+    """
+    is_one = isinstance(given, list) and bool(given) and isinstance(given[0], dict)
+    path = only("conv") if is_one else each("conv")
+
+    def read() -> list[Source]:
+        talks = _TALKS.validate_python([given] if is_one else given)
+        return [conversation(turns, path(place)) for place, turns in enumerate(talks)]
+
+    try:
+        sources = await offload(len(given) if isinstance(given, list) else 0, read)
+    except ValidationError as error:
+        place, *inside = error.errors(include_url=False, include_input=False)[0]["loc"] or [0]
+        where = path_of(("conv", *inside) if is_one else ("conv", place, *inside))
+        raise InvalidField(
+            f"field '{where}': send conversations, each a list of turns with 'role' and 'content', "
+            "which is text or parts of text",
+            param=where if inside else "conv",
+        ) from None
+    return Given(sources, path, is_one)
+
+
+async def _embed(ask: Ask, wanted: Embeddings) -> dict[str, Any]:
+    given = await text_or_ids(wanted.input, "input")
+    given = step_rows.at_every_token(given, ask.target(wanted.model))
+    call, _, judged = await ask.read(given.sources, given.path, model=wanted.model)
+    outputs = list(ask.scorer.served.sizes(call.target)[0].items())
+
+    def entry(index: int, one: ScoredItem) -> dict[str, Any]:
+        is_read = not one.rewards  # at every token
+        numbers = (
+            [row[-1] for row in step_rows.raw(call, one, outputs)] if is_read else _numbers(one)
+        )
+        return {"object": "embedding", "index": index, "embedding": numbers}
+
+    data = await offload(len(judged), lambda: [entry(*numbered) for numbered in enumerate(judged)])
+    return {"object": "list", "data": data, "model": call.target.name, "usage": usage(judged)}
+
+
+async def _score(ask: Ask, wanted: Score) -> dict[str, Any]:
+    if wanted.label_token_ids and ask.call(wanted.model).only_compares:
+        reason = "the model compares responses: it has no probabilities of tokens, and no scores"
+        raise unanswerable(ask, reason, "label_token_ids")
+    given = await _joined(wanted)
+    call, _, judged = await ask.read(given.sources, given.path, model=wanted.model)
+    rewards = [ensemble.mean(one.rewards) for one in judged]
+    # SGLang's softmax of one number would be 1 for every item.
+    scores = [[sigmoid(one) if wanted.apply_softmax else one] for one in rewards]
+    return {
+        "scores": scores,
+        "model": call.target.name,
+        "usage": usage(judged),
+        "object": "scoring",
+    }
+
+
+async def _joined(wanted: Score) -> Given:
+    """Return each item with the query.
+
+    Raises:
+        InvalidField: There are several queries, or some are text and others token ids.
+    """
+    items = await text_or_ids(wanted.items, "items")
+    if not wanted.query:
+        return items
+    query = await text_or_ids(wanted.query, "query")
+    if not query.is_one:
+        raise InvalidField("field 'query': send one text, or one list of token ids", param="query")
+    (one,) = query.sources
+    size = len(one.ids) if isinstance(one, Ids) else len(wanted.query)
+    check_joined(size, len(items.sources), "query")
+    joined = await offload(
+        len(items.sources),
+        lambda: [
+            _one(one, item, items.path(place), item_first=wanted.item_first)
+            for place, item in enumerate(items.sources)
+        ],
+    )
+    return replace(items, sources=joined)
+
+
+def _one(query: Source, item: Source, where: str, *, item_first: bool) -> Source:
+    match (item, query) if item_first else (query, item):
+        case Text(one, specials), Text(other):
+            return Text(one + other, specials)
+        case Ids(one), Ids(other):
+            return Ids([*one, *other])
+    raise InvalidField(
+        f"field '{where}': send query and items both as text, or both as token ids", param=where
+    )
+
+
+class Rerank(rerank.Rerank):
+    """`POST /v1/rerank`, as SGLang's clients send it."""
+
+    instruct: str | None = None
+
+
+async def _bare_list(ask: Ask, wanted: Rerank) -> list[dict[str, Any]]:
+    """Answer `/v1/rerank`."""
+    if wanted.instruct:
+        ask.call(wanted.model)
+        raise InvalidField(
+            "a request can't change the instruction, which stands in the model's template; send "
+            "null, or write it into 'query'",
+            param="instruct",
+        )
+    _, ranking, tokens = await rerank.read(ask, wanted)
+    shows = wanted.return_documents is not False
+    return [
+        {
+            "score": reward,
+            "document": wanted.documents[index] if shows else None,
+            "index": index,
+            "meta_info": {"id": ask.request_id, "prompt_tokens": tokens[index]},
+        }
+        for index, reward in ranking
+    ]
+
+
+def _numbers(judged: ScoredItem) -> list[float]:
+    """Return an item's one reward, or each step's score."""
+    if judged.verdict.steps is not None:
+        return list(judged.verdict.steps)
+    return [ensemble.mean(judged.rewards)]
+
+
+def _native_problem(error: AssayError, request_id: str) -> tuple[int, dict[str, Any]]:
+    del request_id
+    status, _ = named(error)
+    return status, {"error": {"message": told(error)}}
+
+
+def _problem(error: AssayError, request_id: str) -> tuple[int, dict[str, Any]]:
+    del request_id
+    status, kind = named(error)
+    return status, {
+        "object": "error",
+        "message": error.message,
+        "type": kind,
+        "param": error.param,
+        "code": status,
+    }
+
+
+CONTRACTS = (
+    Contract(
+        "sglang.classify",
+        ("/classify", "/judge"),
+        Classify,
+        _classify,
+        _native_problem,
+        tells=frozenset({"text", "input_ids", "conv"}),
+    ),
+    Contract("sglang.v1-classify", ("/v1/classify",), Inputs, classify, _problem),
+    Contract(
+        "sglang.rerank",
+        ("/v1/rerank",),
+        Rerank,
+        _bare_list,
+        _problem,
+        tells=frozenset({"instruct"}),
+    ),
+    Contract("sglang.embeddings", ("/v1/embeddings",), Embeddings, _embed, _problem),
+    Contract(
+        "sglang.score",
+        ("/v1/score",),
+        Score,
+        _score,
+        _problem,
+        tells=frozenset({"query", "label_token_ids"}),
+    ),
+)
+# Of bodies that aren't vLLM's: its queries may have `items`, too.
+OF_ITEMS_ALONE = (replace(CONTRACTS[-1], tells=frozenset({"items"})),)

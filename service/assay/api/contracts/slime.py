@@ -1,0 +1,72 @@
+"""slime's `--rm-type remote_rm`: one sample, one bare number (slime/rollout/rm_hub).
+
+With `?reward_key=NAME` the answer is an object with that key, for `--reward-key NAME`. With
+`?verbatim=true` a prompt that is a string is a templated text (`--apply-chat-template`), and is
+scored as one text with its response.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from assay.api import problems
+from assay.api.contracts.contract import Ask, Contract, only
+from assay.api.contracts.turns import Prompt, Templated, Turn, check_untemplated, inputs_of
+from assay.errors import InvalidField
+from assay.items import Conversation, Text
+from assay.reward import ensemble
+
+if TYPE_CHECKING:
+    from assay.items import Source
+
+
+class Sample(Templated):
+    """`label` is sent along, and not needed."""
+
+    prompt: Prompt
+    response: str
+    model: str | None = None
+
+
+async def _reward(ask: Ask, wanted: Sample) -> float | dict[str, float]:
+    source = _source(wanted, is_templated=_is_templated(ask))
+    _, _, judged = await ask.read(
+        [source], only("response"), model=wanted.model, turns=only("prompt")
+    )
+    reward = ensemble.mean(judged[0].rewards)
+    key = ask.query.get("reward_key")
+    return reward if key is None else {key: reward}
+
+
+def _is_templated(ask: Ask) -> bool:
+    """Return whether the prompt went through a template.
+
+    Raises:
+        InvalidField: The URL says neither yes nor no.
+    """
+    said = ask.query.get("verbatim", "false")
+    if said not in ("true", "false"):
+        raise InvalidField("send 'verbatim=true' or 'verbatim=false'", param="verbatim")
+    return said == "true"
+
+
+def _source(wanted: Sample, *, is_templated: bool) -> Source:
+    if is_templated and isinstance(wanted.prompt, str):
+        check_untemplated(wanted, "prompt")
+        return Text(wanted.prompt + wanted.response)
+    prompt = wanted.prompt
+    asked = [Turn(role="user", content=prompt)] if isinstance(prompt, str) else prompt
+    turns = [*asked, Turn(role="assistant", content=wanted.response)]
+    return Conversation(tuple(one.message() for one in turns), inputs_of(wanted))
+
+
+CONTRACTS = (
+    Contract(
+        "slime.reward",
+        ("/reward",),
+        Sample,
+        _reward,
+        problems.native,
+        query=frozenset({"reward_key", "verbatim"}),
+    ),
+)

@@ -1,0 +1,50 @@
+"""What vLLM's clients read of each step of a solution: rows whose last number is the step's."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from assay.items import Ids
+from assay.scoring import interpretation
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from assay.api.contracts.contract import Given
+    from assay.scoring.call import Call, ScoredItem
+    from assay.scoring.targets import Target
+
+
+def at_every_token(given: Given, target: Target) -> Given:
+    """Return items whose token ids are read everywhere, of a model of separate steps.
+
+    Where its steps end isn't to be seen in ids: clients know, and pick.
+    """
+    steps = target.card.steps
+    if steps is None or steps.form != "separate" or not interpretation.scores_steps(target):
+        return given
+    sources = [
+        replace(one, reads_all=True) if isinstance(one, Ids) else one for one in given.sources
+    ]
+    return replace(given, sources=sources)
+
+
+def shown(call: Call, judged: ScoredItem, outputs: Sequence[tuple[str, int]]) -> list[list[float]]:
+    """Return what is answered of each step; the last number is the step's score."""
+    scores = judged.verdict.steps or ()
+    is_pair = call.target.card.score.rule == "softmax" and dict(outputs).get("reward") == 2
+    return [[1.0 - one, one] if is_pair else [one] for one in scores]
+
+
+def raw(call: Call, judged: ScoredItem, outputs: Sequence[tuple[str, int]]) -> list[list[float]]:
+    """Return the reward head's numbers at each step, of two labels the good one last."""
+    if judged.scored is None or judged.scored.numbers is None:
+        return []
+    names = [name for name, _ in outputs]
+    begin = sum(size for _, size in outputs[: names.index("reward")])
+    size = dict(outputs)["reward"]
+    rows: list[list[float]] = judged.scored.numbers[0][:, begin : begin + size].tolist()
+    rule = call.target.card.score
+    is_reversed = rule.rule == "softmax" and rule.index == 0 and size == 2
+    return [row[::-1] for row in rows] if is_reversed else rows

@@ -1,0 +1,166 @@
+"""System One's `/v1/systemone` (TypeSafe; also vLLM, SGLang): typed questions on one state.
+
+The state is one user turn with a question's instructions behind it, after a blank line; vLLM's
+`instructions` for all questions stand between. Options are responses to that, read as "name" or
+"name: description"; JSON is read as compact text. `choice` is best-of-n over them, P(i) =
+exp(reward_i) / Σ exp(reward), of an ensemble by its mean rewards; `score` is the
+probability-weighted place of a level, from 0. `noul`, `box` and images are a 501. What vLLM and
+SGLang add of a vocabulary (`diagnostics`, `x_label_mass`) isn't there: no token is predicted.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from pydantic import Field
+
+from assay.api.contracts import detail
+from assay.api.contracts.contract import Ask, Body, Contract, told
+from assay.api.contracts.questions import (
+    Content,
+    Question,
+    answered,
+    check_size,
+    no_image,
+    no_truth,
+    option,
+    prompt,
+    size,
+    text,
+    tokens,
+    turn,
+    unanswerable,
+)
+from assay.api.contracts.turns import inputs_of
+from assay.reward import choice
+from assay.scoring.offload import offload
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from assay.errors import AssayError
+
+
+class Asked(Body):
+    """What every question has."""
+
+    instructions: Content | None = None
+
+
+class Choice(Asked):
+    """Which of the options: by name, each with a description or null."""
+
+    type: Literal["choice"]
+    criteria: dict[str, Content | None] = Field(min_length=1)
+
+    def options(self) -> list[str]:
+        """Return the responses that the options are."""
+        return [option(*one) for one in self.criteria.items()]
+
+    def answer(self, found: choice.Choice) -> dict[str, Any]:
+        """Return the answer that the rewards gave."""
+        names = list(self.criteria)
+        return {
+            "type": "choice",
+            "choice": names[found.best],
+            "confidence": choice.confidence(found.probabilities),
+            "probabilities": dict(zip(names, found.probabilities, strict=True)),
+        }
+
+
+class Score(Asked):
+    """Which of the levels, the lowest first."""
+
+    type: Literal["score"]
+    criteria: list[Content] = Field(min_length=1)
+
+    def options(self) -> list[str]:
+        """Return the responses that the levels are."""
+        return [text(one) for one in self.criteria]
+
+    def answer(self, found: choice.Choice) -> dict[str, Any]:
+        """Return the answer that the rewards gave."""
+        return {
+            "type": "score",
+            "score": choice.level(found.probabilities),
+            "confidence": choice.level_confidence(found.probabilities),
+            "legend": {str(place): level for place, level in enumerate(self.criteria)},
+            "probabilities": {str(place): p for place, p in enumerate(found.probabilities)},
+        }
+
+
+class Noul(Asked):
+    """Is it true?"""
+
+    type: Literal["noul"]
+
+
+class Box(Asked):
+    """Where is it in the image?"""
+
+    type: Literal["box"]
+
+
+class SystemOne(Body):
+    """`questions` by names of the caller's, which come back with the answers."""
+
+    state: Content
+    questions: dict[str, Annotated[Choice | Score | Noul | Box, Field(discriminator="type")]] = (
+        Field(min_length=1)
+    )
+    model: str | None = None
+    instructions: Content | None = None
+    assets: dict[str, Any] | None = None
+    images: list[Any] | None = None
+    chat_template_kwargs: dict[str, Any] | None = None  # vLLM's
+
+
+async def _answer(ask: Ask, wanted: SystemOne) -> dict[str, Any]:
+    call = ask.call(wanted.model)
+    asked = await offload(len(wanted.questions), lambda: list(_asked(ask, wanted)))
+    questions = [question for _, question in asked]
+    outcome, found = await answered(call, questions, inputs=inputs_of(wanted))
+    answers = await offload(
+        size(questions),
+        lambda: [one.answer(its) for (one, _), its in zip(asked, found, strict=True)],
+    )
+    return {
+        "model": call.target.name,
+        "answers": dict(zip(wanted.questions, answers, strict=True)),
+        "usage": {"input_tokens": tokens(outcome), "output_tokens": 0},
+    }
+
+
+def _asked(ask: Ask, wanted: SystemOne) -> Iterator[tuple[Choice | Score, Question]]:
+    if wanted.assets or wanted.images:
+        raise no_image(ask, "assets" if wanted.assets else "images")
+    turns = [turn(wanted.state)]
+    check_size(turns, len(wanted.questions), "state")
+    ahead = text(wanted.instructions)
+    for name, one in wanted.questions.items():
+        where = f"questions.{name}"
+        if isinstance(one, Noul):
+            raise no_truth(ask, where)
+        if isinstance(one, Box):
+            raise unanswerable(ask, "a reward model finds no boxes in images", where)
+        yield one, Question(prompt(turns, ahead, text(one.instructions)), one.options(), where)
+
+
+def _problem(error: AssayError, request_id: str) -> tuple[int, dict[str, Any]]:
+    """A bad request is told as FastAPI tells it, anything else in one sentence."""
+    del request_id
+    if error.status != 422:
+        return error.status, {"detail": told(error)}
+    return error.status, detail.of(error)
+
+
+CONTRACTS = (
+    Contract(
+        "systemone",
+        ("/v1/systemone",),
+        SystemOne,
+        _answer,
+        _problem,
+        id_header="x-typesafe-request-id",
+    ),
+)

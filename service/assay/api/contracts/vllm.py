@@ -1,0 +1,479 @@
+"""vLLM's routes for reward models (vllm/entrypoints/pooling, vllm/entrypoints/serve/tokenize).
+
+Numbers are raw unless activation is asked for, by any of the names it has had; vLLM itself squashes
+by default. Text gets what the tokenizer adds, each once, and nothing where `add_special_tokens` is
+false; a conversation what the model's template says, unless it brings that field. What may be cut
+from an item is the card's, and the limit the model's: no lower one is heeded, nor ignored. Of a
+process reward model `/pooling` answers each step: [1 − p, p] where the card's rule is a softmax
+over two labels, else [score]; with activation refused, the head's numbers. Of one whose steps are
+tokenized each alone it answers token ids with the head's numbers at every token, unless activation
+is asked for. Of models of InternLM2's kind vLLM's `/pooling` has a row for each token, of which
+clients (xtuner's of POLAR) read the last: it is [[reward]].
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+from dataclasses import replace
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NamedTuple, Self
+
+import numpy as np
+from fastapi import APIRouter, Request, Response
+from pydantic import Field, model_validator
+
+from assay import __version__, wire
+from assay.api.contracts import step_rows
+from assay.api.contracts.contract import (
+    Ask,
+    Body,
+    Contract,
+    Given,
+    created,
+    each,
+    only,
+    text_or_ids,
+    unheeded,
+)
+from assay.api.contracts.labels import LABEL
+from assay.api.contracts.step_parsing import in_steps
+from assay.api.contracts.turns import (
+    Templated,
+    Turn,
+    check_untemplated,
+    conversation,
+    inputs_of,
+)
+from assay.api.disconnect import scorer_of
+from assay.errors import AssayError, InvalidField
+from assay.items import Cutting, Text
+from assay.reward import ensemble
+from assay.reward.transform import sigmoid
+from assay.scoring import items
+from assay.scoring.offload import offload
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from assay.items import Source, Specials
+    from assay.scoring.call import Call, ScoredItem
+    from assay.scoring.targets import Target
+
+_PAIRS = (
+    ("queries", "documents"),
+    ("queries", "items"),
+    ("text_1", "text_2"),
+    ("data_1", "data_2"),
+)
+
+ENDS_WITH_THE_TURN = unheeded("a conversation is rendered to the end of the turn that is scored")
+
+router = APIRouter(include_in_schema=False)
+
+
+class Whole(Body):
+    """What would end a conversation otherwise than behind the turn that is scored."""
+
+    add_generation_prompt: Annotated[bool | None, ENDS_WITH_THE_TURN] = None
+    continue_final_message: Annotated[bool | None, ENDS_WITH_THE_TURN] = None
+    echo: Annotated[bool | None, ENDS_WITH_THE_TURN] = None
+
+
+class Asked(Whole):
+    """What the routes that score have in common."""
+
+    model: str | None = None
+    use_activation: bool | None = None
+    activation: bool | None = None  # until 0.11
+    softmax: bool | None = None
+    normalize: bool | None = None
+    truncate_prompt_tokens: int | None = Field(default=None, ge=-1)
+    truncation_side: Literal["left"] | None = None
+    cache_salt: wire.CacheSalt | None = None
+
+    @property
+    def cutting(self) -> Cutting:
+        """What may be cut of an item: with a limit both parts, as the tokenizer cuts."""
+        return Cutting("longest_first" if self.truncate_prompt_tokens is not None else None)
+
+    @property
+    def _said(self) -> dict[str, bool]:
+        names = ("use_activation", "activation", "softmax", "normalize")
+        return {name: one for name in names if (one := getattr(self, name)) is not None}
+
+    @model_validator(mode="after")
+    def _activates_or_not(self) -> Self:
+        if len({*self._said.values()}) > 1:
+            raise ValueError(f"{' and '.join(map(repr, self._said))} contradict: send one of them")
+        return self
+
+    @property
+    def activates(self) -> bool | None:
+        """What was said of activation, if anything."""
+        return next(iter(self._said.values()), None)
+
+    def shown(self, judged: ScoredItem) -> float:
+        """Return an item's reward as it was asked for."""
+        reward = ensemble.mean(judged.rewards)
+        return sigmoid(reward) if self.activates else reward
+
+
+class Inputs(Asked, Templated):
+    """`input` or a conversation."""
+
+    alternatives: ClassVar = ("input", "messages")
+    input: Any = None
+    messages: list[Turn] | None = None
+    chat_template: Any = None
+    add_special_tokens: bool | None = None
+    task: Literal["classify", "token_classify", "reward", "encode", "score"] | None = None
+    dimensions: Annotated[int | None, unheeded("a reward has no dimensions to cut")] = None
+
+
+class Pooling(Inputs):
+    """`POST /pooling`."""
+
+    encoding_format: Literal["float", "base64"] = "float"
+    embed_dtype: str = "float32"  # of base64
+    endianness: Literal["native", "big", "little"] = "native"
+
+
+class Score(Asked):
+    """`POST /score`: one query with many documents, or as many of each."""
+
+    queries: Any = None
+    documents: Any = None
+    items: Any = None
+    text_1: Any = None
+    text_2: Any = None
+    data_1: Any = None
+    data_2: Any = None
+    chat_template_kwargs: dict[str, Any] | None = None
+
+    @property
+    def size(self) -> int:
+        """How many texts the longest list has."""
+        fields = (getattr(self, name) for pair in _PAIRS for name in pair)
+        return max((len(one) for one in fields if isinstance(one, list)), default=0)
+
+
+class Tokenize(Templated):
+    """`POST /tokenize`."""
+
+    alternatives: ClassVar = ("prompt", "messages")
+    model: str | None = None
+    prompt: str | None = None
+    messages: list[Turn] | None = None
+    chat_template: Any = None
+    add_generation_prompt: Annotated[bool | None, ENDS_WITH_THE_TURN] = None
+    continue_final_message: Annotated[bool | None, ENDS_WITH_THE_TURN] = None
+    add_special_tokens: bool | None = None
+    return_token_strs: bool | None = False
+
+
+@router.get("/version")
+async def version() -> dict[str, str]:
+    """Return Assay's version, where vLLM's clients look for one."""
+    return {"version": __version__}
+
+
+@router.get("/load")
+async def load(request: Request) -> dict[str, int]:
+    """Return how many requests are being answered."""
+    return {"server_load": scorer_of(request).admission.requests}
+
+
+@router.head("/ping")
+@router.get("/ping")
+@router.post("/ping")
+async def ping(request: Request) -> Response:
+    """Answer as `/health` does, without a body."""
+    return Response(status_code=503 if scorer_of(request).served.reasons() else 200)
+
+
+def check_limit(ask: Ask, wanted: Asked) -> None:
+    """Refuse a limit below the model's own; -1 is that.
+
+    Raises:
+        InvalidField: Fewer tokens are asked for.
+    """
+    refuse_limit(ask, wanted.model, wanted.truncate_prompt_tokens, "truncate_prompt_tokens")
+
+
+def refuse_limit(ask: Ask, model: str | None, asked: int | None, field: str) -> None:
+    """Refuse a field's limit where it is below the target's own.
+
+    Raises:
+        InvalidField: It is.
+    """
+    own = _limit(ask.target(model))
+    if asked is not None and 0 <= asked < own:
+        raise InvalidField(
+            f"items are cut to the model's own limit of {own} tokens, and to no other: leave "
+            f"'{field}' out, or send -1",
+            param=field,
+        )
+
+
+def _limit(target: Target) -> int:
+    return min(member.facts.max_tokens for member in target.members)
+
+
+async def classify(ask: Ask, wanted: Inputs) -> dict[str, Any]:
+    """Answer each item's reward, as the one label of a classifier."""
+
+    def entry(index: int, judged: ScoredItem) -> dict[str, Any]:
+        probs = [wanted.shown(judged)]
+        return {"index": index, "label": LABEL, "probs": probs, "num_classes": 1}
+
+    check_limit(ask, wanted)
+    _check_one_number(wanted)
+    given = await _given(wanted)
+    call, _, judged = await ask.read(
+        given.sources, given.path, model=wanted.model, cache_salt=wanted.cache_salt
+    )
+    return await _answer(ask, call, "classify", judged, entry)
+
+
+def _check_one_number(wanted: Inputs) -> None:
+    """Refuse to answer a row a token where an item has one number.
+
+    Raises:
+        InvalidField: It is asked for.
+    """
+    if wanted.task == "token_classify":
+        raise InvalidField(
+            "each item is answered by its one reward, not by a row for each token; leave 'task' "
+            "out, or send 'classify'",
+            param="task",
+        )
+
+
+async def _pool(ask: Ask, wanted: Pooling) -> dict[str, Any]:
+    check_limit(ask, wanted)
+    if wanted.encoding_format == "base64" and wanted.embed_dtype != "float32":
+        raise InvalidField("numbers in base64 are of type 'float32' only", param="embed_dtype")
+    card = ask.target(wanted.model).card
+    is_row_a_token = card.trunk.layout == "internlm2"
+    if card.steps is None and not is_row_a_token:
+        _check_one_number(wanted)
+    given = step_rows.at_every_token(await _given(wanted), ask.target(wanted.model))
+    call, _, judged = await ask.read(
+        given.sources, given.path, model=wanted.model, cache_salt=wanted.cache_salt
+    )
+    outputs = list(ask.scorer.served.sizes(call.target)[0].items())
+
+    def entry(index: int, judged: ScoredItem) -> dict[str, Any]:
+        data: Any
+        if judged.verdict.steps is None:
+            data = [wanted.shown(judged)]
+            data = [data] if is_row_a_token else data
+        elif wanted.activates or (wanted.activates is None and judged.rewards):
+            data = step_rows.shown(call, judged, outputs)
+        else:
+            data = step_rows.raw(call, judged, outputs)
+        if wanted.encoding_format == "base64":
+            order = {"native": "=", "big": ">", "little": "<"}[wanted.endianness]
+            data = base64.b64encode(np.asarray(data, f"{order}f4").tobytes()).decode()
+        return {"index": index, "object": "pooling", "data": data}
+
+    return await _answer(ask, call, "pool", judged, entry)
+
+
+async def _invoke(ask: Ask, wanted: Pooling) -> dict[str, Any]:
+    """Answer as vLLM's own order of routes has it: models of steps pool, others classify."""
+    steps = ask.target(wanted.model).card.steps
+    return await (classify if steps is None else _pool)(ask, wanted)
+
+
+async def _score(ask: Ask, wanted: Score) -> dict[str, Any]:
+    def entry(index: int, judged: ScoredItem) -> dict[str, Any]:
+        return {"index": index, "object": "score", "score": wanted.shown(judged)}
+
+    check_limit(ask, wanted)
+    pairs = await offload(wanted.size, lambda: _pairs(wanted))
+    variables = wire.TemplateInputs(chat_template_kwargs=wanted.chat_template_kwargs)
+    groups = [(query, [document]) for query, document in pairs.texts]
+    beside = [items.inputs(variables)] * len(groups)
+    sources = await offload(len(groups), lambda: items.sources(groups, beside))
+    call, _, judged = await ask.read(
+        sources,
+        each(pairs.field),
+        model=wanted.model,
+        cutting=wanted.cutting,
+        cache_salt=wanted.cache_salt,
+    )
+    return await _answer(ask, call, "score", judged, entry)
+
+
+async def _tokenize(ask: Ask, wanted: Tokenize) -> dict[str, Any]:
+    target = ask.call(wanted.model).target
+    source: Source
+    if wanted.messages is not None:
+        source = in_steps(_talk(wanted), target.card.steps)
+    elif wanted.prompt is not None:
+        check_untemplated(wanted, "prompt")
+        source = Text(wanted.prompt, specials(wanted.add_special_tokens, "tokenizer"))
+    else:
+        raise InvalidField("send 'prompt' or 'messages'", param="prompt")
+    async with contextlib.aclosing(ask.scorer.rendered(target, [source])) as chunks:
+        (rendered,) = [one async for chunk in chunks for one in chunk]
+    if isinstance(rendered, AssayError):
+        raise rendered
+    ids = rendered.rendered.ids.tolist()
+    return {
+        "count": len(ids),
+        "max_model_len": _limit(target),
+        "tokens": ids,
+        "token_strs": rendered.tokens if wanted.return_token_strs else None,
+    }
+
+
+async def _given(wanted: Inputs) -> Given:
+    """Return the items of a request; a conversation is one.
+
+    Raises:
+        InvalidField: There are none, or they aren't of a form that is known.
+    """
+    if wanted.messages is not None:
+        source = _talk(wanted)
+        return Given([source], only("messages"), is_one=True)
+    if wanted.input is None:
+        raise InvalidField("send 'input' or 'messages'", param="input")
+    check_untemplated(wanted, "input")
+    return await text_or_ids(
+        wanted.input, "input", specials(wanted.add_special_tokens, "tokenizer")
+    )
+
+
+def specials(adds: bool | None, unsaid: Specials) -> Specials:
+    """Return which special tokens an item gets: as `add_special_tokens` says, if it is sent."""
+    if adds is None:
+        return unsaid
+    return "tokenizer" if adds else "none"
+
+
+def _talk(wanted: Inputs | Tokenize) -> Source:
+    if wanted.chat_template is not None:
+        raise InvalidField(
+            "a chat template of the request isn't used: the model's own, or its card's, is",
+            param="chat_template",
+        )
+    talk = conversation(wanted.messages or (), "messages", inputs_of(wanted))
+    return replace(talk, specials=specials(wanted.add_special_tokens, "card"))
+
+
+class _Pairs(NamedTuple):
+    field: str  # of the documents
+    texts: list[tuple[str, str]]
+
+
+def _pairs(wanted: Score) -> _Pairs:
+    """Return each query with its document.
+
+    Raises:
+        InvalidField: One side is missing, or has neither one text nor as many as the other, or
+            there is more than a pair of fields.
+    """
+    names = dict.fromkeys(name for pair in _PAIRS for name in pair)
+    given = [name for name in names if getattr(wanted, name) is not None]
+    for one, other in _PAIRS:
+        left, right = getattr(wanted, one), getattr(wanted, other)
+        if left is None or right is None:
+            continue
+        if more := next((name for name in given if name not in (one, other)), None):
+            raise InvalidField(
+                f"'{more}' beside '{one}' and '{other}', which are scored: send one pair of fields",
+                param=more,
+            )
+        queries, documents = _texts(left, one), _texts(right, other)
+        if len(queries) == 1:
+            queries *= len(documents)
+        if len(queries) != len(documents):
+            raise InvalidField(
+                f"{len(queries)} '{one}' don't go with {len(documents)} '{other}': send one, or as "
+                "many",
+                param=one,
+            )
+        return _Pairs(other, list(zip(queries, documents, strict=True)))
+    raise InvalidField("send 'queries' with 'documents'", param="queries")
+
+
+def _texts(value: object, field: str) -> list[str]:
+    texts = [value] if isinstance(value, str) else value
+    if not isinstance(texts, list):
+        raise InvalidField(f"field '{field}': send a text, or a list of texts", param=field)
+    for place, one in enumerate(texts):
+        if not isinstance(one, str):
+            where = f"{field}[{place}]"
+            raise InvalidField(f"field '{where}': send a text", param=where)
+    return texts
+
+
+async def _answer(
+    ask: Ask,
+    call: Call,
+    kind: str,
+    judged: Sequence[ScoredItem],
+    entry: Callable[[int, ScoredItem], dict[str, Any]],
+) -> dict[str, Any]:
+    data = await offload(len(judged), lambda: [entry(*numbered) for numbered in enumerate(judged)])
+    return {
+        "id": f"{kind}-{ask.request_id}",
+        "object": "list",
+        "created": created(),
+        "model": call.target.name,
+        "data": data,
+        "usage": usage(judged),
+    }
+
+
+def usage(judged: Sequence[ScoredItem]) -> dict[str, Any]:
+    """Return the tokens of the items, as an ensemble's first member reads them."""
+    tokens = sum(one.n_tokens for one in judged)
+    return {
+        "prompt_tokens": tokens,
+        "total_tokens": tokens,
+        "completion_tokens": 0,
+        "prompt_tokens_details": None,
+    }
+
+
+def named(error: AssayError) -> tuple[int, str]:
+    """Return an error's status and type; a request that can't be answered is always a 400."""
+    status = HTTPStatus(400 if error.status == 422 else error.status)
+    name = status.phrase.replace(" ", "")
+    return status.value, name if name.endswith("Error") else f"{name}Error"
+
+
+def _problem(error: AssayError, request_id: str) -> tuple[int, dict[str, Any]]:
+    del request_id
+    status, kind = named(error)
+    body = {"message": error.message, "type": kind, "param": error.param, "code": status}
+    return status, {"error": body}
+
+
+CONTRACTS = (
+    Contract("vllm.classify", ("/classify",), Inputs, classify, _problem),
+    Contract("vllm.pooling", ("/pooling",), Pooling, _pool, _problem),
+    Contract("vllm.invocations", ("/invocations",), Pooling, _invoke, _problem),
+    Contract(
+        "vllm.score",
+        ("/score", "/v1/score", "/invocations"),
+        Score,
+        _score,
+        _problem,
+        tells=frozenset({"queries", "documents", "text_1", "text_2", "data_1", "data_2"}),
+        lacks=frozenset({"inputs", "prompt"}),  # native items may have documents, too
+    ),
+    Contract(
+        "vllm.tokenize",
+        ("/tokenize",),
+        Tokenize,
+        _tokenize,
+        _problem,
+        tells=frozenset({"prompt", "messages"}),
+        lacks=frozenset({"response", "steps"}),  # the native item
+    ),
+)

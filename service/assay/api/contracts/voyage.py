@@ -1,0 +1,73 @@
+"""Voyage's rerank: Cohere's path, told by `top_k` and `truncation`, which its client always sends.
+
+The answer's list is `data`, sorted, the best first; a `relevance_score` is a probability there:
+σ(reward). `truncation: false` refuses what is over the model's limit, else it is cut.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from pydantic import Field
+
+from assay.api.contracts.contract import Ask, Body, Contract, told
+from assay.api.contracts.rerank import pairs, rank
+from assay.items import Cutting
+from assay.reward.transform import sigmoid
+
+if TYPE_CHECKING:
+    from assay.errors import AssayError
+
+
+class Rerank(Body):
+    """`query` is a prompt, `documents` are responses to it."""
+
+    query: str
+    documents: list[str]
+    model: str | None = None
+    top_k: int | None = Field(default=None, ge=0)
+    return_documents: bool = False
+    truncation: bool = True
+
+
+async def _rerank(ask: Ask, wanted: Rerank) -> dict[str, Any]:
+    ranking, tokens, call = await rank(
+        ask,
+        await pairs(wanted.query, wanted.documents),
+        "documents",
+        model=wanted.model,
+        top_n=wanted.top_k,
+        cutting=Cutting("longest_first"),
+        refuses_long=None if wanted.truncation else 'send "truncation": true',
+    )
+    return {
+        "object": "list",
+        "data": [
+            {
+                "index": index,
+                "relevance_score": sigmoid(reward),
+                **({"document": wanted.documents[index]} if wanted.return_documents else {}),
+            }
+            for index, reward in ranking
+        ],
+        "model": call.target.name,
+        "usage": {"total_tokens": sum(tokens)},
+    }
+
+
+def _problem(error: AssayError, request_id: str) -> tuple[int, dict[str, Any]]:
+    del request_id
+    return error.status, {"detail": told(error)}
+
+
+CONTRACTS = (
+    Contract(
+        "voyage.rerank",
+        ("/rerank", "/v1/rerank"),
+        Rerank,
+        _rerank,
+        _problem,
+        frozenset({"top_k", "truncation"}),
+        lacks=frozenset({"texts", "top_n"}),
+    ),
+)

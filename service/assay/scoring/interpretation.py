@@ -1,0 +1,249 @@
+"""What the numbers of a target's members mean: scores, attributes, steps, and one reward.
+
+From the numbers that a device read at an item's places, by the cards and `reward`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import TYPE_CHECKING
+
+from assay.reward import composite, ensemble, score, steps, tournament, transform
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    import numpy as np
+
+    from assay.cards.card import Card
+    from assay.scoring.targets import Part, Target
+
+_NONE: Mapping[str, float] = MappingProxyType({})  # one for all: there are many items
+# A card without these tables is a checkpoint of transformers' own class with one number an item.
+_MECHANISM = frozenset({"steps", "read", "heads", "score", "preference", "policy"})
+
+
+def _none() -> Mapping[str, float]:
+    return _NONE
+
+
+@dataclass(frozen=True, slots=True)
+class ScoreOptions:
+    """What a request asks of an item's numbers, beside the card."""
+
+    aggregate: steps.Aggregate | None = None
+    threshold: float | None = None
+    attributes: Mapping[str, float] | None = None  # weights
+    normalize: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Reward:
+    """One model's reading of one item."""
+
+    score: float
+    attributes: Mapping[str, float] = field(default_factory=_none)
+    steps: tuple[float, ...] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class TargetScore:
+    """A target's reading of one item.
+
+    `rewards` has one reward for each member of an ensemble, else one; `members` what each member of
+    a target with several read, in the target's order.
+    """
+
+    rewards: tuple[float, ...]
+    attributes: Mapping[str, float] = field(default_factory=_none)
+    steps: tuple[float, ...] | None = None
+    first_error: int | None = None
+    members: tuple[float, ...] = ()
+    gated: bool | None = None  # whether a composite's gate replaced the reward, if it has one
+
+
+def only_compares(target: Target) -> bool:
+    """Return whether a target says which of two responses is better and gives no scores."""
+    return target.card.preference is not None
+
+
+def scores_steps(target: Target) -> bool:
+    """Return whether a verdict has steps."""
+    return target.kind == "model" and is_by_step(target.card)
+
+
+def is_by_step(card: Card) -> bool:
+    """Return whether a model scores each step of a solution."""
+    return card.steps is not None and card.read is not None and card.read.is_several
+
+
+def attributes(target: Target) -> list[str]:
+    """Return the names of the attributes that a verdict has; a composite's are its parts."""
+    if target.kind == "composite":
+        return [part.name for part in target.parts]
+    if target.kind != "model" or only_compares(target) or is_by_step(target.card):
+        return []
+    return list(target.card.score.outputs)
+
+
+def interpret(
+    target: Target,
+    numbers: Sequence[np.ndarray],
+    sizes: Sequence[Mapping[str, int]],
+    wish: ScoreOptions,
+) -> TargetScore:
+    """Return a target's reading of one item.
+
+    `numbers` are those of each member, (places, outputs); `sizes` say which head gave which.
+    """
+    read = [
+        reward(model.checkpoint.card, its, size, wish)
+        for model, its, size in zip(target.members, numbers, sizes, strict=True)
+    ]
+    match target.kind:
+        case "model":
+            return _of_model(target.card, read[0], wish)
+        case "composite":
+            return _of_composite(target, read, wish)
+        case "policy":
+            values = tuple(one.score for one in read)
+            value = _normal(_policy_reward(target, values), target.card, wish)
+            return TargetScore((value,), members=values)
+        case "ensemble":
+            rewards = tuple(_normal(one.score, target.card, wish) for one in read)
+            return TargetScore(rewards, members=rewards)
+
+
+def reward(card: Card, numbers: np.ndarray, sizes: Mapping[str, int], wish: ScoreOptions) -> Reward:
+    """Return one model's reading of one item: numbers (places, outputs) by its card."""
+    if _MECHANISM.isdisjoint(card.model_fields_set):
+        return Reward(float(numbers[-1, 0]))
+    if card.policy is not None:
+        rule = score.Rule("sum")
+        return Reward(score.total(rule, numbers[:, 0].tolist(), average=card.policy.average))
+    rule = _rule(card)
+    if rule.kind == "sum":
+        return Reward(score.total(rule, numbers[:, 0].tolist()))
+    heads = _by_head(card, numbers, sizes)
+    gates: Sequence[list[float] | None] = heads.get("gate", [None] * len(heads["reward"]))
+    if rule.kind != "gated":
+        gates = [None] * len(heads["reward"])
+    scores = [
+        score.score(rule, one, gate) for one, gate in zip(heads["reward"], gates, strict=True)
+    ]
+    if card.steps is not None and is_by_step(card):
+        how = wish.aggregate or card.steps.aggregate
+        return Reward(steps.aggregate(scores, how), steps=tuple(scores))
+    return Reward(scores[-1], dict(zip(card.score.outputs, heads["reward"][-1], strict=False)))
+
+
+def probability(card: Card, one: np.ndarray, other: np.ndarray | None) -> float:
+    """Return P(a ≻ b) by a model that reads both: `one` with a first, `other` with b first."""
+    preference = card.preference
+    if preference is not None and preference.logit:
+        first = _logit(one)
+        logit = first if other is None else tournament.both_orders_logit(first, _logit(other))
+        return transform.sigmoid(logit / preference.temperature)
+    rule = _rule(card)
+    first = score.score(rule, one[-1].tolist())
+    if other is None:
+        return first
+    return tournament.both_orders(first, score.score(rule, other[-1].tolist()))
+
+
+def embedding(
+    card: Card, numbers: np.ndarray, sizes: Mapping[str, int]
+) -> tuple[list[float], list[float] | None]:
+    """Return a response's embedding and the gate of its prompt, if the model has one."""
+    heads = _by_head(card, numbers, sizes)
+    return heads["reward"][-1], heads["gate"][-1] if "gate" in heads else None
+
+
+def _of_model(card: Card, read: Reward, wish: ScoreOptions) -> TargetScore:
+    value, first_error = read.score, None
+    if wish.attributes:
+        value = _weighted(read.attributes, wish.attributes)
+    if read.steps is not None and card.steps is not None:
+        threshold = card.steps.threshold if wish.threshold is None else wish.threshold
+        first_error = steps.first_error(read.steps, threshold)
+    return TargetScore((_normal(value, card, wish),), read.attributes, read.steps, first_error)
+
+
+def _of_composite(target: Target, read: Sequence[Reward], wish: ScoreOptions) -> TargetScore:
+    by_name = {model.name: one for model, one in zip(target.members, read, strict=True)}
+    parts = {part.name: _part(part, by_name) for part in target.parts}
+    value = _weighted(parts, wish.attributes or {part.name: part.weight for part in target.parts})
+    gated = None
+    if gate := target.gate:
+        gated = not composite.passes(parts[gate.part], at_least=gate.at_least)
+        value = gate.otherwise if gated else value
+    members = tuple(one.score for one in read)
+    return TargetScore((value,), attributes=parts, members=members, gated=gated)
+
+
+def _weighted(parts: Mapping[str, float], weights: Mapping[str, float]) -> float:
+    """Return the sum of the parts, each times its weight; one without a weight is left out."""
+    return composite.weighted(parts, {name: weights.get(name, 0.0) for name in parts})
+
+
+def _rule(card: Card) -> score.Rule:
+    declared = card.score
+    return score.Rule(
+        declared.rule,
+        index=declared.index,
+        weights=tuple(declared.weights.get(name, 0.0) for name in declared.outputs)
+        if declared.weights
+        else (),
+        bias=declared.bias,
+        mean=declared.mean,
+        std=declared.std,
+        transform=declared.transform,
+    )
+
+
+def _by_head(
+    card: Card, numbers: np.ndarray, sizes: Mapping[str, int]
+) -> dict[str, list[list[float]]]:
+    """Return each head's numbers at the places where it reads.
+
+    Heads with places of their own have one each, in the heads' order.
+    """
+    have_own = any(head.read for head in card.heads.values())
+    heads: dict[str, list[list[float]]] = {}
+    begin = 0
+    for place, (name, size) in enumerate(sizes.items()):
+        columns = numbers[:, begin : begin + size]
+        heads[name] = (columns[place : place + 1] if have_own else columns).tolist()
+        begin += size
+    return heads
+
+
+def _logit(numbers: np.ndarray) -> float:
+    """Return how much the first of two places is preferred, over all outputs."""
+    return float((numbers[0] - numbers[1]).mean()) if len(numbers) > 1 else float(numbers[0, 0])
+
+
+def _policy_reward(target: Target, log_probabilities: Sequence[float]) -> float:
+    policy = target.card.policy
+    if policy is None:
+        raise ValueError("the target has no [policy]")
+    of_policy, *of_reference = log_probabilities
+    return policy.beta * (of_policy - sum(of_reference))
+
+
+def _part(part: Part, read: Mapping[str, Reward]) -> float:
+    """Return one part of a composite: a model's score or attribute, or an ensemble's mean."""
+    values = [
+        read[name].attributes[part.attribute] if part.attribute else read[name].score
+        for name in part.models
+    ]
+    value = ensemble.mean(values)
+    return transform.standardize(value, mean=part.mean, std=part.std)
+
+
+def _normal(value: float, card: Card, wish: ScoreOptions) -> float:
+    moments = card.statistics
+    if not wish.normalize or moments is None:
+        return value
+    return transform.standardize(value, mean=moments.mean, std=moments.std)

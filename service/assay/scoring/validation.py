@@ -1,0 +1,132 @@
+"""What a request asks beside its items, refused where its target can't give it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from assay import wire
+from assay.errors import InvalidField, shown
+from assay.reward.selection import DEFAULT_PENALTY
+from assay.scoring import interpretation
+
+if TYPE_CHECKING:
+    from assay.scoring.targets import Target
+
+
+def check(target: Target, options: wire.Options) -> None:
+    """Refuse a request whose options mean nothing to the target.
+
+    Raises:
+        InvalidField: One does; the message says what it is for.
+    """
+    if isinstance(options, wire.BestOfNRequest):
+        _check_penalty(options)
+    if interpretation.only_compares(target):
+        _check_comparing(target, options)
+        return
+    _check_steps(target, options)
+    _check_attributes(target, options)
+    _check_included(target, options)
+    if options.normalize and target.card.statistics is None:
+        raise InvalidField(
+            f"'{target.name}' has no stored mean and std; leave 'normalize' out, or add "
+            "[statistics] to its card",
+            param="normalize",
+        )
+    if isinstance(options, wire.BestOfNRequest):
+        _check_rule(target, options)
+
+
+def _check_comparing(target: Target, options: wire.Options) -> None:
+    """Refuse whatever is about scores: the model gives probabilities of winning."""
+    if isinstance(options, wire.ScoreRequest):
+        raise InvalidField(
+            f"'{target.name}' compares responses and has no score for one alone; use /compare or "
+            "/best-of-n",
+            param="model",
+        )
+    asked = {
+        "normalize": options.normalize,
+        "activation": options.activation != "none",
+        "aggregate": options.aggregate is not None,
+        "threshold": options.threshold is not None,
+        "attributes": options.attributes is not None,
+        "include": bool(options.include),
+        "temperature": isinstance(options, wire.CompareRequest) and options.temperature != 1.0,
+    }
+    if name := next((name for name, is_asked in asked.items() if is_asked), None):
+        raise InvalidField(
+            f"'{target.name}' gives probabilities of winning, not scores; leave '{name}' out",
+            param=name,
+        )
+    if isinstance(options, wire.BestOfNRequest) and options.rule != "mean":
+        raise InvalidField(
+            f"'{target.name}' compares, and responses are ranked by their mean probability of "
+            "winning; use rule 'mean'",
+            param="rule",
+        )
+
+
+def _check_steps(target: Target, options: wire.Options) -> None:
+    """A composite has steps' scores in its parts, but no first error of its own."""
+    scores_steps = interpretation.scores_steps(target)
+    if options.threshold is not None and not scores_steps:
+        raise InvalidField(
+            f"'{target.name}' scores no steps; leave 'threshold' out", param="threshold"
+        )
+    in_parts = any(interpretation.is_by_step(model.checkpoint.card) for model in target.members)
+    if options.aggregate is not None and not (scores_steps or in_parts):
+        raise InvalidField(
+            f"'{target.name}' scores no steps; leave 'aggregate' out", param="aggregate"
+        )
+
+
+def _check_attributes(target: Target, options: wire.Options) -> None:
+    if options.attributes is None:
+        return
+    named = interpretation.attributes(target)
+    if unknown := [name for name in options.attributes if name not in named]:
+        has = ", ".join(named) or "none"
+        raise InvalidField(
+            f"'{target.name}' has no attribute '{shown(unknown[0])}'; it has {has}",
+            param="attributes",
+        )
+    if options.normalize:
+        raise InvalidField(
+            "the stored mean and std are those of the model's own score, not of a sum by "
+            "'attributes'; send one of the two",
+            param="normalize",
+        )
+
+
+def _check_included(target: Target, options: wire.Options) -> None:
+    """Refuse to include what the target doesn't give; all have members, if only themselves."""
+    gives = {
+        "attributes": bool(interpretation.attributes(target)),
+        "steps": interpretation.scores_steps(target),
+    }
+    for name in options.include:
+        if not gives.get(name, True):
+            raise InvalidField(
+                f"'{target.name}' has no {name}; leave '{name}' out of 'include'",
+                param="include",
+            )
+
+
+def _check_penalty(request: wire.BestOfNRequest) -> None:
+    if request.penalty is not None and request.rule not in DEFAULT_PENALTY:
+        rules = " and ".join(f"'{rule}'" for rule in DEFAULT_PENALTY)
+        raise InvalidField(
+            f"rule '{request.rule}' has no penalty, {rules} have; leave 'penalty' out",
+            param="penalty",
+        )
+
+
+def _check_rule(target: Target, request: wire.BestOfNRequest) -> None:
+    """Refuse what is over an ensemble's members: of one model all rules are its score."""
+    if request.rule != "mean" and not target.is_ensemble:
+        raise InvalidField(
+            f"rule '{request.rule}' is over an ensemble's members and '{target.name}' gives one "
+            "reward; use 'mean', or serve an ensemble",
+            param="rule",
+        )
