@@ -31,6 +31,8 @@ OUTSIDE = {
     "changelog.md": "CHANGELOG.md",
 }
 _SITE = {source: page for page, source in OUTSIDE.items()}
+# Where a list follows its sentence at once, which Python-Markdown takes for one paragraph.
+_LIST = re.compile(r"(?<=:\n)(?=- )")
 _LINK = re.compile(r"\]\((?![a-z]+:)([^)\s#]+)(#[^)\s]*)?\)")
 
 
@@ -42,7 +44,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def on_page_markdown(markdown: str, page: Page, **_: object) -> str:
-    """Turn a page's links within the repository into links within the site."""
+    """Turn links within the repository into links within the site, and keep lists lists."""
     here = page.file.src_uri
     source = posixpath.dirname(OUTSIDE.get(here, f"docs/{here}"))
 
@@ -51,4 +53,4 @@ def on_page_markdown(markdown: str, page: Page, **_: object) -> str:
         to = _SITE.get(target, posixpath.relpath(target, "docs"))
         return f"]({posixpath.relpath(to, posixpath.dirname(here) or '.')}{found[2] or ''})"
 
-    return _LINK.sub(linked, markdown)
+    return _LINK.sub(linked, _LIST.sub("\n", markdown))

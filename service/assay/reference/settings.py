@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import shlex
+import textwrap
 from typing import TYPE_CHECKING, Any
 
 from assay.reference import cli
@@ -48,6 +49,7 @@ EXAMPLES: dict[str, Any] = {
     "allowed_hosts": ["host.docker.internal"],
     "tracing": True,
 }
+_WIDTH = 100
 # Options of `assay serve` by the setting that they are of, where the two are called otherwise.
 _OPTIONS = {"repository_folder": "repository"}
 
@@ -97,7 +99,7 @@ def _section(name: str, schema: Schema, flags: dict[str, str]) -> str:
         lines.append(_on_command_line(name, flags[name]))
     shell = "\n".join(lines)
     return (
-        f"### `{name}`\n\n{schema.get('description', '')}\n\n"
+        f"### `{name}`\n\n{textwrap.fill(schema['description'], _WIDTH)}\n\n"
         f"Type: {words(schema, _table, has_null=False)}. Default: {_default(name, schema)}.\n\n"
         f"```toml\n{in_file(name)}\n```\n\n```sh\n{shell}\n```"
     )
