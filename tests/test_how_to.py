@@ -23,6 +23,7 @@ ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 WATCH = (DOCS / "watch.md").read_text(encoding="utf-8")
 COMBINE = (DOCS / "combine.md").read_text(encoding="utf-8")
+CLOSE = 1e-4  # other processors sum in another order
 ITEM = {"prompt": "Name a prime number.", "response": "Seven is a prime number."}
 
 
@@ -112,6 +113,35 @@ def test_the_environment_lines_of_the_page_are_json(combined: Server) -> None:
     assert [name for name, _ in lines] == ["ENSEMBLES", "ALIASES", "COMPOSITES"]
     for _, value in lines:
         assert json.loads(value)
+
+
+def test_the_readmes_first_answer_is_the_servers(combined: Server) -> None:
+    """The starter gets it right, as the README shows it."""
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    found = re.search(r"\$ curl localhost:8000/compare -d '(.*?)'\n(.*?)```", readme, re.DOTALL)
+    assert found is not None
+    shown = json.loads(found[2])
+
+    answer = combined.http.post("/compare", content=found[1]).json()
+
+    (own,), (entry,) = shown["data"], answer["data"]
+    assert own["winner"] == 0
+    assert (answer["model"], answer["revision"]) == (shown["model"], shown["revision"])
+    assert answer.keys() == shown.keys()
+    assert entry.keys() == own.keys()
+    for name, value in own.items():
+        assert entry[name] == pytest.approx(value, abs=CLOSE), name
+
+
+def test_the_quickstarts_requests_are_answered(combined: Server) -> None:
+    """Each as it stands there."""
+    page = (DOCS / "quickstart.md").read_text(encoding="utf-8")
+    asked = re.findall(r"\$ curl localhost:8000(/\S+) -d '(.*?)'\n", page, re.DOTALL)
+
+    assert [path for path, _ in asked] == ["/score", "/best-of-n"]
+    answers = [combined.http.post(path, content=body).json()["data"][0] for path, body in asked]
+    assert answers[0]["uncertainty"]["members"] == 3
+    assert answers[1]["best"]["index"] == 0
 
 
 def test_every_example_is_of_settings() -> None:
