@@ -40,6 +40,10 @@ def test_no_page_loads_anything_from_elsewhere(site: Path) -> None:
         style.name for style in site.rglob("*.css") if _IN_STYLES.search(style.read_text("utf-8"))
     ]
 
+    # What the theme would fetch by itself: a script for diagrams, facts of a repository.
+    fetching = ('class="mermaid"', 'data-md-component="source"')
+
     assert len(pages) > 40
+    assert [page.name for page in pages if any(one in page.read_text() for one in fetching)] == []
     assert foreign == set()
     assert styles == []
