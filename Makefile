@@ -5,7 +5,7 @@ INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c c
 # Each forbids a version that is pinned; what they need of their requirements is in the extra 'clients'.
 CLIENTS := infinity-client litellm reward-hub
 
-.PHONY: serve test check audit bill requirements digests fmt loadtest soak overload chaos fuzz
+.PHONY: serve test check docs audit bill requirements digests fmt loadtest soak overload chaos fuzz
 
 serve: .venv/serve
 	$(BIN)/assay serve
@@ -18,8 +18,13 @@ check: .venv/dev
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(MAKE) docs
 	$(MAKE) bill
 	.ci/audit
+
+# The documentation as a site, into site/; a link to nowhere is an error. Nothing is fetched.
+docs: .venv/dev
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 # Every pinned version against the vulnerabilities that PyPI knows of it.
 audit: .venv/dev

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from assay.client.adapters.reward import Reward
 from assay.errors import AssayError
 from assay.settings import Settings
 from assay.telemetry import reference
@@ -72,9 +73,11 @@ def test_every_setting_that_is_listed_exists():
         for page in DOCS.glob("*.md")
         for name in re.findall(r"(?<!/)\bASSAY_([A-Z_]+[A-Z])", page.read_text())
     }
+    of_clients = {name for name in variables if name.startswith("client_")}
 
     assert listed - Settings.model_fields.keys() == set()
-    assert variables - Settings.model_fields.keys() == set()
+    assert variables - of_clients - {"config"} - Settings.model_fields.keys() == set()
+    assert {name.removeprefix("client_") for name in of_clients} <= Reward.model_fields.keys()
 
 
 PITFALLS = re.findall(r"^- `(tests/\S+)::(\w+)`$", (DOCS / "pitfalls.md").read_text(), re.MULTILINE)

@@ -125,8 +125,8 @@ Json = dict[str, Any]
 class TextPart(Request):
     """A part of a turn's content; nothing but text can be scored."""
 
-    type: PartType = "text"
-    text: str
+    type: PartType = Field(default="text", description="OpenAI's names; all are text.")
+    text: str = Field(description="The part's text.")
 
 
 def _content_form(value: object) -> str | None:
@@ -193,12 +193,18 @@ class Message(Request):
     """
 
     role: str = Field(min_length=1, description="As the model's chat template knows it.")
-    name: str | None = None
+    name: str | None = Field(
+        default=None, description="Who speaks, where the template renders names."
+    )
     tool_calls: list[ToolCall] | None = Field(
         default=None, description="Arguments that are a JSON string are parsed."
     )
-    tool_call_id: str | None = None
-    reasoning_content: str | None = None
+    tool_call_id: str | None = Field(
+        default=None, description="The call that a tool's turn answers."
+    )
+    reasoning_content: str | None = Field(
+        default=None, description="The turn's reasoning, where the template renders it."
+    )
     reasoning: str | None = Field(default=None, description="vLLM's name of `reasoning_content`.")
     thinking: str | None = Field(default=None, description="gpt-oss's name of it.")
     refusal: Nothing = Field(default=None, description="Taken where there is none.")
@@ -304,12 +310,27 @@ class Item(TemplateInputs):
     """
 
     id: str | None = Field(default=None, description="Echoed in the answer.")
-    prompt: Prompt | None = None
-    response: str | None = None
-    steps: list[str] | None = Field(default=None, min_length=1)
-    messages: list[Message] | None = None
-    text: str | None = None
-    input_ids: TokenIds | None = None
+    prompt: Prompt | None = Field(
+        default=None,
+        description="What is answered: a text, which is one user turn, or the turns so far.",
+    )
+    response: str | None = Field(
+        default=None, description="The answer to score: the assistant's turn behind the prompt."
+    )
+    steps: list[str] | None = Field(
+        default=None, min_length=1, description="The answer in steps, for process reward models."
+    )
+    messages: list[Message] | None = Field(
+        default=None, description="A whole conversation; its last turn is the one to score."
+    )
+    text: str | None = Field(
+        default=None,
+        description="A text that went through a template already; it gets one BOS, where the model "
+        "has one.",
+    )
+    input_ids: TokenIds | None = Field(
+        default=None, description="Token ids of the model's own vocabulary, scored as they are."
+    )
     token_type_ids: TokenIds | None = Field(
         default=None,
         description="Of `input_ids`, for encoders that tell segments apart; default: all 0.",
@@ -386,8 +407,17 @@ class Options(TemplateInputs):
         description="An item that can't be scored fails the request, or only itself. A body that "
         "isn't of this form is refused as a whole.",
     )
-    priority: Annotated[Priority, _unset("interactive")] = "interactive"
-    deadline_ms: Integer | None = Field(default=None, gt=0, le=86_400_000)
+    priority: Annotated[Priority, _unset("interactive")] = Field(
+        default="interactive",
+        description="'batch' starts 65,536 tokens behind 'interactive' in the queue, and ages.",
+    )
+    deadline_ms: Integer | None = Field(
+        default=None,
+        gt=0,
+        le=86_400_000,
+        description="Milliseconds until an item that hasn't begun is given up with "
+        "`deadline_exceeded`, at most a day; default `max_wait_s`.",
+    )
     cache_salt: CacheSalt | None = Field(
         default=None,
         description="Prefixes are shared with requests of the same caller and salt alone; as "
@@ -429,10 +459,12 @@ def _check_templated(request: TemplateInputs, items: Iterable[Item]) -> None:
 class ScoreRequest(Options):
     """`POST /score`. `prompt` with `response` at the top level stands for one item."""
 
-    inputs: Items | None = None
-    prompt: Prompt | None = None
-    response: str | None = None
-    steps: list[str] | None = Field(default=None, min_length=1)
+    inputs: Items | None = Field(default=None, description="One item, or a list of items.")
+    prompt: Prompt | None = Field(default=None, description="The prompt of the one item.")
+    response: str | None = Field(default=None, description="The response of the one item.")
+    steps: list[str] | None = Field(
+        default=None, min_length=1, description="The steps of the one item, in place of `response`."
+    )
 
     @model_validator(mode="after")
     def _has_inputs(self) -> Self:
@@ -460,11 +492,13 @@ Compared = Annotated[list[str], Field(min_length=2, max_length=MOST_COMPARED)]
 class Comparison(TemplateInputs):
     """Two or more responses to one prompt."""
 
-    id: str | None = None
-    prompt: Prompt
-    responses: Compared | None = None
-    chosen: str | None = None
-    rejected: str | None = None
+    id: str | None = Field(default=None, description="Echoed in the answer.")
+    prompt: Prompt = Field(description="What all responses answer.")
+    responses: Compared | None = Field(
+        default=None, description="The responses, each compared with each."
+    )
+    chosen: str | None = Field(default=None, description="The first of two responses, index 0.")
+    rejected: str | None = Field(default=None, description="The second of two, index 1.")
 
     @model_validator(mode="after")
     def _has_one_form(self) -> Self:
@@ -484,12 +518,14 @@ class Comparison(TemplateInputs):
 class CompareRequest(Options):
     """`POST /compare`: one comparison at the top level, or several in `comparisons`."""
 
-    comparisons: list[Comparison] | None = None
-    prompt: Prompt | None = None
-    responses: Compared | None = None
-    chosen: str | None = None
-    rejected: str | None = None
-    temperature: Annotated[Number, _unset(1.0)] = Field(default=1.0, gt=0)
+    comparisons: list[Comparison] | None = Field(default=None, description="Several comparisons.")
+    prompt: Prompt | None = Field(default=None, description="The prompt of the one comparison.")
+    responses: Compared | None = Field(default=None, description="Its responses.")
+    chosen: str | None = Field(default=None, description="The first of its two responses, index 0.")
+    rejected: str | None = Field(default=None, description="The second of its two, index 1.")
+    temperature: Annotated[Number, _unset(1.0)] = Field(
+        default=1.0, gt=0, description="Divides margins before the sigmoid of `probability`."
+    )
     tie_margin: Annotated[Number, _unset(0.0)] = Field(
         default=0.0,
         ge=0,
@@ -527,9 +563,9 @@ Chain = Annotated[list[str], Field(min_length=1)]
 class Group(TemplateInputs):
     """The responses to one prompt among which the best is sought."""
 
-    id: str | None = None
-    prompt: Prompt
-    responses: list[str] | None = Field(default=None, min_length=1)
+    id: str | None = Field(default=None, description="Echoed in the answer.")
+    prompt: Prompt = Field(description="What all responses answer.")
+    responses: list[str] | None = Field(default=None, min_length=1, description="The candidates.")
     chains: list[Chain] | None = Field(
         default=None, min_length=1, description="Responses in steps, for process reward models."
     )
@@ -548,19 +584,36 @@ class Group(TemplateInputs):
 class BestOfNRequest(Options):
     """`POST /best-of-n`: one group at the top level, or several in `groups`."""
 
-    groups: list[Group] | None = None
-    prompt: Prompt | None = None
-    responses: list[str] | None = Field(default=None, min_length=1)
-    chains: list[Chain] | None = Field(default=None, min_length=1)
-    rule: Annotated[Rule, _unset("mean")] = "mean"
+    groups: list[Group] | None = Field(default=None, description="Several groups.")
+    prompt: Prompt | None = Field(default=None, description="The prompt of the one group.")
+    responses: list[str] | None = Field(default=None, min_length=1, description="Its candidates.")
+    chains: list[Chain] | None = Field(
+        default=None,
+        min_length=1,
+        description="Its candidates in steps, for process reward models.",
+    )
+    rule: Annotated[Rule, _unset("mean")] = Field(
+        default="mean",
+        description="What responses are ranked by, over the members' scores s_1 to s_m. 'mean': "
+        "their "
+        "mean; 'median': their median; 'min': the lowest; 'lower_bound': mean − penalty · "
+        "std; 'variance_penalty': mean − penalty · std²; 'vote': the share of members "
+        "whose own first choice it is. std is the population's (divided by m). All but "
+        "'mean' need an ensemble.",
+    )
     penalty: Number | None = Field(
         default=None,
         ge=0,
         le=1e6,
-        description="Lambda of 'lower_bound' (default 1) and 'variance_penalty' (default 0.5).",
+        description="Lambda of 'lower_bound' (default 1) and 'variance_penalty' (default 0.5), "
+        "at least 0.",
     )
-    top_k: Annotated[Integer, _unset(1)] = Field(default=1, ge=1)
-    min_score: Number | None = None
+    top_k: Annotated[Integer, _unset(1)] = Field(
+        default=1, ge=1, description="How many candidates `top` has at most."
+    )
+    min_score: Number | None = Field(
+        default=None, description="A candidate whose mean raw score is below isn't in `top`."
+    )
 
     @model_validator(mode="after")
     def _has_groups(self) -> Self:
@@ -586,12 +639,21 @@ class BestOfNRequest(Options):
 class TokenizeRequest(TemplateInputs):
     """`POST /tokenize`: what the model would see. `prompt` with `response` stands for one item."""
 
-    model: str | None = None
-    prompt: Prompt | None = None
-    response: str | None = None
-    steps: list[str] | None = Field(default=None, min_length=1)
-    inputs: Items | None = Field(default=None, validate_default=True)
-    truncation: Truncation | None = None
+    model: str | None = Field(
+        default=None,
+        description="A served model or ensemble, of which the first member's tokenizer is shown.",
+    )
+    prompt: Prompt | None = Field(default=None, description="The prompt of the one item.")
+    response: str | None = Field(default=None, description="The response of the one item.")
+    steps: list[str] | None = Field(
+        default=None, min_length=1, description="The steps of the one item, in place of `response`."
+    )
+    inputs: Items | None = Field(
+        default=None, validate_default=True, description="One item, or a list of items."
+    )
+    truncation: Truncation | None = Field(
+        default=None, description="What may be cut from an item over the limit; default the card's."
+    )
     special_tokens: SpecialTokens | None = Field(default=None, description=_SPECIAL_TOKENS_IN_TEXTS)
 
     @field_validator("inputs")
@@ -618,16 +680,16 @@ class TokenizeRequest(TemplateInputs):
 class ItemError(Answer):
     """Why one item has no score."""
 
-    code: str
-    message: str
+    code: str = Field(description="The error's code, as in the list of errors.")
+    message: str = Field(description="What to do.")
 
 
 class Uncertainty(Answer):
     """Spread over the members' scores: population variance, as in Coste et al. 2310.02743."""
 
-    std: float
-    variance: float
-    members: int
+    std: float = Field(description="√variance.")
+    variance: float = Field(description="Σ (s_i − mean)² / m over the m members' raw scores.")
+    members: int = Field(description="m.")
 
 
 class Usage(Answer):
@@ -636,48 +698,81 @@ class Usage(Answer):
     `computed_tokens` is what the device ran; the difference to `tokens` was shared.
     """
 
-    tokens: int
-    computed_tokens: int
-    shared_tokens: int
+    tokens: int = Field(
+        description="Tokens of all items, each counted once for each member that reads it."
+    )
+    computed_tokens: int = Field(description="Tokens that the device ran for them.")
+    shared_tokens: int = Field(
+        description="tokens − computed_tokens: prefixes that were computed once for several items, "
+        "or "
+        "kept from an earlier batch."
+    )
 
 
 class Timing(Answer):
     """Milliseconds; `total` is from the parsed request to the finished answer."""
 
-    tokenize: float
-    queue: float
-    compute: float
-    total: float
+    tokenize: float = Field(description="Rendering and tokenizing.")
+    queue: float = Field(description="Waiting for a batch.")
+    compute: float = Field(description="In batches on the device.")
+    total: float = Field(description="From the parsed request to the finished answer.")
 
 
 class Entry(Answer):
     """What each element of `data` has."""
 
-    index: int
-    id: str | None = Field(default=None, exclude_if=_absent)
-    error: ItemError | None = Field(default=None, exclude_if=_absent)
+    index: int = Field(description="The place in the request, from 0.")
+    id: str | None = Field(default=None, exclude_if=_absent, description="The `id` that was sent.")
+    error: ItemError | None = Field(
+        default=None,
+        exclude_if=_absent,
+        description="Why there is no score; with `on_error` 'item' only.",
+    )
 
 
 class Envelope(Answer):
     """What every scoring answer has around its `data`."""
 
-    id: str
-    object: str
-    created: int
-    model: str
-    revision: str
-    usage: Usage
-    timing_ms: Timing
+    id: str = Field(
+        description="The route and the request's id, which logs and `X-Request-Id` have."
+    )
+    object: str = Field(description="What kind of answer this is.")
+    created: int = Field(description="Unix time in seconds.")
+    model: str = Field(description="The target that answered, by its name.")
+    revision: str = Field(
+        description="A digest of all that decides its scores: weights, card, limits; of a "
+        "combination "
+        "also its parts."
+    )
+    usage: Usage = Field(description="Tokens.")
+    timing_ms: Timing = Field(description="Milliseconds.")
 
 
 class ScoreEntry(Entry):
     """One item's reward; `score` is null only beside an `error`."""
 
-    score: float | None
-    uncertainty: Uncertainty | None = None
-    members: dict[str, float] | None = Field(default=None, exclude_if=_absent)
-    attributes: dict[str, float] | None = Field(default=None, exclude_if=_absent)
-    steps: list[float] | None = Field(default=None, exclude_if=_absent)
+    score: float | None = Field(
+        description="The reward: the mean of the members' raw scores, after `normalize` and "
+        "`activation` if these were asked for."
+    )
+    uncertainty: Uncertainty | None = Field(
+        default=None, description="Of an ensemble; null for one model."
+    )
+    members: dict[str, float] | None = Field(
+        default=None,
+        exclude_if=_absent,
+        description="Each member's reward by its name, if `include` has 'members'.",
+    )
+    attributes: dict[str, float] | None = Field(
+        default=None,
+        exclude_if=_absent,
+        description="Each attribute's raw number by name, or each part of a composite.",
+    )
+    steps: list[float] | None = Field(
+        default=None,
+        exclude_if=_absent,
+        description="Each step's score, of a process reward model.",
+    )
     first_error: int | None = Field(
         default=None,
         exclude_if=_absent,
@@ -689,16 +784,22 @@ class ScoreEntry(Entry):
         description="Of a composite with a gate: whether the gate's part was too low, so that the "
         "score is the gate's `otherwise`.",
     )
-    tokens: list[int] | None = Field(default=None, exclude_if=_absent)
-    n_tokens: int
-    truncated: bool
+    tokens: list[int] | None = Field(
+        default=None,
+        exclude_if=_absent,
+        description="The token ids that the first member read, if `include` has 'tokens'.",
+    )
+    n_tokens: int = Field(
+        description="Tokens of the item as the first member reads it, template included."
+    )
+    truncated: bool = Field(description="Whether something of it was cut.")
 
 
 class ScoreAnswer(Envelope):
     """Answer of `POST /score`."""
 
-    object: Literal["score.list"] = "score.list"
-    data: list[ScoreEntry]
+    object: Literal["score.list"] = Field(default="score.list", description="Always this.")
+    data: list[ScoreEntry] = Field(description="An entry an item, in the request's order.")
 
 
 class CompareEntry(Entry):
@@ -709,104 +810,186 @@ class CompareEntry(Entry):
     the mean probabilities of winning; its preferences may go in circles, which is `undecided`.
     """
 
-    scores: list[float] = []
-    margin: float | None = None
-    margin_std: float | None = None
-    probability: float | None = None
-    agreement: float | None = None
-    winner: int | None = None
-    undecided: bool | None = None
-    ranking: list[int] | None = Field(default=None, exclude_if=_absent)
-    probabilities: list[list[float]] | None = Field(default=None, exclude_if=_absent)
-    members: list[dict[str, float]] | None = Field(default=None, exclude_if=_absent)
-    attributes: list[dict[str, float]] | None = Field(default=None, exclude_if=_absent)
-    steps: list[list[float]] | None = Field(default=None, exclude_if=_absent)
-    first_error: list[int | None] | None = Field(default=None, exclude_if=_absent)
-    tokens: list[list[int]] | None = Field(default=None, exclude_if=_absent)
+    scores: list[float] = Field(
+        default=[], description="Each response's score, as `/score` would answer it."
+    )
+    margin: float | None = Field(
+        default=None,
+        description="r_0 − r_1, the mean over members of the difference of raw rewards.",
+    )
+    margin_std: float | None = Field(
+        default=None,
+        description="The population's standard deviation of the members' margins; null for one "
+        "model.",
+    )
+    probability: float | None = Field(
+        default=None,
+        description="P(0 ≻ 1): the mean over members of sigmoid((r_0 − r_1) / temperature).",
+    )
+    agreement: float | None = Field(
+        default=None,
+        description="The share of members whose own margin is on the winner's side; null for one "
+        "model, or without a winner.",
+    )
+    winner: int | None = Field(
+        default=None,
+        description="The index of the highest mean reward; null where |margin| ≤ tie_margin.",
+    )
+    undecided: bool | None = Field(
+        default=None,
+        description="Without a winner, or |margin| ≤ margin_std: the members differ by as much as "
+        "they see.",
+    )
+    ranking: list[int] | None = Field(
+        default=None,
+        exclude_if=_absent,
+        description="Of more than two responses: their indices, best first.",
+    )
+    probabilities: list[list[float]] | None = Field(
+        default=None, exclude_if=_absent, description="Of more than two: P(i ≻ j) at [i][j]."
+    )
+    members: list[dict[str, float]] | None = Field(
+        default=None, exclude_if=_absent, description="As in /score, by response."
+    )
+    attributes: list[dict[str, float]] | None = Field(
+        default=None, exclude_if=_absent, description="As in /score, by response."
+    )
+    steps: list[list[float]] | None = Field(
+        default=None, exclude_if=_absent, description="As in /score, by response."
+    )
+    first_error: list[int | None] | None = Field(
+        default=None, exclude_if=_absent, description="As in /score, by response."
+    )
+    tokens: list[list[int]] | None = Field(
+        default=None, exclude_if=_absent, description="As in /score, by response."
+    )
     gated: list[bool] | None = Field(
         default=None, exclude_if=_absent, description="As in /score, by response."
     )
-    n_tokens: list[int] = []
-    truncated: list[bool] = []
+    n_tokens: list[int] = Field(default=[], description="Tokens of each response with its prompt.")
+    truncated: list[bool] = Field(default=[], description="Whether something was cut, by response.")
 
 
 class CompareAnswer(Envelope):
     """Answer of `POST /compare`."""
 
-    object: Literal["compare.list"] = "compare.list"
-    data: list[CompareEntry]
+    object: Literal["compare.list"] = Field(default="compare.list", description="Always this.")
+    data: list[CompareEntry] = Field(description="An entry a comparison, in the request's order.")
 
 
 class Candidate(Answer):
     """One response that was picked."""
 
-    index: int
-    response: str | None = None
-    steps: list[str] | None = Field(default=None, exclude_if=_absent)
-    score: float
-    selection_score: float
+    index: int = Field(description="Its place among the group's candidates.")
+    response: str | None = Field(default=None, description="Its text.")
+    steps: list[str] | None = Field(
+        default=None, exclude_if=_absent, description="Its steps, where it was sent in steps."
+    )
+    score: float = Field(description="Its mean score, after `activation`.")
+    selection_score: float = Field(
+        description="What the rule makes of the members' raw scores; candidates are ranked by it."
+    )
 
 
 class Ranked(Answer):
     """One response's place, and what `include` adds to it."""
 
-    index: int
-    score: float
-    std: float | None = None
-    selection_score: float
-    members: dict[str, float] | None = Field(default=None, exclude_if=_absent)
-    attributes: dict[str, float] | None = Field(default=None, exclude_if=_absent)
-    steps: list[float] | None = Field(default=None, exclude_if=_absent)
-    first_error: int | None = Field(default=None, exclude_if=_absent)
-    tokens: list[int] | None = Field(default=None, exclude_if=_absent)
+    index: int = Field(description="Its place among the group's candidates.")
+    score: float = Field(description="Its mean score, after `activation`.")
+    std: float | None = Field(
+        default=None,
+        description="The population's standard deviation of the members' raw scores; null for one "
+        "model.",
+    )
+    selection_score: float = Field(
+        description="What the rule makes of the members' raw scores; candidates are ranked by it."
+    )
+    members: dict[str, float] | None = Field(
+        default=None, exclude_if=_absent, description="As in /score."
+    )
+    attributes: dict[str, float] | None = Field(
+        default=None, exclude_if=_absent, description="As in /score."
+    )
+    steps: list[float] | None = Field(default=None, exclude_if=_absent, description="As in /score.")
+    first_error: int | None = Field(default=None, exclude_if=_absent, description="As in /score.")
+    tokens: list[int] | None = Field(default=None, exclude_if=_absent, description="As in /score.")
     gated: bool | None = Field(default=None, exclude_if=_absent, description="As in /score.")
 
 
 class BestOfNEntry(Entry):
     """One group. `best` is null when `min_score` isn't met."""
 
-    best: Candidate | None = None
-    top: list[Candidate] = []
-    ranking: list[Ranked] = []
-    n: int
-    kl: float | None = None
-    expected_best: dict[int, float] = {}
-    confidence: float | None = None
-    ties: list[int] = []
-    truncated: list[bool] = []
+    best: Candidate | None = Field(default=None, description="The first of `top`.")
+    top: list[Candidate] = Field(
+        default=[],
+        description="The first `top_k` of the ranking, less those whose mean raw score is below "
+        "`min_score`.",
+    )
+    ranking: list[Ranked] = Field(
+        default=[],
+        description="Every candidate, best first: by selection_score, then by mean score, then by "
+        "index.",
+    )
+    n: int = Field(description="How many candidates there are.")
+    kl: float | None = Field(
+        default=None,
+        description="ln n − (n − 1) / n, in nats: the bound on KL(best-of-n ‖ policy) where n "
+        "samples "
+        "of one policy were sent.",
+    )
+    expected_best: dict[int, float] = Field(
+        default={},
+        description="The expected raw score of the best of k candidates, for k = 1, 2, 4, … and n: "
+        "Σ_i C(n − 1 − i, k − 1) / C(n, k) · s_i over the mean raw scores s_0, s_1, … in "
+        "the order of the ranking.",
+    )
+    confidence: float | None = Field(
+        default=None,
+        description="The share of members whose own first choice is the best; null for one model.",
+    )
+    ties: list[int] = Field(
+        default=[],
+        description="The indices that equal the best in selection score and mean score, where "
+        "there are several.",
+    )
+    truncated: list[bool] = Field(
+        default=[], description="Whether something was cut, by candidate."
+    )
 
 
 class BestOfNAnswer(Envelope):
     """Answer of `POST /best-of-n`."""
 
-    object: Literal["best_of_n.list"] = "best_of_n.list"
-    data: list[BestOfNEntry]
+    object: Literal["best_of_n.list"] = Field(default="best_of_n.list", description="Always this.")
+    data: list[BestOfNEntry] = Field(description="An entry a group, in the request's order.")
 
 
 class TokenizeEntry(Entry):
     """What the model sees of one item."""
 
-    input_ids: list[int] = []
+    input_ids: list[int] = Field(default=[], description="The token ids that the model reads.")
     token_type_ids: list[int] | None = Field(
         default=None, description="Segment ids, where there are others than 0."
     )
-    tokens: list[str] = []
+    tokens: list[str] = Field(
+        default=[], description="The tokens as the vocabulary spells them, one for each id."
+    )
     read_position: int | None = Field(default=None, description="The last of `read_positions`.")
     read_positions: list[int] = Field(
         default=[], description="Every token that a head reads; empty where it reads their mean."
     )
-    read_token: str | None = None
+    read_token: str | None = Field(default=None, description="The token at `read_position`.")
     text: str | None = Field(default=None, description="The rendered text, before tokenization.")
-    n_tokens: int = 0
-    truncated: bool = False
+    n_tokens: int = Field(default=0, description="How many tokens there are.")
+    truncated: bool = Field(default=False, description="Whether something of the item was cut.")
 
 
 class TokenizeAnswer(Answer):
     """Answer of `POST /tokenize`."""
 
-    object: Literal["tokenize.list"] = "tokenize.list"
-    model: str
-    data: list[TokenizeEntry]
+    object: Literal["tokenize.list"] = Field(default="tokenize.list", description="Always this.")
+    model: str = Field(description="The target that was asked, by its name.")
+    data: list[TokenizeEntry] = Field(description="An entry an item, in the request's order.")
 
 
 class Stats(Answer):
@@ -824,43 +1007,58 @@ class PartEntry(Answer):
     `mean` and `std` are what it is standardized by first, where it is.
     """
 
-    target: str
-    attribute: str | None = Field(default=None, exclude_if=_absent)
-    weight: float
-    mean: float | None = Field(default=None, exclude_if=_absent)
-    std: float | None = Field(default=None, exclude_if=_absent)
+    target: str = Field(description="The served model or ensemble.")
+    attribute: str | None = Field(
+        default=None, exclude_if=_absent, description="The attribute that is taken; else its score."
+    )
+    weight: float = Field(description="What it is multiplied by.")
+    mean: float | None = Field(
+        default=None, exclude_if=_absent, description="Subtracted from it first."
+    )
+    std: float | None = Field(
+        default=None, exclude_if=_absent, description="It is divided by this then."
+    )
 
 
 class GateEntry(Answer):
     """A composite's gate: below `at_least` of a part the score is `otherwise`."""
 
-    part: str
-    at_least: float
-    otherwise: float
+    part: str = Field(description="The part that is looked at.")
+    at_least: float = Field(description="What it has to reach.")
+    otherwise: float = Field(description="The score where it doesn't.")
 
 
 class ModelEntry(Answer):
     """One served target, OpenAI-style; Infinity's client reads `stats` to `capabilities`."""
 
-    id: str
-    stats: Stats | None = None
-    object: Literal["model"] = "model"
-    created: int
+    id: str = Field(description="The name that requests use.")
+    stats: Stats | None = Field(default=None, description="How busy it is.")
+    object: Literal["model"] = Field(default="model", description="Always this.")
+    created: int = Field(description="Unix time at which the server started.")
     owned_by: Literal["assay"] | None = Field(
         default=None,
         exclude_if=_absent,
         description="Under /v1, where OpenAI has it; elsewhere Infinity's client takes its own.",
     )
-    backend: Literal["torch"] = "torch"
-    capabilities: list[Literal["classify", "rerank"]] = []
-    kind: Literal["model", "ensemble", "policy", "composite"]
-    state: str
-    default: bool
-    revision: str | None = None
-    members: list[str] = []
-    architecture: str | None = None
-    device: str | None = None
-    dtype: str | None = None
+    backend: Literal["torch"] = Field(default="torch", description="Always this.")
+    capabilities: list[Literal["classify", "rerank"]] = Field(
+        default=[], description="What Infinity's client may ask of it."
+    )
+    kind: Literal["model", "ensemble", "policy", "composite"] = Field(
+        description="One model, several of which the mean is taken, a language model's "
+        "likelihoods, or a weighted sum."
+    )
+    state: str = Field(description="'ready', or why it isn't.")
+    default: bool = Field(description="Whether it answers requests that name no model.")
+    revision: str | None = Field(
+        default=None, description="A digest of all that decides its scores."
+    )
+    members: list[str] = Field(default=[], description="Its models, by name, where it has several.")
+    architecture: str | None = Field(default=None, description="transformers' class of the trunk.")
+    device: str | None = Field(
+        default=None, description="Where it runs, such as 'cpu' or 'cuda:0'."
+    )
+    dtype: str | None = Field(default=None, description="What it is computed in.")
     forward: str | None = Field(default=None, description="'packed' or 'padded'.")
     attention: str | None = Field(
         default=None,
@@ -870,11 +1068,15 @@ class ModelEntry(Answer):
     warnings: list[str] = Field(
         default=[], description="Why it runs slower than it could: what it fell back from."
     )
-    parameters: int | None = None
-    max_tokens: int | None = None
-    batch_tokens: int | None = None
-    summary: str | None = None
-    statistics: dict[str, float] | None = None
+    parameters: int | None = Field(default=None, description="How many it has, over all members.")
+    max_tokens: int | None = Field(default=None, description="The limit of an item in tokens.")
+    batch_tokens: int | None = Field(
+        default=None, description="How many tokens a batch has at most, as it is now."
+    )
+    summary: str | None = Field(default=None, description="The card's own words.")
+    statistics: dict[str, float] | None = Field(
+        default=None, description="The stored `mean` and `std`, which `normalize` uses."
+    )
     attributes: list[str] = Field(
         default=[], description="What answers have as `attributes`; a composite's are its parts."
     )
@@ -911,35 +1113,41 @@ class Reload(Request):
 class ModelList(Answer):
     """Answer of `GET /models`."""
 
-    object: Literal["list"] = "list"
-    data: list[ModelEntry]
+    object: Literal["list"] = Field(default="list", description="Always this.")
+    data: list[ModelEntry] = Field(description="Every served target.")
 
 
 class ModelDetail(ModelEntry):
     """Answer of `GET /models/{name}`: the entry with its whole card."""
 
-    card: dict[str, Any]
+    card: dict[str, Any] = Field(description="What the card says, as in card.toml.")
 
 
 class ReadyAnswer(Answer):
     """Answer of `GET /health/ready` and `GET /health`."""
 
-    ready: bool
-    reasons: list[str] = []
-    models: dict[str, str] = {}
+    ready: bool = Field(description="Whether every model can score.")
+    reasons: list[str] = Field(default=[], description="Why not.")
+    models: dict[str, str] = Field(default={}, description="The state of each target by its name.")
 
 
 class ErrorBody(Answer):
     """The inside of every native error."""
 
-    code: str
-    message: str
-    param: str | None = Field(default=None, exclude_if=_absent)
-    retryable: bool
+    code: str = Field(description="One of the list of errors; it stays.")
+    message: str = Field(description="What to do.")
+    param: str | None = Field(
+        default=None,
+        exclude_if=_absent,
+        description="The path of the field that is at fault, such as inputs[0].response.",
+    )
+    retryable: bool = Field(
+        description="Whether the same request may be answered later; `Retry-After` says when."
+    )
 
 
 class ErrorAnswer(Answer):
     """Every native error."""
 
-    error: ErrorBody
-    request_id: str
+    error: ErrorBody = Field(description="What went wrong.")
+    request_id: str = Field(description="As in the log and in `X-Request-Id`.")
