@@ -153,7 +153,7 @@ def _large() -> list[Attack]:
         Attack("300 MB of text", scoring(chat, **late)),
         Attack("300 MB of text, each with an emoji", scoring(smile, **late)),
         Attack("290 MB of token ids", scoring(ids, **late)),
-        Attack("a text of 60 MB", scoring([{"text": "word " * 12_000_000}])),
+        Attack("a text of 30 MB", scoring([{"text": "word " * 6_000_000}])),
         Attack("texts of 1,000,000 characters", scoring([{"text": "word " * 200_000}] * 10)),
     ]
 
@@ -197,7 +197,7 @@ def refused() -> list[Attack]:
             {"inputs": [{"messages": [talk[0]] * 29 + talk[1:]}] * 40_000},
         ),
         "300 MB of text": ("/score", {"inputs": chat}),
-        "a text of 60 MB": ("/score", {"inputs": [{"text": "word " * 12_000_000}]}),
+        "a text of 30 MB": ("/score", {"inputs": [{"text": "word " * 6_000_000}]}),
         "290 MB of token ids": ("/score", {"inputs": ids}),
         "32,768 comparisons": ("/compare", {"comparisons": [pair] * (MOST_ITEMS // 2)}),
         "32,768 groups": ("/best-of-n", {"groups": [pair] * (MOST_ITEMS // 2)}),

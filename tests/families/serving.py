@@ -13,7 +13,7 @@ from assay.engine import model_runner as trunks
 from assay.items import Rendered
 from assay.prompts import resolution
 from assay.scheduling.pages import PrefixCache
-from assay.scheduling.planner import Flow, Line, Work, plan
+from assay.scheduling.planner import ModelQueue, RequestFlow, WorkItem, plan
 from assay.scoring import interpretation, items, pairwise, targets
 from assay.scoring.scorer import RawResult
 from assay.settings import Settings
@@ -90,12 +90,12 @@ class Served:
         self, member: int, sources: Sequence[Source], cache: PrefixCache | None
     ) -> list[np.ndarray | AssayError]:
         trunk, template = self.trunks[member], self.templates[member]
-        line = Line(lambda _: False, count())
+        line = ModelQueue(lambda _: False, count())
         found: list[np.ndarray | AssayError | None] = [None] * len(sources)
-        places: dict[Work, int] = {}
+        places: dict[WorkItem, int] = {}
         for place, one in enumerate(template.render_all(sources)):
             if isinstance(one, Rendered):
-                work = Work(one.ids, Flow(), marks=one.marks, segments=one.segments)
+                work = WorkItem(one.ids, RequestFlow(), marks=one.marks, segments=one.segments)
                 places[work] = place
                 line.add(work, 0.0)
             else:

@@ -36,7 +36,7 @@ from tests.families.serving import Served
 torch.set_num_threads(1)
 FAMILIES = "tests/families/test_families.py::test_a_family_has_its_reference_s_scores"
 FIDELITY = "tests/fidelity/test_architectures.py"
-TEMPLATE = "tests/engine/test_template.py"
+TEMPLATE = "tests/prompts/test_template.py"
 ELSEWHERE = {
     1: [f"{FIDELITY}::test_the_pad_id_never_moves_the_reading_position"],
     4: [FAMILIES],  # athene, internlm2: appended to each item, read there in any company

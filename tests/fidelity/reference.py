@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from assay.cards.card import Card
 from assay.engine import model_runner as trunks
 from assay.scheduling.pages import PrefixCache
-from assay.scheduling.planner import Flow, Line, Work, plan
+from assay.scheduling.planner import ModelQueue, RequestFlow, WorkItem, plan
 from assay.worker_protocol import Forest
 
 if TYPE_CHECKING:
@@ -128,8 +128,8 @@ def kept(
     cache = PrefixCache(trunk.pages.count)
     scores, computed = [], 0
     for items in rounds:
-        line, flow = Line(lambda _: False, count()), Flow()
-        works = [Work(ids, flow) for ids in items]
+        line, flow = ModelQueue(lambda _: False, count()), RequestFlow()
+        works = [WorkItem(ids, flow) for ids in items]
         for work in works:
             line.add(work, 0.0)
         batch = plan(line, 1 << 20, shares=True, cache=cache)

@@ -272,12 +272,14 @@ async def test_a_server_on_ipv6_says_where_in_a_url(capsys: pytest.CaptureFixtur
     """What it prints once it is ready, and what it says where nobody can listen."""
     nobody = "2001:db8::1"  # an address for documents, no machine's
     targets = Targets({"judge": Target("judge", Card(), (), "ensemble", "r")})
-    scorer = SimpleNamespace(ready=lambda: asyncio.sleep(0), targets=targets)
+    served = SimpleNamespace(ready=lambda: asyncio.sleep(0), targets=targets)
     opened = await asyncio.start_server(lambda *_: None, "127.0.0.1", 0)
     async with opened:
         port = opened.sockets[0].getsockname()[1]
         server = SimpleNamespace(servers=[opened])
-        await serve._announce(SimpleNamespace(scorer=scorer), server, Settings(host="::1"))
+        await serve._announce(
+            SimpleNamespace(scorer=SimpleNamespace(served=served)), server, Settings(host="::1")
+        )
     with pytest.raises(typer.Exit):
         serve._sockets(Settings(host=nobody, port=8123))
 

@@ -23,7 +23,7 @@ from assay.errors import BodyTooLarge, MalformedBody
 from assay.wire import MOST_ITEMS
 
 # What one call of the parser may have to do: the frame's part, or that of one element of a list.
-MOST_PART_BYTES = 64 * 1024**2
+MOST_PART_BYTES = 32 * 1024**2
 MOST_PART_KEYS = 32_768  # a parser's user may tell of each that it doesn't know it
 MOST_PART_VALUES = 2_097_152
 MOST_VALUES = 8_388_608  # in all, token ids apart: a value of a few bytes takes dozens in memory

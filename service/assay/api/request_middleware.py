@@ -196,8 +196,6 @@ class Frame:
         return response
 
     async def _check(self, scope: Scope, headers: dict[bytes, bytes]) -> None:
-        if _CONTROL.search(scope["path"]):  # an expression's $ also fits before a newline
-            raise UnknownRoute("no path has control characters; send it without them")
         self._origins.check(scope, headers, is_open=self._keys.is_open)
         try:
             name = self._keys.check(scope["path"], headers)
@@ -205,6 +203,8 @@ class Frame:
             if held_back_s := self._strangers.refused(peer_of(scope)):
                 await asyncio.sleep(held_back_s)
             raise
+        if _CONTROL.search(scope["path"]):  # an expression's $ also fits before a newline
+            raise UnknownRoute("no path has control characters; /docs lists those that there are")
         scope["state"]["caller"] = name
         scope["state"]["shows_all"] = self._keys.shows_all(name)
         caller.NAME.set(name or "")
@@ -263,11 +263,15 @@ def _went_well(status: int, end: Ending) -> bool:
 
 
 def _headers(lines: Sequence[tuple[bytes, bytes]]) -> dict[bytes, bytes]:
-    """Return headers by their names, in lower case as ASGI has them; repeated ones are a list."""
+    """Return headers by their names, in lower case as ASGI has them; of repeated ones the last.
+
+    But who is asked, and for which page, is all that is said: one good name doesn't hide another.
+    """
     headers = dict(lines)
     if len(headers) < len(lines):
-        for name in headers:
-            headers[name] = b", ".join(value for own, value in lines if own == name)
+        for name in (b"host", b"origin"):
+            if values := [value for own, value in lines if own == name]:
+                headers[name] = b", ".join(values)
     return headers
 
 
