@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from operator import mul
 from statistics import median
 from typing import TYPE_CHECKING, Literal
 
 from assay.reward import ensemble
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
 Rule = Literal["mean", "median", "min", "lower_bound", "variance_penalty", "vote"]
 
@@ -110,10 +111,12 @@ def expected_best(scores_best_first: Sequence[float]) -> dict[int, float]:
     """
     n = len(scores_best_first)
     sizes = sorted({2**power for power in range(n.bit_length()) if 2**power <= n} | {n})
-    return {
-        k: math.fsum(
-            math.comb(n - 1 - i, k - 1) / math.comb(n, k) * score
-            for i, score in enumerate(scores_best_first)
-        )
-        for k in sizes
-    }
+    return {k: math.fsum(map(mul, _weights(n, k), scores_best_first)) for k in sizes}
+
+
+def _weights(n: int, k: int) -> Iterator[float]:
+    """Yield C(n − 1 − i, k − 1) / C(n, k) for i = 0, 1, ..., each from the one before."""
+    weight = k / n
+    for i in range(n):
+        yield weight
+        weight *= (n - k - i) / (n - 1 - i) if i < n - 1 else 0.0
