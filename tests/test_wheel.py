@@ -42,7 +42,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_type_checkers_find_the_types(wheel: Path) -> None:
     """`py.typed` is in it, beside the client and the card of the default model."""
     names = zipfile.ZipFile(wheel).namelist()
-    wanted = ["assay/py.typed", "assay/client/together.py", "assay/models/starter/card.toml"]
+    wanted = ["assay/py.typed", "assay/client/coalescing.py", "assay/models/starter/card.toml"]
     assert [name for name in wanted if name not in names] == []
 
 

@@ -32,6 +32,7 @@ EXAMPLES: dict[str, Any] = {
             "gate": {"part": "safe", "at_least": 0.0, "otherwise": -10.0},
         }
     },
+    "remotes": {"judge": {"url": "http://gpu-1:8000", "contract": "vllm-classify"}},
     "trust_remote_code": [f"judge@{'0123456789abcdef' * 4}"],
     "worker_variables": ["NCCL_DEBUG"],
     "device": ["cuda:0", "cuda:1"],
@@ -71,6 +72,10 @@ def in_file(name: str) -> str:
     value = example(name)
     if name == "composites":
         return _COMPOSITE
+    if name == "remotes":
+        (own,) = value
+        rows = (f"{key} = {json.dumps(one)}" for key, one in value[own].items())
+        return "\n".join([f"[{name}.{own}]", *rows])
     if isinstance(value, dict):
         rows = (f"{key} = {json.dumps(one)}" for key, one in value.items())
         return "\n".join([f"[{name}]", *rows])
