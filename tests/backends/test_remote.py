@@ -167,11 +167,24 @@ async def test_scores_are_the_servers_own_in_order() -> None:
         lambda items, raw: answered([math.nan for _ in items]),
         lambda items, raw: answered([1.5 for _ in items[1:]]),
         lambda items, raw: httpx.Response(200, content=b'{"scores": [1]}'),
+        lambda items, raw: httpx.Response(200, content=b"[" * 100_000),
+        lambda items, raw: httpx.Response(
+            200, content=answered([1.5 for _ in items]).content + b" " * 17_000_000
+        ),
         lambda items, raw: httpx.Response(
             200, content=json.dumps({"data": [{"index": 0, "probs": [1.5, 2]} for _ in items]})
         ),
     ],
-    ids=["a sigmoid", "who knows", "not finite", "too few", "another contract", "two labels"],
+    ids=[
+        "a sigmoid",
+        "who knows",
+        "not finite",
+        "too few",
+        "another contract",
+        "nested",
+        "too long",
+        "two labels",
+    ],
 )
 async def test_a_server_whose_numbers_are_not_raw_scores_is_refused(answer: Any) -> None:
     """At the start, not by scores that are silently something else."""

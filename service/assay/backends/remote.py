@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import httpx
 import numpy as np
+from pydantic_core import from_json
 
 from assay.backends.remote_contracts import CONTRACTS
 from assay.errors import (
@@ -57,6 +58,7 @@ _LOOK_AGAIN_S = 2.0  # whether the server lives
 _HEALTH_S = 5.0  # that it may take to say so
 _RETRY_S = 2.0
 _SAME = 1e-5
+_MOST_BYTES = 16 * 1024**2  # of an answer: 64 sequences with a number a token have less
 _HEADS = ("steps", "read", "heads", "preference", "policy")
 _SAMPLES = tuple(
     Conversation(({"role": "user", "content": asked}, {"role": "assistant", "content": answer}))
@@ -156,7 +158,10 @@ class RemoteBackend:
         self._on_change = on_change
         self._client = httpx.AsyncClient(
             base_url=remote.url,
-            headers=_authorization(model.name, remote.key_variable),
+            headers={
+                "Accept-Encoding": "identity",  # what is small needs none, and can't be a bomb
+                **_authorization(model.name, remote.key_variable),
+            },
             timeout=remote.timeout_s,
             transport=transport,
         )
@@ -234,12 +239,15 @@ class RemoteBackend:
                     await self._suspect.wait()
             except TimeoutError:
                 pass
-            try:
-                answer = await self._client.get("/health", timeout=_HEALTH_S)
-            except httpx.HTTPError:
+            if not await self._lives():
                 return
-            if answer.is_error:
-                return
+
+    async def _lives(self) -> bool:
+        try:
+            async with self._client.stream("GET", "/health", timeout=_HEALTH_S) as answer:
+                return not answer.is_error
+        except httpx.HTTPError:
+            return False
 
     async def _check(self) -> None:
         """Score samples, raw and as the server would by itself.
@@ -377,13 +385,14 @@ class RemoteBackend:
         error: AssayError = self._gone()
         for backoff_s in (_FIRST_BACKOFF_S * 2**number for number in range(_TRIES)):
             try:
-                answer = await self._client.post(self._contract.path, json=body)
+                async with self._client.stream("POST", self._contract.path, json=body) as answer:
+                    if answer.is_success:
+                        content = await self._content(answer)
+                        return await asyncio.to_thread(self._read, content, len(items))
             except httpx.HTTPError:
                 self._suspect.set()
                 error = self._gone()
             else:
-                if answer.is_success:
-                    return self._read(answer, len(items))
                 error = self._refused(answer)
                 if isinstance(error, ForwardFailed):
                     break
@@ -393,9 +402,19 @@ class RemoteBackend:
             await asyncio.sleep(wait_s)
         raise error
 
-    def _read(self, answer: httpx.Response, count: int) -> list[list[float]]:
+    async def _content(self, answer: httpx.Response) -> bytes:
+        content = bytearray()
+        async for chunk in answer.aiter_bytes():
+            content += chunk
+            if len(content) > _MOST_BYTES:
+                raise CheckpointError(
+                    f"{self._model.name}: {self._host} answers more than {_MOST_BYTES} bytes"
+                )
+        return bytes(content)
+
+    def _read(self, content: bytes, count: int) -> list[list[float]]:
         try:
-            rows = self._contract.rows(answer.json())
+            rows = self._contract.rows(from_json(content))
         except (KeyError, TypeError, IndexError, ValueError, AttributeError) as error:
             raise CheckpointError(
                 f"{self._model.name}: {self._host} answers {self._contract.path} with what isn't "
