@@ -5,13 +5,22 @@ INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c c
 # Each forbids a version that is pinned; what they need of their requirements is in the extra 'clients'.
 CLIENTS := infinity-client litellm reward-hub
 
-.PHONY: serve test check docs audit bill requirements digests fmt loadtest soak overload chaos fuzz
+# Tests that start no server, compile nothing and load no torch in this process: under two minutes.
+FAST := tests/api tests/backends/test_remote.py tests/cards tests/prompts tests/reference tests/reward \
+	tests/scheduling tests/telemetry tests/test_architecture.py tests/test_documented.py tests/test_errors.py \
+	tests/test_settings.py tests/test_wire.py tests/test_worker_protocol.py
+SLOW := tests/telemetry/test_tracing.py tests/prompts/test_process.py
+
+.PHONY: serve test test-fast check docs audit bill requirements digests fmt loadtest soak overload chaos fuzz
 
 serve: .venv/serve
 	$(BIN)/assay serve
 
 test: .venv/dev
 	$(BIN)/python -m pytest -n 2 --dist loadfile
+
+test-fast: .venv/dev
+	$(BIN)/python -m pytest -n 2 --dist loadfile $(FAST) $(SLOW:%=--ignore=%)
 
 check: .venv/dev
 	$(BIN)/ruff format --check .

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 _COLLECT_AFTER = (2_000, 5, 25_000)
 _COLLECT_IDLE_AFTER = 500
 _TRIM_TICKS = (20, 70)  # idle ones after which free memory is given back: soon, and once collected
+_GROWTH = 1.2  # over what was usual, by which idle ones look for garbage
 _IDLE_TICKS = 50  # five seconds, by which the largest request has been freed
 logger = logging.getLogger("assay.server")
 _GOODBYE_S = 1.0
@@ -66,15 +67,26 @@ class Server(uvicorn.Server):
         self._reading: asyncio.Task[None] | None = None
         self._is_asked = False  # to read the settings again
         self._idle_ticks = 0
+        self._usual_bytes = 0  # of memory, once what was free had been given back
 
     async def on_tick(self, counter: int) -> bool:
-        """Look for garbage while nobody waits."""
+        """Look for garbage while nobody waits, and give memory back that is free.
+
+        A few objects may hold much: what is left of a caller who was cut off has its answer.
+        """
         self._idle_ticks = 0 if self.server_state.tasks else self._idle_ticks + 1
         if self._idle_ticks >= _IDLE_TICKS and gc.get_count()[2] >= _COLLECT_IDLE_AFTER:
             gc.collect()
+        if self._idle_ticks == _IDLE_TICKS and memory.own_bytes() > _GROWTH * self._usual_bytes:
+            gc.collect()
         if self._idle_ticks in _TRIM_TICKS:
-            asyncio.get_running_loop().run_in_executor(None, memory.give_back)
+            asyncio.get_running_loop().run_in_executor(None, self._give_back)
         return await super().on_tick(counter)
+
+    def _give_back(self) -> None:
+        memory.give_back()
+        if self._idle_ticks >= _TRIM_TICKS[-1]:
+            self._usual_bytes = memory.own_bytes()
 
     async def serve(self, sockets: list[socket.socket] | None = None) -> None:
         """Serve until told to stop, noting the loop's lag."""

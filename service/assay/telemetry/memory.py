@@ -17,6 +17,11 @@ def resident_bytes(pid: int | None) -> int | None:
     return int(pages) * os.sysconf("SC_PAGE_SIZE")
 
 
+def own_bytes() -> int:
+    """Return this process's resident memory; 0 where no /proc tells."""
+    return resident_bytes(os.getpid()) or 0
+
+
 def give_back() -> None:
     """Return to the system what the allocator keeps of memory that was freed.
 
