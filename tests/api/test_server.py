@@ -6,6 +6,7 @@ import pytest
 import uvicorn
 
 from assay.api.server import Server
+from assay.telemetry import memory
 
 
 async def _nobody(scope, receive, send):
@@ -51,3 +52,15 @@ async def test_an_idle_server_that_was_not_asked_looks_for_nothing(server, looks
         await server.on_tick(1)
 
     assert not looks
+
+
+async def test_a_server_that_has_grown_looks_once(server, looks, monkeypatch):
+    """A few objects may hold much: the answers of callers who were cut off."""
+    monkeypatch.setattr(gc, "get_count", lambda: (1_000, 4, 0))
+    kept = bytearray(memory.own_bytes())
+    kept[::4096] = b"x" * len(kept[::4096])
+
+    for _ in range(100):
+        await server.on_tick(1)
+
+    assert looks == [1]

@@ -67,7 +67,7 @@ class Server(uvicorn.Server):
         self._reading: asyncio.Task[None] | None = None
         self._is_asked = False  # to read the settings again
         self._idle_ticks = 0
-        self._usual_bytes = 0  # of memory, once what was free had been given back
+        self._usual_bytes = memory.own_bytes()  # once what was free had been given back
 
     async def on_tick(self, counter: int) -> bool:
         """Look for garbage while nobody waits, and give memory back that is free.
@@ -75,13 +75,17 @@ class Server(uvicorn.Server):
         A few objects may hold much: what is left of a caller who was cut off has its answer.
         """
         self._idle_ticks = 0 if self.server_state.tasks else self._idle_ticks + 1
-        if self._idle_ticks >= _IDLE_TICKS and gc.get_count()[2] >= _COLLECT_IDLE_AFTER:
-            gc.collect()
-        if self._idle_ticks == _IDLE_TICKS and memory.own_bytes() > _GROWTH * self._usual_bytes:
+        if self._idle_ticks >= _IDLE_TICKS and (
+            gc.get_count()[2] >= _COLLECT_IDLE_AFTER
+            or (self._idle_ticks == _IDLE_TICKS and self._has_grown())
+        ):
             gc.collect()
         if self._idle_ticks in _TRIM_TICKS:
             asyncio.get_running_loop().run_in_executor(None, self._give_back)
         return await super().on_tick(counter)
+
+    def _has_grown(self) -> bool:
+        return memory.own_bytes() > _GROWTH * self._usual_bytes
 
     def _give_back(self) -> None:
         memory.give_back()
