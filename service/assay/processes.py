@@ -16,6 +16,7 @@ import subprocess
 import sys
 from typing import TYPE_CHECKING
 
+from assay import scratch
 from assay.worker_protocol import FRONT_SIGNALS
 
 if TYPE_CHECKING:
@@ -107,7 +108,7 @@ def _start(
             process = subprocess.Popen(  # noqa: S603  our own program
                 [sys.executable, "-m", program, str(theirs.fileno())],
                 pass_fds=(theirs.fileno(),),
-                env=variables,
+                env={**variables, **scratch.variables()},
                 stdin=subprocess.DEVNULL,
             )
     finally:

@@ -1,8 +1,12 @@
-"""A temporary folder that only this user can read, and that is gone with this process."""
+"""A temporary folder that only this user can read, and that is gone with this process.
+
+The processes that it starts use the same one: whoever is killed leaves nothing.
+"""
 
 from __future__ import annotations
 
 import atexit
+import os
 import shutil
 import tempfile
 from functools import cache
@@ -10,14 +14,18 @@ from pathlib import Path
 
 from assay.errors import SettingsError
 
+_GIVEN = "ASSAY_SCRATCH"
+
 
 @cache
 def folder() -> Path:
-    """Return it; it is made when it is first asked for, with mode 0700.
+    """Return it; where it isn't given, it is made when it is first asked for, with mode 0700.
 
     Raises:
         SettingsError: No temporary folder can be written either.
     """
+    if given := os.environ.get(_GIVEN):
+        return Path(given)
     try:
         made = Path(tempfile.mkdtemp(prefix="assay-"))
     except OSError as error:
@@ -27,6 +35,14 @@ def folder() -> Path:
         ) from error
     atexit.register(remove)
     return made
+
+
+def variables() -> dict[str, str]:
+    """Return what gives the folder to another process; nothing where none can be written."""
+    try:
+        return {_GIVEN: str(folder())}
+    except SettingsError:
+        return {}
 
 
 def remove() -> None:

@@ -6,6 +6,7 @@ import asyncio
 import json
 import signal
 import subprocess
+import sys
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
@@ -232,6 +233,43 @@ def test_an_interrupted_run_says_what_is_kept(narrow: Server, tmp_path: Path) ->
     assert said == f"0 of 40 lines are in {output}; run the same command again to go on\n"
     ended = run("score", file, "--url", narrow.url, cwd=tmp_path, api_key=KEYS[0])
     assert (ended.returncode, len(read(output))) == (0, 40)
+
+
+# A signal may reach another thread, or come just before the loop goes to sleep.
+INTERRUPTED_ELSEWHERE = """
+import asyncio, os, signal, sys, threading, time, typer
+from assay.cli.app import run
+
+threading.Thread(target=time.sleep, args=(3600,), daemon=True).start()
+signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+
+async def work():
+    asyncio.get_running_loop().call_later(0.2, os.kill, os.getpid(), signal.SIGINT)
+    try:
+        await asyncio.sleep(3600)
+    finally:
+        print("cancelled")
+
+try:
+    run(work())
+except typer.Exit as end:
+    sys.exit(end.exit_code)
+"""
+
+
+def test_a_signal_wakes_a_command_that_waits(tmp_path: Path) -> None:
+    """Whichever thread it reaches; what was begun is cancelled, not cut off."""
+    ended = subprocess.run(
+        [sys.executable, "-c", INTERRUPTED_ELSEWHERE],
+        cwd=tmp_path,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=WAIT_S,
+        check=False,
+    )
+
+    assert (ended.returncode, ended.stdout, ended.stderr) == (130, "cancelled\n", "")
 
 
 @pytest.mark.parametrize(

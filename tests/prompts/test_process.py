@@ -6,12 +6,14 @@ import asyncio
 import json
 import os
 import signal
+import tempfile
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import psutil
 import pytest
 
+from assay import scratch
 from assay.errors import CheckpointError, NotReady, TemplateRefused
 from assay.items import Conversation, Cutting, Text
 from assay.prompts import renderer as renderers
@@ -235,4 +237,27 @@ async def test_no_process_is_left_over(wanted, sound):
 
     _, left = psutil.wait_procs([child, parent], timeout=10)
     assert not left
-    assert not names
+    assert names == {"ASSAY_SCRATCH"}
+
+
+async def test_what_a_killed_process_wrote_is_the_fronts(wanted, sound, tmp_path, monkeypatch):
+    """A link to a folder that Rust can't name: it leads on, and the front removes it."""
+    strange = checkpoints.copy(sound, tmp_path / os.fsdecode(b"bad\xff"))
+    (tmp_path / "tmp").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "tmp"))
+    scratch.folder.cache_clear()
+
+    async with Loader(wanted, timeout_s=60) as loader:
+        renderer, _ = await renderer_of(loader, strange)
+        loader._process.kill()
+        loader._process.wait()
+        await renderer.render([talk("Why?")], CUTTING, size=9)
+        renderer.stop()
+    (link,) = scratch.folder().iterdir()
+    leads_to = link.resolve()
+    made = list((tmp_path / "tmp").iterdir())
+    scratch.remove()
+
+    assert leads_to == strange.resolve()
+    assert made == [link.parent]
+    assert not made[0].exists()

@@ -6,6 +6,7 @@ from a file in UTF-8, or from a request. Names are text that can be printed, sen
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import re
@@ -83,13 +84,13 @@ def longer_name(text: str) -> str:
 def readable(folder: Path) -> Path:
     """Return a path to a folder that libraries written in Rust can open, which want UTF-8.
 
-    Another one is reached by a link, which is there as long as this process.
+    Another one is reached by a link, which is there as long as the front is.
     """
     if not UNPRINTABLE.search(str(folder)):
         return folder
     told_apart = hashlib.sha256(os.fsencode(folder)).hexdigest()[:12]
     link = scratch.folder() / f"{told_apart}-{_STRANGE.sub('_', folder.name)[:_LONGEST]}"
-    if not link.is_symlink():
+    with contextlib.suppress(FileExistsError):
         link.symlink_to(folder.absolute())
     return link
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import signal
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
@@ -17,7 +18,7 @@ from assay.settings import Settings, load
 from assay.telemetry import logging as logs
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Coroutine
 
 EXIT_STARTUP = 3
 logger = logging.getLogger("assay.cli")
@@ -125,11 +126,30 @@ def run(work: Any, loop_factory: Callable[[], asyncio.AbstractEventLoop] | None 
     """Run a coroutine; a foreseen error becomes one line and an exit code."""
     try:
         with asyncio.Runner(loop_factory=loop_factory) as runner:
-            return runner.run(work)
+            return runner.run(_until_interrupted(work))
     except AssayError as error:
         stop(error)
     except KeyboardInterrupt:
         raise typer.Exit(130) from None
+
+
+async def _until_interrupted(work: Coroutine[Any, Any, Any]) -> Any:
+    """Await a coroutine; a first interruption cancels it, a second one ends the process.
+
+    The loop takes the signal, which wakes it. The runner's own handler runs once something else
+    does, where the signal came while the loop went to sleep, or to another thread.
+    """
+    loop, task = asyncio.get_running_loop(), asyncio.create_task(work)
+
+    def interrupt() -> None:
+        loop.remove_signal_handler(signal.SIGINT)
+        task.cancel()
+
+    loop.add_signal_handler(signal.SIGINT, interrupt)
+    try:
+        return await task
+    except asyncio.CancelledError:
+        raise KeyboardInterrupt from None
 
 
 def stop(error: AssayError) -> NoReturn:
