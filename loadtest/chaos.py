@@ -290,6 +290,7 @@ class _Chaos:
             await asyncio.gather(*(self._read_much() for _ in range(CALLERS)))
             await self._reload(turn)
         await self._ask_all(self._questions)
+        await self._take_everything()  # a process that renders is started when it is first asked
         self._out.deeds.clear()
         await self._empty()
 
