@@ -535,7 +535,7 @@ class _Chaos:
         finally:
             connection.close()
         self._note(f"reload: {status}")
-        if status != 200 and not (status == 409 and self._kills() > kills):
+        if status != 200 and not (status in {409, 503} and self._kills() > kills):
             self._out.failures.append(f"{self._passed():.1f} s, reload: {status} {body!r}")
 
     async def _hang_up(self) -> None:
