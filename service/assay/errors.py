@@ -87,7 +87,6 @@ class AssayError(Exception):
         self.advice = advice  # of a field that the native routes have, and others don't
         self.param = param
         self.retry_after_s = retry_after_s
-        self.revision: str | None = None  # of the target, where it is known
 
     def advised(self) -> AssayError:
         """Return the error with its advice in the message, as a native route says it."""

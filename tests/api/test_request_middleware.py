@@ -9,7 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import httpx
 import pytest
+from fastapi import FastAPI
+from starlette.requests import ClientDisconnect
 
+from assay.api import problems
 from assay.api.holdings import Holdings
 from assay.api.keys import Keys, read
 from assay.api.origins import Origins
@@ -85,6 +88,34 @@ async def test_a_defect_is_logged_by_its_place_without_what_it_quotes(
     assert "raise KeyError(body) from error" in caplog.text
     assert CANARY not in caplog.text
     assert CANARY not in answer.text
+
+
+@pytest.mark.parametrize(
+    ("error", "outcome", "status"),
+    [(KeyError(CANARY), "internal_error", 500), (ClientDisconnect(), "client_gone", 499)],
+)
+async def test_what_a_route_of_fastapi_raises_is_answered_as_any(
+    caplog: pytest.LogCaptureFixture, error: Exception, outcome: str, status: int
+) -> None:
+    """Once, in our words, counted; nothing of it reaches whoever runs the application."""
+    app = FastAPI()
+    problems.install(app)
+
+    @app.post("/score")
+    async def score() -> None:
+        raise error
+
+    metrics = Metrics()
+    with caplog.at_level(logging.DEBUG):
+        async with framed(app, metrics) as http:
+            answer = await http.post("/score")
+
+    counted = {"model": "", "route": "score", "outcome": outcome}
+    assert metrics.registry.get_sample_value("assay_requests_total", counted) == 1
+    assert answer.status_code == status
+    assert (f'"code":"{outcome}"' in answer.text) == (status == 500)
+    assert ("failed:" in caplog.text) == (status == 500)
+    assert CANARY not in caplog.text
 
 
 async def test_a_line_says_whose_key_it_was_and_from_where(

@@ -9,7 +9,6 @@ import pytest
 
 from assay.cards.card import Card
 from assay.items import Conversation, Ids, Text
-from assay.scoring import caller
 from assay.scoring.scorer import Scorer
 from assay.scoring.targets import Target
 from assay.settings import Settings
@@ -53,7 +52,7 @@ async def test_a_large_request_is_read_off_the_loop(
     text = watched()
 
     with scorer.admission.admit(10):
-        name = await scorer._name(JUDGE, [Text(text)] * items, tokens)
+        name = await scorer._name(JUDGE, [Text(text)] * items, tokens, "")
 
     assert name is not None
     assert text.readers
@@ -64,10 +63,10 @@ async def test_nothing_is_read_where_there_is_room_or_none_any_more(scorer: Scor
     """An identity is for who is refused and comes back."""
     text = watched()
 
-    alone = await scorer._name(JUDGE, [Text(text)] * 1_000, 1_000)
+    alone = await scorer._name(JUDGE, [Text(text)] * 1_000, 1_000, "")
     with scorer.admission.admit(10):
         scorer.admission.close()
-        closed = await scorer._name(JUDGE, [Text(text)] * 1_000, 1_000)
+        closed = await scorer._name(JUDGE, [Text(text)] * 1_000, 1_000, "")
 
     assert (alone, closed) == (None, None)
     assert not text.readers
@@ -78,15 +77,15 @@ async def test_the_same_request_has_the_same_name(scorer: Scorer) -> None:
     talk = Conversation(({"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}))
     items: list[Source] = [talk, Text("a"), Ids([1, 2])]
 
-    async def name(target: Target = JUDGE, sources: list[Source] = items) -> object:
-        return await scorer._name(target, sources, 10)
+    async def name(
+        target: Target = JUDGE, sources: list[Source] = items, caller: str = ""
+    ) -> object:
+        return await scorer._name(target, sources, 10, caller)
 
     with scorer.admission.admit(10):
         first = await name()
         assert await name(sources=[talk, Text("a"), Ids((1, 2))]) == first
         others = [await name(OTHER), await name(sources=items[::-1]), await name(sources=items[:2])]
-        token = caller.NAME.set("somebody")
-        others.append(await name())
-        caller.NAME.reset(token)
+        others.append(await name(caller="somebody"))
 
     assert len({first, *others}) == 5

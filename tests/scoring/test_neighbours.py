@@ -1,14 +1,12 @@
 """What callers learn of each other by what they needn't compute, with a real device process."""
 
 import asyncio
-from contextlib import contextmanager
 
 import psutil
 import pytest
 
 from assay.items import Ids
-from assay.scoring import caller
-from assay.scoring.scorer import Scorer
+from assay.scoring.scorer import Scorer, prefix_scope
 from assay.settings import Settings
 from assay.telemetry.metrics import Metrics
 from tests.http import checkpoints
@@ -32,18 +30,9 @@ def serving(tiny, **settings):
     )
 
 
-@contextmanager
-def named(name):
-    """Ask as the owner of the key of that name."""
-    token = caller.NAME.set(name)
-    yield
-    caller.NAME.reset(token)
-
-
 async def ask(scorer, name, *sources, **options):
     """Score items as a caller."""
-    with named(name):
-        return await scorer.score(scorer.target(None), sources, **options)
+    return await scorer.score(scorer.target(None), sources, caller=name, **options)
 
 
 def numbers(outcome):
@@ -103,11 +92,18 @@ async def together(scorer, *names):
 
 def test_who_shares_with_whom():
     """Those of one key's name, or all; a salt sets apart, and nobody's salt is another's name."""
-    with named("one"):
-        own = caller.scope(None, "caller")
-        salted = caller.scope("salt", "caller")
-        shared = caller.scope(None, "all"), caller.scope("salt", "all")
-    with named("other"):
-        others = caller.scope(None, "caller"), caller.scope("salt", "caller")
-        assert shared == (caller.scope(None, "all"), caller.scope("salt", "all"))
-    assert len({own, salted, *others, *shared}) == 6
+    scopes = [prefix_scope(name, salt) for name in ("one", "other", "") for salt in (None, "salt")]
+
+    assert len(set(scopes)) == 6
+
+
+async def test_an_operator_may_let_all_share(tiny):
+    """By `prefix_sharing`; a salt still sets apart."""
+    async with serving(tiny, prefix_sharing="all") as scorer:
+        await scorer.served.ready()
+        first = await ask(scorer, "one", SECRET)
+        other = await ask(scorer, "other", SECRET)
+        salted = await ask(scorer, "other", SECRET, salt="a")
+
+    assert [spared(one) for one in (first, other, salted)] == [0, 56, 0]
+    assert numbers(first) == numbers(other) == numbers(salted)

@@ -7,7 +7,6 @@ import pytest
 
 from assay.errors import DeadlineExceeded, Overloaded
 from assay.items import Ids
-from assay.scoring import caller
 from assay.scoring.scorer import Scorer
 from assay.settings import Settings
 from assay.telemetry.metrics import Metrics
@@ -82,8 +81,7 @@ async def test_a_caller_with_one_item_goes_before_the_backlog_of_another(tiny):
     done = []
 
     async def ask(name, first):
-        caller.NAME.set(name)
-        await scorer.score(scorer.target(None), items(1, first))
+        await scorer.score(scorer.target(None), items(1, first), caller=name)
         done.append(name)
 
     async with serving(tiny) as scorer:

@@ -8,6 +8,7 @@ from prometheus_client import REGISTRY, CollectorRegistry
 from assay.settings import Settings
 from assay.telemetry import lag
 from assay.telemetry.metrics import Metrics
+from assay.timings import Timings
 from assay.worker_protocol import Done
 
 CALL = {"model": "judge", "route": "score"}
@@ -19,13 +20,15 @@ def value(metrics, name, **labels):
     return metrics.registry.get_sample_value(name, labels)
 
 
+def took(total_s, **seconds):
+    """Return the timings of a request that took so long."""
+    return Timings(0.0, 0.0, 0.0, 0.0, ended=total_s, **seconds)
+
+
 def answered(metrics, **changes):
     """Note one answered request."""
     facts = {
-        "tokenize_s": 0.25,
-        "queue_s": 0.5,
-        "compute_s": 2.0,
-        "total_s": 2.75,
+        "timings": took(2.75, tokenize_s=0.25, compute_s=2.0),
         "items": 3,
         "tokens": 70,
         "cuts": {"prompt": 1},
@@ -76,7 +79,7 @@ def test_the_seconds_observed_are_those_given():
 def test_what_the_server_failed_took_its_time_too():
     """It is in the same histograms: a server that only comes too late doesn't look fast."""
     metrics = Metrics()
-    metrics.failed("judge", "score", queue_s=599.0, total_s=600.0)
+    metrics.failed("judge", "score", took(600.0, tokenize_s=1.0))
     assert value(metrics, "assay_queue_seconds_sum", **CALL) == 599.0
     assert value(metrics, "assay_request_duration_seconds_sum", **CALL) == 600.0
     assert value(metrics, "assay_items_total", **CALL) is None
@@ -86,7 +89,7 @@ def test_a_wait_as_long_as_may_be_has_a_bucket():
     """Beyond the last bucket a quantile says no more than that."""
     metrics = Metrics()
     longest = Settings.model_fields["max_wait_s"].default
-    metrics.failed("judge", "score", queue_s=longest, total_s=longest)
+    metrics.failed("judge", "score", took(longest))
     bounds = [
         float(sample.labels["le"])
         for family in metrics.registry.collect()

@@ -15,6 +15,7 @@ from fastapi import APIRouter, Request
 from assay import wire
 from assay.api.body import body_of
 from assay.api.openapi import takes
+from assay.api.request_context import context_of
 from assay.errors import AssayError
 from assay.scoring import inspection
 
@@ -67,11 +68,11 @@ async def _changed(
         outcome = error.code
         raise
     finally:
-        state = request.state
+        context = context_of(request)
         _service(request).metrics.changed("admin", outcome)
         logger.info(
             *("%s %r: %s by=%s id=%s", request.url.path, model, outcome),
-            *(state.caller, state.request_id),
+            *(context.caller, context.request_id),
         )
     scorer = _service(request).scorer
     return wire.ModelList(

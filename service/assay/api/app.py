@@ -9,7 +9,6 @@ from fastapi import FastAPI
 from pydantic_core import to_json
 from starlette.datastructures import Headers
 from starlette.middleware.cors import CORSMiddleware
-from starlette.routing import Route
 
 from assay import __version__
 from assay.api import admin, contracts, health, native, openapi, pages, problems
@@ -19,7 +18,6 @@ from assay.api.holdings import Holdings
 from assay.api.origins import Origins
 from assay.api.request_middleware import Frame
 from assay.api.strangers import Strangers
-from assay.api.tracing_middleware import TracingMiddleware
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
@@ -46,7 +44,7 @@ def create_app(
     )
     app.state.service = service
     app.include_router(pages.router)
-    app.include_router(native.router, tags=["native"])
+    app.include_router(native.router)
     app.include_router(native.router, prefix="/v1", include_in_schema=False)
     app.include_router(health.router, tags=["operations"])
     app.include_router(admin.router, tags=["operations"])
@@ -57,14 +55,11 @@ def create_app(
     app.include_router(kserve.router)
     problems.install(app)
     bodies: tuple[type[BaseModel], ...] = (*native.BODIES, *admin.BODIES)
-    app.state.document = functools.cache(lambda: to_json(openapi.document(app, bodies)))
-    own = posted(native.router, "", "/v1")
-    endpoints = contracts.posted(own)
-    app.routes.extend(
-        Route(path, endpoint, methods=["POST"])
-        for path, endpoint in endpoints.items()
-        if path not in own
+    app.state.document = functools.cache(
+        lambda: to_json(openapi.document(app, native.posted, bodies))
     )
+    own = posted(native.posted, "", "/v1")
+    endpoints = contracts.posted(own)
     framed = Frame(
         FastRoutes(app, endpoints, service),
         keys=keys,
@@ -78,9 +73,9 @@ def create_app(
         id_headers=contracts.id_headers(),
         strangers=Strangers(settings.unauthorized_per_minute),
         log_sample=settings.log_sample,
+        tracing=tracing,
     )
-    known = framed if tracing is None else TracingMiddleware(framed, tracing, endpoints)
-    return _shared(known, settings.cors_origins) if settings.cors_origins else known
+    return _shared(framed, settings.cors_origins) if settings.cors_origins else framed
 
 
 class _Shared(CORSMiddleware):

@@ -13,6 +13,7 @@ from assay import wire
 from assay.api import problems
 from assay.api.holdings import worth
 from assay.api.incremental_json import Parser
+from assay.api.request_context import context_of
 from assay.errors import (
     BodyTooLarge,
     InvalidField,
@@ -79,10 +80,10 @@ async def read(request: Request) -> Body:
         UnsupportedMedia: It is in a coding or charset that isn't taken.
         ClientDisconnect: The caller left before it was whole.
     """
-    known: Body | None = getattr(request.state, "body", None)
-    if known is None:
-        known = request.state.body = await _received(request)
-    return known
+    context = context_of(request)
+    if context.body is None:
+        context.body = await _received(request, context.holding)
+    return context.body
 
 
 async def body_of(request: Request, kind: type[RequestT], *, empty: bytes = b"") -> RequestT:
@@ -109,9 +110,8 @@ async def body_of(request: Request, kind: type[RequestT], *, empty: bytes = b"")
         raise problems.from_validation(error, kind) from None
 
 
-async def _received(request: Request) -> Body:
+async def _received(request: Request, holding: Holding) -> Body:
     chunks = request.stream()
-    holding: Holding = request.state.holding
     try:
         return await _taken(chunks, holding, has_tail=TAILED in request.headers)
     except (BodyTooLarge, MalformedBody, Overloaded, UnsupportedMedia) as error:

@@ -1,4 +1,4 @@
-"""One POST, whatever its contract: who answers it, awaited unless the caller leaves."""
+"""An answer, awaited unless its caller leaves."""
 
 from __future__ import annotations
 
@@ -13,25 +13,9 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable
 
     from fastapi import Request
-    from starlette.types import Scope
-
-    from assay.scoring.scorer import Scorer
 
 T = TypeVar("T")
-CLIENT_CLOSED_REQUEST = 499
 STOPPED = "the server is stopping and doesn't answer this any more; send it to another"
-
-
-def scorer_of(request: Request) -> Scorer:
-    """Return the scorer that this request met: it stays the same to the end."""
-    scorer: Scorer = request.state.scorer
-    return scorer
-
-
-def peer_of(scope: Scope) -> str:
-    """Return the address at the other end of the connection; a local socket's has none."""
-    client = scope.get("client")
-    return client[0] if client else ""
 
 
 async def cancel_on_disconnect(request: Request, answer: Awaitable[T]) -> T:

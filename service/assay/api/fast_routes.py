@@ -4,8 +4,7 @@ A request holds the scorer that it meets until it is answered; see `scoring.serv
 
 Routes that are posted to take the bare request and answer in their own words, so nothing of what
 FastAPI does around an endpoint is for them; it cost more than all of Assay's own work on a request
-of one item. FastAPI still has these routes: for the OpenAPI document, and for what is asked of them
-by another method.
+of one item. They stand in one table, and FastAPI documents them.
 """
 
 from __future__ import annotations
@@ -15,7 +14,10 @@ from typing import TYPE_CHECKING
 from fastapi import Request
 from fastapi.routing import APIRoute
 
+from assay.api import problems
 from assay.api.keys import OPEN_ROUTES
+from assay.api.request_context import context_in
+from assay.errors import MethodNotAllowed
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
@@ -41,9 +43,15 @@ class FastRoutes:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one request."""
-        endpoint = self._endpoints.get(scope["path"]) if scope.get("method") == "POST" else None
-        with self._service.using() as scorer:
-            scope["state"]["scorer"] = scorer
+        endpoint = self._endpoints.get(scope["path"])
+        context = context_in(scope)
+        if endpoint is None or scope["method"] != "POST":
+            context.shape = problems.native
+        if endpoint is not None and scope["method"] != "POST":
+            context.headers["Allow"] = "POST"
+            raise MethodNotAllowed(problems.not_allowed(scope["path"], scope["method"]))
+        with self._service.using() as context.scorer:
+            scorer = context.scorer
             if not scorer.served.targets.by_name and _asks_of_models(scope["path"]):
                 await scorer.served.resolved()
             if endpoint is None:

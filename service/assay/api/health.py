@@ -5,7 +5,7 @@ from __future__ import annotations
 from fastapi import APIRouter, Request, Response
 
 from assay import wire
-from assay.api.disconnect import scorer_of
+from assay.api.request_context import context_of
 from assay.telemetry.metrics import CONTENT_TYPE
 
 router = APIRouter()
@@ -31,7 +31,8 @@ async def ready(request: Request) -> Response:
 
     Where keys are set, only who sends one is told the models, and all of a reason.
     """
-    scorer, shows_all = scorer_of(request), request.state.shows_all
+    context = context_of(request)
+    scorer, shows_all = context.scorer, context.shows_all
     reasons = scorer.served.reasons(in_full=shows_all)
     served = scorer.served.targets.by_name if shows_all else {}
     answer = wire.ReadyAnswer(
@@ -49,6 +50,6 @@ async def ready(request: Request) -> Response:
 @router.get("/metrics", response_class=Response)
 async def metrics(request: Request) -> Response:
     """Return the metrics in Prometheus' text format."""
-    scorer = scorer_of(request)
+    scorer = context_of(request).scorer
     scorer.observe()
     return Response(scorer.metrics.render(), headers={"Content-Type": CONTENT_TYPE})

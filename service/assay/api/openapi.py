@@ -19,7 +19,7 @@ from assay.api.contracts import CONTRACTS
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
-    from fastapi import FastAPI
+    from fastapi import APIRouter, FastAPI
     from pydantic import BaseModel
 
     from assay.api.contracts.contract import Contract
@@ -56,11 +56,16 @@ def takes(model: type[BaseModel], *, is_required: bool = True) -> dict[str, obje
     return {"requestBody": {"required": is_required, "content": {_JSON: {"schema": reference}}}}
 
 
-def document(app: FastAPI, native: Iterable[type[BaseModel]]) -> dict[str, Any]:
-    """Return the document; `native` are the bodies of routes of our own. It takes a while."""
-    schema = get_openapi(
-        title=app.title, version=app.version, summary=app.summary, routes=app.routes
-    )
+def document(app: FastAPI, posted: APIRouter, native: Iterable[type[BaseModel]]) -> dict[str, Any]:
+    """Return the document; it takes a while.
+
+    Args:
+        app: What FastAPI serves.
+        posted: Routes of our own that it only documents.
+        native: The bodies of routes of our own.
+    """
+    routes = [*posted.routes, *app.routes]
+    schema = get_openapi(title=app.title, version=app.version, summary=app.summary, routes=routes)
     bodies = {*native, *(contract.request for contract in CONTRACTS)}
     names, models = models_json_schema(
         [

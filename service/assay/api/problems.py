@@ -5,35 +5,43 @@ The body is the native one, or a foreign contract's, which gives the `Shape` of 
 
 from __future__ import annotations
 
+import logging
 import math
+import traceback
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any
 
-from fastapi.responses import JSONResponse
+from fastapi.responses import JSONResponse, Response
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 
 from assay import validation, wire
 from assay.api import coding
+from assay.api.request_context import context_of
 from assay.errors import (
     AssayError,
+    InternalError,
     InvalidField,
     MalformedBody,
     MethodNotAllowed,
     UnknownRoute,
     shown,
 )
-from assay.telemetry import request_outcome
+from assay.telemetry.metrics import CLIENT_GONE
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from fastapi import FastAPI, Request, Response
+    from fastapi import FastAPI, Request
     from pydantic import ValidationError
     from pydantic_core import ErrorDetails
 
+    from assay.api.request_context import RequestContext
+
     Shape = Callable[[AssayError, str], tuple[int, Any]]  # of a request's id, to status and body
 
-REVISION = "x-assay-revision"
+logger = logging.getLogger("assay.access")
+_CLIENT_CLOSED_REQUEST = 499
 MOST_ERRORS = 1_000  # that are looked at for the most telling
 _SURELY = 0.8  # so much alike are a name and one that is misspelt
 _FORMS = {
@@ -70,7 +78,8 @@ _HTTP: dict[int, type[AssayError]] = {404: UnknownRoute, 405: MethodNotAllowed}
 
 def install(app: FastAPI) -> None:
     """Answer what routes and the router raise in the native shape."""
-    app.add_exception_handler(AssayError, _on_assay_error)
+    for kind in (AssayError, ClientDisconnect, Exception):
+        app.add_exception_handler(kind, _on_error)
     app.add_exception_handler(HTTPException, _on_http_exception)
 
 
@@ -90,21 +99,42 @@ def native(error: AssayError, request_id: str) -> tuple[int, dict[str, Any]]:
     return error.status, body(error, request_id)
 
 
-def answer(error: AssayError, request_id: str, shape: Shape = native) -> JSONResponse:
-    """Return an error as an answer in a contract's shape."""
-    request_outcome.failed(error.code)
-    status, content = shape(error, request_id)
-    return JSONResponse(content, status_code=status, headers=headers(error))
+def answer(error: AssayError, context: RequestContext) -> JSONResponse:
+    """Return an error as the answer of a request, in the shape of its route."""
+    context.outcome = error.code
+    status, content = context.shape(error, context.request_id)
+    return JSONResponse(content, status_code=status, headers=headers(error) | context.headers)
+
+
+def answered(error: Exception, context: RequestContext) -> Response:
+    """Return the answer to whatever was raised; what isn't ours is a defect, and logged.
+
+    Without its message, which may quote what was asked.
+    """
+    if isinstance(error, ClientDisconnect):
+        context.outcome = CLIENT_GONE
+        return Response(status_code=_CLIENT_CLOSED_REQUEST)
+    if not isinstance(error, AssayError):
+        lines = traceback.format_tb(error.__traceback__)
+        where = "".join([*lines, type(error).__qualname__])
+        logger.error("request %s failed:\n%s", context.request_id, where)
+        told = f"a defect of Assay; the log has it under request {context.request_id}"
+        error = InternalError(told)
+    return answer(error, context)
 
 
 def headers(error: AssayError) -> dict[str, str]:
     """Return the headers of an error."""
-    found = {} if error.revision is None else {REVISION: error.revision}
     if error.retry_after_s is not None:
-        return found | {"Retry-After": str(max(1, math.ceil(error.retry_after_s)))}
+        return {"Retry-After": str(max(1, math.ceil(error.retry_after_s)))}
     if error.param == "content-encoding":
-        return found | {"Accept-Encoding": ", ".join(coding.KNOWN)}
-    return found | ({"WWW-Authenticate": "Bearer"} if error.status == 401 else {})
+        return {"Accept-Encoding": ", ".join(coding.KNOWN)}
+    return {"WWW-Authenticate": "Bearer"} if error.status == 401 else {}
+
+
+def not_allowed(path: str, method: str) -> str:
+    """Return what to say to a method that a path doesn't take."""
+    return f"{shown(path)} doesn't take {method}; GET /docs lists the routes"
 
 
 def from_validation(error: ValidationError, kind: type[wire.Request]) -> AssayError:
@@ -172,9 +202,8 @@ def path_of(location: tuple[int | str, ...]) -> str:
     return path
 
 
-def _on_assay_error(request: Request, error: Exception) -> Response:
-    assert isinstance(error, AssayError)
-    return answer(error, request.state.request_id)
+def _on_error(request: Request, error: Exception) -> Response:
+    return answered(error, context_of(request))
 
 
 def _on_http_exception(request: Request, error: Exception) -> Response:
@@ -182,8 +211,8 @@ def _on_http_exception(request: Request, error: Exception) -> Response:
     kind = _HTTP.get(error.status_code, MalformedBody)
     message = {
         404: f"there is no {shown(request.url.path)}; GET /docs lists the routes",
-        405: f"{shown(request.url.path)} doesn't take {request.method}; GET /docs lists the routes",
+        405: not_allowed(request.url.path, request.method),
     }.get(error.status_code, "the request can't be read")
-    response = answer(kind(message), request.state.request_id)
+    response = answer(kind(message), context_of(request))
     response.headers.update(error.headers or {})  # a 405's Allow
     return response

@@ -1,4 +1,4 @@
-"""Around every route: request id, key, limits, safe headers, one log line, what nobody counted.
+"""Around every route: request id, key, limits, safe headers; here a request is counted and logged.
 
 A plain ASGI middleware, so that streams, disconnects and errors pass through untouched.
 """
@@ -11,16 +11,15 @@ import math
 import random
 import re
 import time
-import traceback
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from assay.api import coding, contracts, problems
-from assay.api.disconnect import STOPPED, peer_of
+from assay.api.disconnect import STOPPED
 from assay.api.keys import OPEN_ROUTES
+from assay.api.request_context import RequestContext, context_in
 from assay.api.strangers import Strangers
 from assay.errors import (
-    AssayError,
     BodyTooLarge,
     BodyTooSlow,
     Draining,
@@ -29,8 +28,7 @@ from assay.errors import (
     UnknownRoute,
     shown,
 )
-from assay.scoring import caller, garbage
-from assay.telemetry import request_outcome
+from assay.scoring import garbage
 from assay.telemetry.metrics import NO_ROUTE
 
 if TYPE_CHECKING:
@@ -39,15 +37,16 @@ if TYPE_CHECKING:
     from fastapi import Response
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-    from assay.api.holdings import Holding, Holdings
+    from assay.api.holdings import Holdings
     from assay.api.keys import Keys
     from assay.api.origins import Origins
     from assay.api.problems import Shape
     from assay.telemetry.metrics import Metrics
-    from assay.telemetry.request_outcome import Ending
+    from assay.telemetry.tracing import Trace, Tracing
 
 logger = logging.getLogger("assay.access")
-QUIET_ROUTES = OPEN_ROUTES | {"/metrics"}  # polled by machines: logged at debug level
+# Polled by machines: logged at debug level, and never traced.
+QUIET_ROUTES = OPEN_ROUTES | {"/metrics"}
 # For browsers: take an answer for what it says it is, show it in no frame, keep and tell nothing of
 # it. Not Strict-Transport-Security: it would hold for every other port of this host, too.
 _SAFE_HEADERS = [
@@ -61,10 +60,11 @@ _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _MOST_CHARACTERS = 256  # of a value in a line of the log
 _SLOWEST_BYTES_PER_S = 16_384
 _PIECE_BYTES = 262_144  # of an answer, handed over at a time
+_TRACE_HEADERS = (b"traceparent", b"tracestate")
 _SAFE_ID = re.compile(r"[\x21-\x7e]{1,128}")
 
 
-def canonical(scope: Scope) -> None:
+def _canonical(scope: Scope) -> None:
     """Give a path the one form that everything around the routes knows it by.
 
     Without slashes at its end: `/score/` is `/score`, and no redirect loses a body. Where it fits a
@@ -87,12 +87,13 @@ class Frame:
         holdings: What requests hold of this process' memory.
         max_body_bytes: The largest body that is read.
         body_timeout_s: How long a body may take, and a second more for each 16 KiB of it.
-        metrics: Where a refusal is counted that no route has counted.
+        metrics: Where a request is counted whose route says how it ended, or that went wrong.
         routes: What metrics call the paths that are posted to.
         shapes: How errors look at paths where that isn't the native way.
         id_headers: Where else the request's id is told, by path.
         strangers: Who lately asked without a good key.
         log_sample: The share of requests that went well that have a line in the log.
+        tracing: What makes a span of each request.
     """
 
     def __init__(
@@ -110,6 +111,7 @@ class Frame:
         body_timeout_s: float = 60.0,
         strangers: Strangers | None = None,
         log_sample: float = 1.0,
+        tracing: Tracing | None = None,
     ) -> None:
         self._app = app
         self._metrics = metrics
@@ -123,36 +125,53 @@ class Frame:
         self._body_timeout_s = body_timeout_s
         self._strangers = strangers or Strangers(math.inf)
         self._log_sample = log_sample
+        self._tracing = tracing
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one request."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        canonical(scope)
+        _canonical(scope)
+        if self._tracing is None or scope["path"] in QUIET_ROUTES:
+            await self._handle(scope, receive, send)
+            return
+        headers = {
+            name.decode(): value.decode("latin-1")
+            for name, value in scope["headers"]
+            if name in _TRACE_HEADERS
+        }
+        path = scope["path"]  # others than of routes may hold anything
+        named = path if path in self._routes else None
+        with self._tracing.request(scope["method"], named, headers) as trace:
+            await self._handle(scope, receive, send, trace)
+
+    async def _handle(
+        self, scope: Scope, receive: Receive, send: Send, trace: Trace | None = None
+    ) -> None:
         headers = _headers(scope["headers"])
-        request_id = _request_id(headers.get(b"x-request-id"))
-        state = scope.setdefault("state", {})
-        state["request_id"] = request_id
+        context = self._context(scope, headers)
         begin = time.perf_counter()
-        end = request_outcome.begun()
         left = garbage.collected()
-        holding = state["holding"] = self._holdings.begin()
         status = 0
 
         async def send_framed(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
-                _let_go(state, left)  # nobody needs any more what was asked
-                holding.keep(_length(dict(message.get("headers", []))))
+                _let_go(context, left)  # nobody needs any more what was asked
+                context.holding.keep(_length(dict(message.get("headers", []))))
                 status = message["status"]
+                self._count(context)
+                if trace:
+                    trace.answered(status, context.request_id)
+                request_id = context.request_id.encode()
                 message["headers"] = [
                     *message.get("headers", []),
                     *_SAFE_HEADERS,
-                    (b"x-request-id", request_id.encode()),
+                    (b"x-request-id", request_id),
                 ]
                 if also := self._id_headers.get(scope["path"]):
-                    message["headers"].append((also.encode(), request_id.encode()))
+                    message["headers"].append((also.encode(), request_id))
             await _in_pieces(message, send)
 
         try:
@@ -161,60 +180,70 @@ class Frame:
         except asyncio.CancelledError:  # the drain is over
             if status:
                 return
-            stopped = Draining(STOPPED, retry_after_s=1)
-            response = self._problem(stopped, scope["path"], request_id)
+            response = self._problem(Draining(STOPPED, retry_after_s=1), context)
             await response(scope, receive, send_framed)
         except Exception as error:
+            if context.outcome == InternalError.code:  # FastAPI's way: answered, and raised again
+                return
             if status:
                 raise
-            response = self._problem(error, scope["path"], request_id)
+            response = self._problem(error, context)
+            # They hold what was asked, which is freed aside.
+            error.__traceback__ = error.__context__ = error.__cause__ = None
             await response(scope, receive, send_framed)
         finally:
-            _let_go(state, left)
-            holding.leave()
-            self._count(end, scope["path"])
-            self._log(scope, status, 1e3 * (time.perf_counter() - begin), end)
+            _let_go(context, left)
+            context.holding.leave()
+            self._log(scope, context, status, 1e3 * (time.perf_counter() - begin))
 
-    def _count(self, end: Ending, path: str) -> None:
-        """Count an error that was answered before a route did so: by the frame, or the router."""
-        if end.outcome and not end.is_counted:
-            self._metrics.request("", self._routes.get(path, NO_ROUTE), end.outcome)
+    def _context(self, scope: Scope, headers: dict[bytes, bytes]) -> RequestContext:
+        path = scope["path"]
+        client = scope.get("client")
+        context = RequestContext(
+            _request_id(headers.get(b"x-request-id")),
+            self._holdings.begin(),
+            peer=client[0] if client else "",
+            route=self._routes.get(path, NO_ROUTE),
+            shape=self._shapes.get(path, problems.native),
+        )
+        scope.setdefault("state", {})["context"] = context
+        return context
 
-    def _log(self, scope: Scope, status: int, ms: float, end: Ending) -> None:
+    def _count(self, context: RequestContext) -> None:
+        """Count how a request ended, where that is known: who only looks isn't counted."""
+        if context.outcome:
+            self._metrics.request(context.model, context.route, context.outcome)
+
+    def _log(self, scope: Scope, context: RequestContext, status: int, ms: float) -> None:
         """Write the request's line, or not where only a share of such have one."""
-        if not _went_well(status, end) or random.random() < self._log_sample:  # noqa: S311
-            _log(scope, status, ms, end)
+        if not _went_well(status, context) or random.random() < self._log_sample:  # noqa: S311
+            _log(scope, context, status, ms)
 
-    def _problem(self, error: Exception, path: str, request_id: str) -> Response:
-        """Return the answer to an error that no route answered; what isn't ours is a defect."""
-        if not isinstance(error, AssayError):
-            logger.error("request %s failed:\n%s", request_id, _where(error))
-            error = InternalError(f"a defect of Assay; the log has it under request {request_id}")
-        response = problems.answer(error, request_id, self._shapes.get(path, problems.native))
+    def _problem(self, error: Exception, context: RequestContext) -> Response:
+        """Return the answer to an error of any route."""
+        response = problems.answered(error, context)
         if isinstance(error, BodyTooSlow):
             response.headers["Connection"] = "close"  # the rest of the body is for nobody
         return response
 
     async def _check(self, scope: Scope, headers: dict[bytes, bytes]) -> None:
+        context = context_in(scope)
         self._origins.check(scope, headers, is_open=self._keys.is_open)
         try:
             name = self._keys.check(scope["path"], headers)
         except Unauthorized:
-            if held_back_s := self._strangers.refused(peer_of(scope)):
+            if held_back_s := self._strangers.refused(context.peer):
                 await asyncio.sleep(held_back_s)
             raise
         if _CONTROL.search(scope["path"]):  # an expression's $ also fits before a newline
             raise UnknownRoute("no path has control characters; /docs lists those that there are")
-        scope["state"]["caller"] = name
-        scope["state"]["shows_all"] = self._keys.shows_all(name)
-        caller.NAME.set(name or "")
+        context.caller = name
+        context.shows_all = self._keys.shows_all(name)
         coding.check_charset(headers.get(b"content-type", b""))
         if _length(headers) > self._max_body_bytes:
             raise self._too_large()
-        peer = scope.get("client")
-        holding: Holding = scope["state"]["holding"]
-        holding.caller = name or (f"@{peer[0]}" if peer else "")
-        holding.check(_length(headers))  # what finds no room isn't read
+        context.holding.caller = name or (f"@{context.peer}" if context.peer else "")
+        context.holding.check(_length(headers))  # what finds no room isn't read
 
     def _received(self, scope: Scope, receive: Receive) -> Receive:
         """Return what receives the body as it was before it was encoded."""
@@ -257,9 +286,9 @@ class Frame:
         )
 
 
-def _went_well(status: int, end: Ending) -> bool:
+def _went_well(status: int, context: RequestContext) -> bool:
     """Whether a request's line says nothing that an operator would look for."""
-    return 200 <= status < 300 and end.outcome in ("", "ok")
+    return 200 <= status < 300 and context.outcome in ("", "ok")
 
 
 def _headers(lines: Sequence[tuple[bytes, bytes]]) -> dict[bytes, bytes]:
@@ -290,43 +319,36 @@ async def _in_pieces(message: Message, send: Send) -> None:
     await send({**message, "body": body[last:]} if last else message)
 
 
-def _let_go(state: dict[str, Any], left: list[list[Any]]) -> None:
+def _let_go(context: RequestContext, left: list[list[object]]) -> None:
     """Free what a request leaves behind, aside."""
-    state.pop("body", None)
+    context.body = None
     if left:
         garbage.free(left.copy())
         left.clear()
 
 
-def _log(scope: Scope, status: int, ms: float, end: Ending) -> None:
+def _log(scope: Scope, context: RequestContext, status: int, ms: float) -> None:
     """Write the request's line."""
     path = shown(scope["path"].encode("unicode_escape").decode(), _MOST_CHARACTERS)
-    request_id = scope["state"]["request_id"]
     facts = {
-        "request_id": request_id,
+        "request_id": context.request_id,
         "method": shown(scope["method"], _MOST_CHARACTERS),
         "route": path,
         "status": status,
         "ms": round(ms, 3),
-        "model": end.model,
-        "outcome": end.outcome,
-        "by": scope["state"].get("caller") or "",
-        "peer": peer_of(scope),
+        "model": context.model,
+        "outcome": context.outcome,
+        "by": context.caller or "",
+        "peer": context.peer,
     }
     logger.log(
         logging.DEBUG if scope["path"] in QUIET_ROUTES else logging.INFO,
         "%s %s %d %.1f ms%s id=%s",
         *(facts["method"], path, status, ms),
         "".join(f" {name}={facts[name]}" for name in ("by", "peer") if facts[name]),
-        request_id,
+        context.request_id,
         extra={name: fact for name, fact in facts.items() if fact != ""},
     )
-
-
-def _where(error: Exception) -> str:
-    """Return an error's traceback without its message, which may quote what was asked."""
-    lines = traceback.format_tb(error.__traceback__)
-    return "".join([*lines, type(error).__qualname__])
 
 
 def _request_id(given: bytes | None) -> str:

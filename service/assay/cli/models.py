@@ -25,6 +25,7 @@ from assay.cli.app import (
 from assay.cli.terminal import err, out, table
 from assay.errors import AssayError, CheckpointError, refusing
 from assay.scoring import answers, inspection
+from assay.scoring.call import Call
 from assay.scoring.scorer import Scorer
 from assay.telemetry import logging as logs
 from assay.telemetry.metrics import Metrics
@@ -187,7 +188,8 @@ async def _verify(settings: Settings, *, as_json: bool) -> bool:
                     f"the card of '{settings.models[0]}' has no golden examples to compare with"
                 )
             request = wire.ScoreRequest(inputs=[wire.Item(**_item(one)) for one in golden])
-            answer = await answers.score(scorer, request, "verify")
+            call = Call(scorer, scorer.target(None), request, "score")
+            answer = await answers.score(call, request, "verify")
     rows: list[Sequence[str | Text]] = []
     are_right = True
     for one, entry in zip(golden, answer.data, strict=True):

@@ -36,6 +36,7 @@ from assay.client.client import AsyncClient
 from assay.prompts import loader
 from assay.scheduling import workers
 from assay.scoring import answers, interpretation
+from assay.scoring.call import Call
 from assay.scoring.scorer import Scorer
 from assay.telemetry import logging as logs
 from assay.telemetry.metrics import Metrics
@@ -240,13 +241,16 @@ class _Here:
         )
 
     async def score(self, request: wire.ScoreRequest) -> wire.ScoreAnswer:
-        return await answers.score(self._scorer, request, "score")
+        return await answers.score(self._call(request, "score"), request, "score")
 
     async def compare(self, request: wire.CompareRequest) -> wire.CompareAnswer:
-        return await answers.compare(self._scorer, request, "compare")
+        return await answers.compare(self._call(request, "compare"), request, "compare")
 
     async def best_of_n(self, request: wire.BestOfNRequest) -> wire.BestOfNAnswer:
-        return await answers.best_of_n(self._scorer, request, "best-of-n")
+        return await answers.best_of_n(self._call(request, "best-of-n"), request, "best-of-n")
+
+    def _call(self, request: wire.Options, route: str) -> Call:
+        return Call(self._scorer, self._scorer.target(request.model), request, route)
 
 
 def _say_what_is_kept(job: _Job) -> None:

@@ -100,7 +100,7 @@ def _routes() -> str:
             _answer(route),
             (inspect.getdoc(route.endpoint) or "").partition("\n")[0],
         ]
-        for router in (native.router, health.router, admin.router)
+        for router in (native.posted, native.router, health.router, admin.router)
         for route in router.routes
         if isinstance(route, APIRoute) and route.include_in_schema
     ]

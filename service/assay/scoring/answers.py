@@ -8,7 +8,7 @@ from assay import wire
 from assay.errors import AssayError
 from assay.reward import ensemble, preference, selection, tournament
 from assay.scoring import items as given
-from assay.scoring.call import Call, ScoredItem
+from assay.scoring.call import ScoredItem
 from assay.scoring.interpretation import TargetScore
 from assay.scoring.offload import offload
 
@@ -16,12 +16,12 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from assay.scoring import pairwise
-    from assay.scoring.scorer import RequestResult, Scorer
+    from assay.scoring.call import Call
+    from assay.scoring.scorer import RequestResult
 
 
-async def score(scorer: Scorer, request: wire.ScoreRequest, request_id: str) -> wire.ScoreAnswer:
+async def score(call: Call, request: wire.ScoreRequest, request_id: str) -> wire.ScoreAnswer:
     """Answer `POST /score`."""
-    call = Call(scorer, request, "score")
     items = request.items()
     sources = await offload(len(items), lambda: given.sources_of(items, request))
     outcome, judged = await call.run(
@@ -37,11 +37,8 @@ async def score(scorer: Scorer, request: wire.ScoreRequest, request_id: str) -> 
     return wire.ScoreAnswer(data=data, **call.envelope(outcome, request_id))
 
 
-async def compare(
-    scorer: Scorer, request: wire.CompareRequest, request_id: str
-) -> wire.CompareAnswer:
+async def compare(call: Call, request: wire.CompareRequest, request_id: str) -> wire.CompareAnswer:
     """Answer `POST /compare`."""
-    call = Call(scorer, request, "compare")
     comparisons = request.all()
     groups = [(one.prompt, one.candidates()) for one in comparisons]
     if call.only_compares:
@@ -63,10 +60,9 @@ async def compare(
 
 
 async def best_of_n(
-    scorer: Scorer, request: wire.BestOfNRequest, request_id: str
+    call: Call, request: wire.BestOfNRequest, request_id: str
 ) -> wire.BestOfNAnswer:
     """Answer `POST /best-of-n`."""
-    call = Call(scorer, request, "best-of-n")
     wanted = request.all()
     groups = [(group.prompt, group.candidates()) for group in wanted]
     if call.only_compares:

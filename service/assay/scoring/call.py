@@ -59,17 +59,20 @@ class Call:
     def __init__(
         self,
         scorer: Scorer,
+        target: Target,
         options: wire.Options,
         route: str,
         *,
+        caller: str = "",
         cutting: Cutting | None = None,
         is_native: bool = True,
     ) -> None:
-        self.target: Target = scorer.target(options.model)
+        self.target = target
         self.options = options
         self.only_compares = interpretation.only_compares(self.target)
         self._scorer = scorer
         self._route = route
+        self._caller = caller
         self._cutting = replace(
             cutting or Cutting(options.truncation), special_tokens=options.special_tokens
         )
@@ -84,18 +87,20 @@ class Call:
     ) -> tuple[RequestResult, list[ScoredItem]]:
         """Score the items; raise the first bad one's error where the caller wants that."""
         outcome = await self._score(sources, path)
-        sizes = self._scorer.served.sizes(self.target)
-        judged = await offload(
-            len(sources),
-            lambda: [
-                self._judge(source, item, sizes)
-                for source, item in zip(sources, outcome.items, strict=True)
-            ],
-        )
+        judged = await offload(len(sources), lambda: self._judged(sources, outcome))
         garbage.note([outcome.items, judged])
-        await offload(len(sources), lambda: self._count(outcome, judged))
-        await offload(len(sources), lambda: self._observe(sources, judged))
         return outcome, judged
+
+    def _judged(self, sources: Sequence[Source], outcome: RequestResult) -> list[ScoredItem]:
+        """Return what the target made of each item, and count it."""
+        sizes = self._scorer.served.sizes(self.target)
+        judged = [
+            self._judge(source, item, sizes)
+            for source, item in zip(sources, outcome.items, strict=True)
+        ]
+        self._count(outcome, judged)
+        self._observe(sources, judged)
+        return judged
 
     async def contest(
         self,
@@ -160,16 +165,17 @@ class Call:
                 is_batch=options.priority == "batch",
                 deadline_s=None if options.deadline_ms is None else options.deadline_ms / 1e3,
                 stop_at_error=self._fails_whole,
+                caller=self._caller,
                 salt=options.cache_salt,
-                on_left=lambda times: tracing.passed(
-                    begin, times, self._named(len(sources)), error=CLIENT_GONE
+                on_left=lambda timings: tracing.passed(
+                    begin, timings, self._named(len(sources)), error=CLIENT_GONE
                 ),
             )
         except ServiceError as error:
             self._scorer.metrics.shed(self.target.name, error.code, len(sources))
             tracing.refused(begin, error.code)
             raise
-        tracing.passed(begin, outcome.times, self._facts(outcome), error=_failure(outcome))
+        tracing.passed(begin, outcome.timings, self._facts(outcome), error=_failure(outcome))
         late = sum(isinstance(item.error, DeadlineExceeded) for item in outcome.items)
         self._scorer.metrics.shed(self.target.name, DeadlineExceeded.code, late)
         for index, item in enumerate(outcome.items):
@@ -181,12 +187,7 @@ class Call:
     def _fail(self, outcome: RequestResult, error: AssayError) -> None:
         """Note how long a request took that the caller can't mend; the others end at once."""
         if isinstance(error, ServiceError):
-            self._scorer.metrics.failed(
-                self.target.name,
-                self._route,
-                queue_s=outcome.queue_s,
-                total_s=outcome.total_s,
-            )
+            self._scorer.metrics.failed(self.target.name, self._route, outcome.timings)
 
     def _facts(self, outcome: RequestResult) -> dict[str, str | int]:
         """Return what a request's spans say of it."""
@@ -223,6 +224,7 @@ class Call:
 
     def envelope(self, outcome: RequestResult, request_id: str) -> dict[str, object]:
         """Return what every answer has around its data."""
+        timings = outcome.timings
         return {
             "id": request_id,
             "created": int(time.time()),
@@ -234,10 +236,10 @@ class Call:
                 shared_tokens=outcome.tokens - outcome.computed_tokens,
             ),
             "timing_ms": wire.Timing(
-                tokenize=round(1e3 * outcome.tokenize_s, 3),
-                queue=round(1e3 * outcome.queue_s, 3),
-                compute=round(1e3 * outcome.compute_s, 3),
-                total=round(1e3 * outcome.total_s, 3),
+                tokenize=round(1e3 * timings.tokenize_s, 3),
+                queue=round(1e3 * timings.queue_s, 3),
+                compute=round(1e3 * timings.compute_s, 3),
+                total=round(1e3 * timings.total_s, 3),
             ),
         }
 
@@ -252,10 +254,7 @@ class Call:
         metrics.answered(
             name,
             self._route,
-            tokenize_s=outcome.tokenize_s,
-            queue_s=outcome.queue_s,
-            compute_s=outcome.compute_s,
-            total_s=outcome.total_s,
+            outcome.timings,
             items=sum(item.error is None for item in outcome.items),
             tokens=outcome.tokens,
             cuts=Counter(item.cut for item in outcome.items if item.cut is not None),

@@ -74,21 +74,20 @@ async def _outline(spec: ModelSpec, settings: Settings) -> None:
 
 
 async def tokenized(
-    scorer: Scorer, request: wire.TokenizeRequest
+    scorer: Scorer, target: Target, request: wire.TokenizeRequest, caller: str
 ) -> AsyncGenerator[list[wire.TokenizeEntry]]:
     """Yield the entries that answer `POST /tokenize`, in order, as they are rendered.
 
     Raises:
         Overloaded, Draining: The request isn't admitted.
     """
-    target = scorer.target(request.model)
     wanted = request.items()
     sources = await offload(len(wanted), lambda: items.sources_of(wanted, request))
     cutting = Cutting(request.truncation, special_tokens=request.special_tokens)
     loaded = scorer.served.loaded(target.members[0])
     reads = loaded.reads if loaded else "last"
     begin = 0
-    rendered = scorer.rendered(target, sources, cutting)
+    rendered = scorer.rendered(target, sources, cutting, caller=caller)
     async with contextlib.aclosing(rendered) as chunks:
         async for chunk in chunks:
             own = wanted[begin : begin + len(chunk)]

@@ -6,6 +6,7 @@ All routes, contracts and the command line go through `Scorer.score`.
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import math
 import time
 from dataclasses import dataclass
@@ -19,9 +20,10 @@ from assay.jobs import Job
 from assay.prompts import chunking
 from assay.scheduling.admission import Admission
 from assay.scheduling.queue import late
-from assay.scoring import caller, garbage
+from assay.scoring import garbage
 from assay.scoring.offload import offload
 from assay.scoring.served_models import ServedModels
+from assay.timings import Timings
 from assay.wakeup_throttle import WakeupThrottle
 
 if TYPE_CHECKING:
@@ -60,28 +62,13 @@ class RawResult:
 
 
 @dataclass(frozen=True, slots=True)
-class Times:
-    """When a request went on, by the monotonic clock; one rendered in parts waits meanwhile."""
-
-    admitted: float
-    queued: float  # its first items
-    tokenized: float  # its last
-    began: float  # its first batch; infinity where it had none
-    ended: float
-
-
-@dataclass(frozen=True, slots=True)
 class RequestResult:
-    """What `Scorer.score` returns; seconds are wall time."""
+    """What `Scorer.score` returns."""
 
     items: list[RawResult]
     tokens: int
     computed_tokens: int
-    tokenize_s: float
-    queue_s: float
-    compute_s: float
-    total_s: float
-    times: Times
+    timings: Timings
 
 
 @dataclass(slots=True)
@@ -179,7 +166,8 @@ class Scorer:
         is_batch: bool = False,
         deadline_s: float | None = None,
         stop_at_error: bool = False,
-        on_left: Callable[[Times], None] | None = None,
+        on_left: Callable[[Timings], None] | None = None,
+        caller: str = "",
         salt: str | None = None,
     ) -> RequestResult:
         """Return what every member read of every item, in order.
@@ -196,16 +184,16 @@ class Scorer:
         """
         begin = time.monotonic()
         tokens = await offload(len(sources), lambda: sum(map(chunking.estimate, sources)))
-        name = await self._name(target, sources, tokens)
+        name = await self._name(target, sources, tokens, caller)
         longest_s = self._settings.max_wait_s
         deadline_s = longest_s if deadline_s is None else min(deadline_s, longest_s)
         with self.admission.admit(
-            len(target.members) * tokens, lambda: name, caller=caller.NAME.get()
+            len(target.members) * tokens, lambda: name, caller=caller
         ) as room:
             try:
                 await self.served.until_ready(target, begin, deadline_s)
             except asyncio.CancelledError:
-                self._count_gone(target, len(sources), on_left, Times(*[begin] * 5))
+                self._count_gone(target, len(sources), on_left, Timings(*[begin] * 5))
                 raise
             return await self._score(
                 target,
@@ -217,36 +205,40 @@ class Scorer:
                 stop_at_error,
                 room,
                 on_left,
+                caller,
                 salt,
             )
 
     async def rendered(
-        self, target: Target, sources: Sequence[Source], cutting: Cutting = _AS_THE_CARD_SAYS
+        self,
+        target: Target,
+        sources: Sequence[Source],
+        cutting: Cutting = _AS_THE_CARD_SAYS,
+        *,
+        caller: str = "",
     ) -> AsyncGenerator[list[Looked | AssayError]]:
         """Yield what the target's first member reads of each item, some at a time, with its tokens.
 
         Raises:
             Overloaded, Draining: The request isn't admitted.
         """
-        own = caller.NAME.get()
         tokens = await offload(len(sources), lambda: sum(map(chunking.estimate, sources)))
-        name = await self._name(target, sources, tokens)
-        with self.admission.admit(tokens, lambda: name, caller=own) as room:
+        name = await self._name(target, sources, tokens, caller)
+        with self.admission.admit(tokens, lambda: name, caller=caller) as room:
             for chunk in chunking.chunks(sources):
-                yield await self.served.renderers.look(target.members[0], chunk, cutting, own)
+                yield await self.served.renderers.look(target.members[0], chunk, cutting, caller)
                 room.give_back(len(chunk) / len(sources))
 
     async def _name(
-        self, target: Target, sources: Sequence[Source], tokens: int
+        self, target: Target, sources: Sequence[Source], tokens: int, caller: str
     ) -> Hashable | None:
         """Return a request's identity where there is no room for all; it reads every character."""
-        own = caller.NAME.get()
         if self.admission.is_closed or self.admission.has_room(
-            len(target.members) * tokens, caller=own
+            len(target.members) * tokens, caller=caller
         ):
             return None
         size = max(len(sources), tokens // _TOKENS_PER_ITEM)
-        return await offload(size, lambda: _identity(own, target, sources))
+        return await offload(size, lambda: _identity(caller, target, sources))
 
     async def _score(
         self,
@@ -258,7 +250,8 @@ class Scorer:
         deadline_s: float,
         stop_at_error: bool,
         room: Reservation,
-        on_left: Callable[[Times], None] | None,
+        on_left: Callable[[Timings], None] | None,
+        caller: str,
         salt: str | None,
     ) -> RequestResult:
         members = target.members
@@ -274,13 +267,20 @@ class Scorer:
             cutting,
             begin + deadline_s if math.isfinite(deadline_s) else None,
             is_batch,
-            caller.NAME.get(),
-            caller.scope(salt, self._settings.prefix_sharing),
+            caller,
+            prefix_scope(caller if self._settings.prefix_sharing == "caller" else "", salt),
         )
         sessions = self._sessions(members, job)
 
         def left_s(now: float) -> float | None:
             return None if job.deadline is None else job.deadline - now
+
+        def timings() -> Timings:
+            return Timings(
+                *(begin, queued, tokenized, job.usage.began_at, time.monotonic()),
+                tokenize_s=tokenize_s,
+                compute_s=job.usage.compute_s,
+            )
 
         rendered: list[Rendered | AssayError] = []
         tokenize_s, queued, tokenized = 0.0, begin, begin
@@ -315,28 +315,26 @@ class Scorer:
         except asyncio.CancelledError:
             _cancel(sessions)
             unscored = sum(any(one is None for one in row) for row in collector.numbers)
-            times = Times(begin, queued, tokenized, job.usage.began_at, time.monotonic())
-            self._count_gone(target, unscored, on_left, times)
+            self._count_gone(target, unscored, on_left, timings())
             raise
-        ended = time.monotonic()
-        total_s = ended - begin
+        taken = timings()
         return RequestResult(
             items=await offload(len(rendered), lambda: _outcomes(rendered, collector.numbers)),
             tokens=job.usage.tokens,
             computed_tokens=round(job.usage.computed_tokens),
-            tokenize_s=tokenize_s,
-            queue_s=max(0.0, total_s - tokenize_s - job.usage.compute_s),
-            compute_s=job.usage.compute_s,
-            total_s=total_s,
-            times=Times(begin, queued, tokenized, job.usage.began_at, ended),
+            timings=taken,
         )
 
     def _count_gone(
-        self, target: Target, items: int, on_left: Callable[[Times], None] | None, times: Times
+        self,
+        target: Target,
+        items: int,
+        on_left: Callable[[Timings], None] | None,
+        timings: Timings,
     ) -> None:
         self.metrics.shed(target.name, "client_gone", items)
         if on_left:
-            on_left(times)
+            on_left(timings)
 
     def _sessions(self, members: Sequence[Model], job: Job) -> dict[str, Session]:
         """Return the session that each member is scored in: one for all of a backend's."""
@@ -385,6 +383,17 @@ def _submit(
 def _cancel(sessions: Mapping[str, Session]) -> None:
     for session in dict.fromkeys(sessions.values()):
         session.cancel()
+
+
+def prefix_scope(caller: str, salt: str | None) -> str:
+    """Return whose prefixes a request may share: those of its caller's own, or of all for none.
+
+    With a salt only those of requests with the same salt among them. A key's name has no blanks.
+    """
+    if salt is None:
+        return caller
+    digest = hashlib.sha256(salt.encode(errors="surrogatepass")).hexdigest()
+    return f"{caller} {digest}"
 
 
 def _identity(own: str, target: Target, sources: Sequence[Source]) -> Hashable:

@@ -13,12 +13,12 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Proc
 from prometheus_client.exposition import generate_latest
 
 from assay import __version__
-from assay.telemetry import request_outcome
 from assay.telemetry.score_length_sums import Moments
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
+    from assay.timings import Timings
     from assay.worker_protocol import Done
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
@@ -229,17 +229,13 @@ class Metrics:
             for failure in FAILURES:
                 self._requests.labels(model, route, failure)
         self._requests.labels(model, route, outcome).inc()
-        request_outcome.counted(model, outcome)
 
     def answered(
         self,
         model: str,
         route: str,
+        timings: Timings,
         *,
-        tokenize_s: float,
-        queue_s: float,
-        compute_s: float,
-        total_s: float,
         items: int,
         tokens: int,
         cuts: Mapping[str, int],
@@ -253,15 +249,15 @@ class Metrics:
             self._truncated.labels(model, route, cut).inc(cuts.get(cut, 0))
         self._unexpected.labels(model, route).inc(unexpected_ends)
         self._mentions.labels(model, route).inc(special_tokens)
-        self._duration.labels(model, route).observe(total_s)
-        self._tokenize.labels(model, route).observe(tokenize_s)
-        self._queue.labels(model, route).observe(queue_s)
-        self._compute.labels(model, route).observe(compute_s)
+        self._duration.labels(model, route).observe(timings.total_s)
+        self._tokenize.labels(model, route).observe(timings.tokenize_s)
+        self._queue.labels(model, route).observe(timings.queue_s)
+        self._compute.labels(model, route).observe(timings.compute_s)
 
-    def failed(self, model: str, route: str, *, queue_s: float, total_s: float) -> None:
+    def failed(self, model: str, route: str, timings: Timings) -> None:
         """Note how long a request took that was admitted, and that the server then failed."""
-        self._duration.labels(model, route).observe(total_s)
-        self._queue.labels(model, route).observe(queue_s)
+        self._duration.labels(model, route).observe(timings.total_s)
+        self._queue.labels(model, route).observe(timings.queue_s)
 
     def shed(self, model: str, reason: str, items: int) -> None:
         """Count items that weren't scored though nothing was wrong with them."""

@@ -11,7 +11,7 @@ import os
 import time
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from assay import __version__
@@ -25,33 +25,11 @@ if TYPE_CHECKING:
     from opentelemetry.trace import Span, Tracer
     from requests import Session
 
+    from assay.timings import Timings
+
 Value = str | int | float
 _ENDPOINTS = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
 _CURRENT: ContextVar[Trace | None] = ContextVar("trace", default=None)
-
-
-class Times(Protocol):
-    """When a request went on, by the monotonic clock; `scoring.scorer` has one."""
-
-    @property
-    def admitted(self) -> float:
-        """When it came through the door."""
-
-    @property
-    def queued(self) -> float:
-        """When the first of its items began to wait."""
-
-    @property
-    def tokenized(self) -> float:
-        """When the last of its items was tokenized."""
-
-    @property
-    def began(self) -> float:
-        """When its first batch began; infinity where it had none."""
-
-    @property
-    def ended(self) -> float:
-        """When its last item was answered."""
 
 
 class Trace:
@@ -191,7 +169,7 @@ def refused(begin: float, code: str) -> None:
 
 
 def passed(
-    begin: float, times: Times, facts: Mapping[str, Value], error: str | None = None
+    begin: float, timings: Timings, facts: Mapping[str, Value], error: str | None = None
 ) -> None:
     """Note the stages of a request that was admitted; the last one ended with `error`, if any.
 
@@ -199,21 +177,23 @@ def passed(
     """
     if (trace := _CURRENT.get()) is None:
         return
-    stages = list(_stages(begin, times, is_whole=error is None))
+    stages = list(_stages(begin, timings, is_whole=error is None))
     for place, (name, first, last) in enumerate(stages, 1):
         trace.stage(name, first, last, facts, error if place == len(stages) else None)
 
 
-def _stages(begin: float, times: Times, *, is_whole: bool) -> Iterator[tuple[str, float, float]]:
+def _stages(
+    begin: float, timings: Timings, *, is_whole: bool
+) -> Iterator[tuple[str, float, float]]:
     """Yield each stage that was begun, with its begin and its end."""
-    yield "admit", begin, times.admitted
-    if times.queued <= times.admitted:  # it left before anything of it was tokenized
-        yield "tokenize", times.admitted, times.ended
+    yield "admit", begin, timings.admitted
+    if timings.queued <= timings.admitted:  # it left before anything of it was tokenized
+        yield "tokenize", timings.admitted, timings.ended
         return
-    yield "tokenize", times.admitted, times.tokenized
-    began = min(max(times.began, times.queued), times.ended)
-    has_run = times.began <= times.ended
+    yield "tokenize", timings.admitted, timings.tokenized
+    began = min(max(timings.began, timings.queued), timings.ended)
+    has_run = timings.began <= timings.ended
     if has_run or not is_whole:
-        yield "queue", times.queued, began
+        yield "queue", timings.queued, began
     if has_run:
-        yield "compute", began, times.ended
+        yield "compute", began, timings.ended

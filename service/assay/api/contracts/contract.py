@@ -10,14 +10,13 @@ from __future__ import annotations
 import re
 import time
 from array import array
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from fastapi import Response
 from pydantic import AfterValidator, ConfigDict, ValidationError, model_validator
-from starlette.requests import ClientDisconnect
 
 from assay import validation, wire
 from assay.api import problems
@@ -25,8 +24,9 @@ from assay.api.body import read
 from assay.api.contracts import tensors, unread
 from assay.api.contracts.codec import JSON
 from assay.api.contracts.step_parsing import in_steps
-from assay.api.disconnect import CLIENT_CLOSED_REQUEST, cancel_on_disconnect, scorer_of
-from assay.errors import AssayError, BodyTooLarge, InvalidField, MalformedBody, shown
+from assay.api.disconnect import cancel_on_disconnect
+from assay.api.request_context import context_of
+from assay.errors import BodyTooLarge, InvalidField, MalformedBody, shown
 from assay.items import Ids, Text
 from assay.scoring import garbage, items
 from assay.scoring.call import Call
@@ -40,6 +40,8 @@ if TYPE_CHECKING:
     from assay.api.body import Body as Received
     from assay.api.contracts.codec import Form
     from assay.api.problems import Shape
+    from assay.api.request_context import RequestContext
+    from assay.errors import AssayError
     from assay.items import Cutting, Source, Specials
     from assay.scoring.call import ScoredItem
     from assay.scoring.scorer import RequestResult, Scorer
@@ -98,18 +100,29 @@ class Body(wire.Bounded):
 class Ask:
     """A parsed request on its way: whom to ask, and under which id."""
 
-    scorer: Scorer
-    route: str
-    request_id: str
-    query: Mapping[str, str] = field(default_factory=dict)  # of the URL
-    path: Mapping[str, str] = field(default_factory=dict)  # what stands in a templated path
-    headers: dict[str, str] = field(default_factory=dict)  # of the answer; a contract may add some
-    _asked: list[str] = field(default_factory=list)
+    context: RequestContext
+    query: Mapping[str, str]  # of the URL
+    path: Mapping[str, str]  # what stands in a templated path
 
     @property
-    def target_name(self) -> str:
-        """The target that was asked last; none before."""
-        return self._asked[-1] if self._asked else ""
+    def scorer(self) -> Scorer:
+        """Who answers."""
+        return self.context.scorer
+
+    @property
+    def caller(self) -> str:
+        """The name of the key that was sent; "" of none."""
+        return self.context.caller or ""
+
+    @property
+    def request_id(self) -> str:
+        """The request's id."""
+        return self.context.request_id
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """Headers of the answer; a contract may add some."""
+        return self.context.headers
 
     def target(self, model: str | None) -> Target:
         """Return the named target; the default one of no name, or an empty one.
@@ -131,10 +144,13 @@ class Ask:
             InvalidField: An option means nothing to the target.
         """
         wanted = wire.Options(model=model or None, **options)
-        call = Call(self.scorer, wanted, self.route, cutting=cutting, is_native=False)
-        self._asked.append(call.target.name)
-        self.headers[problems.REVISION] = call.target.revision
-        return call
+        context = self.context
+        return Call(
+            *(context.scorer, context.target(wanted.model), wanted, context.route),
+            caller=self.caller,
+            cutting=cutting,
+            is_native=False,
+        )
 
     async def read(
         self,
@@ -219,39 +235,29 @@ class Contract:
         form: Form = JSON,
         others: Sequence[Contract] = (),
     ) -> Response:
-        """Answer a body that is of this contract, and count how it ended."""
-        scorer = scorer_of(request)
-        ask = Ask(
-            *(scorer, self.route, request.state.request_id, request.query_params),
-            path=request.path_params,
-        )
-        outcome = "ok"
+        """Answer a body that is of this contract.
+
+        Raises:
+            AssayError: It can't be answered.
+        """
+        context = context_of(request)
+        context.route, context.shape = self.route, self.problem
+        ask = Ask(context, request.query_params, request.path_params)
+        self._check_query(request)
+        size = _size(content)
         try:
-            self._check_query(request)
-            size = _size(content)
             wanted = await offload(size, lambda: self.request.model_validate(content))
             garbage.note(vars(wanted).values())
             unread.check_meaning(wanted.model_extra or {}, vars(wanted))
             answer = await cancel_on_disconnect(request, self.answer(ask, wanted))
-            garbage.note(answer.values() if isinstance(answer, dict) else [answer])
-            is_written = isinstance(answer, bytes)
-            body = answer if is_written else await offload(size, lambda: form.write(answer))
-            return Response(body, media_type=form.media_type, headers=ask.headers)
-        except ClientDisconnect:
-            outcome = "client_gone"
-            return Response(status_code=CLIENT_CLOSED_REQUEST)
         except ValidationError as error:
-            outcome = InvalidField.code
             hint = await offload(size, partial(self._right_path, error, content, others))
-            return self._refusal(_invalid(error, hint), ask)
-        except AssayError as error:
-            outcome = error.code
-            return self._refusal(error, ask)
-        except Exception:
-            outcome = "internal_error"
-            raise
-        finally:
-            scorer.metrics.request(ask.target_name, self.route, outcome)
+            raise _invalid(error, hint) from None
+        garbage.note(answer.values() if isinstance(answer, dict) else [answer])
+        is_written = isinstance(answer, bytes)
+        body = answer if is_written else await offload(size, lambda: form.write(answer))
+        context.outcome = "ok"
+        return Response(body, media_type=form.media_type, headers=context.headers)
 
     def _right_path(
         self, error: ValidationError, content: Mapping[str, Any], others: Sequence[Contract]
@@ -280,22 +286,6 @@ class Contract:
                 continue
             raise InvalidField(message, param=shown(name))
 
-    def left(self, request: Request) -> Response:
-        """Count a caller who left before the body was whole."""
-        scorer_of(request).metrics.request("", self.route, "client_gone")
-        return Response(status_code=CLIENT_CLOSED_REQUEST)
-
-    def refuse(self, request: Request, error: AssayError) -> Response:
-        """Answer a body that can't be read, and count that."""
-        scorer = scorer_of(request)
-        scorer.metrics.request("", self.route, error.code)
-        return self._refusal(error, Ask(scorer, self.route, request.state.request_id))
-
-    def _refusal(self, error: AssayError, ask: Ask) -> Response:
-        response = problems.answer(error, ask.request_id, self.problem)
-        response.headers.update(ask.headers)
-        return response
-
 
 def endpoint(
     contracts: Sequence[Contract], native: Endpoint | None, others: Sequence[Contract] = ()
@@ -309,20 +299,14 @@ def endpoint(
     forms = {form for one in contracts for form in one.forms}
 
     async def answer(request: Request) -> Response:
-        try:
-            body = await read(request)
-        except ClientDisconnect:
-            return await native(request) if native else contracts[-1].left(request)
+        body = await read(request)
         raw = body.raw or b""
         form = next((one for one in forms if one.has(raw)), JSON)
         if tensors.BINARY in forms and tensors.HEADER in request.headers:
             form = tensors.headed(request.headers[tensors.HEADER])
         if native is not None and form is JSON and body.raw is not None and not sign.search(raw):
             return await native(request)
-        try:
-            contract, content = await _chosen(contracts, body, form, has_native=native is not None)
-        except MalformedBody as error:
-            return contracts[-1].refuse(request, error)
+        contract, content = await _chosen(contracts, body, form, has_native=native is not None)
         if contract is None and native is not None:
             return await native(request)
         return await (contract or contracts[-1]).respond(request, content, form, others)

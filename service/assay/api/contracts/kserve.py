@@ -24,7 +24,7 @@ from assay.api import problems
 from assay.api.contracts import tensors
 from assay.api.contracts.codec import JSON
 from assay.api.contracts.contract import Ask, Body, Contract, each, in_range, told
-from assay.api.disconnect import scorer_of
+from assay.api.request_context import context_of
 from assay.errors import AssayError, InvalidField
 from assay.items import Ids, Text
 from assay.reward import ensemble
@@ -218,13 +218,13 @@ async def live() -> Response:
 @router.get("/v2/health/ready")
 async def ready(request: Request) -> Response:
     """Answer 200 once every model can be asked."""
-    return Response(status_code=503 if scorer_of(request).served.reasons() else 200)
+    return Response(status_code=503 if context_of(request).scorer.served.reasons() else 200)
 
 
 @router.get("/v2/models/{name:path}/ready")
 async def model_ready(request: Request, name: str) -> Response:
     """Answer 200 once a model can be asked."""
-    scorer = scorer_of(request)
+    scorer = context_of(request).scorer
     try:
         is_ready = scorer.served.state(scorer.target(_unversioned(name))) == "ready"
     except AssayError as error:
@@ -237,7 +237,7 @@ async def config(request: Request, name: str) -> Any:
     """Say what a model takes, as Triton's configuration does."""
     try:
         name = _unversioned(name)
-        scorer_of(request).target(name)
+        context_of(request).scorer.target(name)
     except AssayError as error:
         return _refused(error, request)
     kinds = {"BYTES": "TYPE_STRING", "INT64": "TYPE_INT64"}
@@ -261,7 +261,7 @@ async def metadata(request: Request, name: str) -> Any:
         raise HTTPException(405, headers={"Allow": "POST"})
     try:
         name = _unversioned(name)
-        scorer_of(request).target(name)
+        context_of(request).scorer.target(name)
     except AssayError as error:
         return _refused(error, request)
     return {
@@ -281,7 +281,7 @@ def _unversioned(name: str) -> str:
 
 
 def _refused(error: AssayError, request: Request) -> Response:
-    status, body = _problem(error, request.state.request_id)
+    status, body = _problem(error, context_of(request).request_id)
     return JSONResponse(body, status_code=status, headers=problems.headers(error))
 
 

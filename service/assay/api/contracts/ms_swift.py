@@ -13,7 +13,7 @@ from fastapi import APIRouter, Request
 
 from assay.api.contracts.contract import Ask, Contract, created
 from assay.api.contracts.nvidia import ChatCompletion, completion, problem, read
-from assay.api.disconnect import scorer_of
+from assay.api.request_context import context_of
 from assay.reward import ensemble
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ router = APIRouter(include_in_schema=False)
 @router.get("/swift/v1/models")
 async def models(request: Request) -> dict[str, Any]:
     """List what is served: the client asks before its first completion."""
-    names = scorer_of(request).served.targets.by_name
+    names = context_of(request).scorer.served.targets.by_name
     entry = {"object": "model", "created": created(), "owned_by": "assay"}
     return {"object": "list", "data": [{"id": name, **entry} for name in names]}
 

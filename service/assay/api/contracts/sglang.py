@@ -34,8 +34,8 @@ from assay.api.contracts.contract import (
 from assay.api.contracts.questions import unanswerable
 from assay.api.contracts.turns import Turn, conversation
 from assay.api.contracts.vllm import Inputs, classify, named, ping, usage
-from assay.api.disconnect import scorer_of
 from assay.api.problems import path_of
+from assay.api.request_context import context_of
 from assay.errors import InvalidField
 from assay.items import Ids, Text
 from assay.reward import ensemble
@@ -92,7 +92,7 @@ class Score(Body):
 @router.get("/get_model_info")
 async def model_info(request: Request) -> dict[str, Any]:
     """Say what the default target is, in SGLang's words."""
-    target = scorer_of(request).target(None)
+    target = context_of(request).scorer.target(None)
     return {
         "model_path": target.name,
         "tokenizer_path": target.name,
@@ -115,7 +115,7 @@ async def _classify(ask: Ask, wanted: Classify) -> Any:
             "meta_info": {
                 "id": ask.request_id if given.is_one else f"{ask.request_id}-{index}",
                 "prompt_tokens": one.n_tokens,
-                "e2e_latency": outcome.total_s,
+                "e2e_latency": outcome.timings.total_s,
             },
         }
 

@@ -27,7 +27,7 @@ from assay.api import problems
 from assay.api.contracts import labels, unread
 from assay.api.contracts.contract import Ask, Body, Contract, told
 from assay.api.contracts.rerank import ranked
-from assay.api.disconnect import scorer_of
+from assay.api.request_context import context_of
 from assay.errors import (
     AssayError,
     EmptyItem,
@@ -305,11 +305,11 @@ def _device(scorer: Scorer, target: Target) -> str:
 def _times(outcome: RequestResult) -> dict[str, str]:
     """Return the headers of the milliseconds that it took."""
     seconds = {
-        "x-compute-time": outcome.total_s,
-        "x-total-time": outcome.total_s,
-        "x-tokenization-time": outcome.tokenize_s,
-        "x-queue-time": outcome.queue_s,
-        "x-inference-time": outcome.compute_s,
+        "x-compute-time": outcome.timings.total_s,
+        "x-total-time": outcome.timings.total_s,
+        "x-tokenization-time": outcome.timings.tokenize_s,
+        "x-queue-time": outcome.timings.queue_s,
+        "x-inference-time": outcome.timings.compute_s,
     }
     return {name: str(round(1e3 * time)) for name, time in seconds.items()}
 
@@ -342,11 +342,11 @@ def _problem(error: AssayError, request_id: str) -> tuple[int, dict[str, Any]]:
 )
 async def info(request: Request, model: str | None = None) -> Any:
     """Say what a target is, as Text Embeddings Inference does."""
-    scorer = scorer_of(request)
+    scorer = context_of(request).scorer
     try:
         return _info(scorer, scorer.target(model or None))
     except AssayError as error:
-        status, body = _problem(error, request.state.request_id)
+        status, body = _problem(error, context_of(request).request_id)
         return JSONResponse(body, status_code=status, headers=problems.headers(error))
 
 

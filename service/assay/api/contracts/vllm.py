@@ -45,7 +45,7 @@ from assay.api.contracts.turns import (
     conversation,
     inputs_of,
 )
-from assay.api.disconnect import scorer_of
+from assay.api.request_context import context_of
 from assay.errors import AssayError, InvalidField
 from assay.items import Cutting, Text
 from assay.reward import ensemble
@@ -181,7 +181,7 @@ async def version() -> dict[str, str]:
 @router.get("/load")
 async def load(request: Request) -> dict[str, int]:
     """Return how many requests are being answered."""
-    return {"server_load": scorer_of(request).admission.requests}
+    return {"server_load": context_of(request).scorer.admission.requests}
 
 
 @router.head("/ping")
@@ -189,7 +189,7 @@ async def load(request: Request) -> dict[str, int]:
 @router.post("/ping")
 async def ping(request: Request) -> Response:
     """Answer as `/health` does, without a body."""
-    return Response(status_code=503 if scorer_of(request).served.reasons() else 200)
+    return Response(status_code=503 if context_of(request).scorer.served.reasons() else 200)
 
 
 def check_limit(ask: Ask, wanted: Asked) -> None:
@@ -317,7 +317,9 @@ async def _tokenize(ask: Ask, wanted: Tokenize) -> dict[str, Any]:
         source = Text(wanted.prompt, specials(wanted.add_special_tokens, "tokenizer"))
     else:
         raise InvalidField("send 'prompt' or 'messages'", param="prompt")
-    async with contextlib.aclosing(ask.scorer.rendered(target, [source])) as chunks:
+    async with contextlib.aclosing(
+        ask.scorer.rendered(target, [source], caller=ask.caller)
+    ) as chunks:
         (rendered,) = [one async for chunk in chunks for one in chunk]
     if isinstance(rendered, AssayError):
         raise rendered
