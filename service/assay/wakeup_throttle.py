@@ -1,5 +1,8 @@
 """Who waited is woken a few an iteration of the loop, so that it gets to all else in between.
 
+The promise it keeps: readiness and single items are answered in the midst of a burst of ten
+thousand requests (`loadtest.attacks`, `/health/live` beside it).
+
 A finished batch or a rendered round can be what hundreds of requests waited for; woken at once they
 would all parse, answer and write before the loop looks at anything else.
 """

@@ -1,5 +1,9 @@
 """One connection, bounded before any route is asked: their number, the size and time of a head.
 
+The promise it keeps: whoever sends nothing, or reads nothing, costs no one else anything
+(`loadtest.attacks`, `loadtest chaos`). What it uses of uvicorn that has no public name is listed in
+`tests/test_private_interfaces.py`.
+
 uvicorn has no bound on a head, and a caller that sends a byte now and then keeps it from closing a
 connection. Nor has it one on how long a caller may leave an answer unread. An upgrade that is
 offered is passed over. A body's bounds are `frame`'s; what comes after an answer was sent is read

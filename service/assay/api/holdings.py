@@ -1,5 +1,7 @@
 """What requests hold of this process' memory: bodies before they are admitted, answers until sent.
 
+The promise it keeps: no caller, and not all together, take the memory of the machine.
+
 A body counts for its bytes and for what they become once they are parsed; see `worth`. An answer
 counts until its caller has taken it. All that is bounded by one number. A caller (an API key, or an
 address where there is no key) may hold as much as it leaves free: alone half, of two each a third.

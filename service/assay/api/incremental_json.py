@@ -1,5 +1,8 @@
 """A large JSON object or list parsed a piece at a time, while it comes.
 
+The promise it keeps: no body, whatever is in it, holds up others for a tenth of a second
+(`loadtest.attacks`).
+
 One call of a parser holds the interpreter from beginning to end, a second or more for a body of
 some hundred megabytes, and the whole body would be in memory beside what becomes of it. So a list
 one level deep that doesn't end in the bytes it began in is cut between its elements, and what was

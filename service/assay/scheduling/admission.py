@@ -1,5 +1,8 @@
 """The door: how much may wait, and when to come back.
 
+The promise it keeps: who comes back when told is admitted (more than nine of ten at ten times the
+capacity; `loadtest overload`), and the devices don't idle for those who don't.
+
 What may wait is bounded in tokens, in requests, and by what the devices can do within the longest
 wait. A caller who holds less than an equal share of that is admitted whatever others hold.
 

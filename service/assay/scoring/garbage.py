@@ -1,5 +1,7 @@
 """What a request leaves behind, freed an element at a time by a thread.
 
+The promise it keeps is that of `api.incremental_json`: no body holds up others.
+
 Freeing a million messages is one call that takes a quarter of a second: the interpreter, and with
 it the loop, stands still until it is over.
 """
