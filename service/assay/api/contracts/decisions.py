@@ -11,38 +11,23 @@ Limits on how many there are of anything are the server's own.
 
 from __future__ import annotations
 
+from itertools import repeat
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from pydantic import Field, StrictBool, StrictStr, Tag, ValidationError, model_validator
 
 from assay import validation, wire
+from assay.api.contracts import questions
 from assay.api.contracts.contract import Ask, Body, Contract
-from assay.api.contracts.questions import (
-    Content,
-    Question,
-    answered,
-    check_size,
-    no_image,
-    no_truth,
-    option,
-    prompt,
-    size,
-    text,
-    tokens,
-    turn,
-    unanswerable,
-)
-from assay.api.contracts.turns import BY_FORM
+from assay.api.contracts.questions import Answer, Content, Question
+from assay.api.contracts.turns import BY_FORM, ROLES
 from assay.errors import InvalidField, Overloaded, UnknownTarget
-from assay.reward import choice
 from assay.scoring.offload import offload
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from assay.errors import AssayError
-
-_ROLES = {"developer": "system"}  # a newer name
 
 
 class Part(Body):
@@ -55,7 +40,7 @@ class Part(Body):
 
     def said(self) -> str:
         """Return what is read of it."""
-        return text(self.data) if self.type == "input_json" else self.text or self.refusal
+        return questions.text(self.data) if self.type == "input_json" else self.text or self.refusal
 
 
 Said = Annotated[
@@ -122,6 +107,11 @@ class Option(Body):
     value: StrictStr | StrictBool
     description: str | None = None
 
+    def response(self) -> str:
+        """Return what is read of it; true is read as "true"."""
+        word = self.value if isinstance(self.value, str) else str(self.value).lower()
+        return questions.option(word, self.description)
+
 
 class Choice(Asked):
     """Which of the choices?"""
@@ -135,22 +125,9 @@ class Choice(Asked):
             raise ValueError("each of the 'choices' must have a value of its own")
         return self
 
-    def options(self) -> list[str]:
-        """Return the responses that the choices are; true is read as "true"."""
-        return [option(_word(one.value), one.description) for one in self.choices]
-
-    def answer(self, found: choice.Choice) -> dict[str, Any]:
-        """Return the answer that the rewards gave."""
-        return {
-            "type": "choice",
-            "name": self.name,
-            "choice": self.choices[found.best].value,
-            "probabilities": [
-                {"value": one.value, "probability": p}
-                for one, p in zip(self.choices, found.probabilities, strict=True)
-            ],
-            "confidence": choice.confidence(found.probabilities),
-        }
+    def responses(self) -> dict[str | bool, str]:
+        """Return the responses that the choices are, by value."""
+        return {one.value: one.response() for one in self.choices}
 
 
 class Level(Body):
@@ -166,22 +143,10 @@ class Score(Asked):
     type: Literal["score"]
     levels: list[Level] = Field(min_length=2)
 
-    def options(self) -> list[str]:
-        """Return the responses that the levels are."""
-        return [option(one.label, one.description) for one in self.levels]
-
-    def answer(self, found: choice.Choice) -> dict[str, Any]:
-        """Return the answer that the rewards gave."""
-        levels = enumerate(zip(self.levels, found.probabilities, strict=True))
-        return {
-            "type": "score",
-            "name": self.name,
-            "score": choice.level(found.probabilities),
-            "probabilities": [
-                {"value": place, "label": one.label, "probability": p} for place, (one, p) in levels
-            ],
-            "confidence": choice.level_confidence(found.probabilities),
-        }
+    def responses(self) -> dict[int, str]:
+        """Return the responses that the levels are, by place."""
+        levels = enumerate(self.levels)
+        return {place: questions.option(one.label, one.description) for place, one in levels}
 
 
 class Decisions(Body):
@@ -198,15 +163,12 @@ class Decisions(Body):
 async def _answer(ask: Ask, wanted: Decisions) -> dict[str, Any]:
     call = ask.call(wanted.model)
     asked = await offload(len(wanted.questions), lambda: list(_asked(ask, wanted)))
-    questions = [question for _, question in asked]
-    outcome, found = await answered(call, questions)
-    pairs, read = zip(asked, found, strict=True), tokens(outcome)
+    outcome, answers = await questions.answered(call, asked, _entry)
+    read = questions.tokens(outcome)
     computed = round(outcome.computed_tokens / len(call.target.members))
     return {
         "model": call.target.name,
-        "answers": await offload(
-            size(questions), lambda: [one.answer(its) for (one, _), its in pairs]
-        ),
+        "answers": answers,
         "usage": {
             "input_tokens": read,
             "input_tokens_details": {
@@ -220,22 +182,41 @@ async def _answer(ask: Ask, wanted: Decisions) -> dict[str, Any]:
     }
 
 
-def _asked(ask: Ask, wanted: Decisions) -> Iterator[tuple[Choice | Score, Question]]:
+def _asked(ask: Ask, wanted: Decisions) -> Iterator[Question]:
     if wanted.stream:
-        raise unanswerable(ask, "decisions come at once; leave 'stream' out", "stream")
+        raise questions.unanswerable(ask, "decisions come at once; leave 'stream' out", "stream")
     turns = _turns(ask, wanted.input)
-    check_size(turns, len(wanted.questions), "input")
+    questions.check_size(turns, len(wanted.questions), "input")
     for place, one in enumerate(wanted.questions):
         where = f"questions[{place}]"
         if isinstance(one, Predicate):
-            raise no_truth(ask, where)
+            raise questions.no_truth(ask, where)
         words = _said(ask, one.instructions, f"{where}.instructions")
-        yield one, Question(prompt(turns, words), one.options(), where, "input")
+        prompt = questions.prompt(turns, words)
+        yield Question(one, prompt, one.responses(), where, turns="input")
+
+
+def _entry(question: Choice | Score, answer: Answer) -> dict[str, Any]:
+    labels = (
+        [{"label": level.label} for level in question.levels]
+        if question.type == "score"
+        else repeat({})
+    )
+    return {
+        "type": question.type,
+        "name": question.name,
+        question.type: answer.value,
+        "probabilities": [
+            {"value": value, **label, "probability": p}
+            for label, (value, p) in zip(labels, answer.probabilities.items(), strict=False)
+        ],
+        "confidence": answer.confidence,
+    }
 
 
 def _turns(ask: Ask, given: Input) -> list[wire.Message]:
     if isinstance(given, str):
-        return [turn(given)]
+        return [questions.turn(given)]
     turns: list[dict[str, Any]] = []
     for place, one in enumerate(given):
         where = f"input[{place}]"
@@ -249,11 +230,10 @@ def _turns(ask: Ask, given: Input) -> list[wire.Message]:
                 turns.append({"role": "tool", "content": said, "tool_call_id": one.call_id})
             case "message":
                 said = _said(ask, one.content or "", f"{where}.content")
-                role = one.role or ""
-                turns.append({"role": _ROLES.get(role, role), "content": said})
+                turns.append({"role": ROLES.get(one.role or "", one.role), "content": said})
             case _:
                 reason = "a reward model's template has no custom tools; tell of them in a message"
-                raise unanswerable(ask, reason, where)
+                raise questions.unanswerable(ask, reason, where)
     return _checked(turns)
 
 
@@ -270,12 +250,8 @@ def _said(ask: Ask, content: Said, where: str) -> str:
         return content
     for place, part in enumerate(content):
         if part.type == "input_image":
-            raise no_image(ask, f"{where}[{place}]")
+            raise questions.no_image(ask, f"{where}[{place}]")
     return "\n".join(part.said() for part in content)
-
-
-def _word(value: str | bool) -> str:
-    return value if isinstance(value, str) else str(value).lower()
 
 
 def _problem(error: AssayError, request_id: str) -> tuple[int, dict[str, Any]]:

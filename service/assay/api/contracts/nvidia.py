@@ -16,7 +16,7 @@ from pydantic import AfterValidator, Field
 
 from assay import wire
 from assay.api.contracts.contract import Ask, Contract, created, only, unheeded
-from assay.api.contracts.turns import Templated, Turn, conversation, inputs_of
+from assay.api.contracts.turns import ROLES, Templated, Turn, conversation, inputs_of
 from assay.api.contracts.vllm import Whole, refuse_limit, specials
 from assay.errors import InvalidField, Overloaded
 from assay.reward import ensemble
@@ -26,8 +26,6 @@ if TYPE_CHECKING:
 
     from assay.errors import AssayError
     from assay.scoring.call import Call, ScoredItem
-
-_ROLES = {"developer": "system"}  # a newer name
 
 
 def _no_form(value: object) -> object:
@@ -83,7 +81,7 @@ async def read(ask: Ask, wanted: ChatCompletion) -> tuple[Call, ScoredItem]:
     if wanted.functions:
         raise InvalidField("send 'tools' instead of 'functions'", param="functions")
     turns = [
-        one.model_copy(update={"role": _ROLES.get(one.role, one.role)}) for one in wanted.messages
+        one.model_copy(update={"role": ROLES.get(one.role, one.role)}) for one in wanted.messages
     ]
     talk = conversation(turns, "messages", inputs_of(wanted))
     source = replace(talk, specials=specials(wanted.add_special_tokens, "card"))

@@ -15,7 +15,8 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from itertools import islice
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from assay import wire
 from assay.api.contracts.contract import check_joined
@@ -26,7 +27,7 @@ from assay.scoring import items
 from assay.scoring.offload import offload
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from assay.api.contracts.contract import Ask
     from assay.items import TemplateInputs
@@ -37,19 +38,35 @@ if TYPE_CHECKING:
 Content = str | dict[str, Any] | list[Any]
 
 
+class Asked(Protocol):
+    """A question as its contract has it: which of the options, or which of the levels."""
+
+    @property
+    def type(self) -> Literal["choice", "score"]:
+        """The name of its answer, too."""
+
+    def responses(self) -> dict[Any, str]:
+        """Return the responses that the options are, by what the answer calls them."""
+
+
 @dataclass(frozen=True, slots=True)
 class Question:
-    """A prompt and the options to answer it, and where they are in the request."""
+    """A prompt and the responses to it, and where they are in the request."""
 
+    asked: Asked
     prompt: list[wire.Message]
-    options: list[str]
+    responses: dict[Any, str]
     where: str
     turns: str = ""  # where the prompt's turns are
 
 
-def size(questions: Sequence[Question]) -> int:
-    """Return how many options there are."""
-    return sum(len(one.options) for one in questions)
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """The option to choose, or the expected level."""
+
+    value: Any
+    confidence: float
+    probabilities: dict[Any, float]  # of each option
 
 
 def text(content: Content | None) -> str:
@@ -69,14 +86,13 @@ def turn(content: Content, role: str = "user") -> wire.Message:
     return wire.Message(role=role, content=text(content))
 
 
-def prompt(turns: Sequence[wire.Message], *words: str) -> list[wire.Message]:
+def prompt(turns: Sequence[wire.Message], *words: Content | None) -> list[wire.Message]:
     """Return the turns with the words at their end, blank lines between."""
-    if not any(words):
-        return list(turns)
-    before, last = list(turns), ""
-    if before and before[-1].role == "user":
-        last = said(before.pop().turn())
-    return [*before, turn("\n\n".join(filter(None, [last, *words])))]
+    texts = [one for one in map(text, words) if one]
+    before = list(turns)
+    if texts and before and before[-1].role == "user":
+        texts[:0] = filter(None, [said(before.pop().turn())])
+    return [*before, turn("\n\n".join(texts))] if texts else before
 
 
 def check_size(turns: Sequence[wire.Message], questions: int, field: str) -> None:
@@ -112,24 +128,33 @@ def no_image(ask: Ask, where: str) -> Unanswerable:
 async def answered(
     call: Call,
     questions: Sequence[Question],
+    entry: Callable[[Any, Answer], dict[str, Any]],
     *,
     temperature: float = 1.0,
     inputs: TemplateInputs = NO_INPUTS,
-) -> tuple[RequestResult, list[Choice]]:
-    """Answer all questions in one call; one bad option fails the request."""
-    groups = [(one.prompt, one.options) for one in questions]
+) -> tuple[RequestResult, list[dict[str, Any]]]:
+    """Answer all questions in one call; one bad option fails the request.
+
+    `entry` makes of a question and its answer what the contract has for it.
+    """
+    groups = [(one.prompt, list(one.responses.values())) for one in questions]
     beside = [inputs] * len(groups)
+    chosen: Iterator[Choice]
     if call.only_compares:
         outcome, matrices = await call.contest(groups, "questions", inputs=beside)
-        pairs = sum(len(one.options) ** 2 for one in questions)
-        met = [one for one in matrices if isinstance(one, list)]
-        return outcome, await offload(
-            pairs, lambda: [choice.by_preferences(one, temperature=temperature) for one in met]
-        )
-    owners = [one for one in questions for _ in one.options]
-    sources = await offload(len(owners), lambda: items.sources(groups, beside))
-    outcome, judged = await call.run(sources, lambda place, param: _path(owners[place], param))
-    return outcome, await offload(len(owners), lambda: _choices(questions, judged, temperature))
+        size = sum(len(one.responses) ** 2 for one in questions)
+        met = (one for one in matrices if isinstance(one, list))
+        chosen = (choice.by_preferences(one, temperature=temperature) for one in met)
+    else:
+        owners = [one for one in questions for _ in one.responses]
+        size = len(owners)
+        sources = await offload(size, lambda: items.sources(groups, beside))
+        outcome, judged = await call.run(sources, lambda place, param: _path(owners[place], param))
+        chosen = _by_rewards(questions, judged, temperature)
+    pairs = zip(questions, chosen, strict=True)
+    return outcome, await offload(
+        size, lambda: [entry(one.asked, _answer(one, found)) for one, found in pairs]
+    )
 
 
 def tokens(outcome: RequestResult) -> int:
@@ -145,11 +170,19 @@ def _path(question: Question, param: str | None) -> str:
     return items.within(question.turns, param or "") if is_turn else question.where
 
 
-def _choices(
+def _by_rewards(
     questions: Sequence[Question], judged: Sequence[ScoredItem], temperature: float
-) -> list[Choice]:
-    remaining = iter(ensemble.mean(one.rewards) for one in judged)
-    return [
-        choice.by_rewards([next(remaining) for _ in one.options], temperature=temperature)
-        for one in questions
-    ]
+) -> Iterator[Choice]:
+    rewards = (ensemble.mean(one.rewards) for one in judged)
+    for one in questions:
+        its = list(islice(rewards, len(one.responses)))
+        yield choice.by_rewards(its, temperature=temperature)
+
+
+def _answer(question: Question, chosen: Choice) -> Answer:
+    numbers = chosen.probabilities
+    probabilities = dict(zip(question.responses, numbers, strict=True))
+    if question.asked.type == "score":
+        return Answer(choice.level(numbers), choice.level_confidence(numbers), probabilities)
+    best = list(question.responses)[chosen.best]
+    return Answer(best, choice.confidence(numbers), probabilities)

@@ -260,7 +260,8 @@ def _native_problem(error: AssayError, request_id: str) -> tuple[int, dict[str, 
     return status, {"error": {"message": told(error)}}
 
 
-def _problem(error: AssayError, request_id: str) -> tuple[int, dict[str, Any]]:
+def problem(error: AssayError, request_id: str) -> tuple[int, dict[str, Any]]:
+    """Return an error as the routes that are like OpenAI's have it."""
     del request_id
     status, kind = named(error)
     return status, {
@@ -281,22 +282,22 @@ CONTRACTS = (
         _native_problem,
         tells=frozenset({"text", "input_ids", "conv"}),
     ),
-    Contract("sglang.v1-classify", ("/v1/classify",), Inputs, classify, _problem),
+    Contract("sglang.v1-classify", ("/v1/classify",), Inputs, classify, problem),
     Contract(
         "sglang.rerank",
         ("/v1/rerank",),
         Rerank,
         _bare_list,
-        _problem,
+        problem,
         tells=frozenset({"instruct"}),
     ),
-    Contract("sglang.embeddings", ("/v1/embeddings",), Embeddings, _embed, _problem),
+    Contract("sglang.embeddings", ("/v1/embeddings",), Embeddings, _embed, problem),
     Contract(
         "sglang.score",
         ("/v1/score",),
         Score,
         _score,
-        _problem,
+        problem,
         tells=frozenset({"query", "label_token_ids"}),
     ),
 )

@@ -14,32 +14,16 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
+from assay.api.contracts import questions
 from assay.api.contracts.contract import Ask, Body, Contract
-from assay.api.contracts.questions import (
-    Content,
-    Question,
-    answered,
-    check_size,
-    no_image,
-    no_truth,
-    option,
-    prompt,
-    size,
-    text,
-    tokens,
-    turn,
-    unanswerable,
-)
+from assay.api.contracts.questions import Answer, Content, Question
+from assay.api.contracts.sglang import problem
 from assay.api.contracts.turns import inputs_of
-from assay.api.contracts.vllm import named
 from assay.errors import InvalidField
-from assay.reward import choice
 from assay.scoring.offload import offload
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-
-    from assay.errors import AssayError
 
 _WORDING = 1
 
@@ -70,18 +54,9 @@ class Choice(Asked):
             raise ValueError("each of the 'options' must have a name of its own")
         return self
 
-    def options(self) -> list[str]:
-        """Return the responses that the options are."""
-        return [option(one.name, one.description) for one in self.choices]
-
-    def answer(self, found: choice.Choice) -> dict[str, Any]:
-        """Return the answer that the rewards gave."""
-        names = [one.name for one in self.choices]
-        return {
-            "type": "choice",
-            "probabilities": dict(zip(names, found.probabilities, strict=True)),
-            "choice": names[found.best],
-        }
+    def responses(self) -> dict[str, str]:
+        """Return the responses that the options are, by name."""
+        return {one.name: questions.option(one.name, one.description) for one in self.choices}
 
 
 class Score(Asked):
@@ -90,17 +65,9 @@ class Score(Asked):
     type: Literal["score"]
     levels: list[Content] = Field(min_length=2)
 
-    def options(self) -> list[str]:
-        """Return the responses that the levels are."""
-        return [text(one) for one in self.levels]
-
-    def answer(self, found: choice.Choice) -> dict[str, Any]:
-        """Return the answer that the rewards gave."""
-        return {
-            "type": "score",
-            "probabilities": {str(place): p for place, p in enumerate(found.probabilities)},
-            "score": choice.level(found.probabilities),
-        }
+    def responses(self) -> dict[str, str]:
+        """Return the responses that the levels are, by place."""
+        return {str(place): questions.text(one) for place, one in enumerate(self.levels)}
 
 
 class YesNo(Asked):
@@ -133,70 +100,46 @@ class Decisions(Body):
 async def _answer(ask: Ask, wanted: Decisions) -> dict[str, Any]:
     call = ask.call(wanted.model)
     asked = await offload(len(wanted.questions), lambda: list(_asked(ask, wanted)))
-    questions = [question for _, question in asked]
-    outcome, found = await answered(
-        call, questions, temperature=wanted.temperature, inputs=inputs_of(wanted)
+    outcome, answers = await questions.answered(
+        call, asked, _entry, temperature=wanted.temperature, inputs=inputs_of(wanted)
     )
-    pairs, read = zip(asked, found, strict=True), tokens(outcome)
+    read = questions.tokens(outcome)
     return {
         "object": "decisions",
         "model": call.target.name,
         "prompt_format_version": _WORDING,
-        "answers": await offload(
-            size(questions), lambda: {one.id: one.answer(its) for (one, _), its in pairs}
-        ),
+        "answers": dict(zip((one.id for one in wanted.questions), answers, strict=True)),
         "usage": {"prompt_tokens": read, "total_tokens": read, "completion_tokens": 0},
     }
 
 
-def _asked(ask: Ask, wanted: Decisions) -> Iterator[tuple[Choice | Score, Question]]:
+def _asked(ask: Ask, wanted: Decisions) -> Iterator[Question]:
     _check(ask, wanted)
-    turns = [turn(wanted.input)]
-    check_size(turns, len(wanted.questions), "input")
+    turns = [questions.turn(wanted.input)]
+    questions.check_size(turns, len(wanted.questions), "input")
     for place, one in enumerate(wanted.questions):
         where = f"questions[{place}]"
         if isinstance(one, YesNo):
-            raise no_truth(ask, where)
-        yield one, Question(prompt(turns, text(one.question)), one.options(), where)
+            raise questions.no_truth(ask, where)
+        yield Question(one, questions.prompt(turns, one.question), one.responses(), where)
+
+
+def _entry(question: Choice | Score, answer: Answer) -> dict[str, Any]:
+    kind = question.type
+    return {"type": kind, "probabilities": answer.probabilities, kind: answer.value}
 
 
 def _check(ask: Ask, wanted: Decisions) -> None:
     if wanted.images:
-        raise no_image(ask, "images")
+        raise questions.no_image(ask, "images")
     if wanted.return_prompt_token_ids:
         reason = "a reward model reads a sequence for each option, no labels; POST /tokenize shows"
-        raise unanswerable(ask, f"{reason} what it sees", "return_prompt_token_ids")
+        raise questions.unanswerable(ask, f"{reason} what it sees", "return_prompt_token_ids")
     if wanted.prompt_format_version not in (None, _WORDING):
         raise InvalidField(
             f"prompts have the wording of version {_WORDING} here", param="prompt_format_version"
         )
 
 
-def _problem(error: AssayError, request_id: str) -> tuple[int, dict[str, Any]]:
-    del request_id
-    status, kind = named(error)
-    return status, {
-        "object": "error",
-        "message": error.message,
-        "type": kind,
-        "param": error.param,
-        "code": status,
-    }
-
-
-CONTRACTS = (
-    Contract(
-        "sglang.decisions",
-        ("/v1/decisions",),
-        Decisions,
-        _answer,
-        _problem,
-        tells=frozenset(
-            {
-                "questions[].question",
-                "prompt_format_version",
-                "return_prompt_token_ids",
-            }
-        ),
-    ),
-)
+_TELLS = frozenset({"questions[].question", "prompt_format_version", "return_prompt_token_ids"})
+CONTRACTS = (Contract("sglang.decisions", ("/v1/decisions",), Decisions, _answer, problem, _TELLS),)

@@ -14,25 +14,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field
 
-from assay.api.contracts import detail
+from assay.api.contracts import detail, questions
 from assay.api.contracts.contract import Ask, Body, Contract, told
-from assay.api.contracts.questions import (
-    Content,
-    Question,
-    answered,
-    check_size,
-    no_image,
-    no_truth,
-    option,
-    prompt,
-    size,
-    text,
-    tokens,
-    turn,
-    unanswerable,
-)
+from assay.api.contracts.questions import Answer, Content, Question
 from assay.api.contracts.turns import inputs_of
-from assay.reward import choice
 from assay.scoring.offload import offload
 
 if TYPE_CHECKING:
@@ -53,19 +38,9 @@ class Choice(Asked):
     type: Literal["choice"]
     criteria: dict[str, Content | None] = Field(min_length=1)
 
-    def options(self) -> list[str]:
-        """Return the responses that the options are."""
-        return [option(*one) for one in self.criteria.items()]
-
-    def answer(self, found: choice.Choice) -> dict[str, Any]:
-        """Return the answer that the rewards gave."""
-        names = list(self.criteria)
-        return {
-            "type": "choice",
-            "choice": names[found.best],
-            "confidence": choice.confidence(found.probabilities),
-            "probabilities": dict(zip(names, found.probabilities, strict=True)),
-        }
+    def responses(self) -> dict[str, str]:
+        """Return the responses that the options are, by name."""
+        return {name: questions.option(name, its) for name, its in self.criteria.items()}
 
 
 class Score(Asked):
@@ -74,19 +49,9 @@ class Score(Asked):
     type: Literal["score"]
     criteria: list[Content] = Field(min_length=1)
 
-    def options(self) -> list[str]:
-        """Return the responses that the levels are."""
-        return [text(one) for one in self.criteria]
-
-    def answer(self, found: choice.Choice) -> dict[str, Any]:
-        """Return the answer that the rewards gave."""
-        return {
-            "type": "score",
-            "score": choice.level(found.probabilities),
-            "confidence": choice.level_confidence(found.probabilities),
-            "legend": {str(place): level for place, level in enumerate(self.criteria)},
-            "probabilities": {str(place): p for place, p in enumerate(found.probabilities)},
-        }
+    def responses(self) -> dict[str, str]:
+        """Return the responses that the levels are, by place."""
+        return {str(place): questions.text(one) for place, one in enumerate(self.criteria)}
 
 
 class Noul(Asked):
@@ -118,32 +83,39 @@ class SystemOne(Body):
 async def _answer(ask: Ask, wanted: SystemOne) -> dict[str, Any]:
     call = ask.call(wanted.model)
     asked = await offload(len(wanted.questions), lambda: list(_asked(ask, wanted)))
-    questions = [question for _, question in asked]
-    outcome, found = await answered(call, questions, inputs=inputs_of(wanted))
-    answers = await offload(
-        size(questions),
-        lambda: [one.answer(its) for (one, _), its in zip(asked, found, strict=True)],
-    )
+    outcome, answers = await questions.answered(call, asked, _entry, inputs=inputs_of(wanted))
     return {
         "model": call.target.name,
         "answers": dict(zip(wanted.questions, answers, strict=True)),
-        "usage": {"input_tokens": tokens(outcome), "output_tokens": 0},
+        "usage": {"input_tokens": questions.tokens(outcome), "output_tokens": 0},
     }
 
 
-def _asked(ask: Ask, wanted: SystemOne) -> Iterator[tuple[Choice | Score, Question]]:
+def _asked(ask: Ask, wanted: SystemOne) -> Iterator[Question]:
     if wanted.assets or wanted.images:
-        raise no_image(ask, "assets" if wanted.assets else "images")
-    turns = [turn(wanted.state)]
-    check_size(turns, len(wanted.questions), "state")
-    ahead = text(wanted.instructions)
+        raise questions.no_image(ask, "assets" if wanted.assets else "images")
+    turns = [questions.turn(wanted.state)]
+    questions.check_size(turns, len(wanted.questions), "state")
+    ahead = questions.text(wanted.instructions)
     for name, one in wanted.questions.items():
         where = f"questions.{name}"
         if isinstance(one, Noul):
-            raise no_truth(ask, where)
+            raise questions.no_truth(ask, where)
         if isinstance(one, Box):
-            raise unanswerable(ask, "a reward model finds no boxes in images", where)
-        yield one, Question(prompt(turns, ahead, text(one.instructions)), one.options(), where)
+            raise questions.unanswerable(ask, "a reward model finds no boxes in images", where)
+        prompt = questions.prompt(turns, ahead, one.instructions)
+        yield Question(one, prompt, one.responses(), where)
+
+
+def _entry(question: Choice | Score, answer: Answer) -> dict[str, Any]:
+    legend = dict(zip(answer.probabilities, question.criteria, strict=True))
+    return {
+        "type": question.type,
+        question.type: answer.value,
+        "confidence": answer.confidence,
+        **({"legend": legend} if question.type == "score" else {}),
+        "probabilities": answer.probabilities,
+    }
 
 
 def _problem(error: AssayError, request_id: str) -> tuple[int, dict[str, Any]]:

@@ -31,6 +31,7 @@ def _form(value: object) -> str | None:
 BY_FORM = Discriminator(
     _form, custom_error_type="form", custom_error_message="send a string or a list"
 )
+ROLES = {"developer": "system"}  # a newer name
 _TYPES = {"text", "input_text", "output_text", None}
 
 
