@@ -41,7 +41,6 @@ if TYPE_CHECKING:
     from assay.api.contracts.codec import Form
     from assay.api.problems import Shape
     from assay.api.request_context import RequestContext
-    from assay.errors import AssayError
     from assay.items import Cutting, Source, Specials
     from assay.scoring.call import ScoredItem
     from assay.scoring.scorer import RequestResult, Scorer
@@ -374,13 +373,6 @@ def _located(path: Path, turns: Path, place: int, param: str | None) -> str:
     if param.startswith("messages[") and not param.endswith(("].content", "].role")):
         return items.within(turns(place), param)
     return param if items.is_shared(None, param) else path(place)
-
-
-def told(error: AssayError) -> str:
-    """Return an error's message with the field it is about, for a shape without one for that."""
-    if error.param is None or error.param in error.message:
-        return error.message
-    return f"{error.param}: {error.message}"
 
 
 def each(field: str) -> Path:

@@ -17,11 +17,11 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 from pydantic import Field, StrictBool, StrictStr, Tag, ValidationError, model_validator
 
 from assay import validation, wire
-from assay.api.contracts import questions
+from assay.api.contracts import questions, shapes
 from assay.api.contracts.contract import Ask, Body, Contract
 from assay.api.contracts.questions import Answer, Content, Question
 from assay.api.contracts.turns import BY_FORM, ROLES
-from assay.errors import InvalidField, Overloaded, UnknownTarget
+from assay.errors import InvalidField, UnknownTarget
 from assay.scoring.offload import offload
 
 if TYPE_CHECKING:
@@ -165,16 +165,13 @@ async def _answer(ask: Ask, wanted: Decisions) -> dict[str, Any]:
     asked = await offload(len(wanted.questions), lambda: list(_asked(ask, wanted)))
     outcome, answers = await questions.answered(call, asked, _entry)
     read = questions.tokens(outcome)
-    computed = round(outcome.computed_tokens / len(call.target.members))
+    cached = max(0, read - round(outcome.computed_tokens / len(call.target.members)))
     return {
         "model": call.target.name,
         "answers": answers,
         "usage": {
             "input_tokens": read,
-            "input_tokens_details": {
-                "cached_tokens": max(0, read - computed),
-                "cache_write_tokens": 0,
-            },
+            "input_tokens_details": {"cached_tokens": cached, "cache_write_tokens": 0},
             "output_tokens": 0,
             "output_tokens_details": {"reasoning_tokens": 0},
             "total_tokens": read,
@@ -254,15 +251,10 @@ def _said(ask: Ask, content: Said, where: str) -> str:
     return "\n".join(part.said() for part in content)
 
 
-def _problem(error: AssayError, request_id: str) -> tuple[int, dict[str, Any]]:
-    del request_id
-    status = 400 if error.status == 422 else error.status
-    kind = "invalid_request_error" if status < 500 else "server_error"
-    if isinstance(error, Overloaded):
-        kind = "overloaded_error"
+def _problem(error: AssayError, _: str) -> tuple[int, dict[str, Any]]:
     code = "model_not_found" if isinstance(error, UnknownTarget) else error.code
-    detail = {"message": error.message, "type": kind, "param": error.param, "code": code}
-    return status, {"error": detail}
+    detail = shapes.fields(error, shapes.openai_type(error), code)
+    return shapes.named(error)[0], {"error": detail}
 
 
 CONTRACTS = (Contract("decisions", ("/v1/decisions",), Decisions, _answer, _problem),)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from assay.api.contracts import detail, labels
+from assay.api.contracts import labels, shapes
 from assay.api.contracts.contract import Ask, Body, Contract, created, each
 from assay.api.contracts.rerank import pairs, ranked
 from assay.items import Cutting, Text
@@ -95,16 +95,9 @@ def _envelope(ask: Ask, call: Call, judged: Sequence[ScoredItem]) -> dict[str, A
 
 def _problem(error: AssayError, request_id: str) -> tuple[int, dict[str, Any]]:
     """A bad request is told as FastAPI tells it, anything else as OpenAI does."""
-    del request_id
     if error.status == 422:
-        return error.status, detail.of(error)
-    told = {
-        "message": error.message,
-        "type": error.code,
-        "param": error.param,
-        "code": error.status,
-    }
-    return error.status, {"error": told}
+        return shapes.located(error, request_id)
+    return error.status, {"error": shapes.fields(error, error.code, error.status)}
 
 
 CONTRACTS = (

@@ -23,7 +23,8 @@ from assay import __version__
 from assay.api import problems
 from assay.api.contracts import tensors
 from assay.api.contracts.codec import JSON
-from assay.api.contracts.contract import Ask, Body, Contract, each, in_range, told
+from assay.api.contracts.contract import Ask, Body, Contract, each, in_range
+from assay.api.contracts.shapes import named, told
 from assay.api.request_context import context_of
 from assay.errors import AssayError, InvalidField
 from assay.items import Ids, Text
@@ -285,9 +286,8 @@ def _refused(error: AssayError, request: Request) -> Response:
     return JSONResponse(body, status_code=status, headers=problems.headers(error))
 
 
-def _problem(error: AssayError, request_id: str) -> tuple[int, dict[str, Any]]:
-    del request_id
-    return 400 if error.status == 422 else error.status, {"error": told(error)}
+def _problem(error: AssayError, _: str) -> tuple[int, dict[str, Any]]:
+    return named(error)[0], {"error": told(error)}
 
 
 CONTRACTS = (

@@ -6,16 +6,14 @@ sends is echoed, and the default target answers.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from assay.api.contracts.contract import Ask, Body, Contract, each, told
+from assay.api.contracts import shapes
+from assay.api.contracts.contract import Ask, Body, Contract, each
 from assay.api.contracts.vllm import refuse_limit
 from assay.items import Text
 from assay.reward import ensemble
 from assay.scoring.offload import offload
-
-if TYPE_CHECKING:
-    from assay.errors import AssayError
 
 
 class ScoreEvaluation(Body):
@@ -42,13 +40,12 @@ async def _evaluate(ask: Ask, wanted: ScoreEvaluation) -> dict[str, Any]:
     }
 
 
-def _problem(error: AssayError, request_id: str) -> tuple[int, dict[str, Any]]:
-    del request_id
-    return error.status, {"detail": told(error)}
-
-
 CONTRACTS = (
     Contract(
-        "llama-factory.score", ("/v1/score/evaluation",), ScoreEvaluation, _evaluate, _problem
+        "llama-factory.score",
+        ("/v1/score/evaluation",),
+        ScoreEvaluation,
+        _evaluate,
+        shapes.sentence,
     ),
 )

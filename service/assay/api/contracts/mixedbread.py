@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import BeforeValidator, Field
 
-from assay.api.contracts.contract import Ask, Body, Contract, told, unheeded
+from assay.api.contracts.contract import Ask, Body, Contract, unheeded
 from assay.api.contracts.rerank import Words, fields, pairs, rank
+from assay.api.contracts.shapes import told
 from assay.items import Cutting
 from assay.reward.transform import sigmoid
 
@@ -59,8 +60,7 @@ async def _rerank(ask: Ask, wanted: Reranking) -> dict[str, Any]:
     }
 
 
-def _problem(error: AssayError, request_id: str) -> tuple[int, dict[str, Any]]:
-    del request_id
+def _problem(error: AssayError, _: str) -> tuple[int, dict[str, Any]]:
     return error.status, {"object": "error", "message": told(error), "detail": told(error)}
 
 

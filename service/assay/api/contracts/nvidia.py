@@ -15,10 +15,11 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import AfterValidator, Field
 
 from assay import wire
+from assay.api.contracts import shapes
 from assay.api.contracts.contract import Ask, Contract, created, only, unheeded
 from assay.api.contracts.turns import ROLES, Templated, Turn, conversation, inputs_of
 from assay.api.contracts.vllm import Whole, refuse_limit, specials
-from assay.errors import InvalidField, Overloaded
+from assay.errors import InvalidField
 from assay.reward import ensemble
 
 if TYPE_CHECKING:
@@ -141,13 +142,9 @@ def _numbers(call: Call, judged: ScoredItem) -> Mapping[str, float]:
     return attributes or {"reward": ensemble.mean(judged.rewards)}
 
 
-def problem(error: AssayError, request_id: str) -> tuple[int, dict[str, Any]]:
+def problem(error: AssayError, _: str) -> tuple[int, dict[str, Any]]:
     """Return an error as OpenAI has it, and beside it as ms-swift does."""
-    del request_id
-    kind = "invalid_request_error" if error.status < 500 else "server_error"
-    if isinstance(error, Overloaded):
-        kind = "overloaded_error"
-    detail = {"message": error.message, "type": kind, "param": error.param, "code": error.code}
+    detail = shapes.fields(error, shapes.openai_type(error), error.code)
     return error.status, {"error": detail, "object": "error", "message": error.message}
 
 

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field
 
-from assay.api.contracts.contract import Ask, Body, Contract, told, unheeded
+from assay.api.contracts.contract import Ask, Body, Contract, unheeded
 from assay.api.contracts.rerank import pairs, rank
+from assay.api.contracts.shapes import told
 from assay.items import Cutting
 
 if TYPE_CHECKING:

@@ -16,9 +16,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 from pydantic import BeforeValidator, Field, ValidationInfo
 
 from assay import wire
+from assay.api.contracts import shapes
 from assay.api.contracts.contract import Ask, Contract, each
 from assay.api.contracts.turns import text_of
-from assay.api.contracts.vllm import Asked, check_limit, named
+from assay.api.contracts.vllm import Asked, check_limit
 from assay.errors import ItemTooLong
 from assay.items import NO_INPUTS, Cutting
 from assay.reward import ensemble
@@ -176,9 +177,9 @@ def ranked(judged: Sequence[ScoredItem], top_n: int | None) -> list[tuple[int, f
 
 def _problem(error: AssayError, request_id: str) -> tuple[int, dict[str, Any]]:
     """Cohere reads `message`, vLLM's clients `error`."""
-    kind = named(error)[1] if error.status < HTTPStatus.INTERNAL_SERVER_ERROR else _OURS
+    kind = shapes.named(error)[1] if error.status < HTTPStatus.INTERNAL_SERVER_ERROR else _OURS
     kind = "UnprocessableEntityError" if error.status == _UNPROCESSABLE else kind
-    detail = {"message": error.message, "type": kind, "param": error.param, "code": error.status}
+    detail = shapes.fields(error, kind, error.status)
     return error.status, {"id": request_id, "message": error.message, "error": detail}
 
 

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 from fastapi import APIRouter, Request
 from pydantic import TypeAdapter, ValidationError
 
-from assay.api.contracts import rerank, step_rows
+from assay.api.contracts import rerank, shapes, step_rows
 from assay.api.contracts.contract import (
     Ask,
     Body,
@@ -28,12 +28,11 @@ from assay.api.contracts.contract import (
     each,
     only,
     text_or_ids,
-    told,
     unheeded,
 )
 from assay.api.contracts.questions import unanswerable
 from assay.api.contracts.turns import Turn, conversation
-from assay.api.contracts.vllm import Inputs, classify, named, ping, usage
+from assay.api.contracts.vllm import Inputs, classify, ping, usage
 from assay.api.problems import path_of
 from assay.api.request_context import context_of
 from assay.errors import InvalidField
@@ -254,23 +253,8 @@ def _numbers(judged: ScoredItem) -> list[float]:
     return [ensemble.mean(judged.rewards)]
 
 
-def _native_problem(error: AssayError, request_id: str) -> tuple[int, dict[str, Any]]:
-    del request_id
-    status, _ = named(error)
-    return status, {"error": {"message": told(error)}}
-
-
-def problem(error: AssayError, request_id: str) -> tuple[int, dict[str, Any]]:
-    """Return an error as the routes that are like OpenAI's have it."""
-    del request_id
-    status, kind = named(error)
-    return status, {
-        "object": "error",
-        "message": error.message,
-        "type": kind,
-        "param": error.param,
-        "code": status,
-    }
+def _native_problem(error: AssayError, _: str) -> tuple[int, dict[str, Any]]:
+    return shapes.named(error)[0], {"error": {"message": shapes.told(error)}}
 
 
 CONTRACTS = (
@@ -282,22 +266,22 @@ CONTRACTS = (
         _native_problem,
         tells=frozenset({"text", "input_ids", "conv"}),
     ),
-    Contract("sglang.v1-classify", ("/v1/classify",), Inputs, classify, problem),
+    Contract("sglang.v1-classify", ("/v1/classify",), Inputs, classify, shapes.flat),
     Contract(
         "sglang.rerank",
         ("/v1/rerank",),
         Rerank,
         _bare_list,
-        problem,
+        shapes.flat,
         tells=frozenset({"instruct"}),
     ),
-    Contract("sglang.embeddings", ("/v1/embeddings",), Embeddings, _embed, problem),
+    Contract("sglang.embeddings", ("/v1/embeddings",), Embeddings, _embed, shapes.flat),
     Contract(
         "sglang.score",
         ("/v1/score",),
         Score,
         _score,
-        problem,
+        shapes.flat,
         tells=frozenset({"query", "label_token_ids"}),
     ),
 )

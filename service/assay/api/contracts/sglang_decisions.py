@@ -14,10 +14,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from assay.api.contracts import questions
+from assay.api.contracts import questions, shapes
 from assay.api.contracts.contract import Ask, Body, Contract
 from assay.api.contracts.questions import Answer, Content, Question
-from assay.api.contracts.sglang import problem
 from assay.api.contracts.turns import inputs_of
 from assay.errors import InvalidField
 from assay.scoring.offload import offload
@@ -142,4 +141,6 @@ def _check(ask: Ask, wanted: Decisions) -> None:
 
 
 _TELLS = frozenset({"questions[].question", "prompt_format_version", "return_prompt_token_ids"})
-CONTRACTS = (Contract("sglang.decisions", ("/v1/decisions",), Decisions, _answer, problem, _TELLS),)
+CONTRACTS = (
+    Contract("sglang.decisions", ("/v1/decisions",), Decisions, _answer, shapes.flat, _TELLS),
+)

@@ -14,16 +14,14 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field
 
-from assay.api.contracts import detail, questions
-from assay.api.contracts.contract import Ask, Body, Contract, told
+from assay.api.contracts import questions, shapes
+from assay.api.contracts.contract import Ask, Body, Contract
 from assay.api.contracts.questions import Answer, Content, Question
 from assay.api.contracts.turns import inputs_of
 from assay.scoring.offload import offload
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-
-    from assay.errors import AssayError
 
 
 class Asked(Body):
@@ -118,21 +116,13 @@ def _entry(question: Choice | Score, answer: Answer) -> dict[str, Any]:
     }
 
 
-def _problem(error: AssayError, request_id: str) -> tuple[int, dict[str, Any]]:
-    """A bad request is told as FastAPI tells it, anything else in one sentence."""
-    del request_id
-    if error.status != 422:
-        return error.status, {"detail": told(error)}
-    return error.status, detail.of(error)
-
-
 CONTRACTS = (
     Contract(
         "systemone",
         ("/v1/systemone",),
         SystemOne,
         _answer,
-        _problem,
+        shapes.located,
         id_header="x-typesafe-request-id",
     ),
 )

@@ -25,8 +25,9 @@ from pydantic import BeforeValidator, Discriminator, Field, Tag, model_validator
 from assay import __version__
 from assay.api import problems
 from assay.api.contracts import labels, unread
-from assay.api.contracts.contract import Ask, Body, Contract, told
+from assay.api.contracts.contract import Ask, Body, Contract
 from assay.api.contracts.rerank import ranked
+from assay.api.contracts.shapes import told
 from assay.api.request_context import context_of
 from assay.errors import (
     AssayError,
@@ -327,8 +328,7 @@ def _length(given: str | list[str]) -> int:
     return len(given) if isinstance(given, str) else sum(map(len, given))
 
 
-def _problem(error: AssayError, request_id: str) -> tuple[int, dict[str, Any]]:
-    del request_id
+def _problem(error: AssayError, _: str) -> tuple[int, dict[str, Any]]:
     own = ((status, kind) for kinds, status, kind in _KINDS if isinstance(error, kinds))
     validation = "Validation" if isinstance(error, RequestError) else "Backend"
     other = (error.status, "Unhealthy" if error.status == 503 else validation)

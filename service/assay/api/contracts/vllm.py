@@ -16,7 +16,6 @@ from __future__ import annotations
 import base64
 import contextlib
 from dataclasses import replace
-from http import HTTPStatus
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NamedTuple, Self
 
 import numpy as np
@@ -24,7 +23,7 @@ from fastapi import APIRouter, Request, Response
 from pydantic import Field, model_validator
 
 from assay import __version__, wire
-from assay.api.contracts import step_rows
+from assay.api.contracts import shapes, step_rows
 from assay.api.contracts.contract import (
     Ask,
     Body,
@@ -442,30 +441,16 @@ def usage(judged: Sequence[ScoredItem]) -> dict[str, Any]:
     }
 
 
-def named(error: AssayError) -> tuple[int, str]:
-    """Return an error's status and type; a request that can't be answered is always a 400."""
-    status = HTTPStatus(400 if error.status == 422 else error.status)
-    name = status.phrase.replace(" ", "")
-    return status.value, name if name.endswith("Error") else f"{name}Error"
-
-
-def _problem(error: AssayError, request_id: str) -> tuple[int, dict[str, Any]]:
-    del request_id
-    status, kind = named(error)
-    body = {"message": error.message, "type": kind, "param": error.param, "code": status}
-    return status, {"error": body}
-
-
 CONTRACTS = (
-    Contract("vllm.classify", ("/classify",), Inputs, classify, _problem),
-    Contract("vllm.pooling", ("/pooling",), Pooling, _pool, _problem),
-    Contract("vllm.invocations", ("/invocations",), Pooling, _invoke, _problem),
+    Contract("vllm.classify", ("/classify",), Inputs, classify, shapes.nested),
+    Contract("vllm.pooling", ("/pooling",), Pooling, _pool, shapes.nested),
+    Contract("vllm.invocations", ("/invocations",), Pooling, _invoke, shapes.nested),
     Contract(
         "vllm.score",
         ("/score", "/v1/score", "/invocations"),
         Score,
         _score,
-        _problem,
+        shapes.nested,
         tells=frozenset({"queries", "documents", "text_1", "text_2", "data_1", "data_2"}),
         lacks=frozenset({"inputs", "prompt"}),  # native items may have documents, too
     ),
@@ -474,7 +459,7 @@ CONTRACTS = (
         ("/tokenize",),
         Tokenize,
         _tokenize,
-        _problem,
+        shapes.nested,
         tells=frozenset({"prompt", "messages"}),
         lacks=frozenset({"response", "steps"}),  # the native item
     ),

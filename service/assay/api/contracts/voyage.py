@@ -6,17 +6,15 @@ The answer's list is `data`, sorted, the best first; a `relevance_score` is a pr
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pydantic import Field
 
-from assay.api.contracts.contract import Ask, Body, Contract, told
+from assay.api.contracts import shapes
+from assay.api.contracts.contract import Ask, Body, Contract
 from assay.api.contracts.rerank import pairs, rank
 from assay.items import Cutting
 from assay.reward.transform import sigmoid
-
-if TYPE_CHECKING:
-    from assay.errors import AssayError
 
 
 class Rerank(Body):
@@ -55,18 +53,13 @@ async def _rerank(ask: Ask, wanted: Rerank) -> dict[str, Any]:
     }
 
 
-def _problem(error: AssayError, request_id: str) -> tuple[int, dict[str, Any]]:
-    del request_id
-    return error.status, {"detail": told(error)}
-
-
 CONTRACTS = (
     Contract(
         "voyage.rerank",
         ("/rerank", "/v1/rerank"),
         Rerank,
         _rerank,
-        _problem,
+        shapes.sentence,
         frozenset({"top_k", "truncation"}),
         lacks=frozenset({"texts", "top_n"}),
     ),
