@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from assay.api.contracts import labels, shapes
 from assay.api.contracts.contract import Ask, Body, Contract, created, each
-from assay.api.contracts.rerank import pairs, ranked
-from assay.items import Cutting, Text
+from assay.api.contracts.rerank import CUT, rank
+from assay.items import Text
 from assay.reward.transform import sigmoid
 from assay.scoring.offload import offload
 
@@ -20,10 +20,9 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from assay.errors import AssayError
-    from assay.scoring.call import Call, ScoredItem
+    from assay.scoring.call import Call
 
 _UNNAMED = "default/not-specified"  # what the client sends for no model
-_LIKE_INFINITY = Cutting("longest_first")
 _TELLS = frozenset({"raw_scores"})
 
 
@@ -56,22 +55,19 @@ async def _classify(ask: Ask, wanted: Classify) -> dict[str, Any]:
     sources = await offload(
         len(wanted.input), lambda: [Text(text, "tokenizer") for text in wanted.input]
     )
-    call, _, judged = await ask.read(
-        sources, each("input"), model=wanted.target, cutting=_LIKE_INFINITY
-    )
+    call, _, judged = await ask.read(sources, each("input"), model=wanted.target, cutting=CUT)
     data = await offload(
         len(judged),
         lambda: [labels.of(call, one, "none" if wanted.raw_scores else None) for one in judged],
     )
-    return {"object": "classify", "data": data, **_envelope(ask, call, judged)}
+    tokens = [one.n_tokens for one in judged]
+    return {"object": "classify", "data": data, **_envelope(ask, call, tokens)}
 
 
 async def _rerank(ask: Ask, wanted: Rerank) -> dict[str, Any]:
-    sources = await pairs(wanted.query, wanted.documents)
-    call, _, judged = await ask.read(
-        sources, each("documents"), model=wanted.target, cutting=_LIKE_INFINITY
+    call, ranking, tokens = await rank(
+        ask, wanted.query, wanted.documents, "documents", model=wanted.target, top_n=wanted.top_n
     )
-    ranking = await offload(len(judged), lambda: ranked(judged, wanted.top_n))
     results = [
         {
             "relevance_score": reward if wanted.raw_scores else sigmoid(reward),
@@ -80,14 +76,13 @@ async def _rerank(ask: Ask, wanted: Rerank) -> dict[str, Any]:
         }
         for index, reward in ranking
     ]
-    return {"object": "rerank", "results": results, **_envelope(ask, call, judged)}
+    return {"object": "rerank", "results": results, **_envelope(ask, call, tokens)}
 
 
-def _envelope(ask: Ask, call: Call, judged: Sequence[ScoredItem]) -> dict[str, Any]:
-    tokens = sum(one.n_tokens for one in judged)
+def _envelope(ask: Ask, call: Call, tokens: Sequence[int]) -> dict[str, Any]:
     return {
         "model": call.target.name,
-        "usage": {"prompt_tokens": tokens, "total_tokens": tokens},
+        "usage": {"prompt_tokens": sum(tokens), "total_tokens": sum(tokens)},
         "id": f"infinity-{ask.request_id}",
         "created": created(),
     }

@@ -12,9 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 from pydantic import BeforeValidator, Field
 
 from assay.api.contracts.contract import Ask, Body, Contract, unheeded
-from assay.api.contracts.rerank import Words, fields, pairs, rank
+from assay.api.contracts.rerank import Words, fields, rank
 from assay.api.contracts.shapes import told
-from assay.items import Cutting
 from assay.reward.transform import sigmoid
 
 if TYPE_CHECKING:
@@ -34,13 +33,8 @@ class Reranking(Body):
 
 
 async def _rerank(ask: Ask, wanted: Reranking) -> dict[str, Any]:
-    ranking, tokens, call = await rank(
-        ask,
-        await pairs(wanted.query, wanted.input),
-        "input",
-        model=wanted.model,
-        top_n=wanted.top_k,
-        cutting=Cutting("longest_first"),
+    call, ranking, tokens = await rank(
+        ask, wanted.query, wanted.input, "input", model=wanted.model, top_n=wanted.top_k
     )
     return {
         "usage": {"prompt_tokens": sum(tokens), "total_tokens": sum(tokens)},

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import Field
 
 from assay.api.contracts.contract import Ask, Body, Contract, unheeded
-from assay.api.contracts.rerank import pairs, rank
+from assay.api.contracts.rerank import rank
 from assay.api.contracts.shapes import told
 from assay.items import Cutting
 
@@ -40,10 +40,10 @@ class Ranking(Body):
 
 
 async def _rank(ask: Ask, wanted: Ranking) -> dict[str, Any]:
-    sources = await pairs(wanted.query.text, [one.text for one in wanted.passages])
-    ranking, tokens, _ = await rank(
+    _, ranking, tokens = await rank(
         ask,
-        sources,
+        wanted.query.text,
+        [one.text for one in wanted.passages],
         "passages",
         model=wanted.model or ask.path.get("model"),
         top_n=wanted.top_n,

@@ -31,9 +31,10 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
 
     from assay.errors import AssayError
-    from assay.items import Source, TemplateInputs
+    from assay.items import TemplateInputs
     from assay.scoring.call import Call, ScoredItem
 
+CUT = Cutting("longest_first")  # as these servers cut
 _UNPROCESSABLE = 422
 _OURS = "InternalServerError"
 
@@ -118,37 +119,41 @@ async def read(ask: Ask, wanted: Rerank) -> tuple[Call, list[tuple[int, float]],
     """Return the call, the ranking, and how many tokens each document's item has."""
     check_limit(ask, wanted)
     variables = wire.TemplateInputs(chat_template_kwargs=wanted.chat_template_kwargs)
-    sources = await pairs(wanted.query, wanted.documents, items.inputs(variables))
-    ranking, tokens, call = await rank(
+    return await rank(
         ask,
-        sources,
+        wanted.query,
+        wanted.documents,
         "documents",
         model=wanted.model,
         top_n=wanted.top_n,
         cutting=wanted.cutting,
+        inputs=items.inputs(variables),
         cache_salt=wanted.cache_salt,
     )
-    return call, ranking, tokens
 
 
 async def rank(
     ask: Ask,
-    sources: Sequence[Source],
+    query: str,
+    documents: list[str],
     field: str,
     *,
     model: str | None,
     top_n: int | None,
-    cutting: Cutting,
+    cutting: Cutting = CUT,
     refuses_long: str | None = None,
+    inputs: TemplateInputs = NO_INPUTS,
     cache_salt: str | None = None,
-) -> tuple[list[tuple[int, float]], list[int], Call]:
-    """Return the ranking of a field's items, how many tokens each has, and the call.
+) -> tuple[Call, list[tuple[int, float]], list[int]]:
+    """Return the call, the ranking of a field's documents, and how many tokens each item has.
 
-    `refuses_long` says what to do where an item over the limit is refused instead of cut.
+    The query is the prompt, a document the response. `refuses_long` says what to do where an item
+    over the limit is refused instead of cut.
 
     Raises:
         ItemTooLong: One is.
     """
+    sources = await offload(len(documents), lambda: items.sources([(query, documents)], [inputs]))
     call, _, judged = await ask.read(
         sources, each(field), model=model, cutting=cutting, cache_salt=cache_salt
     )
@@ -158,14 +163,7 @@ async def rank(
             f"it has more tokens than the model takes; {refuses_long}", param=f"{field}[{cut}]"
         )
     ranking = await offload(len(judged), lambda: ranked(judged, top_n))
-    return ranking, [one.n_tokens for one in judged], call
-
-
-async def pairs(
-    query: str, documents: list[str], inputs: TemplateInputs = NO_INPUTS
-) -> list[Source]:
-    """Return one item for each document: the query as prompt, the document as response."""
-    return await offload(len(documents), lambda: items.sources([(query, documents)], [inputs]))
+    return call, ranking, [one.n_tokens for one in judged]
 
 
 def ranked(judged: Sequence[ScoredItem], top_n: int | None) -> list[tuple[int, float]]:

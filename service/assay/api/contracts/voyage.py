@@ -12,8 +12,7 @@ from pydantic import Field
 
 from assay.api.contracts import shapes
 from assay.api.contracts.contract import Ask, Body, Contract
-from assay.api.contracts.rerank import pairs, rank
-from assay.items import Cutting
+from assay.api.contracts.rerank import rank
 from assay.reward.transform import sigmoid
 
 
@@ -29,13 +28,13 @@ class Rerank(Body):
 
 
 async def _rerank(ask: Ask, wanted: Rerank) -> dict[str, Any]:
-    ranking, tokens, call = await rank(
+    call, ranking, tokens = await rank(
         ask,
-        await pairs(wanted.query, wanted.documents),
+        wanted.query,
+        wanted.documents,
         "documents",
         model=wanted.model,
         top_n=wanted.top_k,
-        cutting=Cutting("longest_first"),
         refuses_long=None if wanted.truncation else 'send "truncation": true',
     )
     return {
