@@ -85,7 +85,9 @@ def check(expected: Any, live: Any, where: str = "answer") -> None:
 
 def exchanges(prefix: str) -> list[str]:
     """Return the names of a contract's golden exchanges."""
-    return sorted(path.stem for path in GOLDEN.glob(f"{prefix}-*.json"))
+    found = sorted(path.stem for path in GOLDEN.glob(f"{prefix}-*.json"))
+    assert found, f"no golden exchange is called {prefix}-*: a test of none would be skipped"
+    return found
 
 
 def replay(server: Server, name: str) -> None:

@@ -2,7 +2,8 @@
 
 A form is a type, a value that is always the same, a dictionary of all fields in their order, `Has`
 of some fields in their order, a list whose every element has the one form, `Named` for an object
-whose keys are the caller's or the model's, or `OrNull`. A tuple has a form for each element.
+whose keys are the caller's or the model's, `OrNull` or `OrEmpty`. A tuple has a form for each
+element. What has nothing in it, where a form says what is in it, isn't of the form.
 """
 
 from __future__ import annotations
@@ -32,6 +33,13 @@ class OrNull:
     value: Any
 
 
+@dataclass(frozen=True)
+class OrEmpty:
+    """The list, or an empty one."""
+
+    value: list[Any]
+
+
 def fits(stated: Any, found: Any, kinds: dict[str, type], where: str = "answer") -> None:
     """Check a golden answer, in which `kinds` are placeholders, against a form."""
     match stated:
@@ -40,13 +48,15 @@ def fits(stated: Any, found: Any, kinds: dict[str, type], where: str = "answer")
             assert (kind or type(found)) is stated, f"{where} is {found!r}, no {stated.__name__}"
         case OrNull(value):
             fits(None if found is None else value, found, kinds, where)
+        case OrEmpty(value):
+            fits(value if found else (), found, kinds, where)
         case Named() | Has() | dict():
             assert isinstance(found, dict), where
             for name, form in _fields(stated, found, where).items():
                 fits(form, found[name], kinds, f"{where}.{name}")
         case list() | tuple():
             assert isinstance(found, list), where
-            forms = stated if isinstance(stated, tuple) else stated * len(found)
+            forms = stated if isinstance(stated, tuple) else stated * max(1, len(found))
             assert len(forms) == len(found), where
             for place, pair in enumerate(zip(forms, found, strict=True)):
                 fits(*pair, kinds, f"{where}[{place}]")
@@ -57,6 +67,7 @@ def fits(stated: Any, found: Any, kinds: dict[str, type], where: str = "answer")
 def _fields(stated: Named | Has | dict[str, Any], found: dict[str, Any], where: str) -> Any:
     """Return the form of each field that is to be checked; they are there, and in order."""
     if isinstance(stated, Named):
+        assert found, where
         return dict.fromkeys(found, stated.value)
     fields = stated.fields if isinstance(stated, Has) else stated
     names = [name for name in found if isinstance(stated, dict) or name in fields]
@@ -301,7 +312,7 @@ STATED: dict[str, Any] = {
                         "object": "model",
                         "created": int,
                         "backend": str,
-                        "capabilities": [str],
+                        "capabilities": OrEmpty([str]),
                     }
                 )
             ],
@@ -357,13 +368,13 @@ STATED: dict[str, Any] = {
     "nvidia-reward": _COMPLETION,
     "nvidia-unknown-model": {"error": _OPENAI_ERROR, **_SWIFT_ERROR},
     "oat-compare": {"batch_first_win_prob": [float]},
-    "oat-feedback": {"batch_score": [float], "batch_first_win_prob": [float]},
+    "oat-feedback": {"batch_score": [float], "batch_first_win_prob": ()},
     "oat-unknown-model": _NATIVE,
     "openai-models": {
         "object": "list",
         "data": [Has({"id": str, "object": "model", "created": int, "owned_by": str})],
     },
-    "openrlhf-empty": {"rewards": [float], "scores": [float], "extra_logs": {}},
+    "openrlhf-empty": {"rewards": (), "scores": (), "extra_logs": {}},
     "openrlhf-rewards": {"rewards": [float], "scores": [float], "extra_logs": {}},
     "openrlhf-unknown-model": _NATIVE,
     "ranking-mixedbread": {

@@ -104,6 +104,7 @@ def test_the_client_finds_the_native_scores_of_its_steps(separate: Server) -> No
 
     data = sent(separate, "/v1/embeddings", model="sky", input=[one["input_ids"] for one in views])
 
+    assert [len(entry["steps"]) for entry in native] == [len(one["steps"]) for one in CHAINS]
     for entry, view, found in zip(native, views, data, strict=True):
         picked = [found["embedding"][place] for place in view["read_positions"]]
         assert [sigmoid(one) for one in picked] == entry["steps"]

@@ -292,6 +292,7 @@ def test_gym_asks_a_model_that_only_compares(served: Server) -> None:
     )
 
     assert answer["rewards"] == native["scores"]
+    assert len(answer["comparison_results"]) == len(texts)
     for one in answer["comparison_results"]:
         wins = native["probabilities"][one["response_i"]][one["response_j"]]
         assert one["ranking"] == pytest.approx(6 - 5 * wins, abs=CLOSE)

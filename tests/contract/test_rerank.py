@@ -73,7 +73,10 @@ def test_documents_come_back_where_the_contract_has_them(
     if return_documents is not None:
         body["return_documents"] = return_documents
 
-    for one in post(served, path, **body)["results"]:
+    results = post(served, path, **body)["results"]
+
+    assert len(results) == len(documents)
+    for one in results:
         if has_them:
             assert one["document"] == {"text": RESPONSES[one["index"]], "multi_modal": None}
         else:

@@ -197,6 +197,7 @@ def test_steps_without_activation_are_the_heads_numbers(contracts: Server) -> No
     (raw,) = pooled(contracts, model="math", messages=MARKED, use_activation=False)
     (probabilities,) = pooled(contracts, model="math", messages=MARKED)
 
+    assert len(raw) == len(LAID)
     for row, pair in zip(raw, probabilities, strict=True):
         total = sum(map(math.exp, row))
         assert [math.exp(one) / total for one in row] == pytest.approx(pair, abs=1e-9)
