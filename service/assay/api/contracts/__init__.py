@@ -26,12 +26,13 @@ from assay.api.contracts import (
     vllm,
     voyage,
 )
-from assay.api.contracts.contract import Contract, endpoint
+from assay.api.contracts.shared_paths import SHARED, endpoint
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from assay.api.contracts.contract import Endpoint
+    from assay.api.contracts.contract import Contract
+    from assay.api.contracts.shared_paths import Endpoint, Sign
     from assay.api.problems import Shape
 
 CONTRACTS: tuple[Contract, ...] = (
@@ -51,7 +52,6 @@ CONTRACTS: tuple[Contract, ...] = (
     *sglang.CONTRACTS,
     *rerank.CONTRACTS,
     *vllm.CONTRACTS,
-    *sglang.OF_ITEMS_ALONE,
     *systemone.CONTRACTS,
     *sglang_decisions.CONTRACTS,
     *decisions.CONTRACTS,
@@ -69,12 +69,12 @@ def posted(native: Mapping[str, Endpoint]) -> dict[str, Endpoint]:
 
 def shapes(native: Iterable[str]) -> dict[str, Shape]:
     """Return how errors look at each path that isn't native too, where no body was read."""
-    return {path: some[-1].problem for path, some in _by_path().items() if path not in native}
+    return {path: some[-1][0].problem for path, some in _by_path().items() if path not in native}
 
 
 def routes(native: Iterable[str]) -> dict[str, str]:
     """Return what metrics call each path that is posted to, where no body was read."""
-    foreign = {path: some[-1].route for path, some in _by_path().items()}
+    foreign = {path: some[-1][0].route for path, some in _by_path().items()}
     return foreign | {path: path.rsplit("/", 1)[-1] for path in native}
 
 
@@ -91,11 +91,14 @@ def fit(path: str) -> tuple[str, dict[str, str]]:
     return path, {}
 
 
-def _by_path() -> dict[str, list[Contract]]:
-    paths: dict[str, list[Contract]] = {}
+def _by_path() -> dict[str, list[tuple[Contract, Sign | None]]]:
+    paths: dict[str, list[tuple[Contract, Sign | None]]] = {}
     for contract in CONTRACTS:
         for path in contract.paths:
-            paths.setdefault(path, []).append(contract)
+            paths.setdefault(path, []).append((contract, None))
+    for path, signs in SHARED.items():
+        named = {contract.route: contract for contract, _ in paths[path]}
+        paths[path] = [(named[route], sign) for route, sign in signs]
     return paths
 
 

@@ -7,7 +7,6 @@ a path, or one shares it with a native route, the body's top-level keys tell whi
 
 from __future__ import annotations
 
-import re
 import time
 from array import array
 from dataclasses import dataclass
@@ -20,13 +19,12 @@ from pydantic import AfterValidator, ConfigDict, ValidationError, model_validato
 
 from assay import validation, wire
 from assay.api import problems
-from assay.api.body import read
-from assay.api.contracts import tensors, unread
+from assay.api.contracts import unread
 from assay.api.contracts.codec import JSON
 from assay.api.contracts.step_parsing import in_steps
 from assay.api.disconnect import cancel_on_disconnect
 from assay.api.request_context import context_of
-from assay.errors import BodyTooLarge, InvalidField, MalformedBody, shown
+from assay.errors import BodyTooLarge, InvalidField, shown
 from assay.items import Ids, Text
 from assay.scoring import garbage, items
 from assay.scoring.call import Call
@@ -37,7 +35,6 @@ if TYPE_CHECKING:
 
     from fastapi import Request
 
-    from assay.api.body import Body as Received
     from assay.api.contracts.codec import Form
     from assay.api.problems import Shape
     from assay.api.request_context import RequestContext
@@ -193,11 +190,8 @@ class Ask:
 class Contract:
     """One foreign contract at its paths, which may have parts like {model}: see `fit`.
 
-    `tells` are top-level keys of which a body of this contract has one, or as "list[].key" a key of
-    the objects in a list, where no native route has the path; none for the contract that a path is
-    otherwise meant for. A body with one of the keys `lacks` isn't of it. `answer` returns what is
-    sent, in the form that the body had. `query` are the parameters of the URL that it knows.
-    `problem` is how its errors look, which are always JSON.
+    `answer` returns what is sent, in the form that the body had. `query` are the parameters of the
+    URL that it knows. `problem` is how its errors look, which are always JSON.
     """
 
     route: str  # its name in metrics
@@ -205,11 +199,9 @@ class Contract:
     request: type[Body]
     answer: Callable[[Ask, Any], Awaitable[Any]]
     problem: Shape
-    tells: frozenset[str] = frozenset()
     forms: tuple[Form, ...] = (JSON,)
     id_header: str | None = None  # where its clients look for the request's id, too
     query: frozenset[str] = frozenset()
-    lacks: frozenset[str] = frozenset()
 
     @property
     def needs(self) -> frozenset[str]:
@@ -284,71 +276,6 @@ class Contract:
             else:
                 continue
             raise InvalidField(message, param=shown(name))
-
-
-def endpoint(
-    contracts: Sequence[Contract], native: Endpoint | None, others: Sequence[Contract] = ()
-) -> Endpoint:
-    """Return what answers a path that several contracts share, the native one among them.
-
-    `others` are those of other paths, for bodies that came to the wrong one.
-    """
-    told = sorted({key for one in contracts for key in one.tells})
-    sign = re.compile(("|".join(f'"{re.escape(key)}"\\s*:' for key in told)).encode())
-    forms = {form for one in contracts for form in one.forms}
-
-    async def answer(request: Request) -> Response:
-        body = await read(request)
-        raw = body.raw or b""
-        form = next((one for one in forms if one.has(raw)), JSON)
-        if tensors.BINARY in forms and tensors.HEADER in request.headers:
-            form = tensors.headed(request.headers[tensors.HEADER])
-        if native is not None and form is JSON and body.raw is not None and not sign.search(raw):
-            return await native(request)
-        contract, content = await _chosen(contracts, body, form, has_native=native is not None)
-        if contract is None and native is not None:
-            return await native(request)
-        return await (contract or contracts[-1]).respond(request, content, form, others)
-
-    return answer
-
-
-async def _chosen(
-    contracts: Sequence[Contract], body: Received, form: Form, *, has_native: bool
-) -> tuple[Contract | None, dict[str, Any]]:
-    """Return the contract that a body is of, and its content."""
-    try:
-        content = await body.parsed(form.read, lambda known: known)
-    except (MalformedBody, ValueError) as error:
-        if has_native:
-            return None, {}
-        if isinstance(error, MalformedBody):
-            raise
-        raise MalformedBody(f"the body is not valid {form.name}: {error}") from None
-    if not isinstance(content, dict):
-        if has_native:
-            return None, {}
-        raise MalformedBody("the body: send a JSON object")
-    meant = [one for one in contracts if form in one.forms]
-    keys = _keys(content)
-    for one in meant:
-        if one.tells & keys and not one.lacks & keys:
-            return one, content
-    default = next((one for one in meant if not one.tells), None)
-    return default, content
-
-
-def _keys(content: Mapping[str, Any]) -> set[str]:
-    """Return a body's keys, and as "list[].key" those of the first object in each list.
-
-    A null input beside another isn't there: clients of typed languages write all that they know.
-    """
-    inputs = unread.INPUTS & content.keys()
-    absent = {name for name in inputs if content[name] is None}
-    absent = absent if absent < inputs else set()
-    firsts = {name: one[0] for name, one in content.items() if isinstance(one, list) and one}
-    inner = ((name, one) for name, one in firsts.items() if isinstance(one, dict))
-    return {*(content.keys() - absent), *(f"{name}[].{key}" for name, one in inner for key in one)}
 
 
 def _size(content: Mapping[str, Any]) -> int:

@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from assay.scoring.call import Call
 
 _UNNAMED = "default/not-specified"  # what the client sends for no model
-_TELLS = frozenset({"raw_scores"})
 
 
 class _Named(Body):
@@ -96,6 +95,6 @@ def _problem(error: AssayError, request_id: str) -> tuple[int, dict[str, Any]]:
 
 
 CONTRACTS = (
-    Contract("infinity.classify", ("/classify",), Classify, _classify, _problem, _TELLS),
-    Contract("infinity.rerank", ("/rerank",), Rerank, _rerank, _problem, _TELLS),
+    Contract("infinity.classify", ("/classify",), Classify, _classify, _problem),
+    Contract("infinity.rerank", ("/rerank",), Rerank, _rerank, _problem),
 )

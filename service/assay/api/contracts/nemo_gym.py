@@ -143,6 +143,5 @@ CONTRACTS = (
         Compare,
         _compare,
         problems.native,
-        frozenset({"response_objs"}),
     ),
 )

@@ -98,7 +98,6 @@ CONTRACTS = (
         Feedback,
         _compare,
         problems.native,
-        frozenset({"batch_prompt"}),
         _FORMS,
     ),
 )

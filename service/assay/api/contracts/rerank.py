@@ -182,7 +182,6 @@ def _problem(error: AssayError, request_id: str) -> tuple[int, dict[str, Any]]:
 
 
 CONTRACTS = (
-    Contract("rerank", ("/rerank", "/v1/rerank"), Rerank, _answering(1), _problem),
+    Contract("rerank", ("/rerank", "/v1/rerank", "/invocations"), Rerank, _answering(1), _problem),
     Contract("rerank", ("/v2/rerank",), Rerank, _answering(2), _problem),
-    Contract("rerank", ("/invocations",), Rerank, _answering(1), _problem, frozenset({"query"})),
 )

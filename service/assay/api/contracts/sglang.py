@@ -264,7 +264,6 @@ CONTRACTS = (
         Classify,
         _classify,
         _native_problem,
-        tells=frozenset({"text", "input_ids", "conv"}),
     ),
     Contract("sglang.v1-classify", ("/v1/classify",), Inputs, classify, shapes.flat),
     Contract(
@@ -273,7 +272,6 @@ CONTRACTS = (
         Rerank,
         _bare_list,
         shapes.flat,
-        tells=frozenset({"instruct"}),
     ),
     Contract("sglang.embeddings", ("/v1/embeddings",), Embeddings, _embed, shapes.flat),
     Contract(
@@ -282,8 +280,5 @@ CONTRACTS = (
         Score,
         _score,
         shapes.flat,
-        tells=frozenset({"query", "label_token_ids"}),
     ),
 )
-# Of bodies that aren't vLLM's: its queries may have `items`, too.
-OF_ITEMS_ALONE = (replace(CONTRACTS[-1], tells=frozenset({"items"})),)

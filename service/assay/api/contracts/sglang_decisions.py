@@ -140,7 +140,4 @@ def _check(ask: Ask, wanted: Decisions) -> None:
         )
 
 
-_TELLS = frozenset({"questions[].question", "prompt_format_version", "return_prompt_token_ids"})
-CONTRACTS = (
-    Contract("sglang.decisions", ("/v1/decisions",), Decisions, _answer, shapes.flat, _TELLS),
-)
+CONTRACTS = (Contract("sglang.decisions", ("/v1/decisions",), Decisions, _answer, shapes.flat),)

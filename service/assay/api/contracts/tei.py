@@ -376,10 +376,8 @@ def _info(scorer: Scorer, target: Target) -> dict[str, Any]:
     }
 
 
-_TEXTS = frozenset({"texts"})
 CONTRACTS = (
-    Contract("tei.rerank", ("/rerank", "/", "/invocations"), Rerank, _answer, _problem, _TEXTS),
+    Contract("tei.rerank", ("/rerank", "/", "/invocations"), Rerank, _answer, _problem),
     Contract("tei.vertex", ("/vertex",), Vertex, _vertex, _problem),
-    Contract("tei.predict", ("/invocations",), Predict, _answer, _problem, frozenset({"inputs"})),
-    Contract("tei.predict", ("/predict", "/"), Predict, _answer, _problem),
+    Contract("tei.predict", ("/predict", "/", "/invocations"), Predict, _answer, _problem),
 )

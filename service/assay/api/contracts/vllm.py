@@ -451,8 +451,6 @@ CONTRACTS = (
         Score,
         _score,
         shapes.nested,
-        tells=frozenset({"queries", "documents", "text_1", "text_2", "data_1", "data_2"}),
-        lacks=frozenset({"inputs", "prompt"}),  # native items may have documents, too
     ),
     Contract(
         "vllm.tokenize",
@@ -460,7 +458,5 @@ CONTRACTS = (
         Tokenize,
         _tokenize,
         shapes.nested,
-        tells=frozenset({"prompt", "messages"}),
-        lacks=frozenset({"response", "steps"}),  # the native item
     ),
 )

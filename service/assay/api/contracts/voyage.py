@@ -59,7 +59,5 @@ CONTRACTS = (
         Rerank,
         _rerank,
         shapes.sentence,
-        frozenset({"top_k", "truncation"}),
-        lacks=frozenset({"texts", "top_n"}),
     ),
 )
