@@ -3,6 +3,7 @@
 import pytest
 
 from assay import processes
+from assay.scheduling.policy import WARM_UP
 from assay.scheduling.workers import Worker
 from assay.worker_protocol import Refused, Start
 
@@ -37,7 +38,7 @@ async def test_further_variables_reach_a_device_process(monkeypatch):
     """Those that the operator names; the others stay here."""
     monkeypatch.setenv("VENDOR_LICENSE_SERVER", "this")
     monkeypatch.setenv("ASSAY_API_KEY", "hush")
-    start = Start("cpu", None, "off", ())
+    start = Start("cpu", None, "off", (), WARM_UP)
     async with Worker(start, "tests.environment", variables=["VENDOR_LICENSE_SERVER"]) as worker:
         said = await worker.receive()
 

@@ -55,12 +55,23 @@ class ModelSpec:
     card: Card  # its tokens by their ids
     dtype: str
     max_tokens: int
-    batch_tokens: int | None
     prefix_cache_mb: int | None  # None: as the device's memory allows
     base: Path | None = None  # of an adapter: the folder that it is merged into
     trust: Trust | None = None  # by which it is served by code of the checkpoint's own
     checkpoint: Checkpoint | None = None  # what must still be of `revision` once it is loaded
     revision: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class WarmUp:
+    """How a worker chooses each model's batch size; see `scheduling.policy`."""
+
+    sizes: tuple[int, ...]  # of batches in tokens, the smallest first; the operator's alone
+    longest_s: float
+    shortest_s: float
+    shortest_fast_s: float
+    as_fast: float
+    faster: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +82,7 @@ class Start:
     threads: int | None
     compile: Compile
     models: tuple[ModelSpec, ...]
+    warm_up: WarmUp
 
 
 class Progress(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True):
@@ -117,7 +129,7 @@ class Loaded(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True):
     # Of `PAGE_TOKENS` tokens, that the device keeps between batches.
     prefix_pages: Annotated[int, msgspec.Meta(ge=0, le=_MOST_PAGES)]
     tokens_per_s: Number
-    most_batch_tokens: Count = 65_536  # that fit the device's memory
+    most_batch_tokens: Count  # that fit the device's memory
     # What an operator should know: why it is slower than it could be.
     warnings: Annotated[tuple[str, ...], msgspec.Meta(max_length=_MOST_LISTED)] = ()
 
@@ -201,6 +213,7 @@ class Batch:
     number: int
     model: str
     forest: Forest
+    ends_at: float  # the part of its layers behind which `Ending` is said
 
 
 class Ending(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True):

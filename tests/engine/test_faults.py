@@ -88,7 +88,7 @@ def test_a_fault_while_a_path_is_verified_is_raised_as_itself(loaded, error):
 )
 def test_a_start_that_a_device_ends_names_the_device_and_its_words(error, says):
     """In one line, without advice about the model."""
-    spec = ModelSpec("judge", Path("/judge"), None, "auto", 100, None, None)
+    spec = ModelSpec("judge", Path("/judge"), None, "auto", 100, None)
     message = loading.of_the_device(error, "cuda:1", spec)
 
     assert message.startswith(says)

@@ -18,7 +18,7 @@ NAMES = ("tulu-3", "athene", "internlm2", "open-assistant-deberta", "open-assist
 
 def spec(folder, card, max_tokens=64):
     """Return what a worker would be told to load."""
-    return ModelSpec("model", folder, card, "auto", max_tokens, None, None)
+    return ModelSpec("model", folder, card, "auto", max_tokens, None)
 
 
 @pytest.fixture(autouse=True)

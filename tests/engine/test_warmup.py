@@ -1,12 +1,14 @@
 """The batch budget, with a clock that the test owns."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
 import torch
 
-from assay.engine.warmup import LONGEST_BATCH_S, SHORTEST_BATCH_S, SIZES, Budgets, find_budget
+from assay.engine.warmup import Budgets, find_budget
 from assay.errors import CheckpointError
+from assay.scheduling.policy import WARM_UP
 
 
 class Machine:
@@ -31,7 +33,7 @@ class Machine:
 def budget(seconds):
     """Return what is found on such a machine."""
     machine = Machine(seconds)
-    return find_budget(machine, clock=lambda: machine.now)
+    return find_budget(machine, WARM_UP, clock=lambda: machine.now)
 
 
 def twin(seconds, **changed):
@@ -51,7 +53,7 @@ def twin(seconds, **changed):
 
 def test_models_of_one_shape_are_timed_once():
     """An ensemble's members are: a start needn't try all sizes for each."""
-    budgets, seen = Budgets(), []
+    budgets, seen = Budgets(WARM_UP), []
 
     def seconds(tokens):
         seen.append(tokens)
@@ -69,11 +71,11 @@ def test_what_the_operator_says_is_not_looked_for():
     """That size alone is run, for its rate; one that doesn't fit the memory is refused."""
     machine = twin(lambda tokens: 1e-3 * tokens)
 
-    found = Budgets().of(machine, 64)
+    found = Budgets(replace(WARM_UP, sizes=(64,))).of(machine)
 
     assert (found.tokens, machine.longest) == (64, 64)
     with pytest.raises(CheckpointError, match="512 tokens exceeds the device's memory"):
-        Budgets().of(twin(lambda tokens: full(tokens / 4)), 512)
+        Budgets(replace(WARM_UP, sizes=(512,))).of(twin(lambda tokens: full(tokens / 4)))
 
 
 def full(tokens):
@@ -85,18 +87,18 @@ def full(tokens):
 
 def test_a_twin_that_does_not_fit_any_more_is_timed_again():
     """Each takes memory from those behind it."""
-    budgets = Budgets()
+    budgets = Budgets(WARM_UP)
     first = budgets.of(twin(lambda _: 0.0))
 
     second = budgets.of(twin(lambda tokens: full(tokens / 16)))
-    assert (first.tokens, second.tokens, second.most) == (SIZES[-1], 1024, 1024)
+    assert (first.tokens, second.tokens, second.most) == (WARM_UP.sizes[-1], 1024, 1024)
 
 
 def test_batches_grow_while_that_pays():
     """With a fixed cost of 10 ms and 1 us a token, larger batches pay up to the longest."""
     found = budget(lambda tokens: 0.01 + 1e-6 * tokens)
 
-    assert found.tokens == SIZES[-1]
+    assert found.tokens == WARM_UP.sizes[-1]
     assert found.tokens_per_s == pytest.approx(found.tokens / (0.01 + 1e-6 * found.tokens))
 
 
@@ -121,24 +123,24 @@ def test_a_batch_takes_long_enough_for_the_hops_between_batches_not_to_show():
     """Where size buys nothing on a fast device, batches still take a while."""
     found = budget(lambda tokens: 1e-5 * tokens)
 
-    assert SHORTEST_BATCH_S <= 1e-5 * found.tokens < 2 * SHORTEST_BATCH_S
+    assert WARM_UP.shortest_s <= 1e-5 * found.tokens < 2 * WARM_UP.shortest_s
 
 
 def test_a_batch_never_takes_longer_than_the_bound():
     """A slow device gets small batches though larger ones were faster per token."""
     found = budget(lambda tokens: 0.3 + 1e-4 * tokens)
 
-    assert 0.3 + 1e-4 * found.tokens <= LONGEST_BATCH_S
+    assert 0.3 + 1e-4 * found.tokens <= WARM_UP.longest_s
 
 
 def test_a_size_that_will_take_too_long_is_not_tried():
     """It would be the longest part of the start."""
     machine = Machine(lambda tokens: 1e-3 * tokens)
-    find_budget(machine, clock=lambda: machine.now)
+    find_budget(machine, WARM_UP, clock=lambda: machine.now)
 
     assert machine.longest == 1024
 
 
 def test_even_the_slowest_device_gets_a_budget():
     """Where the smallest batch exceeds the bound it is the budget."""
-    assert budget(lambda tokens: 10.0 + tokens).tokens == SIZES[0]
+    assert budget(lambda tokens: 10.0 + tokens).tokens == WARM_UP.sizes[0]

@@ -10,6 +10,7 @@ from transformers import LlamaConfig, LlamaForSequenceClassification
 
 from assay.cards.card import Card
 from assay.engine import worker
+from assay.scheduling.policy import WARM_UP
 from assay.worker_protocol import ModelSpec, Progress, Start
 from tests.engine.worker_process import heard
 from tests.families import scalar
@@ -19,9 +20,9 @@ TULU = next(one for one in scalar.LAYOUTS if one.name == "tulu-3")
 
 def answer(folder, card=None, compiling="off"):
     """Return what a worker says that is told to load a folder."""
-    spec = ModelSpec("model", folder, card or Card(), "auto", 64, None, None)
+    spec = ModelSpec("model", folder, card or Card(), "auto", 64, None)
     ours, theirs = socket.socketpair()
-    start = Start("cpu", None, compiling, (spec,))
+    start = Start("cpu", None, compiling, (spec,), WARM_UP)
     thread = threading.Thread(target=worker.run, args=(start, theirs))
     thread.start()
     with ours:

@@ -228,7 +228,7 @@ def test_a_pass_says_once_that_it_comes_to_its_end(folder, name):
     """So that the next batch is sent while this one still runs."""
     said = []
 
-    reference.load(folder(name)).launch(Forest.unshared(ITEMS[:3]), lambda: said.append(name))
+    reference.load(folder(name)).launch(Forest.unshared(ITEMS[:3]), lambda: said.append(name), 0.8)
 
     assert said == [name]
 

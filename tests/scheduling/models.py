@@ -1,5 +1,6 @@
 """What a device says of a model."""
 
+from assay.scheduling.policy import BATCH_SIZES
 from assay.worker_protocol import Inputs, Loaded
 
 
@@ -21,4 +22,5 @@ def loaded(model, budget, *, shares, tokens_per_s=1.0):
         budget_tokens=budget,
         prefix_pages=0,
         tokens_per_s=tokens_per_s,
+        most_batch_tokens=BATCH_SIZES[-1],
     )

@@ -21,8 +21,8 @@ from assay.errors import (
     NonFiniteScore,
     WorkerError,
 )
-from assay.scheduling import budget
-from assay.scheduling.dispatcher import BATCHES_AT_WORKER, Dispatcher, rate, timed_rate
+from assay.scheduling import policy
+from assay.scheduling.dispatcher import Dispatcher, rate, timed_rate
 from assay.scheduling.queue import Queue, RequestHandle
 from assay.worker_protocol import (
     PAGE_TOKENS,
@@ -50,8 +50,8 @@ POISON_TOGETHER = 9008
 UNASKED, TOO_FEW, TOO_WIDE = 9009, 9010, 9011
 SILENCE = "nothing"  # what a device says whose start hangs; None is one that dies then
 
-SPEC = ModelSpec(MODEL, Path("nowhere"), Card(), "float32", 64, None, None)
-START = Start(device="cpu", threads=None, compile="off", models=(SPEC,))
+SPEC = ModelSpec(MODEL, Path("nowhere"), Card(), "float32", 64, None)
+START = Start("cpu", threads=None, compile="off", models=(SPEC,), warm_up=policy.WARM_UP)
 LOADED = loaded(MODEL, BUDGET, shares=True, tokens_per_s=TOKENS_PER_S)
 
 
@@ -426,7 +426,7 @@ async def test_where_memory_runs_out_batches_get_smaller():
 
 async def test_the_budget_comes_back_after_a_while(monkeypatch):
     """What ran out of memory may have been another's doing."""
-    monkeypatch.setattr(budget, "RECOVERY_S", 0.05)
+    monkeypatch.setattr(policy, "RECOVERY_S", 0.05)
     site, queue = Site(memory_tokens=60), Queue()
     site.is_open.set()
     async with serving(dispatcher(site, queue)):
@@ -490,7 +490,7 @@ async def test_two_batches_at_most_are_at_the_worker():
         assert queue.depth(MODEL) == (30, 300)
         site.is_open.set()
         await request.outcome()
-    assert site.most_at_once == BATCHES_AT_WORKER
+    assert site.most_at_once == policy.BATCHES_AT_WORKER
 
 
 async def test_a_dispatcher_is_idle_when_no_batch_is_at_the_worker():
@@ -650,9 +650,8 @@ async def test_a_batch_size_that_was_given_stays():
     """The setting `batch_tokens` is the operator's word."""
     site, queue = Site(greetings=[[structs.replace(LOADED, tokens_per_s=1.0)]]), Queue()
     site.is_open.set()
-    one = dispatcher(
-        site, queue, start=replace(START, models=(replace(SPEC, batch_tokens=BUDGET),))
-    )
+    given = replace(policy.WARM_UP, sizes=(BUDGET,))
+    one = dispatcher(site, queue, start=replace(START, warm_up=given))
     async with serving(one):
         await Request(queue, range(1_000), tokens=ITEM_TOKENS).outcome()
     assert {len(batch) for batch in site.batches} == {BUDGET // ITEM_TOKENS}

@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from assay.errors import AssayError, DeadlineExceeded, InternalError
-from assay.scheduling.queue import BATCH_HEAD_START_TOKENS, FULL, Queue, RequestHandle
+from assay.scheduling.policy import BATCH_HEAD_START_TOKENS, FULL_PART
+from assay.scheduling.queue import Queue, RequestHandle
 from tests.scheduling.models import loaded
 
 MODEL = "judge"
@@ -477,7 +478,7 @@ def test_a_listener_is_called_for_whatever_is_put():
 def test_only_a_full_batch_is_taken_where_that_is_asked():
     """Less than most of a budget stays; the same work goes when anything will do."""
     queue = Queue()
-    items = int(FULL * BUDGET / ITEM_TOKENS)
+    items = int(FULL_PART * BUDGET / ITEM_TOKENS)
     Caller().put(queue, items=items)
     assert take(queue, only_full=True) == []
     Caller().put(queue)

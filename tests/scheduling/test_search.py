@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from assay.scheduling.search import LARGEST, LONGEST_BATCH_S, SMALLEST, Search
+from assay.scheduling.policy import BATCH_SIZES, LONGEST_BATCH_S
+from assay.scheduling.search import Search
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     Seconds = Callable[[int], float]  # that a batch takes, by its tokens
 
 LIMIT_S = 30.0
+SMALLEST, LARGEST = BATCH_SIZES[0], BATCH_SIZES[-1]
 
 
 class Machine:

@@ -24,6 +24,7 @@ LOADED = Loaded(
     budget_tokens=4096,
     prefix_pages=64,
     tokens_per_s=12345.6,
+    most_batch_tokens=65_536,
 )
 SUMMARY = (
     "packed (native, compiled) on cpu, float32, 12.3M parameters, batches of 4096 tokens, "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import tempfile
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING
 from assay import scratch
 from assay.cards.code import Trust
 from assay.scheduling import dispatcher as dispatchers
+from assay.scheduling import policy
 from assay.scheduling.dispatcher import Dispatcher
 from assay.scheduling.queue import Queue, RequestHandle
 from assay.scheduling.workers import Worker
@@ -211,7 +213,6 @@ class LocalBackend:
                 card=model.facts.card_in_ids,
                 dtype=settings.dtype,
                 max_tokens=model.facts.max_tokens,
-                batch_tokens=settings.batch_tokens,
                 prefix_cache_mb=settings.prefix_cache_mb,
                 trust=_trust(model),
                 checkpoint=model.checkpoint,
@@ -219,7 +220,10 @@ class LocalBackend:
             )
             for model in self._models
         ]
-        return Start(device, settings.threads, settings.compile, tuple(specs))
+        warm_up = policy.WARM_UP
+        if settings.batch_tokens is not None:
+            warm_up = replace(warm_up, sizes=(settings.batch_tokens,))
+        return Start(device, settings.threads, settings.compile, tuple(specs), warm_up)
 
     def _progress(self, device: str, message: Progress | Loaded) -> None:
         if isinstance(message, Loaded):

@@ -73,7 +73,7 @@ def launch(
     """Start a batch, and say when it comes to an end; an exception fails it, not the process."""
     begin = time.perf_counter()
     try:
-        numbers = trunk.launch(batch.forest, lambda: send(Ending(batch.number)))
+        numbers = trunk.launch(batch.forest, lambda: send(Ending(batch.number)), batch.ends_at)
     except Exception as error:  # noqa: BLE001  whatever a forward pass raises
         return _failed(batch, error)
     return Launched(trunk, batch, numbers, begin)

@@ -72,7 +72,7 @@ def _loaded(
     elif start.compile != "off" and trunk.is_worth_compiling:
         trunk.warnings.append("its blocks run uncompiled, slower: there is no C++ compiler")
     send(Progress(spec.name, "warm up", 0.0))
-    budget = budgets.of(trunk, spec.batch_tokens)
+    budget = budgets.of(trunk)
     trunk.keep_prefixes(_prefix_bytes(spec, device))
     send(
         Loaded(

@@ -42,7 +42,6 @@ if TYPE_CHECKING:
 
 Forward = Literal["packed", "padded"]
 BUCKET = 64
-_ENDING = 0.8  # of a pass's layers: what is left gives time to plan and send the next batch
 SAMPLE_TOKENS = (5, 33, 150)
 _SHARED_TOKENS = 37  # of the sample's last sequence, by one more that leaves it there
 _LARGEST_SAMPLED_WINDOW = 1024
@@ -124,16 +123,18 @@ class ModelRunner:
         return bool(self.device.type == "cuda")
 
     @torch.inference_mode()
-    def launch(self, batch: Forest, on_ending: Callable[[], None] = lambda: None) -> torch.Tensor:
+    def launch(
+        self, batch: Forest, on_ending: Callable[[], None] = lambda: None, part: float = 0.0
+    ) -> torch.Tensor:
         """Return the heads' numbers, (items or marks, outputs), which may still be computed.
 
-        `on_ending` is called once, when most of the pass is behind; a padded one calls it first.
+        `on_ending` is called once, when a part of its layers is done; a padded pass calls it first.
 
         Raises:
             ValueError: A run continues another, and `shares_prefixes` is false.
         """
         if self.forward == "packed":
-            return self._score_packed(batch, on_ending)
+            return self._score_packed(batch, on_ending, part)
         on_ending()
         return self._score_padded(batch)
 
@@ -346,10 +347,10 @@ class ModelRunner:
         return self.readout.gather(outcome.last_hidden_state[0], *ends)[0]
 
     def _score_packed(
-        self, batch: Forest, on_ending: Callable[[], None] = lambda: None
+        self, batch: Forest, on_ending: Callable[[], None] = lambda: None, part: float = 0.0
     ) -> torch.Tensor:
         packed = forest.pack(batch)
-        ending = int(_ENDING * self.model.config.get_text_config().num_hidden_layers)
+        ending = int(part * self.model.config.get_text_config().num_hidden_layers)
 
         def on_layer(number: int) -> None:
             if number == ending:

@@ -104,7 +104,7 @@ class Foreign(ModelRunner):
         return super().padded_tokens(batch) if self._pads else 0
 
     def _score_packed(
-        self, batch: Forest, on_ending: Callable[[], None] = lambda: None
+        self, batch: Forest, on_ending: Callable[[], None] = lambda: None, part: float = 0.0
     ) -> torch.Tensor:
         raise NotImplementedError
 

@@ -23,13 +23,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from assay.engine.model_runner import ModelRunner
+    from assay.worker_protocol import WarmUp
 
-SIZES = (256, 512, 1024, 2048, 4096, 8192, 16384, 32768, 65536)
-LONGEST_BATCH_S = 1.2
-SHORTEST_BATCH_S = 0.4  # below, one lucky reading would choose a batch that isn't fast
-SHORTEST_FAST_BATCH_S = 0.1  # below, what a batch costs besides its tokens shows
-_AS_FAST = 0.97  # of the fastest rate
-_FASTER = 1.08  # than that, as its neighbour is: no luck, but a batch that fits the caches
 _SURELY = 0.75  # of what is expected: readings are disturbed
 _TIMED_S = 0.2  # a size is run again until it took this long in all
 _MOST_RUNS = 3
@@ -43,7 +38,7 @@ class Budget:
 
     tokens: int
     tokens_per_s: float
-    most: int = SIZES[-1]  # tokens that fit the memory
+    most: int = 0  # tokens that fit the memory; 0 while that isn't known
 
     @property
     def seconds(self) -> float:
@@ -52,25 +47,23 @@ class Budget:
 
 
 def find_budget(
-    trunk: ModelRunner,
-    *,
-    sizes: Sequence[int] = SIZES,
-    clock: Callable[[], float] = time.perf_counter,
+    trunk: ModelRunner, warm_up: WarmUp, *, clock: Callable[[], float] = time.perf_counter
 ) -> Budget:
     """Return the smallest batch that takes long enough and is about as fast per token as any.
 
     A shorter one is taken where it is clearly faster: of a small model what a large batch computes
     on its way doesn't fit the caches. Sizes grow until a batch takes longer than
-    `LONGEST_BATCH_S` or exceeds the memory.
+    `warm_up.longest_s` or exceeds the memory.
 
     Raises:
         CheckpointError: Not even the smallest batch fits.
     """
-    trunk.score(_batch(trunk, min(sizes[0], SIZES[0])))  # first call: allocations, kernels
+    sizes = warm_up.sizes
+    trunk.score(_batch(trunk, min(sizes[0], _ITEM_TOKENS)))  # first call: allocations, kernels
     tried: list[Budget] = []
     most = sizes[-1]
     for size in sizes:
-        if _expected_s(tried) * _SURELY > LONGEST_BATCH_S:
+        if _expected_s(tried) * _SURELY > warm_up.longest_s:
             break
         try:
             seconds = _time(trunk, size, clock)
@@ -81,12 +74,12 @@ def find_budget(
                 torch.cuda.empty_cache()
             most = tried[-1].tokens if tried else 0
             break
-        if tried and seconds > LONGEST_BATCH_S:
+        if tried and seconds > warm_up.longest_s:
             break
         tried.append(Budget(size, size / max(seconds, 1e-9)))
     if not tried:
         raise CheckpointError(f"a batch of {sizes[0]} tokens exceeds the device's memory")
-    return replace(_best(tried), most=most)
+    return replace(_best(tried, warm_up), most=most)
 
 
 def _expected_s(tried: Sequence[Budget]) -> float:
@@ -100,20 +93,16 @@ def _expected_s(tried: Sequence[Budget]) -> float:
 class Budgets:
     """What was found on this device: models of one shape, as an ensemble's, are timed once."""
 
-    def __init__(self) -> None:
+    def __init__(self, warm_up: WarmUp) -> None:
+        self._warm_up = warm_up
         self._known: dict[tuple[object, ...], Budget] = {}
 
-    def of(self, trunk: ModelRunner, given: int | None = None) -> Budget:
-        """Return a trunk's budget, of `given` tokens if the operator says so.
-
-        Raises:
-            CheckpointError: That batch doesn't fit, or not even the smallest does.
-        """
-        shape = (_shape(trunk), given)
+    def of(self, trunk: ModelRunner) -> Budget:
+        """Return a trunk's budget; raises as `find_budget`."""
+        shape = _shape(trunk)
         found = self._known.get(shape)
         if found is None or not _fits(trunk, found.tokens):
-            sizes = SIZES if given is None else (given,)
-            found = self._known[shape] = find_budget(trunk, sizes=sizes)
+            found = self._known[shape] = find_budget(trunk, self._warm_up)
         return found
 
 
@@ -138,20 +127,20 @@ def _fits(trunk: ModelRunner, tokens: int) -> bool:
     return True
 
 
-def _best(tried: Sequence[Budget]) -> Budget:
+def _best(tried: Sequence[Budget], warm_up: WarmUp) -> Budget:
     """Return the best of what was tried, by readings that other work may have disturbed."""
-    long = [budget for budget in tried if budget.seconds >= SHORTEST_BATCH_S] or tried[-1:]
+    long = [budget for budget in tried if budget.seconds >= warm_up.shortest_s] or tried[-1:]
     fastest = max(budget.tokens_per_s for budget in long)
     faster = [
         budget
         for neighbours in pairwise(tried)
-        if all(one.tokens_per_s >= fastest * _FASTER for one in neighbours)
+        if all(one.tokens_per_s >= fastest * warm_up.faster for one in neighbours)
         for budget in neighbours
-        if budget.seconds >= SHORTEST_FAST_BATCH_S
+        if budget.seconds >= warm_up.shortest_fast_s
     ]
     if faster:
         return max(faster, key=lambda budget: budget.tokens_per_s)
-    return next(budget for budget in long if budget.tokens_per_s >= fastest * _AS_FAST)
+    return next(budget for budget in long if budget.tokens_per_s >= fastest * warm_up.as_fast)
 
 
 def _time(trunk: ModelRunner, size: int, clock: Callable[[], float]) -> float:

@@ -41,7 +41,7 @@ def run(start: Start, stream: socket.socket) -> None:
     if start.threads is not None:
         torch.set_num_threads(start.threads)
     models: dict[str, ModelRunner] = {}
-    budgets = warmup.Budgets()
+    budgets = warmup.Budgets(start.warm_up)
     try:
         for spec in start.models:
             try:

@@ -5,13 +5,12 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
+from assay.scheduling import policy
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from assay.scheduling.search import Search
-
-RECOVERY_S = 30.0
-_LEAST_PART = 1 / 64
 
 
 class Budget:
@@ -39,7 +38,7 @@ class Budget:
         """The budget now."""
         while self._part < 1.0 and self._clock() >= self._grows_at:
             self._part *= 2
-            self._grows_at += RECOVERY_S
+            self._grows_at += policy.RECOVERY_S
         if self._search is not None and self._part == 1.0:
             return self._search.tokens
         return max(1, int(self.whole * self._part))
@@ -62,8 +61,8 @@ class Budget:
         """Take less, for a batch of this budget found no memory; False where nothing is left."""
         if self._search is not None and self._search.fail(budget):
             return True
-        if self._part <= _LEAST_PART:
+        if self._part <= policy.LEAST_PART:
             return False
         self._part /= 2
-        self._grows_at = self._clock() + RECOVERY_S
+        self._grows_at = self._clock() + policy.RECOVERY_S
         return True

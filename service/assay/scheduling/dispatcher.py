@@ -26,6 +26,7 @@ import numpy as np
 from msgspec.structs import replace
 
 from assay.errors import CheckpointError, ForwardFailed, NonFiniteScore, WorkerError
+from assay.scheduling import policy
 from assay.scheduling.budget import Budget
 from assay.scheduling.pages import PrefixCache
 from assay.scheduling.rate import Rate
@@ -50,7 +51,6 @@ if TYPE_CHECKING:
     from assay.worker_protocol import FromWorker, ToWorker
 
 logger = logging.getLogger("assay.dispatcher")
-BATCHES_AT_WORKER = 2  # one running, one waiting
 MAX_DEATHS = 2  # of workers that ran an item: in a batch, then alone
 WATCHDOG_S = 60.0
 LOAD_TIMEOUT_S = 900.0
@@ -256,7 +256,7 @@ class Dispatcher:
         """Begin with what warm-up found; one that is started again goes on with what is known."""
         name = loaded.model
         if name not in self._budgets:
-            is_given = any(spec.batch_tokens for spec in self._start.models if spec.name == name)
+            is_given = len(self._start.warm_up.sizes) == 1  # by the operator
             found, rate, most = loaded.budget_tokens, loaded.tokens_per_s, loaded.most_batch_tokens
             search = None if is_given else Search(found, rate, most=most)
             self._budgets[name] = Budget(found, search=search)
@@ -296,12 +296,13 @@ class Dispatcher:
                 if not self._in_flight:
                     self._oldest_since = time.monotonic()
                 self._in_flight[number] = taken
-                await worker.send(Batch(number, taken.model, taken.plan.forest))
+                batch = Batch(number, taken.model, taken.plan.forest, policy.PREFETCH_PART)
+                await worker.send(batch)
             await self._changed.wait()
 
     def _next_batch(self) -> ScheduledBatch | None:
         """Take what waits for an idle worker, a full batch for one that will soon be."""
-        if len(self._in_flight) >= BATCHES_AT_WORKER:
+        if len(self._in_flight) >= policy.BATCHES_AT_WORKER:
             return None
         if self._in_flight and self._ending not in self._in_flight:
             return None

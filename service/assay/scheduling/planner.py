@@ -28,6 +28,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from assay.items import Marks
+from assay.scheduling import policy
 from assay.scheduling.batch_builder import BatchBuilder, UnsharedBatchBuilder
 from assay.scheduling.head_outputs import Readings
 from assay.scheduling.prefixes import Node, Prefixes
@@ -37,8 +38,6 @@ if TYPE_CHECKING:
 
     from assay.scheduling.pages import PrefixCache
     from assay.worker_protocol import Forest
-
-_KIN_PART = 8  # kin share at least this part of the head: what they save is worth the overtaking
 
 
 @dataclass(eq=False, slots=True)
@@ -73,6 +72,11 @@ class RequestFlow:
     def is_batch(self) -> bool:
         """Whether interactive work goes before it."""
         return self.priority_offset > 0
+
+    @property
+    def turn(self) -> float:
+        """The turn of its first item, as if it were interactive."""
+        return self.virtual_time - self.priority_offset
 
     @property
     def rank(self) -> tuple[float, float, int]:
@@ -205,7 +209,7 @@ class ModelQueue:
         inner: Node[WorkItem] | None = None
         for node in prefixes.above(head):
             following = self.head()
-            if following is None or node.end * _KIN_PART < head.tokens:
+            if following is None or node.end < policy.KIN_PART * head.tokens:
                 return
             if prefixes.is_below(following, node):
                 return

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from assay.errors import AssayError, DeadlineExceeded
 from assay.jobs import Usage
+from assay.scheduling import policy
 from assay.scheduling.planner import Caller, ModelQueue, Plan, RequestFlow, WorkItem, plan
 
 if TYPE_CHECKING:
@@ -33,11 +34,6 @@ if TYPE_CHECKING:
     from assay.items import Marks
     from assay.scheduling.pages import PrefixCache
     from assay.worker_protocol import Loaded
-
-BATCH_HEAD_START_TOKENS = 65_536
-# A batch counts as full from here: the next item often doesn't fit the rest, and warm-up's budget
-# lies where the rate per token is flat, so that three quarters of it run about as fast.
-FULL = 0.75
 
 
 class Timer(Protocol):
@@ -95,7 +91,7 @@ class ScheduledBatch:
     @property
     def fills_its_budget(self) -> bool:
         """Whether it is about as large as it might be."""
-        return self.is_full and self.plan.forest.tokens >= FULL * self.budget_tokens
+        return self.is_full and self.plan.forest.tokens >= policy.FULL_PART * self.budget_tokens
 
     @property
     def entries(self) -> list[tuple[WorkItem, ItemHandle]]:
@@ -139,7 +135,7 @@ class Queue:
         """
         if model not in ticket.flows:
             caller = self._callers.setdefault(ticket.caller, Caller())
-            lag = BATCH_HEAD_START_TOKENS if ticket.is_batch else 0.0
+            lag = policy.BATCH_HEAD_START_TOKENS if ticket.is_batch else 0.0
             ticket.flows[model] = RequestFlow(caller, lag, scope=ticket.scope)
         flow = ticket.flows[model]
         assert flow.caller is not None
@@ -197,7 +193,7 @@ class Queue:
             model = min(heads, key=lambda name: heads[name].flow.rank)
             line, spec = self._lines[model], loaded[model]
             waiting = line.to_compute(shares=spec.shares_prefixes)
-            if only_full and waiting < FULL * spec.budget_tokens:
+            if only_full and waiting < policy.FULL_PART * spec.budget_tokens:
                 return None
             self._begin(heads[model])
             drafted = plan(
@@ -210,7 +206,9 @@ class Queue:
             if not drafted.works:  # the head's deadline passed meanwhile
                 continue
             self._advance(drafted)
-            is_full = line.items > 0 or drafted.forest.tokens >= FULL * spec.budget_tokens
+            is_full = (
+                line.items > 0 or drafted.forest.tokens >= policy.FULL_PART * spec.budget_tokens
+            )
             claims = tuple(map(self._release, drafted.works))
             is_alone = drafted.works[0].goes_alone
             return ScheduledBatch(
@@ -248,9 +246,7 @@ class Queue:
         """Move the turns on to the one that is served now, by half its item."""
         caller = head.flow.caller
         assert caller is not None
-        caller.now = max(
-            caller.now, head.flow.virtual_time - head.flow.priority_offset + head.tokens / 2
-        )
+        caller.now = max(caller.now, head.flow.turn + policy.TURN_PART * head.tokens)
 
     def _advance(self, drafted: Plan) -> None:
         """Move the turns on: a caller's newcomers go before its next in line, by half an item.
@@ -259,12 +255,12 @@ class Queue:
         """
         served: dict[Caller | None, float] = {}
         for work in drafted.works:
-            turn = work.flow.virtual_time - work.flow.priority_offset
+            turn = work.flow.turn
             served[work.flow.caller] = max(turn, served.get(work.flow.caller, turn))
         following: dict[Caller | None, float] = {}
         for line in self._lines.values():
             for caller, head in line.heads().items():
-                turn = head.flow.virtual_time - head.flow.priority_offset - head.tokens / 2
+                turn = head.flow.turn - policy.TURN_PART * head.tokens
                 following[caller] = min(turn, following.get(caller, turn))
             self._fail_expired(line)
         for caller, turn in (served | following).items():

@@ -17,25 +17,7 @@ from collections import deque
 from dataclasses import dataclass, field
 from statistics import mean, median, stdev
 
-SMALLEST = 256
-LARGEST = 65_536
-LONGEST_BATCH_S = 1.2  # a newcomer waits behind it
-SHORTEST_BATCH_S = 0.1
-_HOP_S = 0.003  # what a batch costs beside its tokens, most of it hidden
-_READINGS = 5  # of the chosen size, that a trial is compared with
-_TRIALS = 3  # of each size
-_PROOF = 8  # trials more of one that seems a little faster, for batches differ
-_FASTER = math.log(1.02)  # what is taken instead of the chosen size
-_EVIDENT = math.log(1.08)  # in all trials: needs no proof
-_AS_FAST = math.log(1.01)  # the smaller one is taken of two that are
-_SLOWER = math.log(0.95)  # beyond it nothing is tried
-_HOPELESS = math.log(0.85)
-_ANOTHER = 1.5  # times the rate it was: the device isn't what it was
-_DOUBTFUL = 1.25  # times warm-up's rate: its readings say nothing
-_IN_DOUBT = 1.0  # seconds at the chosen size for each of a trial
-_ELSE = 16.0
-_QUIET_S = 30.0  # at work between two looks around
-_MOST_LOOKS = 3  # one after another
+from assay.scheduling import policy
 
 
 @dataclass(slots=True)
@@ -62,10 +44,10 @@ class _Look:
         gains.append(gain)
         if size == self.finalist:
             self._judge(gains)
-        elif len(gains) == _TRIALS or (len(gains) > 1 and max(gains) < _HOPELESS):
+        elif len(gains) == policy.TRIALS or (len(gains) > 1 and max(gains) < policy.HOPELESS):
             left = self.above or self.below
             left.pop()
-            if median(gains) < _SLOWER:
+            if median(gains) < policy.SLOWER:
                 left.clear()
             self._elect()
 
@@ -82,20 +64,20 @@ class _Look:
             return
         found = {size: median(gains) for size, gains in self.gains.items()}
         most = max(found.values(), default=0.0)
-        if most < _FASTER:
+        if most < policy.FASTER:
             return
-        best = min(size for size, gain in found.items() if gain >= most - _AS_FAST)
-        if min(self.gains[best]) >= _EVIDENT:
+        best = min(size for size, gain in found.items() if gain >= most - policy.AS_FAST)
+        if min(self.gains[best]) >= policy.EVIDENT:
             self.winner = best
         else:
             self.finalist = best
 
     def _judge(self, gains: list[float]) -> None:
         """End the proof: the later trials alone count, for the first chose the finalist."""
-        proof = gains[_TRIALS:]
-        if len(proof) < _PROOF:
+        proof = gains[policy.TRIALS :]
+        if len(proof) < policy.PROOF_TRIALS:
             return
-        if mean(proof) >= max(_FASTER / 2, 2 * stdev(proof) / math.sqrt(_PROOF)):
+        if mean(proof) >= max(policy.FASTER / 2, 2 * stdev(proof) / math.sqrt(policy.PROOF_TRIALS)):
             self.winner = self.finalist
         self.finalist = None
 
@@ -109,11 +91,13 @@ class Search:
         most: The largest batch that fits the memory.
     """
 
-    def __init__(self, tokens: int, tokens_per_s: float, *, most: int = LARGEST) -> None:
+    def __init__(
+        self, tokens: int, tokens_per_s: float, *, most: int = policy.BATCH_SIZES[-1]
+    ) -> None:
         self.chosen = tokens
         self._read = tokens_per_s
         self._most = most
-        self._rates: deque[float] = deque(maxlen=_READINGS)  # of the chosen size
+        self._rates: deque[float] = deque(maxlen=policy.READINGS)  # of the chosen size
         self._look: _Look | None = None
         self._looks = 0  # one after another
         self._goes_on = False  # from a size that was taken
@@ -130,7 +114,7 @@ class Search:
 
     def note(self, size: int, *, computed: int, seconds: float) -> None:
         """Take a full batch that might have `size` tokens: those it had, and its time."""
-        rate = computed / (seconds + _HOP_S)
+        rate = computed / (seconds + policy.HOP_S)
         if size == self.chosen:
             self._rates.append(rate)
             self._spent_s += seconds
@@ -143,7 +127,7 @@ class Search:
         """Take a batch that might have `size` tokens and wasn't full: too little waits."""
         if size == self._trial:
             self._misses += 1
-            if self._misses == _TRIALS:
+            if self._misses == policy.TRIALS:
                 self._rest()
 
     def fail(self, size: int) -> bool:
@@ -163,7 +147,7 @@ class Search:
 
     def _consider(self) -> None:
         """Begin a look around, a trial, or neither."""
-        if len(self._rates) < _TRIALS:
+        if len(self._rates) < policy.TRIALS:
             return
         rate = median(self._rates)
         if self._look is None and not self._begins(rate):
@@ -172,32 +156,33 @@ class Search:
             self._look = self._around(rate)
         if (size := self._look.size) is None:
             self._settle()
-        elif self._trial is None and self._spent_s >= (self._cost or _ELSE) * size / rate:
+        elif self._trial is None and self._spent_s >= (self._cost or policy.COST) * size / rate:
             self._trial = size
 
     def _begins(self, rate: float) -> bool:
         """Whether to look around: once, and when the device isn't what it was."""
         if self._cost is None:
-            self._cost = _IN_DOUBT if _differ(rate, self._read, _DOUBTFUL) else _ELSE
+            is_doubtful = _differ(rate, self._read, policy.DOUBTFUL)
+            self._cost = policy.DOUBTFUL_COST if is_doubtful else policy.COST
             return True
         if self._goes_on:
             self._goes_on = False
             return True
         if self._settled is None:
-            if len(self._rates) == _READINGS:
+            if len(self._rates) == policy.READINGS:
                 self._settled = rate
             return False
-        if self._spent_s < _QUIET_S or not _differ(rate, self._settled, _ANOTHER):
+        if self._spent_s < policy.QUIET_S or not _differ(rate, self._settled, policy.ANOTHER):
             return False
-        self._cost, self._looks = _ELSE, 0
+        self._cost, self._looks = policy.COST, 0
         return True
 
     def _around(self, rate: float) -> _Look:
         """Return the sizes to try: those neither too short nor too long for this rate."""
         doubled = [self.chosen << step for step in range(1, 10)]
         halved = [self.chosen >> step for step in range(1, 10)]
-        most = min(self._most, rate * LONGEST_BATCH_S)
-        least = max(SMALLEST, rate * SHORTEST_BATCH_S)
+        most = min(self._most, rate * policy.LONGEST_BATCH_S)
+        least = max(policy.BATCH_SIZES[0], rate * policy.SHORTEST_BATCH_S)
         return _Look(
             [size for size in reversed(doubled) if size <= most],
             [size for size in reversed(halved) if size >= least],
@@ -213,7 +198,7 @@ class Search:
         if winner is not None:
             self.chosen = winner
             self._rates.clear()
-            self._goes_on = self._looks < _MOST_LOOKS
+            self._goes_on = self._looks < policy.MOST_LOOKS
 
 
 def _differ(one: float, other: float, times: float) -> bool:

@@ -11,6 +11,7 @@ from assay import wire
 from assay.errors import AssayError, CheckpointError
 from assay.items import Cutting
 from assay.prompts.loader import Loader
+from assay.scheduling.policy import WARM_UP
 from assay.scheduling.workers import Worker
 from assay.scoring import interpretation, items, targets
 from assay.scoring.offload import offload
@@ -54,7 +55,6 @@ async def _check(model: Model, settings: Settings) -> None:
         card=model.facts.card_in_ids,
         dtype="auto",
         max_tokens=model.facts.max_tokens,
-        batch_tokens=None,
         prefix_cache_mb=None,
     )
     if model.trusted is not None:  # it is run by its own code, which loading alone can tell of
@@ -66,7 +66,7 @@ async def _check(model: Model, settings: Settings) -> None:
 
 
 async def _outline(spec: ModelSpec, settings: Settings) -> None:
-    start, variables = Start(OUTLINE, 1, "off", (spec,)), settings.worker_variables
+    start, variables = Start(OUTLINE, 1, "off", (spec,), WARM_UP), settings.worker_variables
     async with Worker(start, "assay.engine.outline", variables=variables) as worker:
         message = await worker.receive()
     if isinstance(message, Refused):
