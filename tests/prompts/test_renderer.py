@@ -93,7 +93,10 @@ class Rendering:
         self.restarts: list[str] = []
         model: Any = SimpleNamespace(name="model")
         loader: Any = self.loader
-        self.renderer = Renderer(model, loader, WakeupThrottle(), self.restarts.append)
+        self.now = 0.0
+        self.renderer = Renderer(
+            model, loader, WakeupThrottle(), self.restarts.append, clock=lambda: self.now
+        )
 
     def ask(self, *texts: str) -> asyncio.Task[list[Any]]:
         """Ask for texts."""
@@ -196,10 +199,10 @@ async def test_what_hangs_is_ended_by_the_clock(rendering, monkeypatch):
     assert rendering.restarts == ["model", "model"]
 
 
-async def test_a_round_that_takes_long_is_overdue(held, monkeypatch):
+async def test_a_round_that_takes_long_is_overdue(held):
     """Which readiness says, until it is over."""
     assert not held.renderer.is_overdue
-    monkeypatch.setattr(renderer, "OVERDUE_S", 0.0)
+    held.now = renderer.OVERDUE_S
 
     assert held.renderer.is_overdue
 

@@ -67,6 +67,7 @@ class Site:
     starts: int = 0
     started_at: list[float] = field(default_factory=list)
     stops: int = 0
+    kills: int = 0
     most_at_once: int = 0
     has_died_once: bool = False
     memory_tokens: int = 10**9  # a batch of more finds none
@@ -103,6 +104,7 @@ class Device:
         self._site.stops += 1
 
     def kill(self):
+        self._site.kills += 1
         self._killed.set()
 
     async def send(self, message):
@@ -250,6 +252,17 @@ async def settled():
     """Let the loop turn until whatever could happen has."""
     for _ in range(20):
         await asyncio.sleep(0)
+
+
+class Clock:
+    """Stands still unless a test moves it; counts who looks."""
+
+    now = 0.0
+    reads = 0
+
+    def __call__(self):
+        self.reads += 1
+        return self.now
 
 
 class CountingQueue(Queue):
@@ -407,9 +420,15 @@ async def test_an_item_that_hangs_every_worker_is_refused_in_the_end():
 async def test_a_batch_is_given_as_long_as_its_tokens_take():
     """The watchdog looks at the measured rate: a slow device with a fat batch doesn't hang."""
     site, queue = Site(greetings=[[structs.replace(LOADED, tokens_per_s=BUDGET)]]), Queue()
+    clock = Clock()
     request = Request(queue, range(10))
-    async with serving(dispatcher(site, queue, watchdog_s=0.01)):
-        await asyncio.sleep(0.3)  # 20 s at that rate would be too long
+    async with serving(dispatcher(site, queue, watchdog_s=0.01, clock=clock)):
+        await until(lambda: site.most_at_once == 1)
+        for clock.now in (19.9, 20.1):  # a second at that rate, and twenty would be too long
+            assert site.kills == 0
+            reads = clock.reads
+            await until(lambda reads=reads: clock.reads > reads)
+        await until(lambda: site.kills == 1)
         site.is_open.set()
         assert await request.outcome() == [float(item) for item in range(10)]
     assert site.starts == 1
@@ -424,15 +443,14 @@ async def test_where_memory_runs_out_batches_get_smaller():
     assert observer.exhausted == 2
 
 
-async def test_the_budget_comes_back_after_a_while(monkeypatch):
+async def test_the_budget_comes_back_after_a_while():
     """What ran out of memory may have been another's doing."""
-    monkeypatch.setattr(policy, "RECOVERY_S", 0.05)
-    site, queue = Site(memory_tokens=60), Queue()
+    site, queue, clock = Site(memory_tokens=60), Queue(), Clock()
     site.is_open.set()
-    async with serving(dispatcher(site, queue)):
+    async with serving(dispatcher(site, queue, clock=clock)):
         await Request(queue, range(10)).outcome()
         site.memory_tokens = 10**9
-        await asyncio.sleep(0.1)
+        clock.now += policy.RECOVERY_S
         await Request(queue, range(10)).outcome()
     assert [len(batch) for batch in site.batches] == [10, 5, 5, 10]
 

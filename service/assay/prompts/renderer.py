@@ -66,12 +66,19 @@ class Renderer:
     """One model's. `stop` it at the end; its process is started when it is first asked."""
 
     def __init__(
-        self, model: Model, loader: Loader, pace: WakeupThrottle, on_restart: Callable[[str], None]
+        self,
+        model: Model,
+        loader: Loader,
+        pace: WakeupThrottle,
+        on_restart: Callable[[str], None],
+        *,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._model = model
         self._loader = loader
         self._pace = pace
         self._on_restart = on_restart
+        self._clock = clock
         self._jobs: FairQueue[_Job] = FairQueue()
         self._stream: Stream | None = None
         self._holds: list[Hold] = []
@@ -82,7 +89,7 @@ class Renderer:
     def is_overdue(self) -> bool:
         """Whether a round takes so long that the service isn't ready."""
         begun_at = self._begun_at
-        return begun_at is not None and time.monotonic() - begun_at >= OVERDUE_S
+        return begun_at is not None and self._clock() - begun_at >= OVERDUE_S
 
     @property
     def pid(self) -> int | None:
@@ -134,7 +141,7 @@ class Renderer:
         try:
             while jobs := self._next_round():
                 for same in _alike(jobs):
-                    self._begun_at = time.monotonic()
+                    self._begun_at = self._clock()
                     try:
                         await self._round(same)
                     except Exception as error:  # noqa: BLE001  a defect: who meets it reports it
@@ -188,7 +195,7 @@ class Renderer:
         for source in job.sources:
             if job.outcomes.cancelled():
                 return
-            self._begun_at = time.monotonic()
+            self._begun_at = self._clock()
             try:
                 answer = await self._ask(job, [source], job.size)
             except WorkerError:

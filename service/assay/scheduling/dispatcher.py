@@ -128,13 +128,15 @@ class Dispatcher:
         load_timeout_s: float = LOAD_TIMEOUT_S,
         first_backoff_s: float = 0.5,
         worker_factory: Callable[[Start], Device] = Worker,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        self._clock = clock
         self.device = start.device
         self.state: State = "loading"
         self.loaded: dict[str, Loaded] = {}
         self.refusal: str | None = None  # why what served before can't be loaded again
         self.rate = Rate()
-        self.begun_at = time.monotonic()  # when the worker was started that loads, or has loaded
+        self.begun_at = self._clock()  # when the worker was started that loads, or has loaded
         self.load_s: float | None = None  # from there to ready, the last time
         self.device_bytes: int | None = None  # what the worker holds of a GPU's memory
         self._start = start
@@ -194,11 +196,11 @@ class Dispatcher:
         backoff_s = self._first_backoff_s
         while not self._is_stopped:
             ready_at = math.inf
-            self.begun_at = time.monotonic()
+            self.begun_at = self._clock()
             try:
                 async with self._worker_factory(self._start) as self._worker:
                     await self._load(self._worker)
-                    ready_at = time.monotonic()
+                    ready_at = self._clock()
                     await self._serve(self._worker)
             except (CheckpointError, WorkerError) as error:
                 if self.state == "loading":
@@ -212,9 +214,9 @@ class Dispatcher:
             self._hangs = False
             if self.refusal and self._on_refusal:
                 self._on_refusal()
-            if time.monotonic() - ready_at >= _STEADY_S:
+            if self._clock() - ready_at >= _STEADY_S:
                 backoff_s = self._first_backoff_s
-            self.begun_at = time.monotonic() + backoff_s
+            self.begun_at = self._clock() + backoff_s
             await asyncio.sleep(backoff_s)
             if not self._is_needed():
                 return
@@ -248,7 +250,7 @@ class Dispatcher:
                 self._on_progress(self.device, message)
         self.state = "ready"
         self.refusal = None
-        self.load_s = time.monotonic() - self.begun_at
+        self.load_s = self._clock() - self.begun_at
         if self._on_ready:
             self._on_ready()
 
@@ -259,7 +261,7 @@ class Dispatcher:
             is_given = len(self._start.warm_up.sizes) == 1  # by the operator
             found, rate, most = loaded.budget_tokens, loaded.tokens_per_s, loaded.most_batch_tokens
             search = None if is_given else Search(found, rate, most=most)
-            self._budgets[name] = Budget(found, search=search)
+            self._budgets[name] = Budget(found, self._clock, search=search)
         self.loaded[name] = replace(loaded, budget_tokens=self._budgets[name].whole)
 
     async def _hear(self, worker: Device) -> FromWorker:
@@ -294,7 +296,7 @@ class Dispatcher:
             while taken := self._next_batch():
                 number = next(self._numbers)
                 if not self._in_flight:
-                    self._oldest_since = time.monotonic()
+                    self._oldest_since = self._clock()
                 self._in_flight[number] = taken
                 batch = Batch(number, taken.model, taken.plan.forest, policy.PREFETCH_PART)
                 await worker.send(batch)
@@ -325,7 +327,7 @@ class Dispatcher:
                 continue
             oldest = next(iter(self._in_flight.values()))
             expected_s = self.rate.expected_s(oldest.model, oldest.plan.forest.tokens)
-            passed_s = time.monotonic() - self._oldest_since
+            passed_s = self._clock() - self._oldest_since
             if passed_s > max(self._watchdog_s, _FAR_SLOWER * expected_s):
                 logger.error("worker of %s hangs; killing it", self.device)
                 self._hangs = True
@@ -354,7 +356,7 @@ class Dispatcher:
         """
         if number not in self._in_flight:
             raise WorkerError("the worker answers what it wasn't asked")
-        self._oldest_since = time.monotonic()
+        self._oldest_since = self._clock()
         return self._in_flight.pop(number)
 
     def _check_shape(self, done: Done) -> None:
@@ -387,7 +389,7 @@ class Dispatcher:
         )
         for ticket in {id(claim.ticket): claim.ticket for claim in taken.claims}.values():
             usage = ticket.usage
-            usage.began_at = min(usage.began_at, time.monotonic() - done.compute_s)
+            usage.began_at = min(usage.began_at, self._clock() - done.compute_s)
             usage.compute_s += done.compute_s
         for (work, claim), computed in zip(taken.entries, plan.computed_tokens(), strict=True):
             claim.ticket.usage.tokens += work.tokens
