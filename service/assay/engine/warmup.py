@@ -65,13 +65,8 @@ def find_budget(
     for size in sizes:
         if _expected_s(tried) * _SURELY > warm_up.longest_s:
             break
-        try:
-            seconds = _time(trunk, size, clock)
-        except (RuntimeError, MemoryError) as error:
-            if not faults.is_out_of_memory(error):
-                raise
-            if torch.cuda.is_available():
-                torch.cuda.empty_cache()
+        seconds = _time(trunk, size, clock)
+        if seconds is None:
             most = tried[-1].tokens if tried else 0
             break
         if tried and seconds > warm_up.longest_s:
@@ -101,7 +96,7 @@ class Budgets:
         """Return a trunk's budget; raises as `find_budget`."""
         shape = _shape(trunk)
         found = self._known.get(shape)
-        if found is None or not _fits(trunk, found.tokens):
+        if found is None or _time(trunk, found.tokens, most_runs=1) is None:  # it warms up, too
             found = self._known[shape] = find_budget(trunk, self._warm_up)
         return found
 
@@ -112,19 +107,6 @@ def _shape(trunk: ModelRunner) -> tuple[object, ...]:
     named = {name: config[name] for name in config.keys() - _NAMES}
     ways = (trunk.forward, trunk.attention, trunk.is_compiled, str(trunk.dtype), trunk.max_tokens)
     return type(trunk.model), trunk.parameters, json.dumps(named, sort_keys=True, default=str), ways
-
-
-def _fits(trunk: ModelRunner, tokens: int) -> bool:
-    """Run one batch, which also warms the trunk up; tell whether there was memory for it."""
-    try:
-        trunk.score(_batch(trunk, tokens))
-    except (RuntimeError, MemoryError) as error:
-        if not faults.is_out_of_memory(error):
-            raise
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
-        return False
-    return True
 
 
 def _best(tried: Sequence[Budget], warm_up: WarmUp) -> Budget:
@@ -143,14 +125,27 @@ def _best(tried: Sequence[Budget], warm_up: WarmUp) -> Budget:
     return next(budget for budget in long if budget.tokens_per_s >= fastest * warm_up.as_fast)
 
 
-def _time(trunk: ModelRunner, size: int, clock: Callable[[], float]) -> float:
-    """Return the shortest run's seconds; the scores' copy to the host ends a run."""
+def _time(
+    trunk: ModelRunner,
+    size: int,
+    clock: Callable[[], float] = time.perf_counter,
+    *,
+    most_runs: int = _MOST_RUNS,
+) -> float | None:
+    """Return the shortest run's seconds, None without memory for it; a copy to the host ends it."""
     forest = _batch(trunk, size)
     times: list[float] = []
-    while sum(times) < _TIMED_S and len(times) < _MOST_RUNS:
-        begin = clock()
-        trunk.score(forest)
-        times.append(clock() - begin)
+    try:
+        while sum(times) < _TIMED_S and len(times) < most_runs:
+            begin = clock()
+            trunk.score(forest)
+            times.append(clock() - begin)
+    except (RuntimeError, MemoryError) as error:
+        if not faults.is_out_of_memory(error):
+            raise
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        return None
     return min(times)
 
 
