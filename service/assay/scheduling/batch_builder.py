@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import TYPE_CHECKING
 
 from assay.scheduling.head_outputs import first_unread
 from assay.scheduling.layout import Layout
@@ -12,39 +12,29 @@ from assay.worker_protocol import PAGE_TOKENS, Forest
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    import numpy as np
-
-    from assay.items import Marks
     from assay.scheduling.pages import Page, PrefixCache
+    from assay.scheduling.planner import WorkItem
 
-T = TypeVar("T")
 
-
-class BatchBuilder(Generic[T]):
+class BatchBuilder:
     """The items of one batch, by prefix; `cache` is what the device keeps of earlier ones."""
 
     def __init__(self, cache: PrefixCache | None) -> None:
         self._cache = cache
-        self._prefixes: Prefixes[T] = Prefixes()
+        self._prefixes: Prefixes[WorkItem] = Prefixes()
         self._held: dict[Page, None] = {}  # pages not computed, parents before what follows them
         self._ends: set[Page] = set()  # pages at whose end an item is read
         self._both = 0  # pages that are both: they are computed for those who end there
 
-    def add(
-        self,
-        item: T,
-        ids: np.ndarray,
-        most_tokens: int | None,
-        marks: Marks | None = None,
-        scope: str = "",
-    ) -> bool:
+    def add(self, item: WorkItem, most_tokens: int | None) -> bool:
         """Add an item, unless the batch would then compute more than so many tokens.
 
         Nor is it added where it lacks a reading of a page that others of the batch hold.
         """
-        path = self.path(ids, scope)
-        if self._cache is not None and marks is not None:
-            unread = first_unread(path, marks)
+        ids, scope = item.ids, item.flow.scope
+        path = self._cache.path(ids, scope) if self._cache is not None else []
+        if self._cache is not None and item.marks is not None:
+            unread = first_unread(path, item.marks)
             if unread < len(path):
                 if path[unread] in self._held or path[unread] in self._ends:
                     return False
@@ -66,19 +56,15 @@ class BatchBuilder(Generic[T]):
             self._ends.add(end)
         return True
 
-    def forest(self, items: Sequence[T]) -> Forest:
+    def forest(self, items: Sequence[WorkItem]) -> Forest:
         """Lay the batch out; item i of the forest is `items[i]`. The device will keep its pages."""
         if self._cache is None:
-            return Layout[T](None).forest(self._prefixes, items)
+            return Layout(None).forest(self._prefixes, items)
         self._cache.open([*self._held, *(end for end in self._ends if end not in self._held)])
-        layout = Layout[T](self._cache)
+        layout = Layout(self._cache)
         forest = layout.forest(self._prefixes, items)
         self._cache.use(layout.pages)
         return forest
-
-    def path(self, ids: np.ndarray, scope: str = "") -> list[Page]:
-        """Return the pages of what a sequence begins with, those this batch leaves included."""
-        return self._cache.path(ids, scope) if self._cache is not None else []
 
 
 class UnsharedBatchBuilder:
@@ -86,30 +72,14 @@ class UnsharedBatchBuilder:
 
     def __init__(self) -> None:
         self._tokens = 0
-        self._ids: list[np.ndarray] = []
 
-    def add(
-        self,
-        item: object,
-        ids: np.ndarray,
-        most_tokens: int | None,
-        marks: Marks | None = None,
-        scope: str = "",
-    ) -> bool:
+    def add(self, item: WorkItem, most_tokens: int | None) -> bool:
         """Add an item; see `BatchBuilder`."""
-        del item, marks, scope
-        if most_tokens is not None and self._tokens + len(ids) > most_tokens:
+        if most_tokens is not None and self._tokens + item.tokens > most_tokens:
             return False
-        self._tokens += len(ids)
-        self._ids.append(ids)
+        self._tokens += item.tokens
         return True
 
-    def forest(self, items: Sequence[object]) -> Forest:
+    def forest(self, items: Sequence[WorkItem]) -> Forest:
         """Return the batch; items are in the order they were added in."""
-        del items
-        return Forest.unshared(self._ids)
-
-    def path(self, ids: np.ndarray, scope: str = "") -> list[Page]:
-        """Return no page: none is kept."""
-        del ids, scope
-        return []
+        return Forest.unshared([item.ids for item in items])

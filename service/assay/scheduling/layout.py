@@ -8,7 +8,7 @@ it is read.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
 
     from assay.scheduling.pages import Page, PrefixCache
+    from assay.scheduling.planner import WorkItem
 
-T = TypeVar("T")
 _NONE = np.empty(0, np.int32)
 _ROOT = -1
 _HELD = -2  # minus a held run's number
@@ -42,17 +42,17 @@ class _Runs:
 
 
 @dataclass(slots=True)
-class _Branch(Generic[T]):
+class _Branch:
     """A node that is to be laid out, and what it follows."""
 
-    node: Node[T]
+    node: Node[WorkItem]
     parent: int  # a computed run, `_ROOT`, or `_HELD` minus a held run
     begin: int  # the first of its tokens that are in no run yet
     rows: np.ndarray  # of those before it
     page: Page | None  # the last one before its tokens, where the device has that
 
 
-class Layout(Generic[T]):
+class Layout:
     """Lays out a tree's runs, parents first."""
 
     def __init__(self, cache: PrefixCache | None) -> None:
@@ -64,10 +64,10 @@ class Layout(Generic[T]):
         self._held_pages: list[int] = []
         self._kept_pages: list[int] = []
         self._kept_rows: list[np.ndarray] = [_NONE]
-        self._reads: dict[T, int] = {}
-        self._waiting: list[_Branch[T]] = []
+        self._reads: dict[WorkItem, int] = {}
+        self._waiting: list[_Branch] = []
 
-    def forest(self, prefixes: Prefixes[T], items: Sequence[T]) -> Forest:
+    def forest(self, prefixes: Prefixes[WorkItem], items: Sequence[WorkItem]) -> Forest:
         """Return the batch; item i of the forest is `items[i]`."""
         for scope, root in reversed(prefixes.roots.items()):
             page = self._cache.root(scope) if self._cache is not None else None
@@ -90,7 +90,7 @@ class Layout(Generic[T]):
             kept_rows=np.concatenate(self._kept_rows),
         )
 
-    def _lay_out(self, branch: _Branch[T]) -> None:
+    def _lay_out(self, branch: _Branch) -> None:
         node, parent = branch.node, branch.parent
         held = self._find(branch)
         begin = node.begin + len(held) * PAGE_TOKENS
@@ -107,7 +107,7 @@ class Layout(Generic[T]):
         if node.children:
             self._branch_off(node, self._hold(held, parent), held[-1])
 
-    def _find(self, branch: _Branch[T]) -> list[Page]:
+    def _find(self, branch: _Branch) -> list[Page]:
         """Return the pages that the device has of a node's tokens."""
         node, page = branch.node, branch.page
         found: list[Page] = []
@@ -120,7 +120,7 @@ class Layout(Generic[T]):
             found.append(page)
         return found
 
-    def _compute(self, branch: _Branch[T], begin: int) -> None:
+    def _compute(self, branch: _Branch, begin: int) -> None:
         """Lay out a node whose tokens from `begin` on, a page's first, the device hasn't.
 
         The few tokens with which all its children begin are computed once, too: at its end.
@@ -137,7 +137,7 @@ class Layout(Generic[T]):
         for child in reversed(node.children.values()):
             self._follow(_Branch(child, run, end, rows[own:], page))
 
-    def _branch_off(self, node: Node[T], parent: int, page: Page) -> None:
+    def _branch_off(self, node: Node[WorkItem], parent: int, page: Page) -> None:
         """Go on behind a node that is held; what its other children have in common is a run."""
         fresh = [key for key in node.children if key not in page.children]
         common = _in_common(fresh) if len(fresh) > 1 else 0
@@ -150,7 +150,7 @@ class Layout(Generic[T]):
             else:
                 self._follow(_Branch(child, run, end, rows, page))
 
-    def _follow(self, branch: _Branch[T]) -> None:
+    def _follow(self, branch: _Branch) -> None:
         """Lay out a node later; one without tokens left is read where it begins."""
         if branch.node.end == branch.begin:
             self._reads.update(dict.fromkeys(branch.node.items, branch.parent))
@@ -171,7 +171,9 @@ class Layout(Generic[T]):
         self._held_pages.extend(page.number for page in pages)
         return _HELD - self._held.add(len(pages) * PAGE_TOKENS, parent)
 
-    def _keep(self, node: Node[T], begin: int, rows: np.ndarray, page: Page | None) -> Page | None:
+    def _keep(
+        self, node: Node[WorkItem], begin: int, rows: np.ndarray, page: Page | None
+    ) -> Page | None:
         """Keep a node's tokens from a page's first on; return its last page, if there was room."""
         for at in range(begin, node.end - PAGE_TOKENS + 1, PAGE_TOKENS):
             if self._cache is None or page is None:

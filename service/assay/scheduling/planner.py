@@ -289,15 +289,14 @@ def plan(
     item counts as a token at least, which bounds a batch of equal items.
     """
     head = line.head()
-    draft: UnsharedBatchBuilder | BatchBuilder[WorkItem] = UnsharedBatchBuilder()
-    if shares:
-        draft = BatchBuilder(None if head and head.goes_alone else cache)
+    if not shares or (head and head.goes_alone):
+        cache = None
+    draft: BatchBuilder | UnsharedBatchBuilder
+    draft = BatchBuilder(cache) if shares else UnsharedBatchBuilder()
     works: list[WorkItem] = []
     for work in _candidates(line, shares=shares):
         room = budget_tokens if works else None
-        if len(works) == max(1, budget_tokens) or not draft.add(
-            work, work.ids, room, work.marks, work.flow.scope
-        ):
+        if len(works) == max(1, budget_tokens) or not draft.add(work, room):
             break
         line.take(work)
         works.append(work)
@@ -312,7 +311,8 @@ def plan(
     readings = Readings(forest)
     for work in works:
         at_the_end = Marks(np.array([len(work.ids) - 1], np.int32))
-        readings.add(work.marks or at_the_end, draft.path(work.ids, work.flow.scope))
+        path = cache.path(work.ids, work.flow.scope) if cache is not None else []
+        readings.add(work.marks or at_the_end, path)
     return Plan(tuple(works), readings.forest(), readings)
 
 
