@@ -1,7 +1,7 @@
 """A radix tree over token ids: which items begin with the same tokens. No opinion on who goes when.
 
-Runs are split at multiples of `RUN_TOKENS` only. So the tree has the same shape in whatever order
-items came and left, is at most an item's tokens over `RUN_TOKENS` deep, and what fewer tokens have
+Runs are split at multiples of `PAGE_TOKENS` only. So the tree has the same shape in whatever order
+items came and left, is at most an item's tokens over `PAGE_TOKENS` deep, and what fewer tokens have
 in common (the first words of a chat template) is left in the items' own runs: a run costs the
 device an attention call, which so few tokens don't repay.
 
@@ -17,12 +17,12 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 
 import numpy as np
 
+from assay.scheduling.pages import tokens_at
 from assay.worker_protocol import PAGE_TOKENS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-RUN_TOKENS = PAGE_TOKENS  # so that a run's pages are whole, but for a leaf's last
 _NO_IDS = np.empty(0, dtype=np.int32)
 
 T = TypeVar("T")
@@ -32,8 +32,8 @@ T = TypeVar("T")
 class Node(Generic[T]):
     """A run: the tokens from `begin` to `end` of every item at or below it.
 
-    Only a leaf ends elsewhere than at a multiple of `RUN_TOKENS`. Children are known by the tokens
-    they begin with, `RUN_TOKENS` of them or all. A root has no tokens, and the scope of all below.
+    Only a leaf ends elsewhere than at a multiple of `PAGE_TOKENS`. Children are known by the tokens
+    they begin with, `PAGE_TOKENS` of them or all. A root has no tokens, and the scope of all below.
     """
 
     ids: np.ndarray  # (end or more,) int32: those of an item that is or was below
@@ -84,7 +84,7 @@ class Prefixes(Generic[T]):
         del node.items[item]
         parent = node.parent
         if parent is not None and not node.items and not node.children:
-            del parent.children[_key(node.ids, node.begin)]
+            del parent.children[tokens_at(node.ids, node.begin)]
             self.tokens -= node.end - node.begin
             node = parent
         if node.parent is None and not node.children:
@@ -107,17 +107,17 @@ class Prefixes(Generic[T]):
 
     def _descend(self, node: Node[T], ids: np.ndarray) -> Node[T]:
         """Return the child of a node that spells more of `ids`, made or split off if need be."""
-        key = _key(ids, node.end)
+        key = tokens_at(ids, node.end)
         child = node.children.get(key)
         if child is None:
             child = node.children[key] = Node(ids, node.end, len(ids), node)
             self.tokens += child.end - child.begin
             return child
         end = child.begin + shared(child.ids[child.begin : child.end], ids[child.begin :])
-        if end == child.end and (end == len(ids) or end % RUN_TOKENS == 0):
+        if end == child.end and (end == len(ids) or end % PAGE_TOKENS == 0):
             return child
-        upper = Node(ids, child.begin, end - end % RUN_TOKENS, node)
-        upper.children[_key(child.ids, upper.end)] = child
+        upper = Node(ids, child.begin, end - end % PAGE_TOKENS, node)
+        upper.children[tokens_at(child.ids, upper.end)] = child
         child.parent, child.begin = upper, upper.end
         node.children[key] = upper
         return upper
@@ -131,10 +131,6 @@ def shared(one: np.ndarray, other: np.ndarray) -> int:
     return first if length and differs[first] else length
 
 
-def _key(ids: np.ndarray, begin: int) -> bytes:
-    return ids[begin : begin + RUN_TOKENS].tobytes()
-
-
 def _join(node: Node[T]) -> None:
     """Make one run of a node and its only child, unless an item ends between them."""
     parent = node.parent
@@ -142,4 +138,4 @@ def _join(node: Node[T]) -> None:
         return
     (child,) = node.children.values()
     child.parent, child.begin = parent, node.begin
-    parent.children[_key(child.ids, child.begin)] = child
+    parent.children[tokens_at(child.ids, child.begin)] = child
