@@ -162,7 +162,6 @@ class Admission:
         self._expected_tokens = 0
         self._late = _Line()  # by when nobody waits for them any more
         self._returns = Returns()
-        self._pending = _Line()  # by when they are nearly due
         self._due = _Line()  # by when they end
         self._due_tokens = 0
         self._largest: list[tuple[int, int, _Promise]] = []  # a heap of those that hold room
@@ -355,8 +354,6 @@ class Admission:
         nearly_due = due - min(_NEARLY_S, wait_s / 2)  # not at once: small ones still fit
         if broken is not None and not self._before(promise):
             self._hold(promise)
-        else:
-            self._pending.add(nearly_due, promise)
         self._returns.expect(due)
         self._near.add(nearly_due, promise)
         self._late.add(due + LATE_S, promise)
@@ -371,9 +368,9 @@ class Admission:
 
     def _forget(self, now: float) -> None:
         """Keep room for the promises that are due, and for none that is over."""
-        for promise in self._pending.until(now):
-            self._hold(promise)
         for promise in self._near.until(now):
+            if not promise.holds_room:
+                self._hold(promise)
             self._expect(promise)
         for promise in self._late.until(now):
             self._pass(promise)
