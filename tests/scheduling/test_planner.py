@@ -131,7 +131,7 @@ def test_the_items_parts_add_up_to_what_was_computed(requests, budget):
 
 @given(REQUESTS, BUDGETS, st.booleans())
 def test_the_head_of_the_line_always_goes(requests, budget, shares):
-    """However long it is and whatever its kin, the earliest turn is served by each batch."""
+    """However long it is, and whatever joins it, the earliest turn is served by each batch."""
     waiting = line()
     put_all(waiting, requests)
     while head := waiting.head():
@@ -191,7 +191,7 @@ def test_a_group_from_many_requests_goes_together():
     assert first.shared_tokens == 3 * 64
 
 
-def test_kin_of_another_scope_are_none():
+def test_items_of_another_scope_are_no_candidates():
     """They wait for their turn, and what both begin with is computed for each."""
     waiting = line()
     put(waiting, response(PROMPT, 7), flow=RequestFlow(scope="one"))
@@ -252,7 +252,7 @@ def test_a_group_larger_than_the_budget_fills_batches_of_its_own():
     assert [size for size in groups if size] == [7, 7, 7]
 
 
-def test_kin_of_a_shorter_beginning_go_when_the_nearer_have_gone():
+def test_candidates_of_a_shorter_prefix_go_when_the_nearer_have_gone():
     """From the head outwards: its own question first, then the conversation it began with."""
     waiting = line()
     question, follow_up = response(PROMPT, 7, 32), response(PROMPT, 8, 32)
@@ -266,7 +266,7 @@ def test_kin_of_a_shorter_beginning_go_when_the_nearer_have_gone():
 
 
 def test_a_common_system_prompt_leaves_the_turns_as_they_are():
-    """Where the next in line shares as much, kin don't overtake it."""
+    """Where the next in line shares as much, nobody overtakes it."""
     waiting = line()
     fat = put(waiting, *(response(PROMPT, token, 30) for token in range(10, 20)))
     single = put(waiting, response(PROMPT, 40, 30))
@@ -274,7 +274,7 @@ def test_a_common_system_prompt_leaves_the_turns_as_they_are():
     assert batch.works == (fat[0], single[0])
 
 
-def test_few_common_tokens_are_no_kin():
+def test_few_common_tokens_make_no_candidate():
     """Less than an eighth of the head isn't worth overtaking for."""
     waiting = line()
     (head,) = put(waiting, response(ids(16), 7, 150))
@@ -283,13 +283,13 @@ def test_few_common_tokens_are_no_kin():
     assert plan(waiting, 400, shares=True).works == (head, following, third)
 
 
-def test_a_request_is_charged_for_its_kin():
+def test_a_request_is_charged_for_its_candidates():
     """What is pulled ahead of its turn counts: the next batches are the other request's."""
     waiting = line()
     put(waiting, *(response(PROMPT, token) for token in range(10, 14)), OTHER)
     others = put(waiting, *(unrelated(number) for number in range(4)))
-    kin_first = plan(waiting, 144, shares=True)
-    assert len(kin_first.works) == 4
+    group_first = plan(waiting, 144, shares=True)
+    assert len(group_first.works) == 4
     assert [plan(waiting, 50, shares=True).works[0] for _ in range(4)] == others
 
 
@@ -302,16 +302,16 @@ def test_batch_priority_is_not_pulled_ahead_of_interactive_work():
     assert plan(waiting, BUDGET, shares=True).works == (first, second, batch)
 
 
-def test_aged_batch_work_brings_no_kin_while_interactive_work_waits():
-    """Its turn has come, that of its kin has not."""
+def test_aged_batch_work_brings_no_candidates_while_interactive_work_waits():
+    """Its turn has come, that of those who share its prefix has not."""
     waiting = line()
     aged = put(waiting, *(response(PROMPT, token) for token in (10, 11)), is_batch=True)
     (other,) = put(waiting, unrelated(0), now=LAG + 10)
     assert plan(waiting, BUDGET, shares=True).works == (aged[0], other, aged[1])
 
 
-def test_batch_work_brings_its_kin_when_it_is_alone():
-    """Among batch items kin go together."""
+def test_batch_work_brings_its_candidates_when_it_is_alone():
+    """Among batch items those that share a prefix go together."""
     waiting = line()
     (first,) = put(waiting, response(PROMPT, 10), is_batch=True)
     (second,) = put(waiting, unrelated(0), is_batch=True)
@@ -327,8 +327,8 @@ def test_a_batch_shares_across_priorities():
     assert plan(waiting, BUDGET, shares=True).forest.tokens == 64 + 20 + 20
 
 
-def test_kin_who_left_are_not_taken():
-    """A departed kin costs nothing and is handed back, with all of its request."""
+def test_candidates_who_left_are_not_taken():
+    """A departed candidate costs nothing and is handed back, with all of its request."""
     gone = set()
     waiting = line(lambda work: work in gone)
     (head,) = put(waiting, response(PROMPT, 10))
@@ -341,7 +341,7 @@ def test_kin_who_left_are_not_taken():
 
 
 def test_a_second_try_goes_alone():
-    """A batch that others began, and the kin they pulled ahead, goes without it."""
+    """A batch that others began, and what they pulled ahead, goes without it."""
     waiting = line()
     (before,) = put(waiting, response(PROMPT, 10))
     tried = WorkItem(response(PROMPT, 11), RequestFlow(virtual_time=100), goes_alone=True)

@@ -222,7 +222,7 @@ def test_fat_requests_go_on_beside_a_stream_of_newcomers():
     assert served == list(range(20))
 
 
-def test_nobody_is_owed_what_was_served_to_kin_before_they_came():
+def test_nobody_is_owed_what_was_served_to_a_shared_prefix_before_they_came():
     """A request that was served a group at once shares with a newcomer from then on."""
     queue = Queue()
     one = Caller().put(queue, items=BUDGET)  # all equal: a batch of 1,000 items, ten are left

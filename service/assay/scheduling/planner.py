@@ -2,14 +2,15 @@
 
 Callers take turns by the tokens they were given so far, whatever the number of their requests. The
 requests of one caller do, too; an item's turn is its request's. A batch begins with the item whose
-turn is earliest, of the caller who was given least, however long it is. Its kin go with it ahead of
-their turn: those of its scope that begin with at least an eighth of its tokens, nearest first. Then
-the next in turn and its kin, until one doesn't fit the budget. A request is charged for its kin as
-for the rest. Where the device keeps a prefix from an earlier batch, that costs nothing.
+turn is earliest, of the caller who was given least, however long it is. Items of its scope that
+share at least an eighth of its tokens as a prefix join its batch ahead of their turn, nearest
+first. Then the next in turn and those that share its prefix, until one doesn't fit the budget. A
+request is charged for what joins as for the rest. Where the device keeps a prefix from an earlier
+batch, that costs nothing.
 
-Two rules bound what kin may overtake:
+Two rules bound what items that share a prefix may overtake:
 
-- Kin go before the next in turn only if that one shares less. Where all that waits begins with the
+- They go before the next in turn only if that one shares less. Where all that waits begins with the
   same system prompt, the prompts' own groups are pulled together and the rest goes by turn.
 - Batch priority is never pulled ahead while interactive work waits.
 
@@ -198,7 +199,7 @@ class ModelQueue:
         self._turns.pop(caller, None)
         return None
 
-    def kin(self, head: WorkItem) -> Iterator[WorkItem]:
+    def shared_prefix_candidates(self, head: WorkItem) -> Iterator[WorkItem]:
         """Yield those to go along with a work that was taken, nearest first.
 
         Each is to be taken before the next is asked for.
@@ -209,7 +210,7 @@ class ModelQueue:
         inner: Node[WorkItem] | None = None
         for node in prefixes.above(head):
             following = self.head()
-            if following is None or node.end < policy.KIN_PART * head.tokens:
+            if following is None or node.end < policy.SHARED_PREFIX_PART * head.tokens:
                 return
             if prefixes.is_below(following, node):
                 return
@@ -241,7 +242,7 @@ class ModelQueue:
         return gone
 
     def purge(self) -> None:
-        """Forget the prefixes of those that were removed; not while `kin` is being asked."""
+        """Forget the prefixes of those that were removed; not while candidates are yielded."""
         for work in self._left:
             if not work.goes_alone:
                 self._prefixes[work.flow.is_batch].remove(work)
@@ -321,12 +322,12 @@ def _segments(work: WorkItem) -> np.ndarray:
 
 
 def _candidates(line: ModelQueue, *, shares: bool) -> Iterator[WorkItem]:
-    """Yield the head of the line, its kin, the next head, its kin; each is taken or the last."""
+    """Yield the head, what shares its prefix, the next head; each is taken, or the last."""
     head = line.head()
     while head is not None:
         yield head
         if shares and not head.goes_alone:
-            yield from line.kin(head)
+            yield from line.shared_prefix_candidates(head)
         line.purge()
         following = line.head()
         head = following if following and not (head.goes_alone or following.goes_alone) else None

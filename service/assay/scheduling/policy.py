@@ -34,7 +34,7 @@ BATCHES_AT_WORKER = 2  # one running, one waiting
 PREFETCH_PART = 0.8  # of a batch's layers: what is left gives time to plan and send the next one
 BATCH_HEAD_START_TOKENS = 65_536  # by which batch priority's turns are later
 TURN_PART = 0.5  # of a batch's first item's tokens, by which the turn moves on at least
-KIN_PART = 1 / 8  # of the head's tokens, that kin share: what they save is worth the overtaking
+SHARED_PREFIX_PART = 1 / 8  # of the head's tokens, that an item shares which may overtake for it
 
 # --- which other sizes are tried among callers' batches, and taken --------------------------
 

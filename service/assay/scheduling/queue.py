@@ -8,7 +8,7 @@ the device, however many items another request brought. Each batch moves the tur
 first item at least: newcomers still go before the next item of that flow, but a stream of them
 can't hold the others back for ever. Batch priority has its turns `BATCH_HEAD_START_TOKENS` later,
 which is also how it ages: once the turn has moved on that far, it is even with newcomers. The
-planner's kin may overtake; see there for the bounds.
+planner lets items that share a prefix overtake; see there for the bounds.
 """
 
 from __future__ import annotations
