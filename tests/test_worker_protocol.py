@@ -127,7 +127,7 @@ def test_an_answer_whose_parts_do_not_agree_is_refused(change):
     "change",
     [
         {"tokens_per_s": float("inf")},
-        {"prefix_pages": 10**12},
+        {"prefix_blocks": 10**12},
         {"budget_tokens": 0},
         {"outputs": {"reward": -1}},
         {"outputs": {str(number): 1 for number in range(10_000)}},

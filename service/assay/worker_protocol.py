@@ -33,9 +33,9 @@ Compile = Literal["auto", "on", "off"]
 Stage = Literal["load", "verify", "compile", "warm up"]
 FRONT_SIGNALS = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGHUP})  # for the front alone
 HEADER = struct.Struct("<Q")
-PAGE_TOKENS = 8  # whose keys and values are kept together between batches
+BLOCK_TOKENS = 8  # whose keys and values are kept together between batches
 MOST_BYTES = 256 * 2**20  # of what a device process says at once
-_MOST_PAGES = 2**26
+_MOST_BLOCKS = 2**26
 _MOST_LISTED = 1024  # heads, warnings
 
 Count = Annotated[int, msgspec.Meta(ge=0)]
@@ -126,8 +126,8 @@ class Loaded(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True):
     inputs: Inputs
     parameters: Count
     budget_tokens: Positive
-    # Of `PAGE_TOKENS` tokens, that the device keeps between batches.
-    prefix_pages: Annotated[int, msgspec.Meta(ge=0, le=_MOST_PAGES)]
+    # Of `BLOCK_TOKENS` tokens, that the device keeps between batches.
+    prefix_blocks: Annotated[int, msgspec.Meta(ge=0, le=_MOST_BLOCKS)]
     tokens_per_s: Number
     most_batch_tokens: Count  # that fit the device's memory
     # What an operator should know: why it is slower than it could be.
@@ -158,8 +158,8 @@ class Forest:
     and a run with children may be read too. Where there are `marks`, these rows are read instead.
 
     The first `held` runs aren't computed: an earlier batch left their keys and values on the
-    device, in `held_pages`. They come without ids and nobody reads them. In turn the device keeps
-    `kept_rows` of this batch's keys and values in `kept_pages`.
+    device, in `cached_blocks`. They come without ids and nobody reads them. In turn the device
+    keeps `new_rows` of this batch's keys and values in `new_blocks`.
     """
 
     ids: np.ndarray  # (tokens,) int32, the computed runs laid end to end
@@ -167,13 +167,13 @@ class Forest:
     parents: np.ndarray  # (runs,) int32, -1 where a run begins a sequence
     reads: np.ndarray  # (items,) int32
     held: int = 0
-    held_pages: np.ndarray = field(
+    cached_blocks: np.ndarray = field(
         default_factory=_none
-    )  # (pages,) int32, the held runs' laid end to end
-    kept_pages: np.ndarray = field(default_factory=_none)  # (pages,) int32
-    kept_rows: np.ndarray = field(
+    )  # (blocks,) int32, the held runs' laid end to end
+    new_blocks: np.ndarray = field(default_factory=_none)  # (blocks,) int32
+    new_rows: np.ndarray = field(
         default_factory=_none
-    )  # (pages * PAGE_TOKENS,) int32, places in `ids`
+    )  # (blocks * BLOCK_TOKENS,) int32, places in `ids`
     marks: np.ndarray | None = None  # (marks,) int32, places in `ids` that are read instead
     next_ids: np.ndarray = field(default_factory=_none)  # (marks,) int32, the tokens after them
     segments: np.ndarray | None = None  # (tokens,) int32, of unshared runs; None: all 0

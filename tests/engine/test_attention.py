@@ -11,9 +11,9 @@ from assay.engine.attention import blocks, interface, native, varlen
 from assay.engine.attention.blocks import BLOCK
 from assay.engine.attention.interface import PackedAttention, UnsupportedAttention
 from assay.engine.attention.pattern import Pattern
+from assay.engine.block_cache import BlockCache
 from assay.engine.forest import pack
-from assay.engine.pages import Pages
-from assay.worker_protocol import PAGE_TOKENS, Forest
+from assay.worker_protocol import BLOCK_TOKENS, Forest
 
 HEADS, KV_HEADS, WIDTH = 4, 2, 16
 SCALE = WIDTH**-0.5
@@ -106,16 +106,16 @@ def test_a_shared_prefix_changes_no_bit(attend, dtype, window, prefix):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("window", [None, 50, 600])
-@pytest.mark.parametrize("pages", [1, 8, 20, 35])
-def test_a_held_prefix_changes_no_bit(attend, dtype, window, pages):
-    """A sequence of 700 tokens alone, and its end behind pages that lie in no order."""
-    length, held = 700, pages * PAGE_TOKENS
+@pytest.mark.parametrize("blocks", [1, 8, 20, 35])
+def test_a_held_prefix_changes_no_bit(attend, dtype, window, blocks):
+    """A sequence of 700 tokens alone, and its end behind blocks that lie in no order."""
+    length, held = 700, blocks * BLOCK_TOKENS
     pattern = Pattern(SCALE, causal=True, window=window)
     query, key, value = inputs(length, dtype)
-    numbers = np.random.default_rng(0).permutation(pages + 3)[:pages].astype(np.int32)
-    memory = Pages(pages + 3)
+    numbers = np.random.default_rng(0).permutation(blocks + 3)[:blocks].astype(np.int32)
+    memory = BlockCache(blocks + 3)
     whole = Forest.unshared([np.zeros(length, np.int32)])
-    keeping = replace(whole, kept_pages=numbers, kept_rows=np.arange(held, dtype=np.int32))
+    keeping = replace(whole, new_blocks=numbers, new_rows=np.arange(held, dtype=np.int32))
     memory.layer(0, key, value).keep(key, value, pack(keeping))
     continued = replace(
         Forest.unshared([np.zeros(length - held, np.int32)] * 2),
@@ -123,7 +123,7 @@ def test_a_held_prefix_changes_no_bit(attend, dtype, window, pages):
         parents=np.array([-1, 0, 1], np.int32),
         ids=np.zeros(length - held, np.int32),
         held=1,
-        held_pages=numbers,
+        cached_blocks=numbers,
     )
 
     alone = attend(query, key, value, forest([length]), pattern)

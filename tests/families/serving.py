@@ -12,8 +12,8 @@ from assay import wire
 from assay.engine import model_runner as trunks
 from assay.items import Rendered
 from assay.prompts import resolution
-from assay.scheduling.pages import PrefixCache
 from assay.scheduling.planner import ModelQueue, RequestFlow, WorkItem, plan
+from assay.scheduling.prefix_cache import PrefixCache
 from assay.scoring import interpretation, items, pairwise, targets
 from assay.scoring.scorer import RawResult
 from assay.settings import Settings
@@ -48,7 +48,8 @@ class Served:
         for template, trunk in zip(self.templates, self.trunks, strict=True):
             template.token_ids.hold_to(trunk.inputs)
         self.caches = [
-            PrefixCache(trunk.pages.count) if trunk.pages else None for trunk in self.trunks
+            PrefixCache(trunk.block_cache.count) if trunk.block_cache else None
+            for trunk in self.trunks
         ]
         self.sizes = [trunk.outputs for trunk in self.trunks]
         self.computed_tokens = 0

@@ -13,8 +13,8 @@ from safetensors.torch import load_file
 
 from assay.cards.card import Card
 from assay.engine import model_runner as trunks
-from assay.scheduling.pages import PrefixCache
 from assay.scheduling.planner import ModelQueue, RequestFlow, WorkItem, plan
+from assay.scheduling.prefix_cache import PrefixCache
 from assay.worker_protocol import Forest
 
 if TYPE_CHECKING:
@@ -124,8 +124,8 @@ def kept(
 
     The second number is how many tokens were computed for them.
     """
-    assert trunk.pages is not None
-    cache = PrefixCache(trunk.pages.count)
+    assert trunk.block_cache is not None
+    cache = PrefixCache(trunk.block_cache.count)
     scores, computed = [], 0
     for items in rounds:
         line, flow = ModelQueue(lambda _: False, count()), RequestFlow()

@@ -20,7 +20,7 @@ def loaded(model, budget, *, shares, tokens_per_s=1.0):
         inputs=Inputs(100),
         parameters=1,
         budget_tokens=budget,
-        prefix_pages=0,
+        prefix_blocks=0,
         tokens_per_s=tokens_per_s,
         most_batch_tokens=BATCH_SIZES[-1],
     )

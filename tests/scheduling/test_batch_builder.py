@@ -1,4 +1,4 @@
-"""Batches that read and leave pages, against a device's memory kept the slow way."""
+"""Batches that read and leave blocks, against a device's memory kept the slow way."""
 
 from itertools import count
 
@@ -6,50 +6,50 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from assay.scheduling.pages import PrefixCache
 from assay.scheduling.planner import ModelQueue, RequestFlow, WorkItem, plan
-from assay.worker_protocol import PAGE_TOKENS
+from assay.scheduling.prefix_cache import PrefixCache
+from assay.worker_protocol import BLOCK_TOKENS
 from tests.scheduling.texts import IDS, ids, response
 
-PROMPT = ids(70)  # four pages and six tokens
+PROMPT = ids(70)  # four blocks and six tokens
 ROUNDS = st.lists(st.lists(IDS, min_size=1, max_size=6), min_size=1, max_size=5)
 
 
 class Memory:
-    """What each page holds: all tokens up to its end, since keys and values depend on those."""
+    """What each block holds: all tokens up to its end, since keys and values depend on those."""
 
     def __init__(self):
-        self.pages = {}
+        self.blocks = {}
 
     def run(self, forest):
         """Do what a device does; return each item's tokens, as its keys and values spell them."""
         held_tokens = forest.lengths[: forest.held].sum()
-        assert held_tokens == PAGE_TOKENS * len(forest.held_pages)
-        pages, runs = iter(forest.held_pages.tolist()), iter(forest.runs())
+        assert held_tokens == BLOCK_TOKENS * len(forest.cached_blocks)
+        blocks, runs = iter(forest.cached_blocks.tolist()), iter(forest.runs())
         paths, rows = [], []
         for run, (length, parent) in enumerate(zip(forest.lengths, forest.parents, strict=True)):
             assert parent < run
             path = list(paths[parent]) if parent >= 0 else []
             if run < forest.held:
-                for _ in range(length // PAGE_TOKENS):
-                    held = self.pages[next(pages)]
+                for _ in range(length // BLOCK_TOKENS):
+                    held = self.blocks[next(blocks)]
                     assert held[: len(path)] == path
-                    assert len(held) == len(path) + PAGE_TOKENS
+                    assert len(held) == len(path) + BLOCK_TOKENS
                     path = held
             else:
                 for token in next(runs).tolist():
                     path = [*path, token]
                     rows.append(path)
             paths.append(path)
-        kept = forest.kept_rows.reshape(-1, PAGE_TOKENS).tolist()
-        assert not set(forest.kept_pages.tolist()) & set(forest.held_pages.tolist())
-        for page, places in zip(forest.kept_pages.tolist(), kept, strict=True):
+        kept = forest.new_rows.reshape(-1, BLOCK_TOKENS).tolist()
+        assert not set(forest.new_blocks.tolist()) & set(forest.cached_blocks.tolist())
+        for block, places in zip(forest.new_blocks.tolist(), kept, strict=True):
             last = rows[places[-1]]
-            assert len(last) % PAGE_TOKENS == 0
+            assert len(last) % BLOCK_TOKENS == 0
             assert [rows[place] for place in places] == [
-                last[: len(last) - after] for after in reversed(range(PAGE_TOKENS))
+                last[: len(last) - after] for after in reversed(range(BLOCK_TOKENS))
             ]
-            self.pages[page] = last
+            self.blocks[block] = last
         return [paths[run] for run in forest.reads]
 
 
@@ -77,17 +77,17 @@ def run_all(line, cache, memory, budget=10_000):
 
 
 @given(ROUNDS, st.integers(1, 400), st.integers(1, 40))
-def test_pages_hold_what_they_are_read_for(rounds, budget, pages):
+def test_blocks_hold_what_they_are_read_for(rounds, budget, blocks):
     """Whatever came before and had to give way, a batch reads its items' own prefixes.
 
     The budget of computed tokens is kept, every item's last token is computed, and the parts that
     items are charged add up.
     """
-    cache, memory = PrefixCache(pages), Memory()
+    cache, memory = PrefixCache(blocks), Memory()
     for texts in rounds:
         for batch in run_all(waiting(*texts), cache, memory, budget):
             assert batch.forest.tokens <= budget or len(batch.works) == 1
-            assert len(cache) <= pages
+            assert len(cache) <= blocks
             parts = batch.computed_tokens()
             assert abs(sum(parts) - batch.forest.tokens) < 1e-6
             assert all(part > 0 for part in parts)
@@ -109,17 +109,17 @@ def test_a_scope_is_charged_what_it_would_be_alone(rounds, others):
 
 @given(ROUNDS)
 def test_with_room_for_all_nothing_is_computed_twice(rounds):
-    """Again and in one batch, an item costs its tokens after the last whole page."""
+    """Again and in one batch, an item costs its tokens after the last whole block."""
     cache, memory = PrefixCache(10_000), Memory()
     for texts in rounds:
         run_all(waiting(*texts), cache, memory)
         for text in texts:
             (batch,) = run_all(waiting(text), cache, memory)
-            assert batch.forest.tokens == (len(text) - 1) % PAGE_TOKENS + 1
+            assert batch.forest.tokens == (len(text) - 1) % BLOCK_TOKENS + 1
 
 
 def test_a_group_that_is_split_over_batches_computes_its_prompt_once():
-    """Each further batch costs its responses and what of the prompt fills no page."""
+    """Each further batch costs its responses and what of the prompt fills no block."""
     cache = PrefixCache(100)
     texts = [response(PROMPT, token) for token in range(10, 16)]
     batches = run_all(waiting(*texts), cache, Memory(), budget=64 + 2 * 26)
@@ -130,36 +130,36 @@ def test_a_group_that_is_split_over_batches_computes_its_prompt_once():
 
 
 def test_a_growing_solution_computes_its_steps():
-    """Each step costs its own tokens and the last that filled no page."""
+    """Each step costs its own tokens and the last that filled no block."""
     cache, memory = PrefixCache(100), Memory()
     text = np.arange(200, dtype=np.int32)
     computed = []
     for length in (50, 80, 120, 200):
         (batch,) = run_all(waiting(text[:length]), cache, memory)
         computed.append(batch.forest.tokens)
-    held = [before // PAGE_TOKENS * PAGE_TOKENS for before in (0, 50, 80, 120)]
+    held = [before // BLOCK_TOKENS * BLOCK_TOKENS for before in (0, 50, 80, 120)]
     assert computed == [50, 80 - held[1], 120 - held[2], 200 - held[3]]
 
 
 def test_who_ends_where_another_goes_on_is_read_all_the_same():
-    """An item of whole pages that are all kept computes the last one for itself."""
+    """An item of whole blocks that are all kept computes the last one for itself."""
     cache, memory = PrefixCache(100), Memory()
-    pages = ids(2 * PAGE_TOKENS)
-    run_all(waiting(response(pages, 7)), cache, memory)
-    (batch,) = run_all(waiting(pages, response(pages, 8)), cache, memory)
-    assert batch.forest.lengths.tolist() == [PAGE_TOKENS, PAGE_TOKENS, PAGE_TOKENS, 20]
+    blocks = ids(2 * BLOCK_TOKENS)
+    run_all(waiting(response(blocks, 7)), cache, memory)
+    (batch,) = run_all(waiting(blocks, response(blocks, 8)), cache, memory)
+    assert batch.forest.lengths.tolist() == [BLOCK_TOKENS, BLOCK_TOKENS, BLOCK_TOKENS, 20]
     assert batch.forest.parents.tolist() == [-1, 0, 0, 1]
-    assert batch.forest.tokens == PAGE_TOKENS + 20
+    assert batch.forest.tokens == BLOCK_TOKENS + 20
 
 
 def test_what_a_batch_reads_does_not_give_way_to_what_it_writes():
-    """A cache that is full of the batch's own pages keeps them."""
+    """A cache that is full of the batch's own blocks keeps them."""
     cache, memory = PrefixCache(4), Memory()
-    text = ids(4 * PAGE_TOKENS)
+    text = ids(4 * BLOCK_TOKENS)
     run_all(waiting(text), cache, memory)
     (batch,) = run_all(waiting(response(text, 7, 100)), cache, memory)
-    assert len(batch.forest.held_pages) == 4
-    assert len(batch.forest.kept_pages) == 0
+    assert len(batch.forest.cached_blocks) == 4
+    assert len(batch.forest.new_blocks) == 0
 
 
 def test_a_second_try_reads_and_leaves_nothing():
@@ -170,4 +170,4 @@ def test_a_second_try_reads_and_leaves_nothing():
     line.put_back(WorkItem(PROMPT, RequestFlow(), goes_alone=True))
     (batch,) = run_all(line, cache, memory)
     assert (batch.forest.held, batch.forest.tokens) == (0, 70)
-    assert len(batch.forest.kept_pages) == 0
+    assert len(batch.forest.new_blocks) == 0

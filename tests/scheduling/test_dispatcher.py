@@ -25,7 +25,7 @@ from assay.scheduling import policy
 from assay.scheduling.dispatcher import Dispatcher, rate, timed_rate
 from assay.scheduling.queue import Queue, RequestHandle
 from assay.worker_protocol import (
-    PAGE_TOKENS,
+    BLOCK_TOKENS,
     Done,
     Ending,
     Failed,
@@ -63,7 +63,7 @@ class Site:
     is_open: asyncio.Event = field(default_factory=asyncio.Event)  # batches run while it is set
     is_ending: asyncio.Event = field(default_factory=asyncio.Event)  # batches say so while it is
     batches: list[list[int]] = field(default_factory=list)  # the items of each batch that ran
-    held: list[int] = field(default_factory=list)  # the pages that each of them read
+    held: list[int] = field(default_factory=list)  # the blocks that each of them read
     starts: int = 0
     started_at: list[float] = field(default_factory=list)
     stops: int = 0
@@ -129,7 +129,7 @@ class Device:
         batch, self._running = self._running, None
         runs = batch.forest.runs()
         items = [int(runs[run - batch.forest.held][0]) for run in batch.forest.reads]
-        self._site.held.append(len(batch.forest.held_pages))
+        self._site.held.append(len(batch.forest.cached_blocks))
         self._site.batches.append(items)
         if ENDLESS in items or (ENDLESS_ONCE in items and not self._site.has_died_once):
             self._site.has_died_once = True
@@ -310,9 +310,9 @@ async def test_a_failure_names_the_class_and_not_the_text():
     assert str(request.answers[0]) == "the model failed on this item even alone (RuntimeError)"
 
 
-async def test_an_item_that_read_pages_of_a_failed_batch_is_run_again_without():
+async def test_an_item_that_read_blocks_of_a_failed_batch_is_run_again_without():
     """It fails with the batch before it, through no fault of its own."""
-    site = Site(greetings=[[structs.replace(LOADED, prefix_pages=100)]])
+    site = Site(greetings=[[structs.replace(LOADED, prefix_blocks=100)]])
     queue = Queue()
     culprit = Request(queue, [POISON], tokens=BUDGET)
     async with serving(dispatcher(site, queue)):
@@ -324,12 +324,12 @@ async def test_an_item_that_read_pages_of_a_failed_batch_is_run_again_without():
         assert await follower.outcome() == [ForwardFailed]
         healthy = Request(queue, [1], tokens=BUDGET)
         assert await healthy.outcome() == [1.0]
-    assert site.held == [0, BUDGET // PAGE_TOKENS, 0, 0]
+    assert site.held == [0, BUDGET // BLOCK_TOKENS, 0, 0]
 
 
 async def test_a_restarted_device_keeps_nothing():
     """What the last process held is gone with it."""
-    greeting = [structs.replace(LOADED, prefix_pages=100)]
+    greeting = [structs.replace(LOADED, prefix_blocks=100)]
     site = Site(greetings=[greeting, greeting])
     queue = Queue()
     site.is_open.set()
@@ -338,7 +338,7 @@ async def test_a_restarted_device_keeps_nothing():
         await Request(queue, [1], tokens=50).outcome()
         await Request(queue, [DEADLY_ONCE]).outcome()
         await Request(queue, [1], tokens=50).outcome()
-    assert site.held == [0, (50 - 1) // PAGE_TOKENS, 0, 0, 0]
+    assert site.held == [0, (50 - 1) // BLOCK_TOKENS, 0, 0, 0]
 
 
 async def test_other_requests_never_feel_a_bad_item():

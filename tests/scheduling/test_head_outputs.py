@@ -11,14 +11,14 @@ from hypothesis import strategies as st
 
 from assay.items import Marks
 from assay.scheduling.head_outputs import first_unread
-from assay.scheduling.pages import PrefixCache
 from assay.scheduling.planner import ModelQueue, RequestFlow, WorkItem, plan
-from assay.worker_protocol import PAGE_TOKENS
+from assay.scheduling.prefix_cache import PrefixCache
+from assay.worker_protocol import BLOCK_TOKENS
 from tests.scheduling.texts import IDS, ids, response
 
-PROMPT = ids(2 * PAGE_TOKENS)
-# Beginnings of one text, whole pages among them: who ends where another goes on is a case apart.
-BEGINNINGS = st.integers(1, 4 * PAGE_TOKENS).map(lambda length: ids(4 * PAGE_TOKENS)[:length])
+PROMPT = ids(2 * BLOCK_TOKENS)
+# Beginnings of one text, whole blocks among them: who ends where another goes on is a case apart.
+BEGINNINGS = st.integers(1, 4 * BLOCK_TOKENS).map(lambda length: ids(4 * BLOCK_TOKENS)[:length])
 
 
 class Failure(Exception):
@@ -29,38 +29,38 @@ class Device:
     """Reads a row as a hash of all tokens up to it, beside the token that is asked after it."""
 
     def __init__(self):
-        self._pages = {}  # number -> the tokens up to its end, since keys depend on those
+        self._blocks = {}  # number -> the tokens up to its end, since keys depend on those
 
     def run(self, forest, *, fails=False):
         """Return (rows read, 2) of a batch; what it was to leave isn't there if it fails."""
-        for page in forest.kept_pages.tolist():
-            self._pages.pop(page, None)
-        pages, runs = iter(forest.held_pages.tolist()), iter(forest.runs())
+        for block in forest.new_blocks.tolist():
+            self._blocks.pop(block, None)
+        blocks, runs = iter(forest.cached_blocks.tolist()), iter(forest.runs())
         paths, rows = [], []
         for run, (length, parent) in enumerate(zip(forest.lengths, forest.parents, strict=True)):
             path = paths[parent] if parent >= 0 else ()
-            for _ in range(length // PAGE_TOKENS if run < forest.held else 0):
-                path = self._page(next(pages), path)
+            for _ in range(length // BLOCK_TOKENS if run < forest.held else 0):
+                path = self._block(next(blocks), path)
             for token in next(runs).tolist() if run >= forest.held else ():
                 path = (*path, token)
                 rows.append(path)
             paths.append(path)
         if fails:
             raise Failure
-        kept = forest.kept_rows.reshape(-1, PAGE_TOKENS).tolist()
-        for page, places in zip(forest.kept_pages.tolist(), kept, strict=True):
-            self._pages[page] = rows[places[-1]]
+        kept = forest.new_rows.reshape(-1, BLOCK_TOKENS).tolist()
+        for block, places in zip(forest.new_blocks.tolist(), kept, strict=True):
+            self._blocks[block] = rows[places[-1]]
         places = forest.marks.tolist()
         return np.array(
             [number(rows[at], after) for at, after in zip(places, forest.next_ids, strict=True)]
         ).reshape(-1, 2)
 
-    def _page(self, page, before):
-        if page not in self._pages:
+    def _block(self, block, before):
+        if block not in self._blocks:
             raise Failure
-        path = self._pages[page]
+        path = self._blocks[block]
         assert path[: len(before)] == before
-        assert len(path) == len(before) + PAGE_TOKENS
+        assert len(path) == len(before) + BLOCK_TOKENS
         return path
 
 
@@ -93,7 +93,9 @@ def marked(draw, *, follows, joined=1):
     """Draw an item's ids and some of its places, in any order."""
     text = draw(st.one_of(IDS, BEGINNINGS, st.sampled_from([PROMPT, response(PROMPT, 1)])))
     size = joined * draw(st.integers(1, 4))
-    often = st.sampled_from([3, PAGE_TOKENS - 1, 2 * PAGE_TOKENS - 1, 20])  # others ask there, too
+    often = st.sampled_from(
+        [3, BLOCK_TOKENS - 1, 2 * BLOCK_TOKENS - 1, 20]
+    )  # others ask there, too
     place = st.one_of(often, st.integers(0, len(text) - 1)).map(lambda at: min(at, len(text) - 1))
     places = st.lists(place, min_size=size, max_size=size)
     next_ids = st.lists(st.integers(0, 2), min_size=size, max_size=size)
@@ -165,10 +167,10 @@ class Run:
 
 
 @pytest.mark.parametrize("follows", [False, True])
-@given(data=st.data(), budget=st.integers(1, 400), pages=st.integers(1, 40))
-def test_an_item_gets_the_numbers_of_its_own_places(follows, data, budget, pages):
-    """In any order of batches: pages held, given way and forgotten, readings reused."""
-    run = Run(PrefixCache(pages), Device(), budget=budget)
+@given(data=st.data(), budget=st.integers(1, 400), blocks=st.integers(1, 40))
+def test_an_item_gets_the_numbers_of_its_own_places(follows, data, budget, blocks):
+    """In any order of batches: blocks held, given way and forgotten, readings reused."""
+    run = Run(PrefixCache(blocks), Device(), budget=budget)
     for works in data.draw(rounds(follows=follows)):
         run.add(works)
         run.all()
@@ -178,12 +180,12 @@ def test_an_item_gets_the_numbers_of_its_own_places(follows, data, budget, pages
 @given(
     data=st.data(),
     budget=st.integers(1, 400),
-    pages=st.integers(1, 40),
+    blocks=st.integers(1, 40),
     failing=st.sets(st.integers(0, 6)),
 )
-def test_batches_in_flight_and_failures_change_no_number(follows, data, budget, pages, failing):
+def test_batches_in_flight_and_failures_change_no_number(follows, data, budget, blocks, failing):
     """A batch is planned on what the one before it is to leave; that may come to nothing."""
-    run = Run(PrefixCache(pages), Device(), budget=budget, failing=failing)
+    run = Run(PrefixCache(blocks), Device(), budget=budget, failing=failing)
     for works in data.draw(rounds(follows=follows)):
         run.add(works)
         run.all(ahead=2)
@@ -200,7 +202,7 @@ def test_unshared_items_are_read_side_by_side(data, budget, joined):
 
 @given(data=st.data())
 def test_what_was_read_before_is_not_read_again(data):
-    """With room for all, the same items once more read what stands in no page, and last pages."""
+    """With room for all, the same items once more read what stands in no block, and last blocks."""
     works = data.draw(st.lists(marked(follows=True), min_size=1, max_size=6))
     run = Run(PrefixCache(10_000), Device())
     run.add(works)
@@ -208,7 +210,7 @@ def test_what_was_read_before_is_not_read_again(data):
     for work in works:
         run.add([WorkItem(work.ids, RequestFlow(), marks=work.marks)])
         run.all()
-        computed = (len(work.ids) - 1) % PAGE_TOKENS + 1
+        computed = (len(work.ids) - 1) % BLOCK_TOKENS + 1
         assert run.batches[-1].forest.tokens == computed
 
 
@@ -223,18 +225,18 @@ def test_a_batch_may_have_nothing_left_to_read():
     assert [batch.forest.tokens for batch in run.batches] == [36, 4]
 
 
-def test_a_page_without_a_reading_is_computed_again():
+def test_a_block_without_a_reading_is_computed_again():
     """Another item of the same text asks for a place that nobody asked for."""
     run = Run(PrefixCache(100), Device())
     text = response(PROMPT, 7)
     for place in (20, 9, 20):
         run.add([at(text, place)])
         run.all()
-    assert [batch.forest.tokens for batch in run.batches] == [36, 36 - PAGE_TOKENS, 36 - 16]
+    assert [batch.forest.tokens for batch in run.batches] == [36, 36 - BLOCK_TOKENS, 36 - 16]
 
 
-def test_an_item_that_lacks_a_reading_of_a_page_in_use_goes_next():
-    """A page that others of the batch hold isn't forgotten under them."""
+def test_an_item_that_lacks_a_reading_of_a_block_in_use_goes_next():
+    """A block that others of the batch hold isn't forgotten under them."""
     run = Run(PrefixCache(100), Device())
     text = response(PROMPT, 7)
     run.add([at(text, 3)])
@@ -253,10 +255,10 @@ def test_items_of_one_text_share_the_row_they_are_both_read_at():
     assert len(batch.forest.marks) == 2
 
 
-def test_a_failed_batch_takes_no_readings_of_older_pages_with_it():
-    """A page that is kept and computed once more, for who ends there, keeps the readings it has.
+def test_a_failed_batch_takes_no_readings_of_older_blocks_with_it():
+    """A block that is kept and computed once more, for who ends there, keeps the readings it has.
 
-    The batch behind the failed one rests on the page, not on what failed.
+    The batch behind the failed one rests on the block, not on what failed.
     """
     run = Run(PrefixCache(100), Device(), failing={1})
     run.add([at(PROMPT, 3, 15)])
@@ -284,7 +286,7 @@ def test_an_item_without_marks_beside_others_is_read_at_its_end():
     assert (first.tolist(), second.tolist()) == ([[0.25]], [[0.5]])
 
 
-def test_the_first_page_that_lacks_a_reading_is_told():
+def test_the_first_block_that_lacks_a_reading_is_told():
     """The place in the path; its length where nothing is lacking."""
     cache = PrefixCache(100)
     run = Run(cache, Device())

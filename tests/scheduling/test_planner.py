@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from assay.scheduling.planner import ModelQueue, RequestFlow, WorkItem, plan
-from assay.worker_protocol import PAGE_TOKENS
+from assay.worker_protocol import BLOCK_TOKENS
 from tests.scheduling.texts import IDS, ids, in_common, response
 
 LAG = 1000.0
@@ -95,7 +95,7 @@ def test_a_batch_keeps_the_budget_of_computed_tokens(requests, budget, shares):
 
 @given(REQUESTS, BUDGETS)
 def test_no_two_sibling_runs_begin_alike(requests, budget):
-    """What `PAGE_TOKENS` tokens and more have in common is computed once."""
+    """What `BLOCK_TOKENS` tokens and more have in common is computed once."""
     waiting = line()
     put_all(waiting, requests)
     for batch in batches(waiting, budget):
@@ -103,7 +103,7 @@ def test_no_two_sibling_runs_begin_alike(requests, budget):
         for run, parent in zip(batch.forest.runs(), batch.forest.parents.tolist(), strict=True):
             siblings.setdefault(parent, []).append(run)
         for runs in siblings.values():
-            assert all(in_common(*pair) < PAGE_TOKENS for pair in combinations(runs, 2))
+            assert all(in_common(*pair) < BLOCK_TOKENS for pair in combinations(runs, 2))
 
 
 @given(REQUESTS, BUDGETS)
@@ -205,7 +205,7 @@ def test_items_of_another_scope_are_no_candidates():
 
 
 def test_a_run_ends_at_the_last_common_token():
-    """Tokens past a multiple of `PAGE_TOKENS` that all have in common are computed once, too."""
+    """Tokens past a multiple of `BLOCK_TOKENS` that all have in common are computed once, too."""
     waiting = line()
     put(waiting, *(response(ids(70), token) for token in (7, 8, 9)))
     (batch,) = batches(waiting)

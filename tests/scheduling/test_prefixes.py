@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from assay.scheduling.prefixes import Prefixes, shared
-from assay.worker_protocol import PAGE_TOKENS
+from assay.worker_protocol import BLOCK_TOKENS
 from tests.scheduling.texts import IDS, STRETCHES, ids, in_common, response, spell
 
 TEXTS = st.lists(IDS, max_size=20)
@@ -53,18 +53,18 @@ def test_the_runs_above_an_item_spell_its_tokens(texts):
 
 @given(TEXTS)
 def test_siblings_never_share_a_run(texts):
-    """Two children of a node have fewer than `PAGE_TOKENS` tokens in common."""
+    """Two children of a node have fewer than `BLOCK_TOKENS` tokens in common."""
     prefixes = tree(texts)
     for node in [*prefixes.roots.values(), *nodes(prefixes)]:
         runs = [child.ids[child.begin : child.end] for child in node.children.values()]
-        assert all(in_common(*pair) < PAGE_TOKENS for pair in combinations(runs, 2))
+        assert all(in_common(*pair) < BLOCK_TOKENS for pair in combinations(runs, 2))
 
 
 @given(TEXTS)
 def test_a_run_that_is_shared_is_worth_it(texts):
-    """A run that goes on in others has `PAGE_TOKENS` at least."""
+    """A run that goes on in others has `BLOCK_TOKENS` at least."""
     for node in nodes(tree(texts)):
-        assert not node.children or node.end - node.begin >= PAGE_TOKENS
+        assert not node.children or node.end - node.begin >= BLOCK_TOKENS
 
 
 @given(TEXTS)
@@ -124,7 +124,7 @@ def test_items_below_a_node_are_those_with_its_tokens(texts):
             place
             for place, text in enumerate(texts)
             if in_common(text, node.ids[: node.end]) == node.end
-            and (len(text) == node.end or node.end % PAGE_TOKENS == 0)
+            and (len(text) == node.end or node.end % BLOCK_TOKENS == 0)
         }
         assert len(below) == len(set(below))
         assert set(below) == expected
@@ -164,8 +164,8 @@ def test_an_item_may_end_where_others_go_on():
 
 
 def test_a_short_common_beginning_is_left_in_the_items():
-    """Fewer than `PAGE_TOKENS` tokens are no run of their own."""
-    prefixes = tree([response(ids(PAGE_TOKENS - 1), token) for token in (7, 8)])
+    """Fewer than `BLOCK_TOKENS` tokens are no run of their own."""
+    prefixes = tree([response(ids(BLOCK_TOKENS - 1), token) for token in (7, 8)])
     assert len(prefixes.roots[""].children) == 2
 
 

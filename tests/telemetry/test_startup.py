@@ -22,7 +22,7 @@ LOADED = Loaded(
     inputs=Inputs(100),
     parameters=12_300_000,
     budget_tokens=4096,
-    prefix_pages=64,
+    prefix_blocks=64,
     tokens_per_s=12345.6,
     most_batch_tokens=65_536,
 )

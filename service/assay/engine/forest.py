@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from assay.worker_protocol import PAGE_TOKENS
+from assay.worker_protocol import BLOCK_TOKENS
 
 if TYPE_CHECKING:
     from assay.worker_protocol import Forest
@@ -34,9 +34,9 @@ class Packed:
     offsets: np.ndarray  # (runs,) int32, the position of a run's first token
     reads: np.ndarray  # (items,) int32, the run at whose end an item is read
     held: int  # the first runs, which aren't computed
-    held_slots: np.ndarray  # (held tokens,) int32, where the device keeps them
-    kept_slots: np.ndarray  # (kept tokens,) int32, where it is to keep others
-    kept_rows: np.ndarray  # (kept tokens,) int32, which
+    cached_slots: np.ndarray  # (held tokens,) int32, where the device keeps them
+    new_slots: np.ndarray  # (kept tokens,) int32, where it is to keep others
+    new_rows: np.ndarray  # (kept tokens,) int32, which
 
     @property
     def first_rows(self) -> np.ndarray:
@@ -93,9 +93,9 @@ def pack(forest: Forest) -> Packed:
         offsets=offsets,
         reads=forest.reads,
         held=forest.held,
-        held_slots=_slots(forest.held_pages),
-        kept_slots=_slots(forest.kept_pages),
-        kept_rows=forest.kept_rows,
+        cached_slots=_slots(forest.cached_blocks),
+        new_slots=_slots(forest.new_blocks),
+        new_rows=forest.new_rows,
     )
 
 
@@ -104,9 +104,9 @@ def _begins(lengths: np.ndarray) -> np.ndarray:
     return begins
 
 
-def _slots(pages: np.ndarray) -> np.ndarray:
-    """Return the place of each token of some pages."""
-    slots: np.ndarray = pages[:, None] * np.int32(PAGE_TOKENS) + np.arange(
-        PAGE_TOKENS, dtype=np.int32
+def _slots(blocks: np.ndarray) -> np.ndarray:
+    """Return the place of each token of some blocks."""
+    slots: np.ndarray = blocks[:, None] * np.int32(BLOCK_TOKENS) + np.arange(
+        BLOCK_TOKENS, dtype=np.int32
     )
     return slots.ravel()

@@ -89,7 +89,7 @@ def _loaded(
             inputs=trunk.inputs,
             parameters=trunk.parameters,
             budget_tokens=budget.tokens,
-            prefix_pages=trunk.pages.count if trunk.pages else 0,
+            prefix_blocks=trunk.block_cache.count if trunk.block_cache else 0,
             tokens_per_s=budget.tokens_per_s,
             most_batch_tokens=budget.most,
             warnings=tuple(trunk.warnings),

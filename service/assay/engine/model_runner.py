@@ -27,9 +27,9 @@ from assay.engine import (
     readout,
 )
 from assay.engine.attention import interface
-from assay.engine.pages import Pages
+from assay.engine.block_cache import BlockCache
 from assay.errors import CheckpointError
-from assay.worker_protocol import PAGE_TOKENS, Forest, Inputs
+from assay.worker_protocol import BLOCK_TOKENS, Forest, Inputs
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -48,7 +48,7 @@ _LARGEST_SAMPLED_WINDOW = 1024
 # The sample's scores may differ by rounding only: a few units in the last place of the dtype,
 # through every layer. A wrong mask, position or head is off by orders of magnitude more.
 _TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 1e-1, torch.float16: 2e-2}
-_MOST_PAGES = 32_768  # each costs the front some memory, too
+_MOST_BLOCKS = 32_768  # each costs the front some memory, too
 _FEWEST_COMPILED = 20_000_000  # parameters
 _TOLERANCE_OF_ITSELF = 1e-5  # in float32, between a trunk and the same one run another way
 
@@ -76,7 +76,7 @@ class ModelRunner:
         self.forward: Forward = "packed"
         self.attention = "eager"
         self.shares_prefixes = False  # whether a run may continue another one's tokens
-        self.pages: Pages | None = None  # what stays on the device between batches
+        self.block_cache: BlockCache | None = None  # what stays on the device between batches
         self.is_compiled = False
         self.warnings: list[str] = _slow_dtype(
             self.device, self.dtype
@@ -227,20 +227,20 @@ class ModelRunner:
     def keep_prefixes(self, memory: int) -> None:
         """Keep what batches begin with in at most so many bytes, if scores stay what they are."""
         *_, sequence, branch = self._sample()
-        count = min(_SHARED_TOKENS, len(sequence) - 1, len(branch) - 1) // PAGE_TOKENS
+        count = min(_SHARED_TOKENS, len(sequence) - 1, len(branch) - 1) // BLOCK_TOKENS
         if not self.shares_prefixes or not count:
             return
         before = torch.from_numpy(self.score(Forest.unshared([sequence, branch]))).float()
         first, then = _continued(sequence, branch, count)
-        tried = self.pages = Pages(count)
+        tried = self.block_cache = BlockCache(count)
         self.score(first)
         gap = self._gap(then, before.to(self.device))
-        self.pages = None
+        self.block_cache = None
         if gap > self._tolerance_of_itself(before):
             why = self._obstacle or f"its scores would move by {gap:.2g}"
             self.warnings.append(f"it keeps no prefixes: {why}")
-        elif pages := min(memory // tried.page_bytes, _MOST_PAGES):
-            self.pages = Pages(pages)
+        elif blocks := min(memory // tried.block_bytes, _MOST_BLOCKS):
+            self.block_cache = BlockCache(blocks)
 
     def _tolerance(self, expected: torch.Tensor) -> float:
         return _TOLERANCE.get(self.dtype, 1e-1) * max(1.0, float(expected.abs().max()))
@@ -356,7 +356,7 @@ class ModelRunner:
             if number == ending:
                 on_ending()
 
-        with interface.over(packed, self.pages, on_layer):
+        with interface.over(packed, self.block_cache, on_layer):
             hidden = self.model.base_model(
                 input_ids=self._row(packed.ids),
                 position_ids=self._row(self._positions(packed)),
@@ -476,12 +476,12 @@ def _shared(sample: Sequence[np.ndarray]) -> Forest:
     return replace(whole, reads=np.delete(whole.reads, stem))
 
 
-def _continued(sequence: np.ndarray, branch: np.ndarray, pages: int) -> tuple[Forest, Forest]:
-    """Return a batch that leaves so many pages of a sequence, and both sequences without them."""
-    held = pages * PAGE_TOKENS
-    numbers = np.arange(pages, dtype=np.int32)
+def _continued(sequence: np.ndarray, branch: np.ndarray, blocks: int) -> tuple[Forest, Forest]:
+    """Return a batch that leaves so many blocks of a sequence, and both sequences without them."""
+    held = blocks * BLOCK_TOKENS
+    numbers = np.arange(blocks, dtype=np.int32)
     first = replace(
-        Forest.unshared([sequence]), kept_pages=numbers, kept_rows=np.arange(held, dtype=np.int32)
+        Forest.unshared([sequence]), new_blocks=numbers, new_rows=np.arange(held, dtype=np.int32)
     )
     then = Forest(
         ids=np.concatenate([sequence[held:], branch[held:]]),
@@ -489,7 +489,7 @@ def _continued(sequence: np.ndarray, branch: np.ndarray, pages: int) -> tuple[Fo
         parents=np.array([-1, 0, 0], np.int32),
         reads=np.array([1, 2], np.int32),
         held=1,
-        held_pages=numbers,
+        cached_blocks=numbers,
     )
     return first, then
 

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING
 from assay.scheduling.head_outputs import first_unread
 from assay.scheduling.layout import Layout
 from assay.scheduling.prefixes import Prefixes
-from assay.worker_protocol import PAGE_TOKENS, Forest
+from assay.worker_protocol import BLOCK_TOKENS, Forest
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from assay.scheduling.pages import Page, PrefixCache
     from assay.scheduling.planner import WorkItem
+    from assay.scheduling.prefix_cache import Block, PrefixCache
 
 
 class BatchBuilder:
@@ -22,14 +22,14 @@ class BatchBuilder:
     def __init__(self, cache: PrefixCache | None) -> None:
         self._cache = cache
         self._prefixes: Prefixes[WorkItem] = Prefixes()
-        self._held: dict[Page, None] = {}  # pages not computed, parents before what follows them
-        self._ends: set[Page] = set()  # pages at whose end an item is read
-        self._both = 0  # pages that are both: they are computed for those who end there
+        self._held: dict[Block, None] = {}  # blocks not computed, parents before what follows them
+        self._ends: set[Block] = set()  # blocks at whose end an item is read
+        self._both = 0  # blocks that are both: they are computed for those who end there
 
     def add(self, item: WorkItem, most_tokens: int | None) -> bool:
         """Add an item, unless the batch would then compute more than so many tokens.
 
-        Nor is it added where it lacks a reading of a page that others of the batch hold.
+        Nor is it added where it lacks a reading of a block that others of the batch hold.
         """
         ids, scope = item.ids, item.flow.scope
         path = self._cache.path(ids, scope) if self._cache is not None else []
@@ -40,13 +40,13 @@ class BatchBuilder:
                     return False
                 self._cache.forget(path[unread])
                 path = path[:unread]
-        end = path.pop() if path and len(path) * PAGE_TOKENS == len(ids) else None
-        held = [page for page in path if page not in self._held]
-        both = self._both + sum(page in self._ends for page in held)
+        end = path.pop() if path and len(path) * BLOCK_TOKENS == len(ids) else None
+        held = [block for block in path if block not in self._held]
+        both = self._both + sum(block in self._ends for block in held)
         if end is not None and end not in self._ends:
             both += end in self._held
         self._prefixes.add(item, ids, scope)
-        tokens = self._prefixes.tokens - PAGE_TOKENS * (len(self._held) + len(held) - both)
+        tokens = self._prefixes.tokens - BLOCK_TOKENS * (len(self._held) + len(held) - both)
         if most_tokens is not None and tokens > most_tokens:
             self._prefixes.remove(item)
             return False
@@ -57,13 +57,13 @@ class BatchBuilder:
         return True
 
     def forest(self, items: Sequence[WorkItem]) -> Forest:
-        """Lay the batch out; item i of the forest is `items[i]`. The device will keep its pages."""
+        """Lay the batch out; item i of the forest is `items[i]`. The device keeps its blocks."""
         if self._cache is None:
             return Layout(None).forest(self._prefixes, items)
         self._cache.open([*self._held, *(end for end in self._ends if end not in self._held)])
         layout = Layout(self._cache)
         forest = layout.forest(self._prefixes, items)
-        self._cache.use(layout.pages)
+        self._cache.use(layout.blocks)
         return forest
 
 

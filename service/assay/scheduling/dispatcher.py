@@ -28,12 +28,12 @@ from msgspec.structs import replace
 from assay.errors import CheckpointError, ForwardFailed, NonFiniteScore, WorkerError
 from assay.scheduling import policy
 from assay.scheduling.budget import Budget
-from assay.scheduling.pages import PrefixCache
+from assay.scheduling.prefix_cache import PrefixCache
 from assay.scheduling.rate import Rate
 from assay.scheduling.search import Search
 from assay.scheduling.workers import Worker
 from assay.worker_protocol import (
-    PAGE_TOKENS,
+    BLOCK_TOKENS,
     Batch,
     Done,
     Ending,
@@ -242,8 +242,8 @@ class Dispatcher:
                     raise WorkerError("the worker loads what it wasn't asked to")
                 case Loaded():
                     self._take_up(message)
-                    if message.prefix_pages:
-                        self._caches[message.model] = PrefixCache(message.prefix_pages)
+                    if message.prefix_blocks:
+                        self._caches[message.model] = PrefixCache(message.prefix_blocks)
                     self.rate.warm(message.model, message.tokens_per_s)
                     waiting.discard(message.model)
             if self._on_progress and isinstance(message, Progress | Loaded):
@@ -385,7 +385,7 @@ class Dispatcher:
             items=len(plan.works),
             tokens=tokens,
             shared_tokens=plan.shared_tokens,
-            held_tokens=PAGE_TOKENS * len(plan.forest.held_pages),
+            held_tokens=BLOCK_TOKENS * len(plan.forest.cached_blocks),
         )
         for ticket in {id(claim.ticket): claim.ticket for claim in taken.claims}.values():
             usage = ticket.usage

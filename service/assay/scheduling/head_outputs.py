@@ -1,6 +1,6 @@
 """What heads read at the places of a batch's items, once for all who share them. Pure.
 
-A reading depends on its tokens and those before it, as keys and values do. So a page that the
+A reading depends on its tokens and those before it, as keys and values do. So a block that the
 device keeps has its readings here: an item that goes on from it gets them without the hidden
 states, which are gone.
 """
@@ -12,16 +12,16 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from assay.worker_protocol import PAGE_TOKENS
+from assay.worker_protocol import BLOCK_TOKENS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from assay.items import Marks
-    from assay.scheduling.pages import Page
+    from assay.scheduling.prefix_cache import Block
     from assay.worker_protocol import Forest
 
-Key = tuple[int, int]  # a place in a page, and the token after it or -1
+Key = tuple[int, int]  # a place in a block, and the token after it or -1
 
 
 class Reading:
@@ -58,8 +58,8 @@ class Readings:
         """How many rows of numbers the device gives."""
         return len(self._new)
 
-    def add(self, marks: Marks, path: Sequence[Page]) -> None:
-        """Add the next item; `path` are the pages that its tokens begin with."""
+    def add(self, marks: Marks, path: Sequence[Block]) -> None:
+        """Add the next item; `path` are the blocks that its tokens begin with."""
         run = int(self._forest.reads[len(self._of_items)])
         found = []
         if marks.joined > 1:
@@ -86,21 +86,21 @@ class Readings:
         # All are there: a device answers its batches in order.
         return [np.array([reading.numbers for reading in item]) for item in self._of_items]
 
-    def _find(self, run: int, key: Key, path: Sequence[Page]) -> Reading:
-        """Return the reading of a place: a kept page's, or one of this batch."""
+    def _find(self, run: int, key: Key, path: Sequence[Block]) -> Reading:
+        """Return the reading of a place: a kept block's, or one of this batch."""
         position, following = key
-        page, place = divmod(position, PAGE_TOKENS)
+        block, place = divmod(position, BLOCK_TOKENS)
         row = self._row(run, position)
         if row < 0:
-            return path[page].readings[place, following]
+            return path[block].readings[place, following]
         reading = self._by_row.get((row, following))
         if reading is None:
             reading = self._by_row[row, following] = Reading()
             self._read(row, following)
             self._new.append(reading)
-        if page < len(path):
-            # A page computed once more keeps what it has: it was there before this batch.
-            path[page].readings.setdefault((place, following), reading)
+        if block < len(path):
+            # A block computed once more keeps what it has: it was there before this batch.
+            path[block].readings.setdefault((place, following), reading)
         return reading
 
     def _read(self, row: int, following: int) -> None:
@@ -116,14 +116,14 @@ class Readings:
         return self._starts[run] + position - self._offsets[run]
 
 
-def first_unread(path: Sequence[Page], marks: Marks) -> int:
-    """Return the place of the first page that lacks a reading of an item; all of them have: len."""
+def first_unread(path: Sequence[Block], marks: Marks) -> int:
+    """Return the place of the first block that lacks a reading of an item; all have it: len."""
     return min(
         (
-            page
+            block
             for (position, following) in marks.asked()
-            for page, place in [divmod(position, PAGE_TOKENS)]
-            if page < len(path) and (place, following) not in path[page].readings
+            for block, place in [divmod(position, BLOCK_TOKENS)]
+            if block < len(path) and (place, following) not in path[block].readings
         ),
         default=len(path),
     )

@@ -1,7 +1,7 @@
 """A batch's items, by prefix -> a forest of runs. Pure.
 
-What several items begin with is one run. Pages that the device keeps of it are held runs, the rest
-is computed, and kept as far as it fills pages. An item's last token is computed in any case: there
+What several items begin with is one run. Blocks that the device keeps of it are held runs, the rest
+is computed, and kept as far as it fills blocks. An item's last token is computed in any case: there
 it is read.
 """
 
@@ -12,15 +12,15 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from assay.scheduling.pages import tokens_at
+from assay.scheduling.prefix_cache import tokens_at
 from assay.scheduling.prefixes import Node, Prefixes, shared
-from assay.worker_protocol import PAGE_TOKENS, Forest
+from assay.worker_protocol import BLOCK_TOKENS, Forest
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
 
-    from assay.scheduling.pages import Page, PrefixCache
     from assay.scheduling.planner import WorkItem
+    from assay.scheduling.prefix_cache import Block, PrefixCache
 
 _NONE = np.empty(0, np.int32)
 _ROOT = -1
@@ -49,30 +49,30 @@ class _Branch:
     parent: int  # a computed run, `_ROOT`, or `_HELD` minus a held run
     begin: int  # the first of its tokens that are in no run yet
     rows: np.ndarray  # of those before it
-    page: Page | None  # the last one before its tokens, where the device has that
+    block: Block | None  # the last one before its tokens, where the device has that
 
 
 class Layout:
     """Lays out a tree's runs, parents first."""
 
     def __init__(self, cache: PrefixCache | None) -> None:
-        self.pages: list[Page] = []  # those read and written, parents before what follows them
+        self.blocks: list[Block] = []  # those read and written, parents before what follows them
         self._cache = cache
         self._ids: list[np.ndarray] = [_NONE]
         self._computed, self._held = _Runs(), _Runs()
         self._tokens = 0
-        self._held_pages: list[int] = []
-        self._kept_pages: list[int] = []
-        self._kept_rows: list[np.ndarray] = [_NONE]
+        self._cached_blocks: list[int] = []
+        self._new_blocks: list[int] = []
+        self._new_rows: list[np.ndarray] = [_NONE]
         self._reads: dict[WorkItem, int] = {}
         self._waiting: list[_Branch] = []
 
     def forest(self, prefixes: Prefixes[WorkItem], items: Sequence[WorkItem]) -> Forest:
         """Return the batch; item i of the forest is `items[i]`."""
         for scope, root in reversed(prefixes.roots.items()):
-            page = self._cache.root(scope) if self._cache is not None else None
+            block = self._cache.root(scope) if self._cache is not None else None
             for child in reversed(root.children.values()):
-                self._waiting.append(_Branch(child, _ROOT, 0, _NONE, page))
+                self._waiting.append(_Branch(child, _ROOT, 0, _NONE, block))
         while self._waiting:
             self._lay_out(self._waiting.pop())
         held = len(self._held.lengths)
@@ -85,43 +85,43 @@ class Layout:
             parents=parents,
             reads=np.array([self._reads[item] + held for item in items], np.int32),
             held=held,
-            held_pages=np.array(self._held_pages, np.int32),
-            kept_pages=np.array(self._kept_pages, np.int32),
-            kept_rows=np.concatenate(self._kept_rows),
+            cached_blocks=np.array(self._cached_blocks, np.int32),
+            new_blocks=np.array(self._new_blocks, np.int32),
+            new_rows=np.concatenate(self._new_rows),
         )
 
     def _lay_out(self, branch: _Branch) -> None:
         node, parent = branch.node, branch.parent
         held = self._find(branch)
-        begin = node.begin + len(held) * PAGE_TOKENS
+        begin = node.begin + len(held) * BLOCK_TOKENS
         if begin < node.end:
             if held:
                 branch = _Branch(node, self._hold(held, parent), begin, _NONE, held[-1])
             self._compute(branch, begin)
             return
-        if node.items:  # they are read at its end: its last page is computed for them
+        if node.items:  # they are read at its end: its last block is computed for them
             parent = self._hold(held[:-1], parent)
-            last = self._run(node.ids[node.end - PAGE_TOKENS : node.end], parent)
+            last = self._run(node.ids[node.end - BLOCK_TOKENS : node.end], parent)
             self._reads.update(dict.fromkeys(node.items, last))
             held = held[-1:]
         if node.children:
             self._branch_off(node, self._hold(held, parent), held[-1])
 
-    def _find(self, branch: _Branch) -> list[Page]:
-        """Return the pages that the device has of a node's tokens."""
-        node, page = branch.node, branch.page
-        found: list[Page] = []
+    def _find(self, branch: _Branch) -> list[Block]:
+        """Return the blocks that the device has of a node's tokens."""
+        node, block = branch.node, branch.block
+        found: list[Block] = []
         if branch.begin > node.begin:
             return found
-        for begin in range(node.begin, node.end - PAGE_TOKENS + 1, PAGE_TOKENS):
-            page = page.children.get(tokens_at(node.ids, begin)) if page else None
-            if page is None:
+        for begin in range(node.begin, node.end - BLOCK_TOKENS + 1, BLOCK_TOKENS):
+            block = block.children.get(tokens_at(node.ids, begin)) if block else None
+            if block is None:
                 break
-            found.append(page)
+            found.append(block)
         return found
 
     def _compute(self, branch: _Branch, begin: int) -> None:
-        """Lay out a node whose tokens from `begin` on, a page's first, the device hasn't.
+        """Lay out a node whose tokens from `begin` on, a block's first, the device hasn't.
 
         The few tokens with which all its children begin are computed once, too: at its end.
         """
@@ -133,22 +133,22 @@ class Layout:
         self._reads.update(dict.fromkeys(node.items, run))
         rows = np.arange(row, self._tokens, dtype=np.int32)
         own = node.end - branch.begin
-        page = self._keep(node, begin, np.concatenate([branch.rows, rows[:own]]), branch.page)
+        block = self._keep(node, begin, np.concatenate([branch.rows, rows[:own]]), branch.block)
         for child in reversed(node.children.values()):
-            self._follow(_Branch(child, run, end, rows[own:], page))
+            self._follow(_Branch(child, run, end, rows[own:], block))
 
-    def _branch_off(self, node: Node[WorkItem], parent: int, page: Page) -> None:
+    def _branch_off(self, node: Node[WorkItem], parent: int, block: Block) -> None:
         """Go on behind a node that is held; what its other children have in common is a run."""
-        fresh = [key for key in node.children if key not in page.children]
+        fresh = [key for key in node.children if key not in block.children]
         common = _in_common(fresh) if len(fresh) > 1 else 0
         rows = np.arange(self._tokens, self._tokens + common, dtype=np.int32)
         end = node.end + common
         run = self._run(np.frombuffer(fresh[0], np.int32)[:common], parent) if common else parent
         for key, child in reversed(node.children.items()):
-            if key in page.children:
-                self._follow(_Branch(child, parent, node.end, _NONE, page))
+            if key in block.children:
+                self._follow(_Branch(child, parent, node.end, _NONE, block))
             else:
-                self._follow(_Branch(child, run, end, rows, page))
+                self._follow(_Branch(child, run, end, rows, block))
 
     def _follow(self, branch: _Branch) -> None:
         """Lay out a node later; one without tokens left is read where it begins."""
@@ -163,27 +163,27 @@ class Layout:
         self._tokens += len(ids)
         return self._computed.add(len(ids), parent)
 
-    def _hold(self, pages: Sequence[Page], parent: int) -> int:
+    def _hold(self, blocks: Sequence[Block], parent: int) -> int:
         """Add a run that is held, unless it is empty."""
-        if not pages:
+        if not blocks:
             return parent
-        self.pages.extend(pages)
-        self._held_pages.extend(page.number for page in pages)
-        return _HELD - self._held.add(len(pages) * PAGE_TOKENS, parent)
+        self.blocks.extend(blocks)
+        self._cached_blocks.extend(block.number for block in blocks)
+        return _HELD - self._held.add(len(blocks) * BLOCK_TOKENS, parent)
 
     def _keep(
-        self, node: Node[WorkItem], begin: int, rows: np.ndarray, page: Page | None
-    ) -> Page | None:
-        """Keep a node's tokens from a page's first on; return its last page, if there was room."""
-        for at in range(begin, node.end - PAGE_TOKENS + 1, PAGE_TOKENS):
-            if self._cache is None or page is None:
+        self, node: Node[WorkItem], begin: int, rows: np.ndarray, block: Block | None
+    ) -> Block | None:
+        """Keep a node's tokens from a block's first on; return its last block, if there is room."""
+        for at in range(begin, node.end - BLOCK_TOKENS + 1, BLOCK_TOKENS):
+            if self._cache is None or block is None:
                 return None
-            page = self._cache.add(page, tokens_at(node.ids, at))
-            if page is not None:
-                self.pages.append(page)
-                self._kept_pages.append(page.number)
-                self._kept_rows.append(rows[at - begin : at - begin + PAGE_TOKENS])
-        return page
+            block = self._cache.add(block, tokens_at(node.ids, at))
+            if block is not None:
+                self.blocks.append(block)
+                self._new_blocks.append(block.number)
+                self._new_rows.append(rows[at - begin : at - begin + BLOCK_TOKENS])
+        return block
 
 
 def _in_common(begins: Collection[bytes]) -> int:

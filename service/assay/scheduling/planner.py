@@ -37,7 +37,7 @@ from assay.scheduling.prefixes import Node, Prefixes
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from assay.scheduling.pages import PrefixCache
+    from assay.scheduling.prefix_cache import PrefixCache
     from assay.worker_protocol import Forest
 
 

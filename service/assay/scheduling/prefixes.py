@@ -1,8 +1,8 @@
 """A radix tree over token ids: which items begin with the same tokens. No opinion on who goes when.
 
-Runs are split at multiples of `PAGE_TOKENS` only. So the tree has the same shape in whatever order
-items came and left, is at most an item's tokens over `PAGE_TOKENS` deep, and what fewer tokens have
-in common (the first words of a chat template) is left in the items' own runs: a run costs the
+Runs are split at multiples of `BLOCK_TOKENS` only. So the tree has the same shape in whatever order
+items came and left, is at most an item's tokens over `BLOCK_TOKENS` deep, and what fewer tokens
+have in common (the first words of a chat template) is left in the items' own runs: a run costs the
 device an attention call, which so few tokens don't repay.
 
 Items of different scopes share nothing, however they begin: each scope has a root of its own. What
@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 
 import numpy as np
 
-from assay.scheduling.pages import tokens_at
-from assay.worker_protocol import PAGE_TOKENS
+from assay.scheduling.prefix_cache import tokens_at
+from assay.worker_protocol import BLOCK_TOKENS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -32,8 +32,9 @@ T = TypeVar("T")
 class Node(Generic[T]):
     """A run: the tokens from `begin` to `end` of every item at or below it.
 
-    Only a leaf ends elsewhere than at a multiple of `PAGE_TOKENS`. Children are known by the tokens
-    they begin with, `PAGE_TOKENS` of them or all. A root has no tokens, and the scope of all below.
+    Only a leaf ends elsewhere than at a multiple of `BLOCK_TOKENS`. Children are known by the
+    tokens they begin with, `BLOCK_TOKENS` of them or all. A root has no tokens, and the scope of
+    all below.
     """
 
     ids: np.ndarray  # (end or more,) int32: those of an item that is or was below
@@ -114,9 +115,9 @@ class Prefixes(Generic[T]):
             self.tokens += child.end - child.begin
             return child
         end = child.begin + shared(child.ids[child.begin : child.end], ids[child.begin :])
-        if end == child.end and (end == len(ids) or end % PAGE_TOKENS == 0):
+        if end == child.end and (end == len(ids) or end % BLOCK_TOKENS == 0):
             return child
-        upper = Node(ids, child.begin, end - end % PAGE_TOKENS, node)
+        upper = Node(ids, child.begin, end - end % BLOCK_TOKENS, node)
         upper.children[tokens_at(child.ids, upper.end)] = child
         child.parent, child.begin = upper, upper.end
         node.children[key] = upper

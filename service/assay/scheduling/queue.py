@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from assay.items import Marks
-    from assay.scheduling.pages import PrefixCache
+    from assay.scheduling.prefix_cache import PrefixCache
     from assay.worker_protocol import Loaded
 
 

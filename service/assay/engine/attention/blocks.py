@@ -16,8 +16,8 @@ import torch
 
 if TYPE_CHECKING:
     from assay.engine.attention.pattern import Pattern
+    from assay.engine.block_cache import Layer
     from assay.engine.forest import Packed
-    from assay.engine.pages import Layer
 
 BLOCK = 128
 

@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from assay.engine.attention.pattern import Backend
+    from assay.engine.block_cache import BlockCache
     from assay.engine.forest import Packed
-    from assay.engine.pages import Pages
 
 _BACKENDS: dict[str, Backend] = {
     "native": native.attend,
@@ -40,7 +40,7 @@ class _Pass:
     """A forward pass under way: its batch, and how many of the trunk's layers it has met."""
 
     packed: Packed
-    pages: Pages | None
+    cache: BlockCache | None
     on_layer: Callable[[int], None]
     layers: int = 0
 
@@ -76,7 +76,7 @@ def missing(device: torch.device, dtype: torch.dtype, *, compiled: bool) -> str:
 @contextmanager
 def over(
     packed: Packed,
-    pages: Pages | None = None,
+    cache: BlockCache | None = None,
     on_layer: Callable[[int], None] = lambda _: None,
 ) -> Iterator[None]:
     """Let the layers called inside attend over this batch, in a trunk's order, all of them.
@@ -84,19 +84,19 @@ def over(
     `on_layer` is called with each layer's number before it attends.
 
     Raises:
-        ValueError: The batch reads pages that there aren't, or that were never written.
+        ValueError: The batch reads blocks that there aren't, or that were never written.
     """
-    if pages is not None:
-        pages.open(packed)
-    elif packed.held or len(packed.kept_slots):
-        raise ValueError("there are no pages to read or write")
-    token = _pass.set(_Pass(packed, pages, on_layer))
+    if cache is not None:
+        cache.open(packed)
+    elif packed.held or len(packed.new_slots):
+        raise ValueError("there are no blocks to read or write")
+    token = _pass.set(_Pass(packed, cache, on_layer))
     try:
         yield
     finally:
         _pass.reset(token)
-    if pages is not None:
-        pages.close(packed)
+    if cache is not None:
+        cache.close(packed)
 
 
 def _attend(
@@ -115,9 +115,9 @@ def _attend(
         raise ValueError("a token that sees what follows it can't be shared")
     at.on_layer(at.layers)
     layer = None
-    if at.pages is not None:
-        layer = at.pages.layer(at.layers, key, value)
-        if len(packed.kept_slots):
+    if at.cache is not None:
+        layer = at.cache.layer(at.layers, key, value)
+        if len(packed.new_slots):
             layer.keep(key, value, packed)
     at.layers += 1
     pattern = Pattern(scale, causal, window, softcap)

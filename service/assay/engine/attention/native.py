@@ -14,8 +14,8 @@ from assay.engine.forest import pack
 from assay.worker_protocol import Forest
 
 if TYPE_CHECKING:
+    from assay.engine.block_cache import Layer
     from assay.engine.forest import Packed
-    from assay.engine.pages import Layer
 
 _DTYPES = {torch.float32, torch.bfloat16}
 
@@ -40,7 +40,7 @@ def attend(
         value,
         layer.keys if layer else None,
         layer.values if layer else None,
-        torch.from_numpy(packed.held_slots),
+        torch.from_numpy(packed.cached_slots),
         torch.from_numpy(packed.lengths),
         torch.from_numpy(packed.parents),
         packed.held,

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Protocol
 if TYPE_CHECKING:
     import torch
 
+    from assay.engine.block_cache import Layer
     from assay.engine.forest import Packed
-    from assay.engine.pages import Layer
 
 
 @dataclass(frozen=True, slots=True)

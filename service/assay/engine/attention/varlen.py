@@ -18,8 +18,8 @@ import torch
 
 if TYPE_CHECKING:
     from assay.engine.attention.pattern import Pattern
+    from assay.engine.block_cache import Layer
     from assay.engine.forest import Packed
-    from assay.engine.pages import Layer
 
 _DTYPES = {torch.bfloat16, torch.float16}
 _flash = torch.ops.aten._flash_attention_forward  # noqa: SLF001  the operator has no public name

@@ -1,8 +1,8 @@
-"""Keys and values that the device keeps between batches, in pages of `PAGE_TOKENS` tokens.
+"""Keys and values that the device keeps between batches, in blocks of `BLOCK_TOKENS` tokens.
 
-The front says which page is whose (`scheduling.pages`); here is only their memory. A token's keys
-and values depend on the tokens before it alone, so what an earlier batch computed has the bits that
-this one would compute.
+The front says which block is whose (`scheduling.prefix_cache`); here is only their memory. A
+token's keys and values depend on the tokens before it alone, so what an earlier batch computed has
+the bits that this one would compute.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from assay.worker_protocol import PAGE_TOKENS
+from assay.worker_protocol import BLOCK_TOKENS
 
 if TYPE_CHECKING:
     from assay.engine.forest import Packed
@@ -33,7 +33,7 @@ class Layer:
 
         Both are (kv_heads, rows + held tokens, width): what `packed.starts` counts in.
         """
-        slots = torch.from_numpy(packed.held_slots).to(key.device, non_blocking=True)
+        slots = torch.from_numpy(packed.cached_slots).to(key.device, non_blocking=True)
         return (
             torch.cat([key, self.keys[slots].transpose(0, 1)], dim=1),
             torch.cat([value, self.values[slots].transpose(0, 1)], dim=1),
@@ -41,14 +41,14 @@ class Layer:
 
     def keep(self, key: torch.Tensor, value: torch.Tensor, packed: Packed) -> None:
         """Copy what a batch is to leave behind."""
-        rows = torch.from_numpy(packed.kept_rows).to(key.device, non_blocking=True)
-        slots = torch.from_numpy(packed.kept_slots).to(key.device, non_blocking=True).long()
+        rows = torch.from_numpy(packed.new_rows).to(key.device, non_blocking=True)
+        slots = torch.from_numpy(packed.new_slots).to(key.device, non_blocking=True).long()
         self.keys.index_copy_(0, slots, key.transpose(0, 1)[rows])
         self.values.index_copy_(0, slots, value.transpose(0, 1)[rows])
 
 
-class Pages:
-    """The pages of one trunk, for all of its layers. Memory is taken when a layer is first met."""
+class BlockCache:
+    """The blocks of one trunk, for all of its layers. Memory is taken when a layer is first met."""
 
     def __init__(self, count: int) -> None:
         self.count = count
@@ -56,14 +56,14 @@ class Pages:
         self._is_written = np.zeros(count, dtype=bool)
 
     @property
-    def page_bytes(self) -> int:
-        """Memory of a page, over all layers met so far."""
+    def block_bytes(self) -> int:
+        """Memory of a block, over all layers met so far."""
         return sum(layer.keys.nbytes + layer.values.nbytes for layer in self._layers) // self.count
 
     def layer(self, number: int, key: torch.Tensor, value: torch.Tensor) -> Layer:
-        """Return a layer's pages, made like its keys and values: (kv_heads, rows, width) each."""
+        """Return a layer's blocks, made like its keys and values: (kv_heads, rows, width) each."""
         if number == len(self._layers):
-            slots = self.count * PAGE_TOKENS
+            slots = self.count * BLOCK_TOKENS
             self._layers.append(
                 Layer(
                     key.new_empty(slots, key.shape[0], key.shape[2]),
@@ -76,12 +76,12 @@ class Pages:
         """Begin a batch: what it is to write counts as unwritten until `close`.
 
         Raises:
-            ValueError: The batch reads a page that was never written: the batch before it failed.
+            ValueError: The batch reads a block that was never written: the batch before it failed.
         """
-        self._is_written[packed.kept_slots // PAGE_TOKENS] = False
-        if not self._is_written[packed.held_slots // PAGE_TOKENS].all():
-            raise ValueError("a page that the batch reads was never written")
+        self._is_written[packed.new_slots // BLOCK_TOKENS] = False
+        if not self._is_written[packed.cached_slots // BLOCK_TOKENS].all():
+            raise ValueError("a block that the batch reads was never written")
 
     def close(self, packed: Packed) -> None:
         """End a batch that went well."""
-        self._is_written[packed.kept_slots // PAGE_TOKENS] = True
+        self._is_written[packed.new_slots // BLOCK_TOKENS] = True

@@ -7,18 +7,18 @@ import pytest
 import torch
 
 from assay.engine.attention import interface
+from assay.engine.block_cache import BlockCache
 from assay.engine.forest import pack
-from assay.engine.pages import Pages
-from assay.worker_protocol import PAGE_TOKENS, Forest
+from assay.worker_protocol import BLOCK_TOKENS, Forest
 
 HEADS, WIDTH = 2, 4
-TOKENS = 2 * PAGE_TOKENS
+TOKENS = 2 * BLOCK_TOKENS
 
 
 def batch(*, held=(), kept=()):
-    """Return a packed batch of one run that reads and leaves such pages."""
-    rows = np.arange(len(kept) * PAGE_TOKENS, dtype=np.int32)
-    runs = [len(held) * PAGE_TOKENS] * bool(held) + [TOKENS]
+    """Return a packed batch of one run that reads and leaves such blocks."""
+    rows = np.arange(len(kept) * BLOCK_TOKENS, dtype=np.int32)
+    runs = [len(held) * BLOCK_TOKENS] * bool(held) + [TOKENS]
     return pack(
         replace(
             Forest.unshared([np.zeros(TOKENS, np.int32)]),
@@ -26,21 +26,21 @@ def batch(*, held=(), kept=()):
             parents=np.arange(-1, len(runs) - 1, dtype=np.int32),
             reads=np.array([len(runs) - 1], np.int32),
             held=len(runs) - 1,
-            held_pages=np.array(held, np.int32),
-            kept_pages=np.array(kept, np.int32),
-            kept_rows=rows,
+            cached_blocks=np.array(held, np.int32),
+            new_blocks=np.array(kept, np.int32),
+            new_rows=rows,
         )
     )
 
 
 def test_what_one_batch_leaves_another_finds_behind_its_own():
     """Keys and values come back at the places the next batch's runs say."""
-    pages = Pages(4)
+    cache = BlockCache(4)
     key, value = (torch.randn(HEADS, TOKENS, WIDTH) for _ in range(2))
-    pages.layer(0, key, value).keep(key, value, batch(kept=(3, 1)))
+    cache.layer(0, key, value).keep(key, value, batch(kept=(3, 1)))
     then = batch(held=(3, 1))
 
-    found = pages.layer(0, key, value).behind(-key, -value, then)
+    found = cache.layer(0, key, value).behind(-key, -value, then)
 
     rows = torch.from_numpy(then.path(0))
     assert torch.equal(found[0][:, rows], key)
@@ -48,31 +48,31 @@ def test_what_one_batch_leaves_another_finds_behind_its_own():
     assert torch.equal(found[0][:, :TOKENS], -key)
 
 
-def test_the_size_of_a_page_counts_all_layers():
+def test_the_size_of_a_block_counts_all_layers():
     """Keys and values, in their dtypes, of every layer met."""
-    pages = Pages(4)
+    cache = BlockCache(4)
     key = torch.zeros(HEADS, TOKENS, WIDTH)
-    pages.layer(0, key, key)
-    pages.layer(1, key, key.bfloat16()[..., :2])
-    assert pages.page_bytes == PAGE_TOKENS * HEADS * (WIDTH * 4 + WIDTH * 4 + WIDTH * 4 + 2 * 2)
+    cache.layer(0, key, key)
+    cache.layer(1, key, key.bfloat16()[..., :2])
+    assert cache.block_bytes == BLOCK_TOKENS * HEADS * (WIDTH * 4 + WIDTH * 4 + WIDTH * 4 + 2 * 2)
 
 
-def test_a_page_that_was_never_written_is_not_read():
+def test_a_block_that_was_never_written_is_not_read():
     """A batch that rests on one that failed fails, too, instead of reading what lies there."""
-    pages = Pages(4)
-    with interface.over(batch(kept=(0,)), pages):
+    cache = BlockCache(4)
+    with interface.over(batch(kept=(0,)), cache):
         pass
-    with pytest.raises(RuntimeError, match="layer"), interface.over(batch(kept=(0, 1)), pages):
+    with pytest.raises(RuntimeError, match="layer"), interface.over(batch(kept=(0, 1)), cache):
         raise RuntimeError("a layer failed")
-    for page in (0, 1, 2):
+    for block in (0, 1, 2):
         with (
             pytest.raises(ValueError, match="never written"),
-            interface.over(batch(held=(page,)), pages),
+            interface.over(batch(held=(block,)), cache),
         ):
             pass
 
 
-def test_a_trunk_without_pages_reads_none():
+def test_a_trunk_without_blocks_reads_none():
     """A batch that asks for what isn't there is a defect of the front."""
-    with pytest.raises(ValueError, match="no pages"), interface.over(batch(kept=(0,))):
+    with pytest.raises(ValueError, match="no blocks"), interface.over(batch(kept=(0,))):
         pass
