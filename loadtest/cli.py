@@ -304,7 +304,7 @@ def growth(
     timeout_s: TimeoutS = 900.0,
     json: JsonFile = None,
 ) -> None:
-    """Time a group of n = 1, 2, 4, … 128 responses beside the forest's distinct tokens."""
+    """Time a group of n = 1, 2, 4, … 128 responses beside the prefix batch's distinct tokens."""
     with _served(checkpoint, [server]) as folder:
         if folder is None:
             raise typer.BadParameter("--checkpoint is needed: its tokens are what is counted")

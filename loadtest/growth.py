@@ -1,4 +1,4 @@
-"""How the time of a group grows with its responses, beside its forest's distinct tokens."""
+"""How the time of a group grows with its responses, beside its prefix batch's distinct tokens."""
 
 from __future__ import annotations
 

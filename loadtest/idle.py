@@ -28,7 +28,7 @@ from rich.table import Table
 from transformers import AutoModelForSequenceClassification
 
 from assay.engine import model_runner
-from assay.worker_protocol import Forest
+from assay.worker_protocol import PrefixBatch
 from loadtest import checkpoint, server
 from loadtest.texts import Generated
 
@@ -118,7 +118,7 @@ def _bare(
         score: float = model(input_ids=torch.from_numpy(ids)[None].to(device)).logits[0, 0].item()
         return score
 
-    return eager, lambda ids: own.score(Forest.unshared([ids]))
+    return eager, lambda ids: own.score(PrefixBatch.unshared([ids]))
 
 
 def _measure(

@@ -37,7 +37,7 @@ class Renderer:
 
 
 def distinct_tokens(items: Iterable[Item]) -> int:
-    """Return the number of nodes of the items' prefix tree: what a forest has to compute."""
+    """Return the number of nodes of the items' prefix tree: what a prefix batch has to compute."""
     ordered = sorted(item.ids for item in items)
     shared = sum(_common(one, other) for one, other in pairwise(ordered))
     return sum(map(len, ordered)) - shared

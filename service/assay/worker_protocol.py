@@ -150,8 +150,8 @@ def _none() -> np.ndarray:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Forest:
-    """A batch as a prefix forest: runs of tokens, each computed once, parents before children.
+class PrefixBatch:
+    """A batch as a prefix tree: runs of tokens, each computed once, parents before children.
 
     A run continues the tokens of its parent, the parent those of its own; the path from a root
     spells a sequence. Item i is read at the end of run `reads[i]`; several items may read one run,
@@ -180,7 +180,7 @@ class Forest:
 
     @classmethod
     def unshared(cls, sequences: Sequence[np.ndarray]) -> Self:
-        """Return a forest of one run a sequence, each read at its end."""
+        """Return a prefix batch of one run a sequence, each read at its end."""
         return cls(
             ids=np.concatenate([np.empty(0, np.int32), *sequences]).astype(np.int32, copy=False),
             lengths=np.fromiter(map(len, sequences), np.int32, len(sequences)),
@@ -212,7 +212,7 @@ class Batch:
 
     number: int
     model: str
-    forest: Forest
+    prefix_batch: PrefixBatch
     ends_at: float  # the part of its layers behind which `Ending` is said
 
 

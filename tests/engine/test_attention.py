@@ -1,4 +1,4 @@
-"""Attention over a packed forest against dense attention written out."""
+"""Attention over a packed prefix batch against dense attention written out."""
 
 from dataclasses import replace
 from types import SimpleNamespace
@@ -12,8 +12,8 @@ from assay.engine.attention.blocks import BLOCK
 from assay.engine.attention.interface import PackedAttention, UnsupportedAttention
 from assay.engine.attention.pattern import Pattern
 from assay.engine.block_cache import BlockCache
-from assay.engine.forest import pack
-from assay.worker_protocol import BLOCK_TOKENS, Forest
+from assay.engine.packing import pack
+from assay.worker_protocol import BLOCK_TOKENS, PrefixBatch
 
 HEADS, KV_HEADS, WIDTH = 4, 2, 16
 SCALE = WIDTH**-0.5
@@ -45,9 +45,9 @@ def inputs(rows, dtype=torch.float32, shape=(HEADS, KV_HEADS, WIDTH)):
     ]
 
 
-def forest(lengths, parents=None):
-    """Return a packed forest of such runs."""
-    runs = Forest.unshared([np.zeros(length, np.int32) for length in lengths])
+def prefix_batch(lengths, parents=None):
+    """Return a packed prefix batch of such runs."""
+    runs = PrefixBatch.unshared([np.zeros(length, np.int32) for length in lengths])
     return pack(runs if parents is None else replace(runs, parents=np.array(parents, np.int32)))
 
 
@@ -72,7 +72,7 @@ def dense(query, key, value, pattern):
 @pytest.mark.parametrize("softcap", [None, 2.0])
 def test_attention_equals_dense_attention_within_each_sequence(attend, causal, window, softcap):
     """Causal and bidirectional, with windows and soft caps, at lengths around the block size."""
-    packed = forest(LENGTHS)
+    packed = prefix_batch(LENGTHS)
     pattern = Pattern(SCALE, causal, window, softcap)
     query, key, value = inputs(len(packed.ids))
 
@@ -98,8 +98,8 @@ def test_a_shared_prefix_changes_no_bit(attend, dtype, window, prefix):
         for x, stranger in zip(inputs_alone, strangers, strict=True)
     ]
 
-    alone = attend(*inputs_alone, forest([length]), pattern)
-    out = attend(*shared, forest([prefix, other, length - prefix], [-1, 0, 0]), pattern)
+    alone = attend(*inputs_alone, prefix_batch([length]), pattern)
+    out = attend(*shared, prefix_batch([prefix, other, length - prefix], [-1, 0, 0]), pattern)
 
     assert torch.equal(torch.cat([out[:prefix], out[prefix + other :]]), alone)
 
@@ -114,11 +114,11 @@ def test_a_held_prefix_changes_no_bit(attend, dtype, window, blocks):
     query, key, value = inputs(length, dtype)
     numbers = np.random.default_rng(0).permutation(blocks + 3)[:blocks].astype(np.int32)
     memory = BlockCache(blocks + 3)
-    whole = Forest.unshared([np.zeros(length, np.int32)])
+    whole = PrefixBatch.unshared([np.zeros(length, np.int32)])
     keeping = replace(whole, new_blocks=numbers, new_rows=np.arange(held, dtype=np.int32))
     memory.layer(0, key, value).keep(key, value, pack(keeping))
     continued = replace(
-        Forest.unshared([np.zeros(length - held, np.int32)] * 2),
+        PrefixBatch.unshared([np.zeros(length - held, np.int32)] * 2),
         lengths=np.array([held, length - held - 5, 5], np.int32),
         parents=np.array([-1, 0, 1], np.int32),
         ids=np.zeros(length - held, np.int32),
@@ -126,7 +126,7 @@ def test_a_held_prefix_changes_no_bit(attend, dtype, window, blocks):
         cached_blocks=numbers,
     )
 
-    alone = attend(query, key, value, forest([length]), pattern)
+    alone = attend(query, key, value, prefix_batch([length]), pattern)
     packed = pack(continued)
     fill = len(packed.ids) - (length - held)
     own = [torch.nn.functional.pad(one[:, held:], (0, 0, 0, fill)) for one in (query, key, value)]
@@ -141,8 +141,8 @@ def test_a_chain_of_runs_changes_no_bit(attend):
     pattern = Pattern(SCALE, causal=True)
     query, key, value = inputs(sum(lengths))
 
-    alone = attend(query, key, value, forest([sum(lengths)]), pattern)
-    chain = attend(query, key, value, forest(lengths, [-1, 0, 1, 2, 3, 4]), pattern)
+    alone = attend(query, key, value, prefix_batch([sum(lengths)]), pattern)
+    chain = attend(query, key, value, prefix_batch(lengths, [-1, 0, 1, 2, 3, 4]), pattern)
 
     assert torch.equal(chain, alone)
 
@@ -154,12 +154,12 @@ def test_a_short_run_behind_a_prefix_changes_no_bit(attend, shape, threads, thre
     thread_count(threads)
     length, pattern = 230, Pattern(SCALE, causal=True)
     query, key, value = inputs(length, shape=shape)
-    alone = attend(query, key, value, forest([length]), pattern)
+    alone = attend(query, key, value, prefix_batch([length]), pattern)
 
     for prefix in (1, 7, 50, 127, 129, 200, 229):
-        cut = attend(query, key, value, forest([prefix, length - prefix], [-1, 0]), pattern)
+        cut = attend(query, key, value, prefix_batch([prefix, length - prefix], [-1, 0]), pattern)
         short = [one[:, : prefix + 1].contiguous() for one in (query, key, value)]
-        ends = attend(*short, forest([prefix + 1]), pattern)
+        ends = attend(*short, prefix_batch([prefix + 1]), pattern)
 
         assert torch.equal(cut, alone)
         assert torch.equal(ends[: prefix + 1], alone[: prefix + 1])
@@ -167,7 +167,7 @@ def test_a_short_run_behind_a_prefix_changes_no_bit(attend, shape, threads, thre
 
 def test_rows_outside_every_run_are_zero(attend):
     """Rows that fill the batch up carry nothing into later layers."""
-    out = attend(*inputs(16), forest([5]), Pattern(SCALE, causal=True))
+    out = attend(*inputs(16), prefix_batch([5]), Pattern(SCALE, causal=True))
 
     assert out[5:].abs().max() == 0
 
@@ -237,7 +237,7 @@ def test_the_installed_flash_attention_is_one_of_those_tested():
 def test_flash_attention_is_told_each_runs_own_path(monkeypatch, flash_of, pattern, parents):
     """What the GPU's kernel is asked for is what blocks compute, in each torch's own words."""
     monkeypatch.setattr(varlen, "_flash", flash_of)
-    packed = forest([200, 77, 33], parents if pattern.causal else None)
+    packed = prefix_batch([200, 77, 33], parents if pattern.causal else None)
     arguments = inputs(len(packed.ids))
 
     out = varlen.attend(*arguments, packed, pattern)
@@ -248,7 +248,7 @@ def test_flash_attention_is_told_each_runs_own_path(monkeypatch, flash_of, patte
 def test_flash_attention_does_not_cap():
     """A model with capped products must take another way."""
     with pytest.raises(ValueError, match="cap"):
-        varlen.attend(*inputs(16), forest([5]), Pattern(SCALE, causal=True, softcap=2.0))
+        varlen.attend(*inputs(16), prefix_batch([5]), Pattern(SCALE, causal=True, softcap=2.0))
 
 
 @pytest.mark.parametrize("foreign", ["attention_mask", "s_aux", "position_bias"])
@@ -257,7 +257,7 @@ def test_what_packed_attention_does_not_know_is_refused(foreign):
     options = {"attention_mask": None, foreign: torch.zeros(1)}
     arguments = [one[None] for one in inputs(16)]
 
-    with interface.over(forest([16])), pytest.raises(UnsupportedAttention):
+    with interface.over(prefix_batch([16])), pytest.raises(UnsupportedAttention):
         PackedAttention("blocks")(SimpleNamespace(is_causal=True), *arguments, **options)
 
 
@@ -265,7 +265,7 @@ def test_a_bidirectional_layer_never_shares():
     """A token that sees what follows it has another state in each sequence."""
     arguments = [one[None] for one in inputs(16)]
 
-    with interface.over(forest([8, 8], [-1, 0])), pytest.raises(ValueError, match="shared"):
+    with interface.over(prefix_batch([8, 8], [-1, 0])), pytest.raises(ValueError, match="shared"):
         PackedAttention("blocks")(SimpleNamespace(is_causal=False), *arguments, None)
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from assay.engine import batch_loop
-from assay.worker_protocol import Batch, Done, Ending, Failed, Forest, encode, encode_answer
+from assay.worker_protocol import Batch, Done, Ending, Failed, PrefixBatch, encode, encode_answer
 from tests.engine.worker_process import heard
 
 
@@ -59,8 +59,8 @@ def answers(trunk, count):
     ours, theirs = socket.socketpair()
     with ours, theirs:
         for number in range(count):
-            forest = Forest.unshared([np.array([number], np.int32)])
-            ours.sendall(b"".join(encode(Batch(number, "judge", forest, 0.8))))
+            prefix_batch = PrefixBatch.unshared([np.array([number], np.int32)])
+            ours.sendall(b"".join(encode(Batch(number, "judge", prefix_batch, 0.8))))
         ours.shutdown(socket.SHUT_WR)
         batch_loop.serve(
             {"judge": trunk}, theirs, lambda message: theirs.sendall(encode_answer(message))

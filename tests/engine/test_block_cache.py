@@ -8,8 +8,8 @@ import torch
 
 from assay.engine.attention import interface
 from assay.engine.block_cache import BlockCache
-from assay.engine.forest import pack
-from assay.worker_protocol import BLOCK_TOKENS, Forest
+from assay.engine.packing import pack
+from assay.worker_protocol import BLOCK_TOKENS, PrefixBatch
 
 HEADS, WIDTH = 2, 4
 TOKENS = 2 * BLOCK_TOKENS
@@ -21,7 +21,7 @@ def batch(*, held=(), kept=()):
     runs = [len(held) * BLOCK_TOKENS] * bool(held) + [TOKENS]
     return pack(
         replace(
-            Forest.unshared([np.zeros(TOKENS, np.int32)]),
+            PrefixBatch.unshared([np.zeros(TOKENS, np.int32)]),
             lengths=np.array(runs, np.int32),
             parents=np.arange(-1, len(runs) - 1, dtype=np.int32),
             reads=np.array([len(runs) - 1], np.int32),

@@ -20,13 +20,13 @@ import numpy as np
 import torch
 from assay.engine.attention import library, native
 from assay.engine.attention.pattern import Pattern
-from assay.engine.forest import pack
-from assay.worker_protocol import Forest
+from assay.engine.packing import pack
+from assay.worker_protocol import PrefixBatch
 
 is_made = library.is_made()
 if native.is_available(torch.device("cpu"), torch.float32):
     rows = torch.randn(2, 40, 16, generator=torch.Generator().manual_seed(1))
-    runs = pack(Forest.unshared([np.zeros(24, np.int32), np.zeros(16, np.int32)]))
+    runs = pack(PrefixBatch.unshared([np.zeros(24, np.int32), np.zeros(16, np.int32)]))
     mixed = native.attend(rows, rows, rows, runs, Pattern(scale=0.25, causal=True))
     print(is_made, mixed.numpy().tobytes().hex())
 else:

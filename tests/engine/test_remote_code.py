@@ -13,7 +13,7 @@ from assay.cards import code
 from assay.cards.card import Card
 from assay.engine import checkpoint, remote_code, trusted
 from assay.errors import CheckpointError
-from assay.worker_protocol import Forest
+from assay.worker_protocol import PrefixBatch
 from tests.engine import own_code
 from tests.fidelity import checkpoints, reference
 
@@ -80,11 +80,11 @@ def test_trusted_code_gives_its_own_numbers(plain, last):
     folder, marker = own_code.bring(plain, last=last)
 
     trunk = load(folder)
-    together = trunk.score(Forest.unshared(ids()))[:, 0]
+    together = trunk.score(PrefixBatch.unshared(ids()))[:, 0]
 
     assert marker.exists()
     assert trunk.forward == "padded"
-    assert (trunk.padded_tokens(Forest.unshared(ids())) > 0) == (last != "-1")
+    assert (trunk.padded_tokens(PrefixBatch.unshared(ids())) > 0) == (last != "-1")
     assert trunk.outputs == {"reward": 1}
     assert wanted.std() > 0.01
     assert np.abs(together - wanted).max() < reference.FLOAT32_TOLERANCE

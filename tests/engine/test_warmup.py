@@ -25,9 +25,9 @@ class Machine:
         self.now = 0.0
         self.longest = 0
 
-    def score(self, forest):
-        self.now += self.seconds(forest.tokens)
-        self.longest = max(self.longest, forest.tokens)
+    def score(self, prefix_batch):
+        self.now += self.seconds(prefix_batch.tokens)
+        self.longest = max(self.longest, prefix_batch.tokens)
 
 
 def budget(seconds):

@@ -103,8 +103,8 @@ class Served:
                 found[place] = one
         while line.items:
             batch = plan(line, BUDGET, shares=trunk.shares_prefixes, cache=cache)
-            self.computed_tokens += batch.forest.tokens
-            numbers = batch.numbers(trunk.score(batch.forest))
+            self.computed_tokens += batch.prefix_batch.tokens
+            numbers = batch.numbers(trunk.score(batch.prefix_batch))
             for work, one in zip(batch.works, numbers, strict=True):
                 found[places[work]] = one
         return [one for one in found if one is not None]

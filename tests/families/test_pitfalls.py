@@ -28,7 +28,7 @@ from assay.items import Conversation, Ids, Solution, Text
 from assay.prompts import notices
 from assay.prompts.template import Template
 from assay.scoring import items
-from assay.worker_protocol import Forest
+from assay.worker_protocol import PrefixBatch
 from tests.families import attributes, contrast, layout, pairwise, process, scalar, tokenizers
 from tests.families.layout import TALK, encode, hidden, logits, read
 from tests.families.serving import Served
@@ -42,7 +42,7 @@ ELSEWHERE = {
     4: [FAMILIES],  # athene, internlm2: appended to each item, read there in any company
     5: [
         f"{FIDELITY}::test_the_padding_side_of_the_tokenizer_is_ignored",
-        "tests/engine/test_forest.py::test_runs_stand_end_to_end_with_positions_of_their_own",
+        "tests/engine/test_packing.py::test_runs_stand_end_to_end_with_positions_of_their_own",
     ],
     7: [
         f"{TEMPLATE}::test_a_conversation_starts_with_exactly_one_bos",
@@ -67,7 +67,7 @@ ELSEWHERE = {
     20: [f"{FIDELITY}::test_an_item_has_the_same_bits_twice_and_among_five_hundred_others"],
     22: ["tests/engine/test_checkpoint.py::test_a_missing_tensor_stops_the_start_with_its_name"],
     23: ["tests/http/test_score.py::test_scores_are_raw_unless_a_sigmoid_is_asked_for"],
-    27: ["tests/engine/test_forest.py::test_runs_stand_end_to_end_with_positions_of_their_own"],
+    27: ["tests/engine/test_packing.py::test_runs_stand_end_to_end_with_positions_of_their_own"],
     29: [FAMILIES],  # armorm, qrm: of several answers the last one's beginning
     30: [FAMILIES],  # beaver-cost
     31: [
@@ -577,7 +577,7 @@ def test_17_a_card_s_head_is_float32_above_a_bfloat16_trunk(make):
     trunk.verify()
     ids = rendered(Template(folder, card), said("Name a prime.", "Seven.")).ids
 
-    (found,) = trunk.score(Forest.unshared([ids]))
+    (found,) = trunk.score(PrefixBatch.unshared([ids]))
 
     weights, _ = read(folder)
     own = transformers.LlamaModel.from_pretrained(

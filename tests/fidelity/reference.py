@@ -15,7 +15,7 @@ from assay.cards.card import Card
 from assay.engine import model_runner as trunks
 from assay.scheduling.planner import ModelQueue, RequestFlow, WorkItem, plan
 from assay.scheduling.prefix_cache import PrefixCache
-from assay.worker_protocol import Forest
+from assay.worker_protocol import PrefixBatch
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -86,14 +86,14 @@ def _lift_head(model: transformers.PreTrainedModel, folder: Path) -> None:
             parameter.data = stored[f"{path}.{name}"].float()
 
 
-def _scores(trunk: trunks.ModelRunner, batch: Forest) -> np.ndarray:
+def _scores(trunk: trunks.ModelRunner, batch: PrefixBatch) -> np.ndarray:
     """Return the one number that each item of a batch has."""
     return trunk.score(batch)[:, 0]
 
 
 def alone(trunk: trunks.ModelRunner, items: Sequence[np.ndarray]) -> np.ndarray:
     """Return Assay's score of each item in a batch of its own."""
-    return np.concatenate([_scores(trunk, Forest.unshared([ids])) for ids in items])
+    return np.concatenate([_scores(trunk, PrefixBatch.unshared([ids])) for ids in items])
 
 
 def together(
@@ -104,7 +104,7 @@ def together(
     scores = np.empty(len(items))
     for start in range(0, len(items), size):
         places = order[start : start + size]
-        scores[places] = _scores(trunk, Forest.unshared([items[place] for place in places]))
+        scores[places] = _scores(trunk, PrefixBatch.unshared([items[place] for place in places]))
     return scores
 
 
@@ -112,7 +112,7 @@ def shared(
     trunk: trunks.ModelRunner, prefix: np.ndarray, items: Sequence[np.ndarray]
 ) -> np.ndarray:
     """Return Assay's scores of items behind a prefix that is computed once."""
-    runs = Forest.unshared([prefix, *items])
+    runs = PrefixBatch.unshared([prefix, *items])
     parents = np.where(np.arange(len(items) + 1) == 0, -1, 0).astype(np.int32)
     return _scores(trunk, replace(runs, parents=parents, reads=runs.reads[1:]))
 
@@ -133,9 +133,9 @@ def kept(
         for work in works:
             line.add(work, 0.0)
         batch = plan(line, 1 << 20, shares=True, cache=cache)
-        found = dict(zip(batch.works, _scores(trunk, batch.forest), strict=True))
+        found = dict(zip(batch.works, _scores(trunk, batch.prefix_batch), strict=True))
         scores += [found[work] for work in works]
-        computed += batch.forest.tokens
+        computed += batch.prefix_batch.tokens
     return np.array(scores), computed
 
 

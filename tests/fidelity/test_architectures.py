@@ -12,7 +12,7 @@ from assay.cards.card import Card
 from assay.cards.positions import stated_tokens
 from assay.engine import checkpoint
 from assay.engine import model_runner as trunks
-from assay.worker_protocol import Forest
+from assay.worker_protocol import PrefixBatch
 from tests.fidelity import checkpoints, reference, texts
 
 ITEMS = texts.generated(24, longest_words=60)
@@ -228,7 +228,9 @@ def test_a_pass_says_once_that_it_comes_to_its_end(folder, name):
     """So that the next batch is sent while this one still runs."""
     said = []
 
-    reference.load(folder(name)).launch(Forest.unshared(ITEMS[:3]), lambda: said.append(name), 0.8)
+    reference.load(folder(name)).launch(
+        PrefixBatch.unshared(ITEMS[:3]), lambda: said.append(name), 0.8
+    )
 
     assert said == [name]
 
@@ -266,7 +268,7 @@ def test_positions_that_depend_on_the_batch_bound_an_item(folder, name):
 
     assert trunk.max_tokens == 64
     items = [item[:64] for item in ITEMS]
-    scores = trunk.score(Forest.unshared(items))[:, 0]
+    scores = trunk.score(PrefixBatch.unshared(items))[:, 0]
     assert np.abs(scores - reference.eager(path, items)).max() <= reference.FLOAT32_TOLERANCE
 
 
@@ -278,7 +280,7 @@ def test_stretched_positions_are_eager_s_up_to_what_the_config_states(folder, ki
     trunk = reference.load(path)
     items = [np.tile(item, 60)[:256] for item in ITEMS[:3]]
 
-    scores = trunk.score(Forest.unshared([*items, *ITEMS]))[:3, 0]
+    scores = trunk.score(PrefixBatch.unshared([*items, *ITEMS]))[:3, 0]
 
     assert stated_tokens(json.loads((path / "config.json").read_text())) == 256
     assert trunk.max_tokens is None
@@ -300,7 +302,8 @@ def test_the_pad_id_never_moves_the_reading_position(folder, pad):
     items = [np.append(ITEMS[0], [2]), np.append(ITEMS[1], [2, 2]), ITEMS[2]]
     expected = reference.eager(folder("qwen2", pad_token_id=None), items)
 
-    scores = reference.load(folder("qwen2", pad_token_id=pad)).score(Forest.unshared(items))[:, 0]
+    trunk = reference.load(folder("qwen2", pad_token_id=pad))
+    scores = trunk.score(PrefixBatch.unshared(items))[:, 0]
 
     assert np.abs(scores - expected).max() <= reference.FLOAT32_TOLERANCE
 
@@ -311,7 +314,7 @@ def test_padding_within_an_encoder_s_item_counts_as_in_eager(folder, name):
     items = [np.concatenate([ITEMS[0][:5], [0], ITEMS[0][5:], [0, 0]]), ITEMS[1], ITEMS[2] * 0]
     items = [item.astype(np.int32) for item in items]
 
-    scores = reference.load(folder(name)).score(Forest.unshared(items))[:, 0]
+    scores = reference.load(folder(name)).score(PrefixBatch.unshared(items))[:, 0]
 
     expected = reference.eager(folder(name), items)
     assert np.abs(scores - expected).max() <= reference.FLOAT32_TOLERANCE
@@ -357,10 +360,10 @@ def test_an_item_has_the_same_bits_twice_and_among_five_hundred_others():
     path = texts.embedded() / "starter" / "member-1"
     for dtype in (torch.float32, torch.bfloat16):
         trunk = reference.load(path, dtype)
-        single = trunk.score(Forest.unshared([items[0]]))[0, 0]
+        single = trunk.score(PrefixBatch.unshared([items[0]]))[0, 0]
 
-        twice = trunk.score(Forest.unshared([items[0], items[0]]))[:, 0]
-        among = trunk.score(Forest.unshared([*items[1:], items[0]]))[:, 0]
+        twice = trunk.score(PrefixBatch.unshared([items[0], items[0]]))[:, 0]
+        among = trunk.score(PrefixBatch.unshared([*items[1:], items[0]]))[:, 0]
 
         assert twice.tolist() == [single, single]
         assert among[-1] == single

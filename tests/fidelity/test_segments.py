@@ -8,7 +8,7 @@ import torch
 import transformers
 
 from assay.engine import model_runner as trunks
-from assay.worker_protocol import Forest
+from assay.worker_protocol import PrefixBatch
 from tests.fidelity import checkpoints, reference
 
 SMALL = {**checkpoints.SMALL, **checkpoints.POSITIONS, "type_vocab_size": 2}
@@ -47,7 +47,7 @@ def make(folder, forward, name):
 
 def batch(items, segments):
     """Return items with their segment ids as one batch."""
-    return replace(Forest.unshared(items), segments=np.concatenate(segments))
+    return replace(PrefixBatch.unshared(items), segments=np.concatenate(segments))
 
 
 @torch.inference_mode()

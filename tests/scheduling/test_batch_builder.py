@@ -21,16 +21,18 @@ class Memory:
     def __init__(self):
         self.blocks = {}
 
-    def run(self, forest):
+    def run(self, prefix_batch):
         """Do what a device does; return each item's tokens, as its keys and values spell them."""
-        held_tokens = forest.lengths[: forest.held].sum()
-        assert held_tokens == BLOCK_TOKENS * len(forest.cached_blocks)
-        blocks, runs = iter(forest.cached_blocks.tolist()), iter(forest.runs())
+        held_tokens = prefix_batch.lengths[: prefix_batch.held].sum()
+        assert held_tokens == BLOCK_TOKENS * len(prefix_batch.cached_blocks)
+        blocks, runs = iter(prefix_batch.cached_blocks.tolist()), iter(prefix_batch.runs())
         paths, rows = [], []
-        for run, (length, parent) in enumerate(zip(forest.lengths, forest.parents, strict=True)):
+        for run, (length, parent) in enumerate(
+            zip(prefix_batch.lengths, prefix_batch.parents, strict=True)
+        ):
             assert parent < run
             path = list(paths[parent]) if parent >= 0 else []
-            if run < forest.held:
+            if run < prefix_batch.held:
                 for _ in range(length // BLOCK_TOKENS):
                     held = self.blocks[next(blocks)]
                     assert held[: len(path)] == path
@@ -41,16 +43,16 @@ class Memory:
                     path = [*path, token]
                     rows.append(path)
             paths.append(path)
-        kept = forest.new_rows.reshape(-1, BLOCK_TOKENS).tolist()
-        assert not set(forest.new_blocks.tolist()) & set(forest.cached_blocks.tolist())
-        for block, places in zip(forest.new_blocks.tolist(), kept, strict=True):
+        kept = prefix_batch.new_rows.reshape(-1, BLOCK_TOKENS).tolist()
+        assert not set(prefix_batch.new_blocks.tolist()) & set(prefix_batch.cached_blocks.tolist())
+        for block, places in zip(prefix_batch.new_blocks.tolist(), kept, strict=True):
             last = rows[places[-1]]
             assert len(last) % BLOCK_TOKENS == 0
             assert [rows[place] for place in places] == [
                 last[: len(last) - after] for after in reversed(range(BLOCK_TOKENS))
             ]
             self.blocks[block] = last
-        return [paths[run] for run in forest.reads]
+        return [paths[run] for run in prefix_batch.reads]
 
 
 def waiting(*texts, scope=""):
@@ -71,7 +73,7 @@ def run_all(line, cache, memory, budget=10_000):
     batches = []
     while line.items:
         batch = plan(line, budget, shares=True, cache=cache)
-        assert memory.run(batch.forest) == [work.ids.tolist() for work in batch.works]
+        assert memory.run(batch.prefix_batch) == [work.ids.tolist() for work in batch.works]
         batches.append(batch)
     return batches
 
@@ -86,10 +88,10 @@ def test_blocks_hold_what_they_are_read_for(rounds, budget, blocks):
     cache, memory = PrefixCache(blocks), Memory()
     for texts in rounds:
         for batch in run_all(waiting(*texts), cache, memory, budget):
-            assert batch.forest.tokens <= budget or len(batch.works) == 1
+            assert batch.prefix_batch.tokens <= budget or len(batch.works) == 1
             assert len(cache) <= blocks
             parts = batch.computed_tokens()
-            assert abs(sum(parts) - batch.forest.tokens) < 1e-6
+            assert abs(sum(parts) - batch.prefix_batch.tokens) < 1e-6
             assert all(part > 0 for part in parts)
 
 
@@ -115,7 +117,7 @@ def test_with_room_for_all_nothing_is_computed_twice(rounds):
         run_all(waiting(*texts), cache, memory)
         for text in texts:
             (batch,) = run_all(waiting(text), cache, memory)
-            assert batch.forest.tokens == (len(text) - 1) % BLOCK_TOKENS + 1
+            assert batch.prefix_batch.tokens == (len(text) - 1) % BLOCK_TOKENS + 1
 
 
 def test_a_group_that_is_split_over_batches_computes_its_prompt_once():
@@ -124,8 +126,8 @@ def test_a_group_that_is_split_over_batches_computes_its_prompt_once():
     texts = [response(PROMPT, token) for token in range(10, 16)]
     batches = run_all(waiting(*texts), cache, Memory(), budget=64 + 2 * 26)
     assert [len(batch.works) for batch in batches] == [2, 4]
-    assert [batch.forest.tokens for batch in batches] == [70 + 2 * 20, 6 + 4 * 20]
-    assert batches[1].forest.lengths.tolist() == [64, 6, 20, 20, 20, 20]
+    assert [batch.prefix_batch.tokens for batch in batches] == [70 + 2 * 20, 6 + 4 * 20]
+    assert batches[1].prefix_batch.lengths.tolist() == [64, 6, 20, 20, 20, 20]
     assert batches[1].shared_tokens == 4 * 90 - 86
 
 
@@ -136,7 +138,7 @@ def test_a_growing_solution_computes_its_steps():
     computed = []
     for length in (50, 80, 120, 200):
         (batch,) = run_all(waiting(text[:length]), cache, memory)
-        computed.append(batch.forest.tokens)
+        computed.append(batch.prefix_batch.tokens)
     held = [before // BLOCK_TOKENS * BLOCK_TOKENS for before in (0, 50, 80, 120)]
     assert computed == [50, 80 - held[1], 120 - held[2], 200 - held[3]]
 
@@ -147,9 +149,9 @@ def test_who_ends_where_another_goes_on_is_read_all_the_same():
     blocks = ids(2 * BLOCK_TOKENS)
     run_all(waiting(response(blocks, 7)), cache, memory)
     (batch,) = run_all(waiting(blocks, response(blocks, 8)), cache, memory)
-    assert batch.forest.lengths.tolist() == [BLOCK_TOKENS, BLOCK_TOKENS, BLOCK_TOKENS, 20]
-    assert batch.forest.parents.tolist() == [-1, 0, 0, 1]
-    assert batch.forest.tokens == BLOCK_TOKENS + 20
+    assert batch.prefix_batch.lengths.tolist() == [BLOCK_TOKENS, BLOCK_TOKENS, BLOCK_TOKENS, 20]
+    assert batch.prefix_batch.parents.tolist() == [-1, 0, 0, 1]
+    assert batch.prefix_batch.tokens == BLOCK_TOKENS + 20
 
 
 def test_what_a_batch_reads_does_not_give_way_to_what_it_writes():
@@ -158,8 +160,8 @@ def test_what_a_batch_reads_does_not_give_way_to_what_it_writes():
     text = ids(4 * BLOCK_TOKENS)
     run_all(waiting(text), cache, memory)
     (batch,) = run_all(waiting(response(text, 7, 100)), cache, memory)
-    assert len(batch.forest.cached_blocks) == 4
-    assert len(batch.forest.new_blocks) == 0
+    assert len(batch.prefix_batch.cached_blocks) == 4
+    assert len(batch.prefix_batch.new_blocks) == 0
 
 
 def test_a_second_try_reads_and_leaves_nothing():
@@ -169,5 +171,5 @@ def test_a_second_try_reads_and_leaves_nothing():
     line = ModelQueue(lambda _: False, count())
     line.put_back(WorkItem(PROMPT, RequestFlow(), goes_alone=True))
     (batch,) = run_all(line, cache, memory)
-    assert (batch.forest.held, batch.forest.tokens) == (0, 70)
-    assert len(batch.forest.new_blocks) == 0
+    assert (batch.prefix_batch.held, batch.prefix_batch.tokens) == (0, 70)
+    assert len(batch.prefix_batch.new_blocks) == 0

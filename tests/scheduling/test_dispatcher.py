@@ -127,9 +127,9 @@ class Device:
         await self._site.is_open.wait()
         self._unanswered -= 1
         batch, self._running = self._running, None
-        runs = batch.forest.runs()
-        items = [int(runs[run - batch.forest.held][0]) for run in batch.forest.reads]
-        self._site.held.append(len(batch.forest.cached_blocks))
+        runs = batch.prefix_batch.runs()
+        items = [int(runs[run - batch.prefix_batch.held][0]) for run in batch.prefix_batch.reads]
+        self._site.held.append(len(batch.prefix_batch.cached_blocks))
         self._site.batches.append(items)
         if ENDLESS in items or (ENDLESS_ONCE in items and not self._site.has_died_once):
             self._site.has_died_once = True
@@ -138,7 +138,7 @@ class Device:
         return self._run(batch, items)
 
     def _run(self, batch, items):
-        if batch.forest.tokens > self._site.memory_tokens:
+        if batch.prefix_batch.tokens > self._site.memory_tokens:
             return Failed(batch.number, "OutOfMemoryError", out_of_memory=True)
         if POISON_TOGETHER in items and len(items) > 1:
             return Failed(batch.number, "RuntimeError")

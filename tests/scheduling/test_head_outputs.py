@@ -31,28 +31,33 @@ class Device:
     def __init__(self):
         self._blocks = {}  # number -> the tokens up to its end, since keys depend on those
 
-    def run(self, forest, *, fails=False):
+    def run(self, prefix_batch, *, fails=False):
         """Return (rows read, 2) of a batch; what it was to leave isn't there if it fails."""
-        for block in forest.new_blocks.tolist():
+        for block in prefix_batch.new_blocks.tolist():
             self._blocks.pop(block, None)
-        blocks, runs = iter(forest.cached_blocks.tolist()), iter(forest.runs())
+        blocks, runs = iter(prefix_batch.cached_blocks.tolist()), iter(prefix_batch.runs())
         paths, rows = [], []
-        for run, (length, parent) in enumerate(zip(forest.lengths, forest.parents, strict=True)):
+        for run, (length, parent) in enumerate(
+            zip(prefix_batch.lengths, prefix_batch.parents, strict=True)
+        ):
             path = paths[parent] if parent >= 0 else ()
-            for _ in range(length // BLOCK_TOKENS if run < forest.held else 0):
+            for _ in range(length // BLOCK_TOKENS if run < prefix_batch.held else 0):
                 path = self._block(next(blocks), path)
-            for token in next(runs).tolist() if run >= forest.held else ():
+            for token in next(runs).tolist() if run >= prefix_batch.held else ():
                 path = (*path, token)
                 rows.append(path)
             paths.append(path)
         if fails:
             raise Failure
-        kept = forest.new_rows.reshape(-1, BLOCK_TOKENS).tolist()
-        for block, places in zip(forest.new_blocks.tolist(), kept, strict=True):
+        kept = prefix_batch.new_rows.reshape(-1, BLOCK_TOKENS).tolist()
+        for block, places in zip(prefix_batch.new_blocks.tolist(), kept, strict=True):
             self._blocks[block] = rows[places[-1]]
-        places = forest.marks.tolist()
+        places = prefix_batch.marks.tolist()
         return np.array(
-            [number(rows[at], after) for at, after in zip(places, forest.next_ids, strict=True)]
+            [
+                number(rows[at], after)
+                for at, after in zip(places, prefix_batch.next_ids, strict=True)
+            ]
         ).reshape(-1, 2)
 
     def _block(self, block, before):
@@ -71,9 +76,9 @@ class Side(Device):
         super().__init__()
         self._joined = joined
 
-    def run(self, forest, *, fails=False):
+    def run(self, prefix_batch, *, fails=False):
         """Return (rows read / joined, 2 joined)."""
-        return super().run(forest, fails=fails).reshape(-1, 2 * self._joined)
+        return super().run(prefix_batch, fails=fails).reshape(-1, 2 * self._joined)
 
 
 def number(path, following):
@@ -146,7 +151,7 @@ class Run:
         """Check what the oldest batch gave its items; after a failure each goes again, alone."""
         place, batch = self._in_flight.popleft()
         try:
-            read = self._device.run(batch.forest, fails=place in self._failing)
+            read = self._device.run(batch.prefix_batch, fails=place in self._failing)
         except Failure:
             if self._cache is not None:
                 self._cache.clear()
@@ -211,7 +216,7 @@ def test_what_was_read_before_is_not_read_again(data):
         run.add([WorkItem(work.ids, RequestFlow(), marks=work.marks)])
         run.all()
         computed = (len(work.ids) - 1) % BLOCK_TOKENS + 1
-        assert run.batches[-1].forest.tokens == computed
+        assert run.batches[-1].prefix_batch.tokens == computed
 
 
 def test_a_batch_may_have_nothing_left_to_read():
@@ -221,8 +226,8 @@ def test_a_batch_may_have_nothing_left_to_read():
     for _ in range(2):
         run.add([at(text, 3, 12)])
         run.all()
-    assert [len(batch.forest.marks) for batch in run.batches] == [2, 0]
-    assert [batch.forest.tokens for batch in run.batches] == [36, 4]
+    assert [len(batch.prefix_batch.marks) for batch in run.batches] == [2, 0]
+    assert [batch.prefix_batch.tokens for batch in run.batches] == [36, 4]
 
 
 def test_a_block_without_a_reading_is_computed_again():
@@ -232,7 +237,7 @@ def test_a_block_without_a_reading_is_computed_again():
     for place in (20, 9, 20):
         run.add([at(text, place)])
         run.all()
-    assert [batch.forest.tokens for batch in run.batches] == [36, 36 - BLOCK_TOKENS, 36 - 16]
+    assert [batch.prefix_batch.tokens for batch in run.batches] == [36, 36 - BLOCK_TOKENS, 36 - 16]
 
 
 def test_an_item_that_lacks_a_reading_of_a_block_in_use_goes_next():
@@ -252,7 +257,7 @@ def test_items_of_one_text_share_the_row_they_are_both_read_at():
     run.add([at(PROMPT, 3, 9), at(PROMPT, 9, 3), at(PROMPT, 9)])
     run.all()
     (batch,) = run.batches
-    assert len(batch.forest.marks) == 2
+    assert len(batch.prefix_batch.marks) == 2
 
 
 def test_a_failed_batch_takes_no_readings_of_older_blocks_with_it():
@@ -281,7 +286,7 @@ def test_an_item_without_marks_beside_others_is_read_at_its_end():
 
     batch = plan(line, 100, shares=True)
 
-    assert batch.forest.marks.tolist() == [3, len(PROMPT) - 1]
+    assert batch.prefix_batch.marks.tolist() == [3, len(PROMPT) - 1]
     first, second = batch.numbers(np.array([[0.25], [0.5]]))
     assert (first.tolist(), second.tolist()) == ([[0.25]], [[0.5]])
 

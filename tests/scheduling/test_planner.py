@@ -53,13 +53,13 @@ def batches(waiting, budget=BUDGET, *, shares=True):
     return taken
 
 
-def spelled(forest):
-    """Return the tokens of each item of a forest, along its path of runs."""
+def spelled(prefix_batch):
+    """Return the tokens of each item of a prefix batch, along its path of runs."""
     paths = []
-    for run, parent in zip(forest.runs(), forest.parents.tolist(), strict=True):
+    for run, parent in zip(prefix_batch.runs(), prefix_batch.parents.tolist(), strict=True):
         assert parent < len(paths)
         paths.append((paths[parent] if parent >= 0 else []) + run.tolist())
-    return [paths[run] for run in forest.reads]
+    return [paths[run] for run in prefix_batch.reads]
 
 
 @given(REQUESTS, BUDGETS, st.booleans())
@@ -80,8 +80,8 @@ def test_each_items_runs_spell_its_tokens(requests, budget, shares):
     waiting = line()
     put_all(waiting, requests)
     for batch in batches(waiting, budget, shares=shares):
-        assert spelled(batch.forest) == [work.ids.tolist() for work in batch.works]
-        assert batch.forest.lengths.min() >= 1
+        assert spelled(batch.prefix_batch) == [work.ids.tolist() for work in batch.works]
+        assert batch.prefix_batch.lengths.min() >= 1
 
 
 @given(REQUESTS, BUDGETS, st.booleans())
@@ -90,7 +90,7 @@ def test_a_batch_keeps_the_budget_of_computed_tokens(requests, budget, shares):
     waiting = line()
     put_all(waiting, requests)
     for batch in batches(waiting, budget, shares=shares):
-        assert batch.forest.tokens <= budget or len(batch.works) == 1
+        assert batch.prefix_batch.tokens <= budget or len(batch.works) == 1
 
 
 @given(REQUESTS, BUDGETS)
@@ -100,7 +100,9 @@ def test_no_two_sibling_runs_begin_alike(requests, budget):
     put_all(waiting, requests)
     for batch in batches(waiting, budget):
         siblings = {}
-        for run, parent in zip(batch.forest.runs(), batch.forest.parents.tolist(), strict=True):
+        for run, parent in zip(
+            batch.prefix_batch.runs(), batch.prefix_batch.parents.tolist(), strict=True
+        ):
             siblings.setdefault(parent, []).append(run)
         for runs in siblings.values():
             assert all(in_common(*pair) < BLOCK_TOKENS for pair in combinations(runs, 2))
@@ -112,8 +114,8 @@ def test_a_model_that_does_not_share_gets_a_run_an_item(requests, budget):
     waiting = line()
     put_all(waiting, requests)
     for batch in batches(waiting, budget, shares=False):
-        assert batch.forest.parents.tolist() == [-1] * len(batch.works)
-        assert batch.forest.tokens == sum(work.tokens for work in batch.works)
+        assert batch.prefix_batch.parents.tolist() == [-1] * len(batch.works)
+        assert batch.prefix_batch.tokens == sum(work.tokens for work in batch.works)
         assert batch.shared_tokens == 0
 
 
@@ -124,7 +126,7 @@ def test_the_items_parts_add_up_to_what_was_computed(requests, budget):
     put_all(waiting, requests)
     for batch in batches(waiting, budget):
         parts = batch.computed_tokens()
-        assert sum(parts) == pytest.approx(batch.forest.tokens)
+        assert sum(parts) == pytest.approx(batch.prefix_batch.tokens)
         for part, work in zip(parts, batch.works, strict=True):
             assert 0 < part <= work.tokens + 1e-9
 
@@ -184,9 +186,9 @@ def test_a_group_from_many_requests_goes_together():
         put(waiting, response(OTHER, token))
     first, second = batches(waiting, budget=64 + 4 * 20)
     assert {in_common(work.ids, PROMPT) for work in first.works} == {64}
-    assert (first.forest.tokens, second.forest.tokens) == (144, 144)
-    assert first.forest.lengths.tolist() == [64, 20, 20, 20, 20]
-    assert first.forest.parents.tolist() == [-1, 0, 0, 0, 0]
+    assert (first.prefix_batch.tokens, second.prefix_batch.tokens) == (144, 144)
+    assert first.prefix_batch.lengths.tolist() == [64, 20, 20, 20, 20]
+    assert first.prefix_batch.parents.tolist() == [-1, 0, 0, 0, 0]
     assert first.computed_tokens() == [64 / 4 + 20] * 4
     assert first.shared_tokens == 3 * 64
 
@@ -201,7 +203,7 @@ def test_items_of_another_scope_are_no_candidates():
     batch = plan(waiting, 1000, shares=True)
     assert [work.ids[-1] for work in batch.works] == [7, 9, 1, 8]
     assert batch.computed_tokens() == [52, 52, 20, 84]
-    assert batch.forest.tokens == 64 + 2 * 20 + 20 + 84
+    assert batch.prefix_batch.tokens == 64 + 2 * 20 + 20 + 84
 
 
 def test_a_run_ends_at_the_last_common_token():
@@ -209,7 +211,7 @@ def test_a_run_ends_at_the_last_common_token():
     waiting = line()
     put(waiting, *(response(ids(70), token) for token in (7, 8, 9)))
     (batch,) = batches(waiting)
-    assert batch.forest.lengths.tolist() == [70, 20, 20, 20]
+    assert batch.prefix_batch.lengths.tolist() == [70, 20, 20, 20]
 
 
 def test_growing_prefixes_are_a_chain():
@@ -217,9 +219,9 @@ def test_growing_prefixes_are_a_chain():
     waiting = line()
     put(waiting, *(ids(70)[:length] for length in (33, 70, 50)))
     (batch,) = batches(waiting)
-    assert batch.forest.lengths.tolist() == [33, 17, 20]
-    assert batch.forest.parents.tolist() == [-1, 0, 1]
-    assert batch.forest.reads.tolist() == [0, 2, 1]
+    assert batch.prefix_batch.lengths.tolist() == [33, 17, 20]
+    assert batch.prefix_batch.parents.tolist() == [-1, 0, 1]
+    assert batch.prefix_batch.reads.tolist() == [0, 2, 1]
 
 
 def test_equal_items_are_read_from_one_run():
@@ -228,7 +230,7 @@ def test_equal_items_are_read_from_one_run():
     put(waiting, PROMPT)
     put(waiting, PROMPT)
     (batch,) = batches(waiting)
-    assert (batch.forest.tokens, batch.forest.reads.tolist()) == (64, [0, 0])
+    assert (batch.prefix_batch.tokens, batch.prefix_batch.reads.tolist()) == (64, [0, 0])
     assert batch.computed_tokens() == [32, 32]
 
 
@@ -324,7 +326,7 @@ def test_a_batch_shares_across_priorities():
     waiting = line()
     put(waiting, response(PROMPT, 10), is_batch=True)
     put(waiting, response(PROMPT, 11))
-    assert plan(waiting, BUDGET, shares=True).forest.tokens == 64 + 20 + 20
+    assert plan(waiting, BUDGET, shares=True).prefix_batch.tokens == 64 + 20 + 20
 
 
 def test_candidates_who_left_are_not_taken():
@@ -376,5 +378,5 @@ def test_the_budget_may_be_used_to_the_last_token():
 def test_nothing_waiting_is_an_empty_plan():
     """An empty line gives a batch of no tokens."""
     drafted = plan(line(), 100, shares=True)
-    assert (drafted.works, drafted.forest.runs(), drafted.forest.tokens) == ((), [], 0)
+    assert (drafted.works, drafted.prefix_batch.runs(), drafted.prefix_batch.tokens) == ((), [], 0)
     assert drafted.computed_tokens() == []

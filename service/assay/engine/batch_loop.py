@@ -73,7 +73,9 @@ def launch(
     """Start a batch, and say when it comes to an end; an exception fails it, not the process."""
     begin = time.perf_counter()
     try:
-        numbers = trunk.launch(batch.forest, lambda: send(Ending(batch.number)), batch.ends_at)
+        numbers = trunk.launch(
+            batch.prefix_batch, lambda: send(Ending(batch.number)), batch.ends_at
+        )
     except Exception as error:  # noqa: BLE001  whatever a forward pass raises
         return _failed(batch, error)
     return Launched(trunk, batch, numbers, begin)
@@ -86,7 +88,7 @@ def read(launched: Launched) -> Done | Failed:
         numbers = launched.numbers.double().cpu().numpy()
     except Exception as error:  # noqa: BLE001  a device reports here what went wrong meanwhile
         return _failed(batch, error)
-    padding = launched.trunk.padded_tokens(batch.forest)
+    padding = launched.trunk.padded_tokens(batch.prefix_batch)
     passed_s = time.perf_counter() - launched.begin
     return Done.of(batch.number, numbers, passed_s, padding, _device_bytes(launched.numbers.device))
 

@@ -16,7 +16,7 @@ import torch
 from assay.worker_protocol import BLOCK_TOKENS
 
 if TYPE_CHECKING:
-    from assay.engine.forest import Packed
+    from assay.engine.packing import PackedBatch
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -27,7 +27,7 @@ class Layer:
     values: torch.Tensor  # (slots, kv_heads, value width)
 
     def behind(
-        self, key: torch.Tensor, value: torch.Tensor, packed: Packed
+        self, key: torch.Tensor, value: torch.Tensor, packed: PackedBatch
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Return a batch's keys and values with those of its held runs behind them.
 
@@ -39,7 +39,7 @@ class Layer:
             torch.cat([value, self.values[slots].transpose(0, 1)], dim=1),
         )
 
-    def keep(self, key: torch.Tensor, value: torch.Tensor, packed: Packed) -> None:
+    def keep(self, key: torch.Tensor, value: torch.Tensor, packed: PackedBatch) -> None:
         """Copy what a batch is to leave behind."""
         rows = torch.from_numpy(packed.new_rows).to(key.device, non_blocking=True)
         slots = torch.from_numpy(packed.new_slots).to(key.device, non_blocking=True).long()
@@ -72,7 +72,7 @@ class BlockCache:
             )
         return self._layers[number]
 
-    def open(self, packed: Packed) -> None:
+    def open(self, packed: PackedBatch) -> None:
         """Begin a batch: what it is to write counts as unwritten until `close`.
 
         Raises:
@@ -82,6 +82,6 @@ class BlockCache:
         if not self._is_written[packed.cached_slots // BLOCK_TOKENS].all():
             raise ValueError("a block that the batch reads was never written")
 
-    def close(self, packed: Packed) -> None:
+    def close(self, packed: PackedBatch) -> None:
         """End a batch that went well."""
         self._is_written[packed.new_slots // BLOCK_TOKENS] = True

@@ -23,13 +23,13 @@ from assay.engine import (
     checkpoint,
     compilation,
     faults,
-    forest,
+    packing,
     readout,
 )
 from assay.engine.attention import interface
 from assay.engine.block_cache import BlockCache
 from assay.errors import CheckpointError
-from assay.worker_protocol import BLOCK_TOKENS, Forest, Inputs
+from assay.worker_protocol import BLOCK_TOKENS, Inputs, PrefixBatch
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
     import transformers
 
-    from assay.engine.forest import Packed
+    from assay.engine.packing import PackedBatch
     from assay.engine.readout import Readout
 
 Forward = Literal["packed", "padded"]
@@ -124,7 +124,7 @@ class ModelRunner:
 
     @torch.inference_mode()
     def launch(
-        self, batch: Forest, on_ending: Callable[[], None] = lambda: None, part: float = 0.0
+        self, batch: PrefixBatch, on_ending: Callable[[], None] = lambda: None, part: float = 0.0
     ) -> torch.Tensor:
         """Return the heads' numbers, (items or marks, outputs), which may still be computed.
 
@@ -138,14 +138,14 @@ class ModelRunner:
         on_ending()
         return self._score_padded(batch)
 
-    def score(self, batch: Forest) -> np.ndarray:
+    def score(self, batch: PrefixBatch) -> np.ndarray:
         """Return the heads' numbers, (items or marks, outputs) float64; see `launch`."""
         return self.launch(batch).double().cpu().numpy()
 
-    def padded_tokens(self, batch: Forest) -> int:
+    def padded_tokens(self, batch: PrefixBatch) -> int:
         """Return how many tokens of padding a batch computes."""
         if self.forward == "packed":
-            return -batch.tokens % forest.ROWS
+            return -batch.tokens % packing.ROWS
         return int((-batch.lengths % BUCKET).sum())
 
     @torch.inference_mode()
@@ -230,7 +230,7 @@ class ModelRunner:
         count = min(_SHARED_TOKENS, len(sequence) - 1, len(branch) - 1) // BLOCK_TOKENS
         if not self.shares_prefixes or not count:
             return
-        before = torch.from_numpy(self.score(Forest.unshared([sequence, branch]))).float()
+        before = torch.from_numpy(self.score(PrefixBatch.unshared([sequence, branch]))).float()
         first, then = _continued(sequence, branch, count)
         tried = self.block_cache = BlockCache(count)
         self.score(first)
@@ -249,7 +249,7 @@ class ModelRunner:
         """Return by how much the trunk's own scores may move when it shares, keeps or compiles."""
         return _TOLERANCE_OF_ITSELF if self.dtype == torch.float32 else self._tolerance(before)
 
-    def _gap(self, batch: Forest, expected: torch.Tensor, *, doing: str = "run") -> float:
+    def _gap(self, batch: PrefixBatch, expected: torch.Tensor, *, doing: str = "run") -> float:
         """Return the largest difference to the reference; infinity where the path can't run.
 
         `_obstacle` then says that it couldn't do so, and the kind of error that kept it from it.
@@ -298,10 +298,10 @@ class ModelRunner:
         branch = np.concatenate([sequences[-1][:_SHARED_TOKENS], own])[:limit]
         return [*sequences, branch]
 
-    def _in_segments(self, sample: Sequence[np.ndarray]) -> Forest:
+    def _in_segments(self, sample: Sequence[np.ndarray]) -> PrefixBatch:
         """Return a batch of sequences, the second half of each in the last segment."""
         halves = [self._halves(ids) for ids in sample]
-        return replace(Forest.unshared(sample), segments=np.concatenate(halves))
+        return replace(PrefixBatch.unshared(sample), segments=np.concatenate(halves))
 
     def _halves(self, ids: np.ndarray) -> np.ndarray:
         last = max(0, self._segments - 1)
@@ -347,9 +347,9 @@ class ModelRunner:
         return self.readout.gather(outcome.last_hidden_state[0], *ends)[0]
 
     def _score_packed(
-        self, batch: Forest, on_ending: Callable[[], None] = lambda: None, part: float = 0.0
+        self, batch: PrefixBatch, on_ending: Callable[[], None] = lambda: None, part: float = 0.0
     ) -> torch.Tensor:
-        packed = forest.pack(batch)
+        packed = packing.pack(batch)
         ending = int(part * self.model.config.get_text_config().num_hidden_layers)
 
         def on_layer(number: int) -> None:
@@ -366,7 +366,7 @@ class ModelRunner:
             return self.readout.score(readout.rows_of(hidden, batch.marks), batch.next_ids)
         return self.readout.score(self.readout.gather(hidden, packed.first_rows, packed.last_rows))
 
-    def _positions(self, packed: Packed) -> np.ndarray:
+    def _positions(self, packed: PackedBatch) -> np.ndarray:
         """Return each row's position, (rows,); RoBERTa's kind counts what isn't padding.
 
         Padding has the position before a sequence's first one, wherever it stands.
@@ -389,7 +389,7 @@ class ModelRunner:
             return row.pin_memory().to(self.device, non_blocking=True)
         return row
 
-    def _score_padded(self, batch: Forest) -> torch.Tensor:
+    def _score_padded(self, batch: PrefixBatch) -> torch.Tensor:
         """Run sequences of one bucket together, filled up on the right behind a mask."""
         if (batch.parents >= 0).any():
             raise ValueError("a padded forward pass can't continue another run's tokens")
@@ -465,25 +465,29 @@ def _slow_dtype(device: torch.device, dtype: torch.dtype) -> list[str]:
     return [f"{slower}; set dtype = bfloat16, or trunk.dtype in its card"]
 
 
-def _shared(sample: Sequence[np.ndarray]) -> Forest:
-    """Return the sample as a forest whose last two sequences share what they have in common."""
+def _shared(sample: Sequence[np.ndarray]) -> PrefixBatch:
+    """Return the sample as a batch whose last two sequences share what they have in common."""
     *alone, trunk, branch = sample
     common = min(_SHARED_TOKENS, len(trunk) - 1, len(branch) - 1)
     runs = [*alone, trunk[:common], trunk[common:], branch[common:]]
-    whole = Forest.unshared(runs)
+    whole = PrefixBatch.unshared(runs)
     parents, stem = whole.parents, len(alone)
     parents[[stem + 1, stem + 2]] = stem
     return replace(whole, reads=np.delete(whole.reads, stem))
 
 
-def _continued(sequence: np.ndarray, branch: np.ndarray, blocks: int) -> tuple[Forest, Forest]:
+def _continued(
+    sequence: np.ndarray, branch: np.ndarray, blocks: int
+) -> tuple[PrefixBatch, PrefixBatch]:
     """Return a batch that leaves so many blocks of a sequence, and both sequences without them."""
     held = blocks * BLOCK_TOKENS
     numbers = np.arange(blocks, dtype=np.int32)
     first = replace(
-        Forest.unshared([sequence]), new_blocks=numbers, new_rows=np.arange(held, dtype=np.int32)
+        PrefixBatch.unshared([sequence]),
+        new_blocks=numbers,
+        new_rows=np.arange(held, dtype=np.int32),
     )
-    then = Forest(
+    then = PrefixBatch(
         ids=np.concatenate([sequence[held:], branch[held:]]),
         lengths=np.array([held, len(sequence) - held, len(branch) - held], np.int32),
         parents=np.array([-1, 0, 0], np.int32),

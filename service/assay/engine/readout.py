@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Literal, Protocol
 
 import torch
 
-from assay.engine.forest import ROWS
+from assay.engine.packing import ROWS
 from assay.errors import CheckpointError
 
 if TYPE_CHECKING:

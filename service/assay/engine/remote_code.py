@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from assay.cards.card import Card
     from assay.cards.code import Trust
-    from assay.worker_protocol import Forest
+    from assay.worker_protocol import PrefixBatch
 
 _NAMES = ("score", "scores", "reward", "rewards", "logits")  # of what is read from the output
 
@@ -99,16 +99,16 @@ class Foreign(ModelRunner):
         """Never."""
         return False
 
-    def padded_tokens(self, batch: Forest) -> int:
+    def padded_tokens(self, batch: PrefixBatch) -> int:
         """Return how many tokens of padding a batch computes."""
         return super().padded_tokens(batch) if self._pads else 0
 
     def _score_packed(
-        self, batch: Forest, on_ending: Callable[[], None] = lambda: None, part: float = 0.0
+        self, batch: PrefixBatch, on_ending: Callable[[], None] = lambda: None, part: float = 0.0
     ) -> torch.Tensor:
         raise NotImplementedError
 
-    def _score_padded(self, batch: Forest) -> torch.Tensor:
+    def _score_padded(self, batch: PrefixBatch) -> torch.Tensor:
         """Run sequences of one bucket together, or each alone."""
         if (batch.parents >= 0).any() or batch.marks is not None:
             raise ValueError("a model of its own code reads whole sequences only")

@@ -17,7 +17,7 @@ import torch
 
 from assay.engine import faults
 from assay.errors import CheckpointError
-from assay.worker_protocol import Forest
+from assay.worker_protocol import PrefixBatch
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -133,12 +133,12 @@ def _time(
     most_runs: int = _MOST_RUNS,
 ) -> float | None:
     """Return the shortest run's seconds, None without memory for it; a copy to the host ends it."""
-    forest = _batch(trunk, size)
+    batch = _batch(trunk, size)
     times: list[float] = []
     try:
         while sum(times) < _TIMED_S and len(times) < most_runs:
             begin = clock()
-            trunk.score(forest)
+            trunk.score(batch)
             times.append(clock() - begin)
     except (RuntimeError, MemoryError) as error:
         if not faults.is_out_of_memory(error):
@@ -149,9 +149,9 @@ def _time(
     return min(times)
 
 
-def _batch(trunk: ModelRunner, size: int) -> Forest:
+def _batch(trunk: ModelRunner, size: int) -> PrefixBatch:
     item = min(_ITEM_TOKENS, size, trunk.max_tokens or size)
     vocabulary = trunk.model.config.get_text_config().vocab_size
     random = np.random.default_rng(size)
     items = [random.integers(0, vocabulary, item) for _ in range(max(1, size // item))]
-    return Forest.unshared(items)
+    return PrefixBatch.unshared(items)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from assay.scheduling.head_outputs import first_unread
 from assay.scheduling.layout import Layout
 from assay.scheduling.prefixes import Prefixes
-from assay.worker_protocol import BLOCK_TOKENS, Forest
+from assay.worker_protocol import BLOCK_TOKENS, PrefixBatch
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -56,15 +56,15 @@ class BatchBuilder:
             self._ends.add(end)
         return True
 
-    def forest(self, items: Sequence[WorkItem]) -> Forest:
-        """Lay the batch out; item i of the forest is `items[i]`. The device keeps its blocks."""
+    def build(self, items: Sequence[WorkItem]) -> PrefixBatch:
+        """Lay the batch out; its item i is `items[i]`. The device will keep its blocks."""
         if self._cache is None:
-            return Layout(None).forest(self._prefixes, items)
+            return Layout(None).build(self._prefixes, items)
         self._cache.open([*self._held, *(end for end in self._ends if end not in self._held)])
         layout = Layout(self._cache)
-        forest = layout.forest(self._prefixes, items)
+        prefix_batch = layout.build(self._prefixes, items)
         self._cache.use(layout.blocks)
-        return forest
+        return prefix_batch
 
 
 class UnsharedBatchBuilder:
@@ -80,6 +80,6 @@ class UnsharedBatchBuilder:
         self._tokens += item.tokens
         return True
 
-    def forest(self, items: Sequence[WorkItem]) -> Forest:
+    def build(self, items: Sequence[WorkItem]) -> PrefixBatch:
         """Return the batch; items are in the order they were added in."""
-        return Forest.unshared([item.ids for item in items])
+        return PrefixBatch.unshared([item.ids for item in items])

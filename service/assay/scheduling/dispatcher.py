@@ -298,7 +298,7 @@ class Dispatcher:
                 if not self._in_flight:
                     self._oldest_since = self._clock()
                 self._in_flight[number] = taken
-                batch = Batch(number, taken.model, taken.plan.forest, policy.PREFETCH_PART)
+                batch = Batch(number, taken.model, taken.plan.prefix_batch, policy.PREFETCH_PART)
                 await worker.send(batch)
             await self._changed.wait()
 
@@ -326,7 +326,7 @@ class Dispatcher:
             if not self._in_flight:
                 continue
             oldest = next(iter(self._in_flight.values()))
-            expected_s = self.rate.expected_s(oldest.model, oldest.plan.forest.tokens)
+            expected_s = self.rate.expected_s(oldest.model, oldest.plan.prefix_batch.tokens)
             passed_s = self._clock() - self._oldest_since
             if passed_s > max(self._watchdog_s, _FAR_SLOWER * expected_s):
                 logger.error("worker of %s hangs; killing it", self.device)
@@ -373,7 +373,7 @@ class Dispatcher:
 
     def _resolve(self, taken: ScheduledBatch, done: Done) -> None:
         plan = taken.plan
-        tokens = plan.forest.tokens
+        tokens = plan.prefix_batch.tokens
         self.device_bytes = done.device_bytes
         if taken.is_full:
             served = sum(work.tokens for work in plan.works)
@@ -385,7 +385,7 @@ class Dispatcher:
             items=len(plan.works),
             tokens=tokens,
             shared_tokens=plan.shared_tokens,
-            held_tokens=BLOCK_TOKENS * len(plan.forest.cached_blocks),
+            held_tokens=BLOCK_TOKENS * len(plan.prefix_batch.cached_blocks),
         )
         for ticket in {id(claim.ticket): claim.ticket for claim in taken.claims}.values():
             usage = ticket.usage
@@ -402,7 +402,7 @@ class Dispatcher:
         model, budget = taken.model, self._budgets[taken.model]
         budget.note(
             taken.budget_tokens,
-            computed=taken.plan.forest.tokens,
+            computed=taken.plan.prefix_batch.tokens,
             seconds=seconds,
             is_full=taken.fills_its_budget,
         )
@@ -423,7 +423,7 @@ class Dispatcher:
             self._observer.out_of_memory(self.device, taken.model)
             budget = self._budgets[taken.model]
             may_shrink = budget.halve(taken.budget_tokens) and len(taken.claims) > 1
-        if len(taken.claims) > 1 or taken.plan.forest.held:
+        if len(taken.claims) > 1 or taken.plan.prefix_batch.held:
             self._queue.put_back(taken.model, taken.entries, was_tried=not may_shrink)
             return
         (claim,) = taken.claims

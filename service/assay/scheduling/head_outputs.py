@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from assay.items import Marks
     from assay.scheduling.prefix_cache import Block
-    from assay.worker_protocol import Forest
+    from assay.worker_protocol import PrefixBatch
 
 Key = tuple[int, int]  # a place in a block, and the token after it or -1
 
@@ -36,10 +36,10 @@ class Reading:
 class Readings:
     """The readings of one batch: which rows the device reads, and whose they are."""
 
-    def __init__(self, forest: Forest) -> None:
-        self._forest = forest
-        self._lengths = forest.lengths.tolist()
-        self._parents = forest.parents.tolist()
+    def __init__(self, prefix_batch: PrefixBatch) -> None:
+        self._prefix_batch = prefix_batch
+        self._lengths = prefix_batch.lengths.tolist()
+        self._parents = prefix_batch.parents.tolist()
         self._offsets: list[int] = []  # the position of a run's first token
         self._starts: list[int] = []  # its row; of held runs, nothing
         start = 0
@@ -47,7 +47,7 @@ class Readings:
             begin = 0 if parent < 0 else self._offsets[parent] + self._lengths[parent]
             self._offsets.append(begin)
             self._starts.append(start)
-            start += length if run >= forest.held else 0
+            start += length if run >= prefix_batch.held else 0
         self._rows: list[int] = []
         self._next_ids: list[int] = []
         self._new: list[Reading] = []  # of these rows, or of each `joined` of them
@@ -60,7 +60,7 @@ class Readings:
 
     def add(self, marks: Marks, path: Sequence[Block]) -> None:
         """Add the next item; `path` are the blocks that its tokens begin with."""
-        run = int(self._forest.reads[len(self._of_items)])
+        run = int(self._prefix_batch.reads[len(self._of_items)])
         found = []
         if marks.joined > 1:
             for position, following in marks.asked():
@@ -71,10 +71,10 @@ class Readings:
             found = [self._find(run, key, path) for key in marks.asked()]
         self._of_items.append(found)
 
-    def forest(self) -> Forest:
+    def batch(self) -> PrefixBatch:
         """Return the batch with the rows that are read."""
         return replace(
-            self._forest,
+            self._prefix_batch,
             marks=np.array(self._rows, np.int32),
             next_ids=np.array(self._next_ids, np.int32),
         )
@@ -111,7 +111,7 @@ class Readings:
         """Return the row of a position on the path that ends with a run; -1 where it is held."""
         while position < self._offsets[run]:
             run = self._parents[run]
-        if run < self._forest.held:
+        if run < self._prefix_batch.held:
             return -1
         return self._starts[run] + position - self._offsets[run]
 

@@ -1,4 +1,4 @@
-"""A batch's items, by prefix -> a forest of runs. Pure.
+"""A batch's items, by prefix -> the runs of a prefix batch. Pure.
 
 What several items begin with is one run. Blocks that the device keeps of it are held runs, the rest
 is computed, and kept as far as it fills blocks. An item's last token is computed in any case: there
@@ -14,7 +14,7 @@ import numpy as np
 
 from assay.scheduling.prefix_cache import tokens_at
 from assay.scheduling.prefixes import Node, Prefixes, shared
-from assay.worker_protocol import BLOCK_TOKENS, Forest
+from assay.worker_protocol import BLOCK_TOKENS, PrefixBatch
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
@@ -67,8 +67,8 @@ class Layout:
         self._reads: dict[WorkItem, int] = {}
         self._waiting: list[_Branch] = []
 
-    def forest(self, prefixes: Prefixes[WorkItem], items: Sequence[WorkItem]) -> Forest:
-        """Return the batch; item i of the forest is `items[i]`."""
+    def build(self, prefixes: Prefixes[WorkItem], items: Sequence[WorkItem]) -> PrefixBatch:
+        """Return the batch; its item i is `items[i]`."""
         for scope, root in reversed(prefixes.roots.items()):
             block = self._cache.root(scope) if self._cache is not None else None
             for child in reversed(root.children.values()):
@@ -79,7 +79,7 @@ class Layout:
         parents = np.array(self._held.parents + self._computed.parents, np.int32)
         parents[parents >= 0] += held
         parents[parents <= _HELD] = _HELD - parents[parents <= _HELD]
-        return Forest(
+        return PrefixBatch(
             ids=np.concatenate(self._ids),
             lengths=np.array(self._held.lengths + self._computed.lengths, np.int32),
             parents=parents,

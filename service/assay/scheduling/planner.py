@@ -1,4 +1,4 @@
-"""Pure: who is next, who goes along, and their batch as a forest. No clock, no torch, no await.
+"""Pure: who is next, who goes along, and their batch. No clock, no torch, no await.
 
 Callers take turns by the tokens they were given so far, whatever the number of their requests. The
 requests of one caller do, too; an item's turn is its request's. A batch begins with the item whose
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from assay.scheduling.prefix_cache import PrefixCache
-    from assay.worker_protocol import Forest
+    from assay.worker_protocol import PrefixBatch
 
 
 @dataclass(eq=False, slots=True)
@@ -104,21 +104,21 @@ class WorkItem:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Plan:
-    """A batch: item i of the forest is `works[i]`."""
+    """A batch: its item i is `works[i]`."""
 
     works: tuple[WorkItem, ...]
-    forest: Forest
+    prefix_batch: PrefixBatch
     readings: Readings | None = None  # None: each item is read at its end
 
     @property
     def shared_tokens(self) -> int:
         """Tokens of its items that needn't be computed."""
-        return sum(work.tokens for work in self.works) - self.forest.tokens
+        return sum(work.tokens for work in self.works) - self.prefix_batch.tokens
 
     @property
     def rows(self) -> int:
         """How many rows of numbers the device gives."""
-        return len(self.forest.reads) if self.readings is None else len(self.readings)
+        return len(self.prefix_batch.reads) if self.readings is None else len(self.readings)
 
     def numbers(self, read: np.ndarray) -> list[np.ndarray]:
         """Return each item's numbers, (places, outputs), of what the device read: (rows, outputs).
@@ -129,17 +129,17 @@ class Plan:
 
     def computed_tokens(self) -> list[float]:
         """Return each item's part of the computed tokens: a run is split among its readers."""
-        lengths = self.forest.lengths.copy()
-        lengths[: self.forest.held] = 0
-        runs = list(zip(lengths.tolist(), self.forest.parents.tolist(), strict=True))
-        readers = np.bincount(self.forest.reads, minlength=len(runs)).tolist()
+        lengths = self.prefix_batch.lengths.copy()
+        lengths[: self.prefix_batch.held] = 0
+        runs = list(zip(lengths.tolist(), self.prefix_batch.parents.tolist(), strict=True))
+        readers = np.bincount(self.prefix_batch.reads, minlength=len(runs)).tolist()
         for run in range(len(runs) - 1, -1, -1):
             if (parent := runs[run][1]) >= 0:
                 readers[parent] += readers[run]
         parts: list[float] = []
         for (length, parent), count in zip(runs, readers, strict=True):
             parts.append(length / count + (parts[parent] if parent >= 0 else 0.0))
-        return [parts[run] for run in self.forest.reads.tolist()]
+        return [parts[run] for run in self.prefix_batch.reads.tolist()]
 
 
 class ModelQueue:
@@ -302,19 +302,21 @@ def plan(
         line.take(work)
         works.append(work)
     line.purge()
-    forest = draft.forest(works)
+    prefix_batch = draft.build(works)
     if any(work.segments is not None for work in works):
         if shares:
             raise ValueError("what is shared is known by its ids alone, without segments")
-        forest = replace(forest, segments=np.concatenate([_segments(work) for work in works]))
+        prefix_batch = replace(
+            prefix_batch, segments=np.concatenate([_segments(work) for work in works])
+        )
     if not any(work.marks for work in works):
-        return Plan(tuple(works), forest)
-    readings = Readings(forest)
+        return Plan(tuple(works), prefix_batch)
+    readings = Readings(prefix_batch)
     for work in works:
         at_the_end = Marks(np.array([len(work.ids) - 1], np.int32))
         path = cache.path(work.ids, work.flow.scope) if cache is not None else []
         readings.add(work.marks or at_the_end, path)
-    return Plan(tuple(works), readings.forest(), readings)
+    return Plan(tuple(works), readings.batch(), readings)
 
 
 def _segments(work: WorkItem) -> np.ndarray:

@@ -91,7 +91,9 @@ class ScheduledBatch:
     @property
     def fills_its_budget(self) -> bool:
         """Whether it is about as large as it might be."""
-        return self.is_full and self.plan.forest.tokens >= policy.FULL_PART * self.budget_tokens
+        return (
+            self.is_full and self.plan.prefix_batch.tokens >= policy.FULL_PART * self.budget_tokens
+        )
 
     @property
     def entries(self) -> list[tuple[WorkItem, ItemHandle]]:
@@ -207,7 +209,8 @@ class Queue:
                 continue
             self._advance(drafted)
             is_full = (
-                line.items > 0 or drafted.forest.tokens >= policy.FULL_PART * spec.budget_tokens
+                line.items > 0
+                or drafted.prefix_batch.tokens >= policy.FULL_PART * spec.budget_tokens
             )
             claims = tuple(map(self._release, drafted.works))
             is_alone = drafted.works[0].goes_alone

@@ -17,7 +17,7 @@ import torch
 if TYPE_CHECKING:
     from assay.engine.attention.pattern import Pattern
     from assay.engine.block_cache import Layer
-    from assay.engine.forest import Packed
+    from assay.engine.packing import PackedBatch
 
 BLOCK = 128
 
@@ -26,7 +26,7 @@ def attend(
     query: torch.Tensor,
     key: torch.Tensor,
     value: torch.Tensor,
-    packed: Packed,
+    packed: PackedBatch,
     pattern: Pattern,
     layer: Layer | None = None,
 ) -> torch.Tensor:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from assay.engine.attention.pattern import Backend
     from assay.engine.block_cache import BlockCache
-    from assay.engine.forest import Packed
+    from assay.engine.packing import PackedBatch
 
 _BACKENDS: dict[str, Backend] = {
     "native": native.attend,
@@ -39,7 +39,7 @@ _pass: ContextVar[_Pass] = ContextVar("pass")
 class _Pass:
     """A forward pass under way: its batch, and how many of the trunk's layers it has met."""
 
-    packed: Packed
+    packed: PackedBatch
     cache: BlockCache | None
     on_layer: Callable[[int], None]
     layers: int = 0
@@ -75,7 +75,7 @@ def missing(device: torch.device, dtype: torch.dtype, *, compiled: bool) -> str:
 
 @contextmanager
 def over(
-    packed: Packed,
+    packed: PackedBatch,
     cache: BlockCache | None = None,
     on_layer: Callable[[int], None] = lambda _: None,
 ) -> Iterator[None]:

@@ -10,12 +10,12 @@ import torch
 
 from assay.engine.attention import library
 from assay.engine.attention.pattern import Pattern
-from assay.engine.forest import pack
-from assay.worker_protocol import Forest
+from assay.engine.packing import pack
+from assay.worker_protocol import PrefixBatch
 
 if TYPE_CHECKING:
     from assay.engine.block_cache import Layer
-    from assay.engine.forest import Packed
+    from assay.engine.packing import PackedBatch
 
 _DTYPES = {torch.float32, torch.bfloat16}
 
@@ -29,7 +29,7 @@ def attend(
     query: torch.Tensor,
     key: torch.Tensor,
     value: torch.Tensor,
-    packed: Packed,
+    packed: PackedBatch,
     pattern: Pattern,
     layer: Layer | None = None,
 ) -> torch.Tensor:
@@ -61,7 +61,7 @@ def _load() -> bool:
 def _multiplies(dtype: torch.dtype) -> bool:
     """Return whether this processor has the kernel's products: those of bfloat16 want AVX-512."""
     row = torch.zeros(1, 16, 16, dtype=dtype)
-    token = pack(Forest.unshared([np.zeros(1, np.int32)]))
+    token = pack(PrefixBatch.unshared([np.zeros(1, np.int32)]))
     try:
         attend(row, row, row, token, Pattern(scale=1.0, causal=True))
     except RuntimeError:

@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     import torch
 
     from assay.engine.block_cache import Layer
-    from assay.engine.forest import Packed
+    from assay.engine.packing import PackedBatch
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,14 +23,14 @@ class Pattern:
 
 
 class Backend(Protocol):
-    """A way to compute attention over a packed forest."""
+    """A way to compute attention over a packed prefix batch."""
 
     def __call__(
         self,
         query: torch.Tensor,  # (heads, rows, width)
         key: torch.Tensor,  # (kv_heads, rows, width)
         value: torch.Tensor,  # (kv_heads, rows, value width)
-        packed: Packed,
+        packed: PackedBatch,
         pattern: Pattern,
         layer: Layer | None = None,
     ) -> torch.Tensor:

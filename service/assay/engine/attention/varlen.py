@@ -19,7 +19,7 @@ import torch
 if TYPE_CHECKING:
     from assay.engine.attention.pattern import Pattern
     from assay.engine.block_cache import Layer
-    from assay.engine.forest import Packed
+    from assay.engine.packing import PackedBatch
 
 _DTYPES = {torch.bfloat16, torch.float16}
 _flash = torch.ops.aten._flash_attention_forward  # noqa: SLF001  the operator has no public name
@@ -34,7 +34,7 @@ def attend(
     query: torch.Tensor,
     key: torch.Tensor,
     value: torch.Tensor,
-    packed: Packed,
+    packed: PackedBatch,
     pattern: Pattern,
     layer: Layer | None = None,
 ) -> torch.Tensor:

@@ -4,8 +4,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from assay.engine.forest import ROWS, pack
-from assay.worker_protocol import Forest
+from assay.engine.packing import ROWS, pack
+from assay.worker_protocol import PrefixBatch
 
 
 def ids(*numbers):
@@ -15,7 +15,7 @@ def ids(*numbers):
 
 def test_runs_stand_end_to_end_with_positions_of_their_own():
     """Positions restart at each root; the row is filled up to a multiple of `ROWS`."""
-    packed = pack(Forest.unshared([ids(7, 8, 9), ids(5)]))
+    packed = pack(PrefixBatch.unshared([ids(7, 8, 9), ids(5)]))
 
     assert packed.ids.tolist() == [7, 8, 9, 5] + [0] * (ROWS - 4)
     assert packed.positions.tolist() == [0, 1, 2, 0] + [0] * (ROWS - 4)
@@ -25,7 +25,7 @@ def test_runs_stand_end_to_end_with_positions_of_their_own():
 
 def test_positions_go_on_where_the_parent_ends():
     """A run's path and positions run through its ancestors, wherever they stand."""
-    runs = Forest.unshared([ids(1, 2), ids(9), ids(3, 4), ids(5)])
+    runs = PrefixBatch.unshared([ids(1, 2), ids(9), ids(3, 4), ids(5)])
     packed = pack(replace(runs, parents=ids(-1, -1, 0, 2)))
 
     assert packed.positions[:6].tolist() == [0, 1, 0, 2, 3, 4]
@@ -36,7 +36,7 @@ def test_positions_go_on_where_the_parent_ends():
 
 def test_items_read_the_runs_that_are_named():
     """A run that no item ends in is computed, not read; two items may read one."""
-    packed = pack(replace(Forest.unshared([ids(1, 2), ids(3, 4)]), reads=ids(1, 1)))
+    packed = pack(replace(PrefixBatch.unshared([ids(1, 2), ids(3, 4)]), reads=ids(1, 1)))
 
     assert packed.first_rows.tolist() == [2, 2]
     assert packed.last_rows.tolist() == [3, 3]
@@ -44,4 +44,4 @@ def test_items_read_the_runs_that_are_named():
 
 def test_a_row_that_needs_no_filling_gets_none():
     """A multiple of `ROWS` stays as it is."""
-    assert len(pack(Forest.unshared([np.arange(ROWS)])).ids) == ROWS
+    assert len(pack(PrefixBatch.unshared([np.arange(ROWS)])).ids) == ROWS

@@ -16,13 +16,13 @@ import numpy as np
 from assay.worker_protocol import BLOCK_TOKENS
 
 if TYPE_CHECKING:
-    from assay.worker_protocol import Forest
+    from assay.worker_protocol import PrefixBatch
 
 ROWS = 16
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Packed:
+class PackedBatch:
     """One row of tokens, `rows` a multiple of `ROWS`, and the runs it is made of."""
 
     ids: np.ndarray  # (rows,) int64
@@ -65,37 +65,37 @@ class Packed:
         return np.concatenate(parts[::-1])
 
 
-def pack(forest: Forest) -> Packed:
+def pack(batch: PrefixBatch) -> PackedBatch:
     """Lay the runs of a batch end to end."""
-    lengths = forest.lengths
+    lengths = batch.lengths
     offsets = np.zeros_like(lengths)
-    for run in np.flatnonzero(forest.parents >= 0):
-        parent = forest.parents[run]
+    for run in np.flatnonzero(batch.parents >= 0):
+        parent = batch.parents[run]
         offsets[run] = offsets[parent] + lengths[parent]
-    total = forest.tokens
+    total = batch.tokens
     rows = -(-total // ROWS) * ROWS
-    held, computed = lengths[: forest.held], lengths[forest.held :]
+    held, computed = lengths[: batch.held], lengths[batch.held :]
     starts = np.concatenate([rows + _begins(held), _begins(computed)])
     ids = np.zeros(rows, dtype=np.int64)
-    ids[:total] = forest.ids
+    ids[:total] = batch.ids
     positions = np.zeros(rows, dtype=np.int64)
-    positions[:total] = np.arange(total) + np.repeat((offsets - starts)[forest.held :], computed)
+    positions[:total] = np.arange(total) + np.repeat((offsets - starts)[batch.held :], computed)
     segments = np.zeros(rows, dtype=np.int64)
-    if forest.segments is not None:
-        segments[:total] = forest.segments
-    return Packed(
+    if batch.segments is not None:
+        segments[:total] = batch.segments
+    return PackedBatch(
         ids=ids,
         positions=positions,
         segments=segments,
         lengths=lengths,
-        parents=forest.parents,
+        parents=batch.parents,
         starts=starts,
         offsets=offsets,
-        reads=forest.reads,
-        held=forest.held,
-        cached_slots=_slots(forest.cached_blocks),
-        new_slots=_slots(forest.new_blocks),
-        new_rows=forest.new_rows,
+        reads=batch.reads,
+        held=batch.held,
+        cached_slots=_slots(batch.cached_blocks),
+        new_slots=_slots(batch.new_blocks),
+        new_rows=batch.new_rows,
     )
 
 
