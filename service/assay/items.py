@@ -177,27 +177,27 @@ class Cutting:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Marks:
+class ReadPositions:
     """Places of one item; with `joined` each so many neighbours are read side by side."""
 
-    positions: np.ndarray  # (marks,) int32, in the item's own ids
-    next_ids: np.ndarray | None = None  # (marks,) int32, whose probability is asked for
+    positions: np.ndarray  # (positions,) int32, in the item's own ids
+    next_ids: np.ndarray | None = None  # (positions,) int32, whose probability is asked for
     joined: int = 1
 
     @property
-    def readings(self) -> int:
+    def rows(self) -> int:
         """How many rows of numbers the item gets."""
         return len(self.positions) // self.joined
 
-    def asked(self) -> list[tuple[int, int]]:
-        """Return what tells readings of one text apart: the place, and the token after it or -1."""
+    def pairs(self) -> list[tuple[int, int]]:
+        """Return what tells rows of one text apart: the place, and the token after it or -1."""
         following = [-1] * len(self.positions) if self.next_ids is None else self.next_ids.tolist()
         return list(zip(self.positions.tolist(), following, strict=True))
 
 
 @dataclass(frozen=True, slots=True)
 class Rendered:
-    """What the model reads of one item: `ids` is (tokens,) int32; no `marks`, read at its end.
+    """What the model reads of one item: `ids` is (tokens,) int32; no `read_at`: at its end.
 
     `text` is what these ids were tokenized from, where that is one text; `cut` what was cut of the
     item first. Where text came templated, `ends_as_expected` says whether it ends as the template
@@ -210,7 +210,7 @@ class Rendered:
     ids: np.ndarray
     text: str | None
     cut: Cut | None = None
-    marks: Marks | None = None
+    read_at: ReadPositions | None = None
     segments: np.ndarray | None = None
     ends_as_expected: bool = True
     has_mentions: bool = False

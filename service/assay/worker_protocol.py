@@ -120,7 +120,7 @@ class Loaded(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True):
     attention: str
     is_compiled: bool
     shares_prefixes: bool
-    reads: Literal["last", "first", "mean"]  # where an item without marks is read
+    reads: Literal["last", "first", "mean"]  # where an item without read positions is read
     # How many numbers each head gives, side by side.
     outputs: Annotated[dict[str, Count], msgspec.Meta(max_length=_MOST_LISTED)]
     inputs: Inputs
@@ -155,7 +155,7 @@ class PrefixBatch:
 
     A run continues the tokens of its parent, the parent those of its own; the path from a root
     spells a sequence. Item i is read at the end of run `reads[i]`; several items may read one run,
-    and a run with children may be read too. Where there are `marks`, these rows are read instead.
+    and a run with children may be read too. Where there are `read_rows`, these are read instead.
 
     The first `held` runs aren't computed: an earlier batch left their keys and values on the
     device, in `cached_blocks`. They come without ids and nobody reads them. In turn the device
@@ -174,8 +174,8 @@ class PrefixBatch:
     new_rows: np.ndarray = field(
         default_factory=_none
     )  # (blocks * BLOCK_TOKENS,) int32, places in `ids`
-    marks: np.ndarray | None = None  # (marks,) int32, places in `ids` that are read instead
-    next_ids: np.ndarray = field(default_factory=_none)  # (marks,) int32, the tokens after them
+    read_rows: np.ndarray | None = None  # (rows,) int32, places in `ids` that are read instead
+    next_ids: np.ndarray = field(default_factory=_none)  # (rows,) int32, the tokens after them
     segments: np.ndarray | None = None  # (tokens,) int32, of unshared runs; None: all 0
 
     @classmethod
@@ -223,10 +223,10 @@ class Ending(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True):
 
 
 class Done(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True, eq=False):
-    """What a model's heads gave: a row for each item of the batch, or for each of its marks."""
+    """What a model's heads gave: a row for each item of the batch, or for each of its read rows."""
 
     number: int
-    shape: tuple[Count, Count]  # (items or marks, outputs)
+    shape: tuple[Count, Count]  # (items or rows, outputs)
     data: bytes  # float64, row by row
     compute_s: Number
     padded_tokens: Count
@@ -247,14 +247,14 @@ class Done(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True, eq
         padded_tokens: int,
         device_bytes: int | None = None,
     ) -> Self:
-        """Return the answer that holds some numbers, (items or marks, outputs)."""
+        """Return the answer that holds some numbers, (items or rows, outputs)."""
         rows, outputs = numbers.shape
         data = numbers.astype(_FLOAT, copy=False).tobytes()
         return cls(number, (rows, outputs), data, compute_s, padded_tokens, device_bytes)
 
     @property
     def numbers(self) -> np.ndarray:
-        """The numbers, (items or marks, outputs) float64, bit for bit; they can't be written."""
+        """The numbers, (items or rows, outputs) float64, bit for bit; they can't be written."""
         return np.frombuffer(self.data, _FLOAT).reshape(self.shape)
 
 

@@ -96,7 +96,7 @@ class Served:
         places: dict[WorkItem, int] = {}
         for place, one in enumerate(template.render_all(sources)):
             if isinstance(one, Rendered):
-                work = WorkItem(one.ids, RequestFlow(), marks=one.marks, segments=one.segments)
+                work = WorkItem(one.ids, RequestFlow(), read_at=one.read_at, segments=one.segments)
                 places[work] = place
                 line.add(work, 0.0)
             else:

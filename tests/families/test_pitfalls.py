@@ -481,8 +481,8 @@ def test_15_a_prompt_that_is_cut_moves_no_step(make, name):
     cut = rendered(of, solved("Count. " * 60 + process.HENS, steps))
 
     assert (cut.truncated, len(cut.ids)) == (True, len(whole.ids) - 100)
-    assert cut.ids[cut.marks.positions].tolist() == whole.ids[whole.marks.positions].tolist()
-    assert (whole.marks.positions - cut.marks.positions).tolist() == [100] * len(steps)
+    assert cut.ids[cut.read_at.positions].tolist() == whole.ids[whole.read_at.positions].tolist()
+    assert (whole.read_at.positions - cut.read_at.positions).tolist() == [100] * len(steps)
     with pytest.raises(ItemTooLong):
         rendered(template(folder, max_tokens=40), solved(process.HENS, steps * 3))
 
@@ -509,8 +509,8 @@ def test_15_a_cut_prompt_leaves_a_policy_its_response(make):
     cut = rendered(template(folder, max_tokens=60), source)
 
     assert (cut.truncated, len(cut.ids)) == (True, 60)
-    assert cut.marks.next_ids.tolist() == whole.marks.next_ids.tolist()
-    assert cut.ids[cut.marks.positions + 1].tolist() == cut.marks.next_ids.tolist()
+    assert cut.read_at.next_ids.tolist() == whole.read_at.next_ids.tolist()
+    assert cut.ids[cut.read_at.positions + 1].tolist() == cut.read_at.next_ids.tolist()
 
 
 def test_15_a_response_that_the_template_rewrites_is_never_cut(make):

@@ -16,7 +16,7 @@ from assay.cards import card as cards
 from assay.cards import catalogue
 from assay.cards.repository import Checkpoint
 from assay.errors import AssayError, InvalidField, WorkerError
-from assay.items import Marks, Rendered
+from assay.items import ReadPositions, Rendered
 from assay.prompts import protocol
 from assay.prompts.models import Facts, Inspected, Model, Padding, Reading, Resolved
 from assay.prompts.protocol import (
@@ -80,9 +80,11 @@ def test_what_was_inspected_crosses_as_it_is():
 
 def test_what_was_rendered_crosses_as_it_is():
     """Ids, places, segments; the text and the tokens where they were asked for."""
-    marks = Marks(np.array([1, 3], np.int32), np.array([7, 8], np.int32), 2)
+    read_at = ReadPositions(np.array([1, 3], np.int32), np.array([7, 8], np.int32), 2)
     ids = np.arange(5, dtype=np.int32)
-    one = Rendered(ids, "text ü", "both", marks, ids % 2, ends_as_expected=False, has_mentions=True)
+    one = Rendered(
+        ids, "text ü", "both", read_at, ids % 2, ends_as_expected=False, has_mentions=True
+    )
 
     (back, bare) = crossed(
         Outcomes([Read.of(one, ["a"], looks=True), Read.of(Rendered(ids, "b"), None, looks=False)])
@@ -90,11 +92,11 @@ def test_what_was_rendered_crosses_as_it_is():
     found, plain = back.rendered(), bare.rendered()
 
     assert (found.ids.tolist(), found.text, found.cut) == (ids.tolist(), "text ü", "both")
-    assert found.marks.asked() == marks.asked()
-    assert (found.marks.joined, found.segments.tolist()) == (2, [0, 1, 0, 1, 0])
+    assert found.read_at.pairs() == read_at.pairs()
+    assert (found.read_at.joined, found.segments.tolist()) == (2, [0, 1, 0, 1, 0])
     assert (found.ends_as_expected, found.has_mentions) == (False, True)
     assert back.tokens == ["a"]
-    assert (plain.text, plain.marks, plain.segments, bare.tokens) == (None, None, None, None)
+    assert (plain.text, plain.read_at, plain.segments, bare.tokens) == (None, None, None, None)
 
 
 @pytest.mark.parametrize("kind", leaves(AssayError))

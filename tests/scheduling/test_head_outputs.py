@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from assay.items import Marks
+from assay.items import ReadPositions
 from assay.scheduling.head_outputs import first_unread
 from assay.scheduling.planner import ModelQueue, RequestFlow, WorkItem, plan
 from assay.scheduling.prefix_cache import PrefixCache
@@ -52,7 +52,7 @@ class Device:
         kept = prefix_batch.new_rows.reshape(-1, BLOCK_TOKENS).tolist()
         for block, places in zip(prefix_batch.new_blocks.tolist(), kept, strict=True):
             self._blocks[block] = rows[places[-1]]
-        places = prefix_batch.marks.tolist()
+        places = prefix_batch.read_rows.tolist()
         return np.array(
             [
                 number(rows[at], after)
@@ -88,13 +88,13 @@ def number(path, following):
 
 def own(work):
     """Return what a work's places are worth, worked out alone."""
-    asked = work.marks.asked()
-    alone = [number(work.ids[: place + 1], following) for place, following in asked]
-    return np.array(alone, float).reshape(work.marks.readings, -1)
+    pairs = work.read_at.pairs()
+    alone = [number(work.ids[: place + 1], following) for place, following in pairs]
+    return np.array(alone, float).reshape(work.read_at.rows, -1)
 
 
 @st.composite
-def marked(draw, *, follows, joined=1):
+def positioned(draw, *, follows, joined=1):
     """Draw an item's ids and some of its places, in any order."""
     text = draw(st.one_of(IDS, BEGINNINGS, st.sampled_from([PROMPT, response(PROMPT, 1)])))
     size = joined * draw(st.integers(1, 4))
@@ -107,7 +107,7 @@ def marked(draw, *, follows, joined=1):
     return WorkItem(
         text,
         RequestFlow(),
-        marks=Marks(
+        read_at=ReadPositions(
             np.array(draw(places), np.int32),
             next_ids=np.array(draw(next_ids), np.int32) if follows else None,
             joined=joined,
@@ -117,13 +117,13 @@ def marked(draw, *, follows, joined=1):
 
 def rounds(**options):
     """Return lists of lists of works: what is there when the device is next asked."""
-    works = st.lists(marked(**options), min_size=1, max_size=6)
+    works = st.lists(positioned(**options), min_size=1, max_size=6)
     return st.lists(works, min_size=1, max_size=4)
 
 
 def at(text, *places, flow=None):
     """Return a work that is read at some places."""
-    return WorkItem(text, flow or RequestFlow(), marks=Marks(np.array(places, np.int32)))
+    return WorkItem(text, flow or RequestFlow(), read_at=ReadPositions(np.array(places, np.int32)))
 
 
 class Run:
@@ -156,7 +156,7 @@ class Run:
             if self._cache is not None:
                 self._cache.clear()
             for work in batch.works:
-                again = WorkItem(work.ids, work.flow, goes_alone=True, marks=work.marks)
+                again = WorkItem(work.ids, work.flow, goes_alone=True, read_at=work.read_at)
                 self.line.put_back(again)
             return
         assert batch.rows == len(read)
@@ -208,12 +208,12 @@ def test_unshared_items_are_read_side_by_side(data, budget, joined):
 @given(data=st.data())
 def test_what_was_read_before_is_not_read_again(data):
     """With room for all, the same items once more read what stands in no block, and last blocks."""
-    works = data.draw(st.lists(marked(follows=True), min_size=1, max_size=6))
+    works = data.draw(st.lists(positioned(follows=True), min_size=1, max_size=6))
     run = Run(PrefixCache(10_000), Device())
     run.add(works)
     run.all()
     for work in works:
-        run.add([WorkItem(work.ids, RequestFlow(), marks=work.marks)])
+        run.add([WorkItem(work.ids, RequestFlow(), read_at=work.read_at)])
         run.all()
         computed = (len(work.ids) - 1) % BLOCK_TOKENS + 1
         assert run.batches[-1].prefix_batch.tokens == computed
@@ -226,7 +226,7 @@ def test_a_batch_may_have_nothing_left_to_read():
     for _ in range(2):
         run.add([at(text, 3, 12)])
         run.all()
-    assert [len(batch.prefix_batch.marks) for batch in run.batches] == [2, 0]
+    assert [len(batch.prefix_batch.read_rows) for batch in run.batches] == [2, 0]
     assert [batch.prefix_batch.tokens for batch in run.batches] == [36, 4]
 
 
@@ -257,7 +257,7 @@ def test_items_of_one_text_share_the_row_they_are_both_read_at():
     run.add([at(PROMPT, 3, 9), at(PROMPT, 9, 3), at(PROMPT, 9)])
     run.all()
     (batch,) = run.batches
-    assert len(batch.prefix_batch.marks) == 2
+    assert len(batch.prefix_batch.read_rows) == 2
 
 
 def test_a_failed_batch_takes_no_readings_of_older_blocks_with_it():
@@ -286,7 +286,7 @@ def test_an_item_without_marks_beside_others_is_read_at_its_end():
 
     batch = plan(line, 100, shares=True)
 
-    assert batch.prefix_batch.marks.tolist() == [3, len(PROMPT) - 1]
+    assert batch.prefix_batch.read_rows.tolist() == [3, len(PROMPT) - 1]
     first, second = batch.numbers(np.array([[0.25], [0.5]]))
     assert (first.tolist(), second.tolist()) == ([[0.25]], [[0.5]])
 
@@ -300,6 +300,6 @@ def test_the_first_block_that_lacks_a_reading_is_told():
     run.all()
     path = cache.path(text)
     assert len(path) == 4
-    assert first_unread(path, Marks(np.array([3, 12, 35], np.int32))) == 4
-    assert first_unread(path, Marks(np.array([30, 13], np.int32))) == 1
-    assert first_unread(path, Marks(np.array([3]), next_ids=np.array([7]))) == 0
+    assert first_unread(path, ReadPositions(np.array([3, 12, 35], np.int32))) == 4
+    assert first_unread(path, ReadPositions(np.array([30, 13], np.int32))) == 1
+    assert first_unread(path, ReadPositions(np.array([3]), next_ids=np.array([7]))) == 0

@@ -52,7 +52,7 @@ class LocalSession:
 
     def submit(self, model: Model, item: Rendered, place: int) -> None:
         """Put an item in the queue."""
-        self._queue.put(model.name, item.ids, self._ticket, place, item.marks, item.segments)
+        self._queue.put(model.name, item.ids, self._ticket, place, item.read_at, item.segments)
 
     def cancel(self) -> None:
         """Take everything that waits out of the queue."""

@@ -36,7 +36,7 @@ class Launched:
 
     trunk: ModelRunner
     batch: Batch
-    numbers: torch.Tensor  # (items or marks, outputs) on the device
+    numbers: torch.Tensor  # (items or rows, outputs) on the device
     begin: float
 
 

@@ -126,7 +126,7 @@ class ModelRunner:
     def launch(
         self, batch: PrefixBatch, on_ending: Callable[[], None] = lambda: None, part: float = 0.0
     ) -> torch.Tensor:
-        """Return the heads' numbers, (items or marks, outputs), which may still be computed.
+        """Return the heads' numbers, (items or rows, outputs), which may still be computed.
 
         `on_ending` is called once, when a part of its layers is done; a padded pass calls it first.
 
@@ -139,7 +139,7 @@ class ModelRunner:
         return self._score_padded(batch)
 
     def score(self, batch: PrefixBatch) -> np.ndarray:
-        """Return the heads' numbers, (items or marks, outputs) float64; see `launch`."""
+        """Return the heads' numbers, (items or rows, outputs) float64; see `launch`."""
         return self.launch(batch).double().cpu().numpy()
 
     def padded_tokens(self, batch: PrefixBatch) -> int:
@@ -362,8 +362,8 @@ class ModelRunner:
                 position_ids=self._row(self._positions(packed)),
                 **self._told(packed.segments),
             ).last_hidden_state[0]  # (rows, hidden)
-        if batch.marks is not None:
-            return self.readout.score(readout.rows_of(hidden, batch.marks), batch.next_ids)
+        if batch.read_rows is not None:
+            return self.readout.score(readout.rows_of(hidden, batch.read_rows), batch.next_ids)
         return self.readout.score(self.readout.gather(hidden, packed.first_rows, packed.last_rows))
 
     def _positions(self, packed: PackedBatch) -> np.ndarray:
@@ -395,14 +395,14 @@ class ModelRunner:
             raise ValueError("a padded forward pass can't continue another run's tokens")
         sequences, segments = batch.runs(), batch.segment_runs()
         starts = np.cumsum(batch.lengths) - batch.lengths
-        places, marked = batch.marks, None
+        places, read_runs = batch.read_rows, None
         if places is not None:
-            marked = np.searchsorted(starts, places, side="right") - 1  # the run of each mark
+            read_runs = np.searchsorted(starts, places, side="right") - 1  # the run of each row
         buckets: dict[int, list[int]] = defaultdict(list)
         for index, ids in enumerate(sequences):
             buckets[-(-len(ids) // BUCKET) * BUCKET].append(index)
         reads: list[torch.Tensor] = []
-        order: list[np.ndarray] = []  # of runs, or of marks
+        order: list[np.ndarray] = []  # of runs, or of read rows
         for width, members in sorted(buckets.items()):
             limit = min(width, self.max_tokens or width)
             ids = np.zeros((len(members), limit), dtype=np.int64)
@@ -417,20 +417,20 @@ class ModelRunner:
                 **self._told(types),
             ).last_hidden_state  # (members, limit, hidden)
             first = np.arange(len(members)) * limit
-            if marked is None or places is None:
+            if read_runs is None or places is None:
                 last = first + mask.sum(1) - 1
                 reads.append(self.readout.gather(hidden.flatten(0, 1), first, last))
                 order.append(np.array(members))
                 continue
             row_of = dict(zip(members, first.tolist(), strict=True))
-            chosen = np.flatnonzero(np.isin(marked, members))
-            rows = places[chosen] - starts[marked[chosen]]
-            rows += np.array([row_of[run] for run in marked[chosen].tolist()], np.int64)
+            chosen = np.flatnonzero(np.isin(read_runs, members))
+            rows = places[chosen] - starts[read_runs[chosen]]
+            rows += np.array([row_of[run] for run in read_runs[chosen].tolist()], np.int64)
             reads.append(readout.rows_of(hidden.flatten(0, 1), rows))
             order.append(chosen)
         back = torch.from_numpy(np.argsort(np.concatenate(order)))
         read = torch.cat(reads)[back.to(self.device)]
-        if marked is not None:
+        if read_runs is not None:
             return self.readout.score(read, batch.next_ids)
         return self.readout.score(read[torch.from_numpy(batch.reads).long().to(self.device)])
 

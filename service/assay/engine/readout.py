@@ -2,7 +2,7 @@
 
 A decoder is read at its last token, an encoder at its first, or over all of them where its config
 says mean. A card may say otherwise, and the front looks for a decoder's last token that isn't
-padding, as transformers' own class does; a batch's marks then name the rows.
+padding, as transformers' own class does; a batch then names the rows.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class Reader(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Readout:
-    """Where a model is read unless a batch has marks, and its head."""
+    """Where a model is read unless a batch names rows, and its head."""
 
     position: Position
     head: Reader

@@ -110,7 +110,7 @@ class Foreign(ModelRunner):
 
     def _score_padded(self, batch: PrefixBatch) -> torch.Tensor:
         """Run sequences of one bucket together, or each alone."""
-        if (batch.parents >= 0).any() or batch.marks is not None:
+        if (batch.parents >= 0).any() or batch.read_rows is not None:
             raise ValueError("a model of its own code reads whole sequences only")
         sequences, segments = batch.runs(), batch.segment_runs()
         groups: dict[tuple[int, int], list[int]] = defaultdict(list)

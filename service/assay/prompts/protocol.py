@@ -18,7 +18,7 @@ from assay import errors, worker_protocol
 from assay.cards.card import Card
 from assay.cards.repository import Checkpoint
 from assay.errors import AssayError, WorkerError, printable
-from assay.items import Marks, Rendered
+from assay.items import ReadPositions, Rendered
 from assay.prompts.models import Facts, Inspected, Model, Padding, Reading, Resolved
 from assay.worker_protocol import Inputs
 
@@ -133,13 +133,13 @@ class Read(msgspec.Struct, tag=True, array_like=True, frozen=True):
     @classmethod
     def of(cls, one: Rendered, tokens: list[str] | None, *, looks: bool) -> Read:
         """Return the frame of what was rendered."""
-        marks = one.marks
+        at = one.read_at
         return cls(
             ids=_bytes(one.ids),
             cut=one.cut,
-            positions=None if marks is None else _bytes(marks.positions),
-            next_ids=None if marks is None or marks.next_ids is None else _bytes(marks.next_ids),
-            joined=1 if marks is None else marks.joined,
+            positions=None if at is None else _bytes(at.positions),
+            next_ids=None if at is None or at.next_ids is None else _bytes(at.next_ids),
+            joined=1 if at is None else at.joined,
             segments=None if one.segments is None else _bytes(one.segments),
             ends_as_expected=one.ends_as_expected,
             has_mentions=one.has_mentions,
@@ -149,15 +149,15 @@ class Read(msgspec.Struct, tag=True, array_like=True, frozen=True):
 
     def rendered(self) -> Rendered:
         """Return what was rendered."""
-        marks = None
+        read_at = None
         if self.positions is not None:
             following = None if self.next_ids is None else _ids(self.next_ids)
-            marks = Marks(_ids(self.positions), following, self.joined)
+            read_at = ReadPositions(_ids(self.positions), following, self.joined)
         return Rendered(
             _ids(self.ids),
             self.text,
             cast("Any", self.cut),
-            marks,
+            read_at,
             None if self.segments is None else _ids(self.segments),
             self.ends_as_expected,
             self.has_mentions,

@@ -1,4 +1,4 @@
-"""Where an item is read: by its card's marks, or as transformers' own class would read it."""
+"""Where an item is read: by its card's heads, or as transformers' own class would read it."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from assay.errors import InvalidField, TemplateRefused
-from assay.items import Conversation, Ids, Marks
-from assay.prompts.marks import Reader
+from assay.items import Conversation, Ids, ReadPositions
+from assay.prompts.head_positions import HeadPositionFinder
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -30,7 +30,7 @@ def is_class_read(card: Card, tokenizer: Tokenizer) -> bool:
     return has_own_head and not tokenizer.has_encoder_frame
 
 
-class ReadPositions:
+class ReadPositionFinder:
     """Finds where the items of one model are read."""
 
     def __init__(
@@ -53,19 +53,19 @@ class ReadPositions:
         self._special_tokens = special_tokens
         self._chat_format = chat_format
         self._pools_all = config.get("classifier_pooling") == "mean"
-        self._reader = Reader(card, token_ids.of)
+        self._head_positions = HeadPositionFinder(card, token_ids.of)
         self._is_class_read = is_class_read(card, tokenizer)
 
     @property
-    def are_marks(self) -> bool:
+    def are_elsewhere(self) -> bool:
         """Whether items are read elsewhere than at their last token."""
         read = self._card.read
         return self._card.policy is not None or (read is not None and read.at != "last")
 
     def places(self, rendered: Rendered) -> list[int]:
         """Return every place where an item is read; none where that is the mean over all."""
-        if rendered.marks is not None:
-            found: list[int] = rendered.marks.positions.tolist()
+        if rendered.read_at is not None:
+            found: list[int] = rendered.read_at.positions.tolist()
             return found
         return {"first": [0], "mean": []}.get(self._default, [len(rendered.ids) - 1])
 
@@ -76,7 +76,7 @@ class ReadPositions:
 
     @cached_property
     def _default(self) -> str:
-        """Where items without marks are read, by the card, else by transformers' own class."""
+        """Where items are read of which nothing else is known, by the card, else by their class."""
         card = self._card
         if card.read is not None:
             return card.read.at
@@ -84,7 +84,7 @@ class ReadPositions:
             return "last"
         return "mean" if self._pools_all else "first"
 
-    def marked(self, rendered: Rendered, item: FormattedItem) -> Rendered:
+    def located(self, rendered: Rendered, item: FormattedItem) -> Rendered:
         """Say where an item is read.
 
         Raises:
@@ -92,15 +92,16 @@ class ReadPositions:
             TemplateRefused: Which tokens are the response's can't be told.
         """
         if isinstance(item.item, Ids) and item.item.reads_all:
-            return replace(rendered, marks=Marks(np.arange(len(rendered.ids), dtype=np.int32)))
+            every = np.arange(len(rendered.ids), dtype=np.int32)
+            return replace(rendered, read_at=ReadPositions(every))
         if self._card.policy is not None:
-            return replace(rendered, marks=self._response_marks(rendered, item))
-        end = self._prompt_end(rendered, item) if self._reader.needs_prompt else None
-        marks = self._reader.marks(rendered.ids, item.steps, end)
-        marks = marks or self._before_padding(rendered.ids)
-        return rendered if marks is None else replace(rendered, marks=marks)
+            return replace(rendered, read_at=self._response_positions(rendered, item))
+        end = self._prompt_end(rendered, item) if self._head_positions.needs_prompt else None
+        read_at = self._head_positions.positions(rendered.ids, item.steps, end)
+        read_at = read_at or self._before_padding(rendered.ids)
+        return rendered if read_at is None else replace(rendered, read_at=read_at)
 
-    def _before_padding(self, ids: np.ndarray) -> Marks | None:
+    def _before_padding(self, ids: np.ndarray) -> ReadPositions | None:
         """Return the last token that isn't padding, as transformers' own class looks for it.
 
         None where that is the last of all. Of padding alone the class reads the first token.
@@ -109,7 +110,7 @@ class ReadPositions:
         if padding is None or not self._is_class_read or ids[-1] != padding:
             return None
         others = np.flatnonzero(ids != padding)
-        return Marks(np.array([others[-1] if len(others) else 0], np.int32))
+        return ReadPositions(np.array([others[-1] if len(others) else 0], np.int32))
 
     def _prompt_end(self, rendered: Rendered, item: FormattedItem) -> int | None:
         """Return the place of the prompt's last token; None where nobody can tell.
@@ -126,7 +127,7 @@ class ReadPositions:
         ends = place >= 0 and rendered.ids[place] == alone[-1]
         return place if ends else None
 
-    def _response_marks(self, rendered: Rendered, item: FormattedItem) -> Marks:
+    def _response_positions(self, rendered: Rendered, item: FormattedItem) -> ReadPositions:
         """Return the places before each token of the response and of what ends it."""
         if not isinstance(item.item, Conversation) or rendered.text is None:
             raise InvalidField(
@@ -142,4 +143,4 @@ class ReadPositions:
         last = len(rendered.ids) - 1
         first = max(0, last - count)
         positions = np.arange(first, last, dtype=np.int32)
-        return Marks(positions, next_ids=rendered.ids[first + 1 :])
+        return ReadPositions(positions, next_ids=rendered.ids[first + 1 :])

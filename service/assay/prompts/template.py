@@ -22,7 +22,7 @@ from assay.items import (
     Conversation,
     Cutting,
     Ids,
-    Marks,
+    ReadPositions,
     Rendered,
     Solution,
     Source,
@@ -35,7 +35,7 @@ from assay.prompts.chat_format import ChatFormat
 from assay.prompts.formed import Shapes
 from assay.prompts.mentions import Mentions
 from assay.prompts.prompt_format import FormattedItem, Parts
-from assay.prompts.read_positions import ReadPositions, is_class_read
+from assay.prompts.read_positions import ReadPositionFinder, is_class_read
 from assay.prompts.segment_pairs import PairEncoder, SegmentPair
 from assay.prompts.special_tokens import SpecialTokens
 from assay.prompts.token_ids import TokenIds
@@ -97,7 +97,7 @@ class Template:
         appended = [self.token_ids.of(token) for token in card.template.append]
         self._special_tokens = SpecialTokens(tokenizer, card.template, appended)
         self._mentions = Mentions(tokenizer.special_tokens)
-        self.read_positions = ReadPositions(
+        self.read_positions = ReadPositionFinder(
             card, tokenizer, self.token_ids, self._special_tokens, self.chat_format, config
         )
         self.stated_tokens = stated_tokens(config)  # what config.json has positions for
@@ -123,7 +123,7 @@ class Template:
     @cached_property
     def _ending(self) -> int | None:
         """The token that a conversation ends with whatever its response is; None if none is."""
-        reads_elsewhere = self.read_positions.are_marks
+        reads_elsewhere = self.read_positions.are_elsewhere
         if self._takes_pairs or self._card.steps or self._card.template.pair or reads_elsewhere:
             return None
         asked = {"role": roles.USER, "content": probes.WORDS[0]}
@@ -368,7 +368,7 @@ class Template:
         if isinstance(source, Text | Ids) and self._ending is not None:
             is_expected = int(rendered.ids[-1]) == self._ending
             rendered = replace(rendered, ends_as_expected=is_expected)
-        return self.read_positions.marked(rendered, item)
+        return self.read_positions.located(rendered, item)
 
     def _render_whole(self, source: Source) -> tuple[Rendered, FormattedItem]:
         """Render one item whatever its length; return how it was spelt, too."""
@@ -415,7 +415,7 @@ class Template:
         ids = np.asarray([*prompt, *(token for step in steps for token in step)], np.int32)
         ends = len(prompt) - 1 + np.cumsum([len(step) for step in steps])
         cut: Cut | None = "prompt" if truncated else None
-        return Rendered(ids, None, cut, marks=Marks(ends.astype(np.int32)))
+        return Rendered(ids, None, cut, read_at=ReadPositions(ends.astype(np.int32)))
 
     def _verbatim(self, source: Ids) -> Rendered:
         if not source.ids:

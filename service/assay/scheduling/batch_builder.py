@@ -33,8 +33,8 @@ class BatchBuilder:
         """
         ids, scope = item.ids, item.flow.scope
         path = self._cache.path(ids, scope) if self._cache is not None else []
-        if self._cache is not None and item.marks is not None:
-            unread = first_unread(path, item.marks)
+        if self._cache is not None and item.read_at is not None:
+            unread = first_unread(path, item.read_at)
             if unread < len(path):
                 if path[unread] in self._held or path[unread] in self._ends:
                     return False

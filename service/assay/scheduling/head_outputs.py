@@ -17,7 +17,7 @@ from assay.worker_protocol import BLOCK_TOKENS
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from assay.items import Marks
+    from assay.items import ReadPositions
     from assay.scheduling.prefix_cache import Block
     from assay.worker_protocol import PrefixBatch
 
@@ -58,29 +58,29 @@ class Readings:
         """How many rows of numbers the device gives."""
         return len(self._new)
 
-    def add(self, marks: Marks, path: Sequence[Block]) -> None:
+    def add(self, read_at: ReadPositions, path: Sequence[Block]) -> None:
         """Add the next item; `path` are the blocks that its tokens begin with."""
         run = int(self._prefix_batch.reads[len(self._of_items)])
         found = []
-        if marks.joined > 1:
-            for position, following in marks.asked():
+        if read_at.joined > 1:
+            for position, following in read_at.pairs():
                 self._read(self._row(run, position), following)
-            found = [Reading() for _ in range(marks.readings)]
+            found = [Reading() for _ in range(read_at.rows)]
             self._new += found
         else:
-            found = [self._find(run, key, path) for key in marks.asked()]
+            found = [self._find(run, key, path) for key in read_at.pairs()]
         self._of_items.append(found)
 
     def batch(self) -> PrefixBatch:
         """Return the batch with the rows that are read."""
         return replace(
             self._prefix_batch,
-            marks=np.array(self._rows, np.int32),
+            read_rows=np.array(self._rows, np.int32),
             next_ids=np.array(self._next_ids, np.int32),
         )
 
     def settle(self, numbers: np.ndarray) -> list[np.ndarray]:
-        """Take what the device read, (rows, outputs); return each item's, (marks, outputs)."""
+        """Take what the device read, (rows, outputs); return each item's, (positions, outputs)."""
         for reading, row in zip(self._new, numbers, strict=True):
             reading.numbers = row
         # All are there: a device answers its batches in order.
@@ -116,12 +116,12 @@ class Readings:
         return self._starts[run] + position - self._offsets[run]
 
 
-def first_unread(path: Sequence[Block], marks: Marks) -> int:
+def first_unread(path: Sequence[Block], read_at: ReadPositions) -> int:
     """Return the place of the first block that lacks a reading of an item; all have it: len."""
     return min(
         (
             block
-            for (position, following) in marks.asked()
+            for (position, following) in read_at.pairs()
             for block, place in [divmod(position, BLOCK_TOKENS)]
             if block < len(path) and (place, following) not in path[block].readings
         ),

@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from assay.items import Marks
+from assay.items import ReadPositions
 from assay.scheduling import policy
 from assay.scheduling.batch_builder import BatchBuilder, UnsharedBatchBuilder
 from assay.scheduling.head_outputs import Readings
@@ -93,7 +93,7 @@ class WorkItem:
     ids: np.ndarray  # (tokens,) int32
     flow: RequestFlow
     goes_alone: bool = False
-    marks: Marks | None = None  # where it is read, if not at its end
+    read_at: ReadPositions | None = None  # where it is read, if not at its end
     segments: np.ndarray | None = None  # (tokens,) int32; None: all 0
 
     @property
@@ -309,13 +309,13 @@ def plan(
         prefix_batch = replace(
             prefix_batch, segments=np.concatenate([_segments(work) for work in works])
         )
-    if not any(work.marks for work in works):
+    if not any(work.read_at for work in works):
         return Plan(tuple(works), prefix_batch)
     readings = Readings(prefix_batch)
     for work in works:
-        at_the_end = Marks(np.array([len(work.ids) - 1], np.int32))
+        at_the_end = ReadPositions(np.array([len(work.ids) - 1], np.int32))
         path = cache.path(work.ids, work.flow.scope) if cache is not None else []
-        readings.add(work.marks or at_the_end, path)
+        readings.add(work.read_at or at_the_end, path)
     return Plan(tuple(works), readings.batch(), readings)
 
 

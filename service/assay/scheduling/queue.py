@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     import numpy as np
 
-    from assay.items import Marks
+    from assay.items import ReadPositions
     from assay.scheduling.prefix_cache import PrefixCache
     from assay.worker_protocol import Loaded
 
@@ -128,10 +128,10 @@ class Queue:
         ids: np.ndarray,
         ticket: RequestHandle,
         place: int,
-        marks: Marks | None = None,
+        read_at: ReadPositions | None = None,
         segments: np.ndarray | None = None,
     ) -> None:
-        """Let one item wait for one model; `ids` is (tokens,) int32, `marks` where it is read.
+        """Let one item wait for one model; `ids` is (tokens,) int32, `read_at` where it is read.
 
         `segments` are its segment ids, (tokens,) int32; None: all 0.
         """
@@ -141,7 +141,7 @@ class Queue:
             ticket.flows[model] = RequestFlow(caller, lag, scope=ticket.scope)
         flow = ticket.flows[model]
         assert flow.caller is not None
-        work = WorkItem(ids, flow, marks=marks, segments=segments)
+        work = WorkItem(ids, flow, read_at=read_at, segments=segments)
         self._hold(work, ItemHandle(ticket, place))
         self._line(model).add(work, flow.caller.now)
         self._tell()

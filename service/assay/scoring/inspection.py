@@ -194,8 +194,8 @@ def _tokenized(
     rendered, tokens = looked.rendered, looked.tokens
     ids = rendered.ids.tolist()
     positions = {"first": [0], "last": [len(ids) - 1]}.get(reads, [])
-    if rendered.marks is not None:
-        positions = rendered.marks.positions.tolist()
+    if rendered.read_at is not None:
+        positions = rendered.read_at.positions.tolist()
     read = positions[-1] if positions else None
     return wire.TokenizeEntry(
         index=index,

@@ -8,7 +8,7 @@ import numpy as np
 
 from assay.cards.mechanism import Read
 from assay.errors import InvalidField
-from assay.items import Marks
+from assay.items import ReadPositions
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -30,7 +30,7 @@ def find(ids: np.ndarray, pattern: Sequence[int]) -> np.ndarray:
     return np.flatnonzero(matches)
 
 
-class Reader:
+class HeadPositionFinder:
     """Where a card's heads read."""
 
     def __init__(self, card: Card, token_id: Callable[[Token], int]) -> None:
@@ -49,9 +49,9 @@ class Reader:
         """Whether some head reads where the prompt ends."""
         return any(read.at == "prompt" for read, _ in self._reads)
 
-    def marks(
+    def positions(
         self, ids: np.ndarray, steps: int | None, prompt_end: int | None = None
-    ) -> Marks | None:
+    ) -> ReadPositions | None:
         """Return where a sequence is read, of so many steps if it has any; None: at its end.
 
         `prompt_end` is the place of the prompt's last token, for heads that need it.
@@ -72,7 +72,7 @@ class Reader:
                 "no step, nor the prompt, may hold the marker",
                 param="steps",
             )
-        return Marks(np.asarray(places, np.int32), joined=self._joined)
+        return ReadPositions(np.asarray(places, np.int32), joined=self._joined)
 
 
 def _places(
