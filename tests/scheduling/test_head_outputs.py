@@ -174,7 +174,7 @@ class Run:
 @pytest.mark.parametrize("follows", [False, True])
 @given(data=st.data(), budget=st.integers(1, 400), blocks=st.integers(1, 40))
 def test_an_item_gets_the_numbers_of_its_own_places(follows, data, budget, blocks):
-    """In any order of batches: blocks held, given way and forgotten, readings reused."""
+    """In any order of batches: blocks held, given way and forgotten, outputs reused."""
     run = Run(PrefixCache(blocks), Device(), budget=budget)
     for works in data.draw(rounds(follows=follows)):
         run.add(works)
@@ -230,7 +230,7 @@ def test_a_batch_may_have_nothing_left_to_read():
     assert [batch.prefix_batch.tokens for batch in run.batches] == [36, 4]
 
 
-def test_a_block_without_a_reading_is_computed_again():
+def test_a_block_without_a_head_output_is_computed_again():
     """Another item of the same text asks for a place that nobody asked for."""
     run = Run(PrefixCache(100), Device())
     text = response(PROMPT, 7)
@@ -240,7 +240,7 @@ def test_a_block_without_a_reading_is_computed_again():
     assert [batch.prefix_batch.tokens for batch in run.batches] == [36, 36 - BLOCK_TOKENS, 36 - 16]
 
 
-def test_an_item_that_lacks_a_reading_of_a_block_in_use_goes_next():
+def test_an_item_that_lacks_a_head_output_of_a_block_in_use_goes_next():
     """A block that others of the batch hold isn't forgotten under them."""
     run = Run(PrefixCache(100), Device())
     text = response(PROMPT, 7)
@@ -252,7 +252,7 @@ def test_an_item_that_lacks_a_reading_of_a_block_in_use_goes_next():
 
 
 def test_items_of_one_text_share_the_row_they_are_both_read_at():
-    """Two that ask for the same place have one reading."""
+    """Two that ask for the same place have one output."""
     run = Run(PrefixCache(100), Device())
     run.add([at(PROMPT, 3, 9), at(PROMPT, 9, 3), at(PROMPT, 9)])
     run.all()
@@ -260,8 +260,8 @@ def test_items_of_one_text_share_the_row_they_are_both_read_at():
     assert len(batch.prefix_batch.read_rows) == 2
 
 
-def test_a_failed_batch_takes_no_readings_of_older_blocks_with_it():
-    """A block that is kept and computed once more, for who ends there, keeps the readings it has.
+def test_a_failed_batch_takes_no_head_outputs_of_older_blocks_with_it():
+    """A block that is kept and computed once more, for who ends there, keeps the outputs it has.
 
     The batch behind the failed one rests on the block, not on what failed.
     """
@@ -291,7 +291,7 @@ def test_an_item_without_marks_beside_others_is_read_at_its_end():
     assert (first.tolist(), second.tolist()) == ([[0.25]], [[0.5]])
 
 
-def test_the_first_block_that_lacks_a_reading_is_told():
+def test_the_first_block_that_lacks_a_head_output_is_told():
     """The place in the path; its length where nothing is lacking."""
     cache = PrefixCache(100)
     run = Run(cache, Device())

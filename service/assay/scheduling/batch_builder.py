@@ -29,7 +29,7 @@ class BatchBuilder:
     def add(self, item: WorkItem, most_tokens: int | None) -> bool:
         """Add an item, unless the batch would then compute more than so many tokens.
 
-        Nor is it added where it lacks a reading of a block that others of the batch hold.
+        Nor is it added where it lacks a head output of a block that others of the batch hold.
         """
         ids, scope = item.ids, item.flow.scope
         path = self._cache.path(ids, scope) if self._cache is not None else []

@@ -1,7 +1,7 @@
 """What heads read at the places of a batch's items, once for all who share them. Pure.
 
-A reading depends on its tokens and those before it, as keys and values do. So a block that the
-device keeps has its readings here: an item that goes on from it gets them without the hidden
+A head's output depends on its token and those before it, as keys and values do. So a block that
+the device keeps has its outputs here: an item that goes on from it gets them without the hidden
 states, which are gone.
 """
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 Key = tuple[int, int]  # a place in a block, and the token after it or -1
 
 
-class Reading:
+class HeadOutput:
     """The numbers at one place, (outputs,) float64; None until its batch is done."""
 
     __slots__ = ("numbers",)
@@ -33,8 +33,8 @@ class Reading:
         self.numbers: np.ndarray | None = None
 
 
-class Readings:
-    """The readings of one batch: which rows the device reads, and whose they are."""
+class HeadOutputs:
+    """The head outputs of one batch: which rows the device reads, and whose they are."""
 
     def __init__(self, prefix_batch: PrefixBatch) -> None:
         self._prefix_batch = prefix_batch
@@ -50,9 +50,9 @@ class Readings:
             start += length if run >= prefix_batch.held else 0
         self._rows: list[int] = []
         self._next_ids: list[int] = []
-        self._new: list[Reading] = []  # of these rows, or of each `joined` of them
-        self._by_row: dict[Key, Reading] = {}
-        self._of_items: list[list[Reading]] = []
+        self._new: list[HeadOutput] = []  # of these rows, or of each `joined` of them
+        self._by_row: dict[Key, HeadOutput] = {}
+        self._of_items: list[list[HeadOutput]] = []
 
     def __len__(self) -> int:
         """How many rows of numbers the device gives."""
@@ -65,7 +65,7 @@ class Readings:
         if read_at.joined > 1:
             for position, following in read_at.pairs():
                 self._read(self._row(run, position), following)
-            found = [Reading() for _ in range(read_at.rows)]
+            found = [HeadOutput() for _ in range(read_at.rows)]
             self._new += found
         else:
             found = [self._find(run, key, path) for key in read_at.pairs()]
@@ -81,27 +81,27 @@ class Readings:
 
     def settle(self, numbers: np.ndarray) -> list[np.ndarray]:
         """Take what the device read, (rows, outputs); return each item's, (positions, outputs)."""
-        for reading, row in zip(self._new, numbers, strict=True):
-            reading.numbers = row
+        for output, row in zip(self._new, numbers, strict=True):
+            output.numbers = row
         # All are there: a device answers its batches in order.
-        return [np.array([reading.numbers for reading in item]) for item in self._of_items]
+        return [np.array([output.numbers for output in item]) for item in self._of_items]
 
-    def _find(self, run: int, key: Key, path: Sequence[Block]) -> Reading:
-        """Return the reading of a place: a kept block's, or one of this batch."""
+    def _find(self, run: int, key: Key, path: Sequence[Block]) -> HeadOutput:
+        """Return the head output of a place: a kept block's, or one of this batch."""
         position, following = key
         block, place = divmod(position, BLOCK_TOKENS)
         row = self._row(run, position)
         if row < 0:
-            return path[block].readings[place, following]
-        reading = self._by_row.get((row, following))
-        if reading is None:
-            reading = self._by_row[row, following] = Reading()
+            return path[block].head_outputs[place, following]
+        output = self._by_row.get((row, following))
+        if output is None:
+            output = self._by_row[row, following] = HeadOutput()
             self._read(row, following)
-            self._new.append(reading)
+            self._new.append(output)
         if block < len(path):
             # A block computed once more keeps what it has: it was there before this batch.
-            path[block].readings.setdefault((place, following), reading)
-        return reading
+            path[block].head_outputs.setdefault((place, following), output)
+        return output
 
     def _read(self, row: int, following: int) -> None:
         self._rows.append(row)
@@ -117,13 +117,13 @@ class Readings:
 
 
 def first_unread(path: Sequence[Block], read_at: ReadPositions) -> int:
-    """Return the place of the first block that lacks a reading of an item; all have it: len."""
+    """Return the place of the first block that lacks a head output of an item; all have it: len."""
     return min(
         (
             block
             for (position, following) in read_at.pairs()
             for block, place in [divmod(position, BLOCK_TOKENS)]
-            if block < len(path) and (place, following) not in path[block].readings
+            if block < len(path) and (place, following) not in path[block].head_outputs
         ),
         default=len(path),
     )

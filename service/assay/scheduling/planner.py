@@ -31,7 +31,7 @@ import numpy as np
 from assay.items import ReadPositions
 from assay.scheduling import policy
 from assay.scheduling.batch_builder import BatchBuilder, UnsharedBatchBuilder
-from assay.scheduling.head_outputs import Readings
+from assay.scheduling.head_outputs import HeadOutputs
 from assay.scheduling.prefixes import Node, Prefixes
 
 if TYPE_CHECKING:
@@ -108,7 +108,7 @@ class Plan:
 
     works: tuple[WorkItem, ...]
     prefix_batch: PrefixBatch
-    readings: Readings | None = None  # None: each item is read at its end
+    head_outputs: HeadOutputs | None = None  # None: each item is read at its end
 
     @property
     def shared_tokens(self) -> int:
@@ -118,14 +118,14 @@ class Plan:
     @property
     def rows(self) -> int:
         """How many rows of numbers the device gives."""
-        return len(self.prefix_batch.reads) if self.readings is None else len(self.readings)
+        return len(self.prefix_batch.reads) if self.head_outputs is None else len(self.head_outputs)
 
     def numbers(self, read: np.ndarray) -> list[np.ndarray]:
         """Return each item's numbers, (places, outputs), of what the device read: (rows, outputs).
 
         To be called once for a batch, in the order in which batches were planned.
         """
-        return list(read[:, None]) if self.readings is None else self.readings.settle(read)
+        return list(read[:, None]) if self.head_outputs is None else self.head_outputs.settle(read)
 
     def computed_tokens(self) -> list[float]:
         """Return each item's part of the computed tokens: a run is split among its readers."""
@@ -311,12 +311,12 @@ def plan(
         )
     if not any(work.read_at for work in works):
         return Plan(tuple(works), prefix_batch)
-    readings = Readings(prefix_batch)
+    head_outputs = HeadOutputs(prefix_batch)
     for work in works:
         at_the_end = ReadPositions(np.array([len(work.ids) - 1], np.int32))
         path = cache.path(work.ids, work.flow.scope) if cache is not None else []
-        readings.add(work.read_at or at_the_end, path)
-    return Plan(tuple(works), readings.batch(), readings)
+        head_outputs.add(work.read_at or at_the_end, path)
+    return Plan(tuple(works), head_outputs.batch(), head_outputs)
 
 
 def _segments(work: WorkItem) -> np.ndarray:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     import numpy as np
 
-    from assay.scheduling.head_outputs import Key, Reading
+    from assay.scheduling.head_outputs import HeadOutput, Key
 
 
 @dataclass(eq=False, slots=True)
@@ -34,7 +34,7 @@ class Block:
     tokens: bytes
     parent: Block | None
     children: dict[bytes, Block] = field(default_factory=dict)
-    readings: dict[Key, Reading] = field(default_factory=dict)
+    head_outputs: dict[Key, HeadOutput] = field(default_factory=dict)
     scope: str = ""
 
 
