@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 class BatchBuilder:
     """The items of one batch, by prefix; `cache` is what the device keeps of earlier ones."""
 
-    def __init__(self, cache: PrefixCache | None) -> None:
+    def __init__(self, cache: PrefixCache) -> None:
         self._cache = cache
         self._prefixes: Prefixes[WorkItem] = Prefixes()
         self._held: dict[Block, None] = {}  # blocks not computed, parents before what follows them
@@ -32,8 +32,8 @@ class BatchBuilder:
         Nor is it added where it lacks a head output of a block that others of the batch hold.
         """
         ids, scope = item.ids, item.flow.scope
-        path = self._cache.path(ids, scope) if self._cache is not None else []
-        if self._cache is not None and item.read_at is not None:
+        path = self._cache.path(ids, scope)
+        if item.read_at is not None:
             unread = first_unread(path, item.read_at)
             if unread < len(path):
                 if path[unread] in self._held or path[unread] in self._ends:
@@ -58,8 +58,6 @@ class BatchBuilder:
 
     def build(self, items: Sequence[WorkItem]) -> PrefixBatch:
         """Lay the batch out; its item i is `items[i]`. The device will keep its blocks."""
-        if self._cache is None:
-            return Layout(None).build(self._prefixes, items)
         self._cache.open([*self._held, *(end for end in self._ends if end not in self._held)])
         layout = Layout(self._cache)
         prefix_batch = layout.build(self._prefixes, items)

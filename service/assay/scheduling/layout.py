@@ -55,7 +55,7 @@ class _Branch:
 class Layout:
     """Lays out a tree's runs, parents first."""
 
-    def __init__(self, cache: PrefixCache | None) -> None:
+    def __init__(self, cache: PrefixCache) -> None:
         self.blocks: list[Block] = []  # those read and written, parents before what follows them
         self._cache = cache
         self._ids: list[np.ndarray] = [_NONE]
@@ -70,7 +70,7 @@ class Layout:
     def build(self, prefixes: Prefixes[WorkItem], items: Sequence[WorkItem]) -> PrefixBatch:
         """Return the batch; its item i is `items[i]`."""
         for scope, root in reversed(prefixes.roots.items()):
-            block = self._cache.root(scope) if self._cache is not None else None
+            block = self._cache.root(scope)
             for child in reversed(root.children.values()):
                 self._waiting.append(_Branch(child, _ROOT, 0, _NONE, block))
         while self._waiting:
@@ -176,7 +176,7 @@ class Layout:
     ) -> Block | None:
         """Keep a node's tokens from a block's first on; return its last block, if there is room."""
         for at in range(begin, node.end - BLOCK_TOKENS + 1, BLOCK_TOKENS):
-            if self._cache is None or block is None:
+            if block is None:
                 return None
             block = self._cache.add(block, tokens_at(node.ids, at))
             if block is not None:

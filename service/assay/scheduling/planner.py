@@ -32,12 +32,12 @@ from assay.items import ReadPositions
 from assay.scheduling import policy
 from assay.scheduling.batch_builder import BatchBuilder, UnsharedBatchBuilder
 from assay.scheduling.head_outputs import HeadOutputs
+from assay.scheduling.prefix_cache import PrefixCache
 from assay.scheduling.prefixes import Node, Prefixes
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from assay.scheduling.prefix_cache import PrefixCache
     from assay.worker_protocol import PrefixBatch
 
 
@@ -290,8 +290,8 @@ def plan(
     item counts as a token at least, which bounds a batch of equal items.
     """
     head = line.head()
-    if not shares or (head and head.goes_alone):
-        cache = None
+    if cache is None or not shares or (head and head.goes_alone):
+        cache = PrefixCache(0)
     draft: BatchBuilder | UnsharedBatchBuilder
     draft = BatchBuilder(cache) if shares else UnsharedBatchBuilder()
     works: list[WorkItem] = []
@@ -314,8 +314,7 @@ def plan(
     head_outputs = HeadOutputs(prefix_batch)
     for work in works:
         at_the_end = ReadPositions(np.array([len(work.ids) - 1], np.int32))
-        path = cache.path(work.ids, work.flow.scope) if cache is not None else []
-        head_outputs.add(work.read_at or at_the_end, path)
+        head_outputs.add(work.read_at or at_the_end, cache.path(work.ids, work.flow.scope))
     return Plan(tuple(works), head_outputs.batch(), head_outputs)
 
 
