@@ -167,13 +167,9 @@ class PrefixBatch:
     parents: np.ndarray  # (runs,) int32, -1 where a run begins a sequence
     reads: np.ndarray  # (items,) int32
     held: int = 0
-    cached_blocks: np.ndarray = field(
-        default_factory=_none
-    )  # (blocks,) int32, the held runs' laid end to end
+    cached_blocks: np.ndarray = field(default_factory=_none)  # (blocks,) int32, of the held runs
     new_blocks: np.ndarray = field(default_factory=_none)  # (blocks,) int32
-    new_rows: np.ndarray = field(
-        default_factory=_none
-    )  # (blocks * BLOCK_TOKENS,) int32, places in `ids`
+    new_rows: np.ndarray = field(default_factory=_none)  # (new tokens,) int32, places in `ids`
     read_rows: np.ndarray | None = None  # (rows,) int32, places in `ids` that are read instead
     next_ids: np.ndarray = field(default_factory=_none)  # (rows,) int32, the tokens after them
     segments: np.ndarray | None = None  # (tokens,) int32, of unshared runs; None: all 0

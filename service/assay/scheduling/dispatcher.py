@@ -47,7 +47,7 @@ from assay.worker_protocol import (
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from assay.scheduling.queue import ItemHandle, Queue, ScheduledBatch
+    from assay.scheduling.queue import Queue, ScheduledBatch
     from assay.worker_protocol import FromWorker, ToWorker
 
 logger = logging.getLogger("assay.dispatcher")
@@ -56,6 +56,7 @@ WATCHDOG_S = 60.0
 LOAD_TIMEOUT_S = 900.0
 _FAR_SLOWER = 20  # than the measured rate: a batch that takes so long hangs
 _LONGEST_BACKOFF_S = 30.0
+_NOT_FINITE = "the model's score of this item is not a finite number"
 _STEADY_S = 30.0  # a worker that served for so long doesn't loop through crashes
 
 State = Literal["loading", "ready", "restarting", "stopped"]
@@ -342,34 +343,24 @@ class Dispatcher:
                 case Ending():
                     self._ending = message.number
                 case Done():
-                    self._check_shape(message)
-                    self._resolve(self._answered(message.number), message)
+                    self._resolve(self._answered(message), message)
                 case Failed():
-                    self._retry(self._answered(message.number), message)
+                    self._retry(self._answered(message), message)
             self._changed.set()
 
-    def _answered(self, number: int) -> ScheduledBatch:
-        """Return the batch of that number, which is no longer at the worker.
+    def _answered(self, message: Done | Failed) -> ScheduledBatch:
+        """Return the batch of an answer, which is no longer at the worker.
 
         Raises:
-            WorkerError: It never was.
+            WorkerError: It never was, or asks for other numbers: then it counts as not answered.
         """
-        if number not in self._in_flight:
+        if (taken := self._in_flight.get(message.number)) is None:
             raise WorkerError("the worker answers what it wasn't asked")
-        self._oldest_since = self._clock()
-        return self._in_flight.pop(number)
-
-    def _check_shape(self, done: Done) -> None:
-        """Refuse numbers that aren't as many as the batch asks for.
-
-        Raises:
-            WorkerError: They aren't; the batch counts as not answered.
-        """
-        taken = self._in_flight.get(done.number)
-        if taken is None:
-            return
-        if done.shape != (taken.plan.rows, sum(self.loaded[taken.model].outputs.values())):
+        shape = taken.plan.rows, sum(self.loaded[taken.model].outputs.values())
+        if isinstance(message, Done) and message.shape != shape:
             raise WorkerError("the worker answers with other numbers than it was asked for")
+        self._oldest_since = self._clock()
+        return self._in_flight.pop(message.number)
 
     def _resolve(self, taken: ScheduledBatch, done: Done) -> None:
         plan = taken.plan
@@ -395,7 +386,8 @@ class Dispatcher:
             claim.ticket.usage.tokens += work.tokens
             claim.ticket.usage.computed_tokens += computed
         for claim, numbers in zip(taken.claims, plan.numbers(done.numbers), strict=True):
-            _settle(claim, numbers)
+            is_finite = np.isfinite(numbers).all()
+            claim.settle(numbers if is_finite else NonFiniteScore(_NOT_FINITE))
 
     def _weigh(self, taken: ScheduledBatch, seconds: float) -> None:
         """Let a batch count for how large the next ones may be."""
@@ -447,13 +439,6 @@ class Dispatcher:
                 )
         self._in_flight.clear()
         self._caches.clear()
-
-
-def _settle(claim: ItemHandle, numbers: np.ndarray) -> None:
-    if np.isfinite(numbers).all():
-        claim.settle(numbers)
-    else:
-        claim.settle(NonFiniteScore("the model's score of this item is not a finite number"))
 
 
 def rate(dispatchers: Sequence[Dispatcher]) -> float:

@@ -199,10 +199,7 @@ class Queue:
                 return None
             self._begin(heads[model])
             drafted = plan(
-                line,
-                spec.budget_tokens,
-                shares=spec.shares_prefixes,
-                cache=caches.get(model),
+                line, spec.budget_tokens, shares=spec.shares_prefixes, cache=caches.get(model)
             )
             self._fail_expired(line)
             if not drafted.works:  # the head's deadline passed meanwhile
