@@ -306,9 +306,10 @@ def plan(
     if any(work.segments is not None for work in works):
         if shares:
             raise ValueError("what is shared is known by its ids alone, without segments")
-        prefix_batch = replace(
-            prefix_batch, segments=np.concatenate([_segments(work) for work in works])
-        )
+        segments = [
+            np.zeros_like(one.ids) if one.segments is None else one.segments for one in works
+        ]
+        prefix_batch = replace(prefix_batch, segments=np.concatenate(segments))
     if not any(work.read_at for work in works):
         return Plan(tuple(works), prefix_batch)
     head_outputs = HeadOutputs(prefix_batch)
@@ -316,10 +317,6 @@ def plan(
         at_the_end = ReadPositions(np.array([len(work.ids) - 1], np.int32))
         head_outputs.add(work.read_at or at_the_end, cache.path(work.ids, work.flow.scope))
     return Plan(tuple(works), head_outputs.batch(), head_outputs)
-
-
-def _segments(work: WorkItem) -> np.ndarray:
-    return np.zeros_like(work.ids) if work.segments is None else work.segments
 
 
 def _candidates(line: ModelQueue, *, shares: bool) -> Iterator[WorkItem]:
