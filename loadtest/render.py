@@ -6,7 +6,7 @@ from dataclasses import replace
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
-from assay.items import Conversation, Rendered
+from assay.items import Conversation, TokenizedItem
 from assay.prompts.template import Template
 
 if TYPE_CHECKING:
@@ -55,8 +55,8 @@ def _conversation(item: Item) -> Conversation:
     return Conversation((user, {"role": "assistant", "content": item.response}))
 
 
-def _with(item: Item, rendered: Rendered | Exception) -> Item:
-    if not isinstance(rendered, Rendered):
+def _with(item: Item, rendered: TokenizedItem | Exception) -> Item:
+    if not isinstance(rendered, TokenizedItem):
         raise SystemExit(f"an item can't be rendered: {rendered}")
     ids = tuple(rendered.ids.tolist())
     return replace(item, text=rendered.text, tokens=len(ids), ids=ids)

@@ -196,7 +196,7 @@ class ReadPositions:
 
 
 @dataclass(frozen=True, slots=True)
-class Rendered:
+class TokenizedItem:
     """What the model reads of one item: `ids` is (tokens,) int32; no `read_at`: at its end.
 
     `text` is what these ids were tokenized from, where that is one text; `cut` what was cut of the

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(slots=True)
-class Usage:
+class JobUsage:
     """What one request has cost so far, at all of its backends.
 
     `began_at` is when its first batch began, by the monotonic clock; `compute_s` adds up the
@@ -45,4 +45,4 @@ class Job:
     is_batch: bool = False
     caller: str = ""
     scope: str = ""
-    usage: Usage = field(default_factory=Usage)
+    usage: JobUsage = field(default_factory=JobUsage)

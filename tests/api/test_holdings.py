@@ -16,7 +16,7 @@ from pydantic_core import from_json
 
 from assay.api import body as bodies
 from assay.api.holdings import Holding, Holdings, worth
-from assay.api.incremental_json import Parser
+from assay.api.incremental_json import IncrementalParser
 from assay.api.keys import Keys, read
 from assay.api.origins import Origins
 from assay.api.request_middleware import Frame
@@ -48,7 +48,7 @@ PLAIN = b'{"inputs":["' + b"x" * 2_000_000  # unfinished; worth 4 MB
 def held(content: bytes) -> int:
     """Return how much memory a body takes once it is parsed in pieces."""
     tracemalloc.start()
-    parser = Parser()
+    parser = IncrementalParser()
     for begin in range(0, len(content), CHUNK):
         parser.feed(content[begin : begin + CHUNK])
     document = parser.end()
@@ -75,7 +75,7 @@ def test_a_body_counts_for_what_it_takes_once_it_is_parsed(shape: str) -> None:
 def test_token_ids_count_for_what_they_are_packed_into() -> None:
     """As text takes twice its bytes, they do so at the most: no caller with ids is refused."""
     row = json.dumps({"input_ids": [12_345] * 1_000}).encode()
-    parser = Parser()
+    parser = IncrementalParser()
     for _ in range(50):
         parser.feed((b"," if parser.worth else b'{"inputs":[') + row)
     parser.feed(b"]}")

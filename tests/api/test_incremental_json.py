@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from assay.api.incremental_json import MOST_PART_BYTES, MOST_PART_KEYS, Parser
+from assay.api.incremental_json import MOST_PART_BYTES, MOST_PART_KEYS, IncrementalParser
 from assay.errors import BodyTooLarge, MalformedBody
 from assay.wire import MOST_ITEMS
 
@@ -43,7 +43,7 @@ WRONG = [
 
 def parsed(content: bytes, size: int) -> Any:
     """Return a document that comes in chunks of a size."""
-    parser = Parser()
+    parser = IncrementalParser()
     for begin in range(0, len(content), size):
         parser.feed(content[begin : begin + size])
     return parser.end()
@@ -113,7 +113,7 @@ def test_as_many_items_as_may_be_are_taken() -> None:
 @pytest.mark.parametrize("begin", [b'{"a": "', b'{"a": [1, "', b'{"a": {"b": ['])
 def test_a_part_has_so_many_bytes(begin: bytes) -> None:
     """One item, and all that is beside the items: neither waits in memory for its end."""
-    parser = Parser()
+    parser = IncrementalParser()
     parser.feed(begin)
     megabyte = b"x" * 1024**2
     for _ in range(MOST_PART_BYTES // len(megabyte) - 1):
@@ -125,7 +125,7 @@ def test_a_part_has_so_many_bytes(begin: bytes) -> None:
 
 def test_what_is_parsed_so_far_can_be_freed_where_the_document_breaks_off() -> None:
     """Whoever empties these lists frees all that a parser holds."""
-    parser = Parser()
+    parser = IncrementalParser()
     parser.feed(b'{"a": [{"b": 1}, {"b": 2}], "c": [[3], ')
     parser.feed(b"[4], 5")
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from assay.errors import AssayError
-    from assay.items import Rendered
+    from assay.items import TokenizedItem
     from assay.prompts.models import Model
 
 
@@ -31,7 +31,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return checkpoints.build(tmp_path_factory.mktemp("fake") / "tiny")
 
 
-def score(item: Rendered) -> float | AssayError:
+def score(item: TokenizedItem) -> float | AssayError:
     """Return the sum of an item's ids, or the error of those that begin with 5."""
     return ForwardFailed("five") if item.ids[0] == 5 else float(item.ids.sum())
 

@@ -25,7 +25,7 @@ from assay.errors import (
     NotReady,
     Overloaded,
 )
-from assay.items import Cutting, Rendered
+from assay.items import Cutting, TokenizedItem
 from assay.jobs import Job
 from assay.reward.transform import sigmoid
 from assay.settings import Remote
@@ -44,7 +44,7 @@ class Renderers:
 
     async def render(self, models: Any, sources: Any, cutting: Any, caller: str) -> Any:
         del models, cutting, caller
-        return [[Rendered(_ids(one), None)] for one in sources]
+        return [[TokenizedItem(_ids(one), None)] for one in sources]
 
 
 def _ids(source: Any) -> np.ndarray:

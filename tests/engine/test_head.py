@@ -5,7 +5,7 @@ import torch
 from pydantic import TypeAdapter
 
 from assay.cards import mechanism
-from assay.engine.head import VOCABULARY, Head, Vocabulary
+from assay.engine.head import VOCABULARY, Head, VocabularyHead
 
 ROWS, SIZE = 5, 6
 STATE = torch.randn(ROWS, SIZE, generator=torch.Generator().manual_seed(1))
@@ -131,7 +131,7 @@ def test_the_following_token_has_its_log_probability(rows):
     generator = torch.Generator().manual_seed(3)
     state = torch.randn(rows, SIZE, generator=generator)
     following = torch.randint(9, (rows,), generator=generator)
-    vocabulary = Vocabulary(TENSORS[VOCABULARY].to(torch.bfloat16))
+    vocabulary = VocabularyHead(TENSORS[VOCABULARY].to(torch.bfloat16))
 
     found = vocabulary(state, following)
 
@@ -142,4 +142,4 @@ def test_the_following_token_has_its_log_probability(rows):
 
 def test_no_following_token_has_no_number():
     """An empty batch is one."""
-    assert Vocabulary(TENSORS[VOCABULARY])(STATE[:0], torch.empty(0)).shape == (0, 1)
+    assert VocabularyHead(TENSORS[VOCABULARY])(STATE[:0], torch.empty(0)).shape == (0, 1)

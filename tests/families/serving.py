@@ -10,7 +10,7 @@ import torch
 
 from assay import wire
 from assay.engine import model_runner as trunks
-from assay.items import Rendered
+from assay.items import TokenizedItem
 from assay.prompts import resolution
 from assay.scheduling.planner import ModelQueue, RequestFlow, WorkItem, plan
 from assay.scheduling.prefix_cache import PrefixCache
@@ -95,7 +95,7 @@ class Served:
         found: list[np.ndarray | AssayError | None] = [None] * len(sources)
         places: dict[WorkItem, int] = {}
         for place, one in enumerate(template.render_all(sources)):
-            if isinstance(one, Rendered):
+            if isinstance(one, TokenizedItem):
                 work = WorkItem(one.ids, RequestFlow(), read_at=one.read_at, segments=one.segments)
                 places[work] = place
                 line.add(work, 0.0)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from assay.cards.catalogue import embedded
-from assay.items import Conversation, Rendered
+from assay.items import Conversation, TokenizedItem
 from assay.prompts.template import Template
 
 if TYPE_CHECKING:
@@ -65,4 +65,4 @@ def read(file: Path, count: int) -> list[np.ndarray]:
 
 def _render(talks: list[Conversation]) -> list[np.ndarray]:
     rendered = template().render_all(talks, "response_end")
-    return [one.ids for one in rendered if isinstance(one, Rendered)]
+    return [one.ids for one in rendered if isinstance(one, TokenizedItem)]

@@ -13,7 +13,7 @@ from transformers import AutoTokenizer
 from assay import wire
 from assay.cards.card import Card
 from assay.errors import AssayError, CheckpointError, InvalidField, TemplateRefused
-from assay.items import Conversation, Rendered, Solution
+from assay.items import Conversation, Solution, TokenizedItem
 from assay.prompts.chat import ChatTemplate
 from assay.prompts.chunking import estimate, identity
 from assay.prompts.template import Template
@@ -265,7 +265,7 @@ def test_whatever_a_template_raises_is_its_refusal_of_that_item(
         for word in ("good", "bad")
     )
 
-    outcomes: list[Rendered | AssayError] = template.render_all([good, bad, good])
+    outcomes: list[TokenizedItem | AssayError] = template.render_all([good, bad, good])
 
     assert [isinstance(one, TemplateRefused) for one in outcomes] == [False, True, False]
 
@@ -375,11 +375,11 @@ def test_the_date_is_that_of_the_card_else_of_the_start(tmp_path: Path) -> None:
     assert texts[2] == ["26 Jul 2024 00:00:00.000000"] * 2
 
 
-def _rendered(template: Template, item: dict[str, Any]) -> list[Rendered]:
+def _rendered(template: Template, item: dict[str, Any]) -> list[TokenizedItem]:
     """Return what comes of an item, and of it again."""
     asked = wire.ScoreRequest(inputs=[wire.Item.model_validate(item)] * 2)
     found = template.render_all(items.sources_of(asked.items(), asked))
-    return [one for one in found if isinstance(one, Rendered)]
+    return [one for one in found if isinstance(one, TokenizedItem)]
 
 
 def test_fixed_strings_have_no_date() -> None:

@@ -9,7 +9,7 @@ from tokenizers import AddedToken, Tokenizer, normalizers
 from transformers import PreTrainedTokenizerFast
 
 from assay.errors import InvalidField
-from assay.items import Conversation, Cutting, Rendered, TemplateInputs
+from assay.items import Conversation, Cutting, TemplateInputs, TokenizedItem
 from assay.prompts.template import Template
 from tests.prompts import tokenizers
 
@@ -77,8 +77,8 @@ def test_what_a_template_puts_together_is_refused(
 
     parsed, other = rendered(template, source), rendered(template, source, cutting)
 
-    assert isinstance(parsed, Rendered)
-    if isinstance(other, Rendered):  # it had a token as a whole, and nothing comes together
+    assert isinstance(parsed, TokenizedItem)
+    if isinstance(other, TokenizedItem):  # it had a token as a whole, and nothing comes together
         assert cutting is SPLIT
         assert "hi <s>" in (other.text or "")
     else:
@@ -100,7 +100,7 @@ def test_what_only_looks_so_is_rendered_as_ever(
 
     other = rendered(template, source, cutting)
 
-    assert isinstance(other, Rendered), other
+    assert isinstance(other, TokenizedItem), other
     assert other.ids.tolist() == rendered(template, source).ids.tolist()
 
 
@@ -124,5 +124,5 @@ def test_what_a_normalizer_makes_a_token_is_refused_or_text(tmp_path: Path, said
 
     assert token in parsed.ids
     assert isinstance(refused, InvalidField)
-    assert isinstance(split, Rendered)
+    assert isinstance(split, TokenizedItem)
     assert token not in split.ids

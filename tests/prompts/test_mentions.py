@@ -16,10 +16,10 @@ from assay.items import (
     Conversation,
     Cutting,
     Ids,
-    Rendered,
     Solution,
     TemplateInputs,
     Text,
+    TokenizedItem,
 )
 from assay.prompts.template import Template
 from tests.prompts import tokenizers
@@ -51,17 +51,17 @@ def parts(*texts: str) -> list[dict[str, str]]:
     return [{"type": "text", "text": text} for text in texts]
 
 
-def split(template: Template, source: Source) -> Rendered:
+def split(template: Template, source: Source) -> TokenizedItem:
     """Return an item with the special tokens in its texts as text."""
     (one,) = template.render_all([source], Cutting(special_tokens="split"))
-    assert isinstance(one, Rendered), one
+    assert isinstance(one, TokenizedItem), one
     return one
 
 
-def parsed(template: Template, source: Source) -> Rendered:
+def parsed(template: Template, source: Source) -> TokenizedItem:
     """Return an item as transformers reads it."""
     (one,) = template.render_all([source])
-    assert isinstance(one, Rendered), one
+    assert isinstance(one, TokenizedItem), one
     return one
 
 
@@ -112,7 +112,7 @@ def test_an_item_without_any_is_read_alike(template: Template, way: Any) -> None
 
     assert isinstance(first, InvalidField) == (way == "refuse")
     for one, other in zip(expected, others, strict=True):
-        assert isinstance(other, Rendered)
+        assert isinstance(other, TokenizedItem)
         assert np.array_equal(one.ids, other.ids)
         assert (one.text, one.has_mentions) == (other.text, False)
 

@@ -16,13 +16,13 @@ from assay.cards import card as cards
 from assay.cards import catalogue
 from assay.cards.repository import Checkpoint
 from assay.errors import AssayError, InvalidField, WorkerError
-from assay.items import ReadPositions, Rendered
+from assay.items import ReadPositions, TokenizedItem
 from assay.prompts import protocol
 from assay.prompts.models import Facts, Inspected, Model, Padding, Reading, Resolved
 from assay.prompts.protocol import (
     InspectedFrame,
     Outcomes,
-    Read,
+    ReadFrame,
     Refusal,
     ResolvedFrame,
 )
@@ -82,12 +82,17 @@ def test_what_was_rendered_crosses_as_it_is():
     """Ids, places, segments; the text and the tokens where they were asked for."""
     read_at = ReadPositions(np.array([1, 3], np.int32), np.array([7, 8], np.int32), 2)
     ids = np.arange(5, dtype=np.int32)
-    one = Rendered(
+    one = TokenizedItem(
         ids, "text ü", "both", read_at, ids % 2, ends_as_expected=False, has_mentions=True
     )
 
     (back, bare) = crossed(
-        Outcomes([Read.of(one, ["a"], looks=True), Read.of(Rendered(ids, "b"), None, looks=False)])
+        Outcomes(
+            [
+                ReadFrame.of(one, ["a"], looks=True),
+                ReadFrame.of(TokenizedItem(ids, "b"), None, looks=False),
+            ]
+        )
     ).items
     found, plain = back.rendered(), bare.rendered()
 

@@ -15,7 +15,7 @@ import pytest
 from assay.errors import EmptyItem, NotReady, TemplateRefused, WorkerError
 from assay.items import Cutting, Text
 from assay.prompts import renderer
-from assay.prompts.protocol import Defect, Outcomes, Read, Refusal, Render
+from assay.prompts.protocol import Defect, Outcomes, ReadFrame, Refusal, Render
 from assay.prompts.renderer import ROUND_TOKENS, Renderer
 from assay.wakeup_throttle import WakeupThrottle
 
@@ -74,15 +74,15 @@ class Loader:
         return Stream(self)
 
 
-def _read(text: str) -> Read | Refusal:
+def _read(text: str) -> ReadFrame | Refusal:
     if text == "garbled":
-        return Read(b"abc", None, None, None, 1, None, True, False, None, None)
+        return ReadFrame(b"abc", None, None, None, 1, None, True, False, None, None)
     if not text:
         return Refusal.of(EmptyItem("nothing"))
     if text == "nested":
         return Refusal.of(TemplateRefused("nested calls"))
     ids = bytes(4 * len(text))
-    return Read(ids, None, None, None, 1, None, True, False, None, None)
+    return ReadFrame(ids, None, None, None, 1, None, True, False, None, None)
 
 
 class Rendering:

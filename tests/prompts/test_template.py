@@ -12,7 +12,7 @@ from assay.errors import (
     ItemTooLong,
     TemplateRefused,
 )
-from assay.items import Conversation, Ids, Text
+from assay.items import Conversation, Ids, Text, TokenizedItem
 from assay.prompts.template import Template
 from tests.prompts import tokenizers
 
@@ -214,8 +214,8 @@ def test_a_bad_item_leaves_its_neighbours_alone(tmp_path):
 
     rendered = template.render_all([good, Text("\ud800"), Text(""), wizard, good])
 
-    kinds = [type(item).__name__ for item in rendered]
-    assert kinds == ["Rendered", "InvalidField", "EmptyItem", "TemplateRefused", "Rendered"]
+    kinds = [type(item) for item in rendered]
+    assert kinds == [TokenizedItem, InvalidField, EmptyItem, TemplateRefused, TokenizedItem]
     assert rendered[0].ids.tolist() == rendered[4].ids.tolist()
 
 

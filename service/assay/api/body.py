@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from assay import wire
 from assay.api import problems
 from assay.api.holdings import worth
-from assay.api.incremental_json import Parser
+from assay.api.incremental_json import IncrementalParser
 from assay.api.request_context import context_of
 from assay.errors import (
     BodyTooLarge,
@@ -126,7 +126,7 @@ async def _received(request: Request, holding: Holding) -> Body:
 
 async def _taken(chunks: AsyncIterator[bytes], holding: Holding, *, has_tail: bool) -> Body:
     """Return what came; with a tail behind its JSON it can't be parsed as it comes."""
-    parser = Parser()
+    parser = IncrementalParser()
     try:
         return await _parsed(chunks, holding, parser, has_tail=has_tail)
     except BaseException:
@@ -135,10 +135,10 @@ async def _taken(chunks: AsyncIterator[bytes], holding: Holding, *, has_tail: bo
 
 
 async def _parsed(
-    chunks: AsyncIterator[bytes], holding: Holding, own: Parser, *, has_tail: bool
+    chunks: AsyncIterator[bytes], holding: Holding, own: IncrementalParser, *, has_tail: bool
 ) -> Body:
     buffer = bytearray()
-    parser: Parser | None = None
+    parser: IncrementalParser | None = None
     size = 0
     async for chunk in chunks:
         buffer += chunk

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from assay.api.upgrade import Parser
+from assay.api.upgrade import RequestParser
 from assay.errors import Overloaded
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ class Connection(HttpToolsProtocol):
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
-        self.parser: Parser = Parser(self)  # type: ignore[assignment]
+        self.parser: RequestParser = RequestParser(self)  # type: ignore[assignment]
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Wait for the first head, or hang up where that is one connection too many."""

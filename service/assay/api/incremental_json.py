@@ -135,7 +135,7 @@ class _Part:
             )
 
 
-class Parser:
+class IncrementalParser:
     """One document. Lists of token ids come as `array('i')`, four bytes an id.
 
     Raises (every method):

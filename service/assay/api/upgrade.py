@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 _FRAMING = frozenset({b"content-length", b"transfer-encoding"})
 
 
-class Parser:
+class RequestParser:
     """httptools' parser of a connection's requests, which has the methods that uvicorn calls."""
 
     def __init__(self, connection: Connection) -> None:

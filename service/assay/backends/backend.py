@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from assay.errors import AssayError
-    from assay.items import Rendered, Source
+    from assay.items import Source, TokenizedItem
     from assay.jobs import Job
     from assay.prompts.models import Model
     from assay.telemetry.metrics import Metrics
@@ -75,10 +75,10 @@ class Session(Protocol):
 
     async def prepare(
         self, models: Sequence[Model], sources: Sequence[Source]
-    ) -> list[list[Rendered | AssayError]]:
+    ) -> list[list[TokenizedItem | AssayError]]:
         """Return what each model reads of each item, a row an item, or why it can't be read."""
 
-    def submit(self, model: Model, item: Rendered, place: int) -> None:
+    def submit(self, model: Model, item: TokenizedItem, place: int) -> None:
         """Have a prepared item computed; its result is settled at that place."""
 
     def cancel(self) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 
 from assay.backends.remote import RemoteCapabilities
 from assay.errors import AssayError
-from assay.items import Ids, Rendered, characters
+from assay.items import Ids, TokenizedItem, characters
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -25,18 +25,18 @@ if TYPE_CHECKING:
 class FakeSession:
     """One request; an item is computed in the loop's next iteration."""
 
-    def __init__(self, job: Job, score: Callable[[Rendered], float | AssayError]) -> None:
+    def __init__(self, job: Job, score: Callable[[TokenizedItem], float | AssayError]) -> None:
         self._job = job
         self._score = score
         self._is_cancelled = False
 
     async def prepare(
         self, models: Sequence[Model], sources: Sequence[Source]
-    ) -> list[list[Rendered | AssayError]]:
+    ) -> list[list[TokenizedItem | AssayError]]:
         """Read an item as its ids, or as so many tokens as it has characters."""
         return [[_read(source)] * len(models) for source in sources]
 
-    def submit(self, model: Model, item: Rendered, place: int) -> None:
+    def submit(self, model: Model, item: TokenizedItem, place: int) -> None:
         """Settle an item soon."""
         del model
         asyncio.get_running_loop().call_soon(self._settle, item, place)
@@ -45,7 +45,7 @@ class FakeSession:
         """Settle nothing more."""
         self._is_cancelled = True
 
-    def _settle(self, item: Rendered, place: int) -> None:
+    def _settle(self, item: TokenizedItem, place: int) -> None:
         if self._is_cancelled:
             return
         usage = self._job.usage
@@ -65,7 +65,7 @@ class FakeBackend:
     def __init__(
         self,
         models: Sequence[Model],
-        score: Callable[[Rendered], float | AssayError],
+        score: Callable[[TokenizedItem], float | AssayError],
         *,
         on_change: Callable[[], None] = lambda: None,
     ) -> None:
@@ -155,6 +155,6 @@ class FakeBackend:
         )
 
 
-def _read(source: Source) -> Rendered:
+def _read(source: Source) -> TokenizedItem:
     ids = source.ids if isinstance(source, Ids) else range(characters(source))
-    return Rendered(np.asarray(ids, np.int32), None)
+    return TokenizedItem(np.asarray(ids, np.int32), None)

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from assay.backends.backend import State
     from assay.errors import AssayError
-    from assay.items import Rendered, Source
+    from assay.items import Source, TokenizedItem
     from assay.jobs import Job
     from assay.prompts.models import Model
     from assay.prompts.renderers import Renderers
@@ -46,11 +46,11 @@ class LocalSession:
 
     async def prepare(
         self, models: Sequence[Model], sources: Sequence[Source]
-    ) -> list[list[Rendered | AssayError]]:
+    ) -> list[list[TokenizedItem | AssayError]]:
         """Render for each model."""
         return await self._renderers.render(models, sources, self._job.cutting, self._job.caller)
 
-    def submit(self, model: Model, item: Rendered, place: int) -> None:
+    def submit(self, model: Model, item: TokenizedItem, place: int) -> None:
         """Put an item in the queue."""
         self._queue.put(model.name, item.ids, self._ticket, place, item.read_at, item.segments)
 

@@ -32,7 +32,7 @@ from assay.errors import (
     TemplateRefused,
     shown,
 )
-from assay.items import Conversation, Cutting, Rendered
+from assay.items import Conversation, Cutting, TokenizedItem
 from assay.reward.transform import sigmoid
 from assay.scheduling.queue import late
 
@@ -117,12 +117,12 @@ class RemoteSession:
 
     async def prepare(
         self, models: Sequence[Model], sources: Sequence[Source]
-    ) -> list[list[Rendered | AssayError]]:
+    ) -> list[list[TokenizedItem | AssayError]]:
         """Render for the backend's one model."""
         found = await self._backend.rendered(models[0], sources, self.job.cutting, self.job.caller)
         return [[one] for one in found]
 
-    def submit(self, model: Model, item: Rendered, place: int) -> None:
+    def submit(self, model: Model, item: TokenizedItem, place: int) -> None:
         """Send an item as soon as there is a slot."""
         del model
         self._backend.put(_Entry(self._backend.sent(item), len(item.ids), self, place))
@@ -257,7 +257,7 @@ class RemoteBackend:
             NotReady, Overloaded, ForwardFailed: There is no answer.
         """
         rendered = await self.rendered(self._model, _SAMPLES, Cutting(), "")
-        sent = [self.sent(one) for one in rendered if isinstance(one, Rendered)]
+        sent = [self.sent(one) for one in rendered if isinstance(one, TokenizedItem)]
         if not sent:
             raise CheckpointError(
                 f"{self._model.name}: no sample can be rendered: {_first(rendered).message}"
@@ -278,7 +278,7 @@ class RemoteBackend:
 
     async def rendered(
         self, model: Model, sources: Sequence[Source], cutting: Cutting, caller: str
-    ) -> list[Rendered | AssayError]:
+    ) -> list[TokenizedItem | AssayError]:
         """Return what the model reads of items; with their texts where the server reads these."""
         if not self._contract.takes_text:
             rows = await self._renderers.render([model], sources, cutting, caller)
@@ -290,12 +290,12 @@ class RemoteBackend:
                 f"the server of '{model.name}' reads text, and the item has none of its own; send "
                 "a conversation"
             )
-            if isinstance(one, Rendered) and one.text is None
+            if isinstance(one, TokenizedItem) and one.text is None
             else one
             for one in found
         ]
 
-    def sent(self, item: Rendered) -> list[int] | str:
+    def sent(self, item: TokenizedItem) -> list[int] | str:
         """Return what is sent of an item."""
         if self._contract.takes_text:
             return item.text or ""
@@ -578,5 +578,5 @@ def _outputs(row: Sequence[float]) -> np.ndarray | AssayError:
     return np.array([row], np.float64)
 
 
-def _first(rendered: Iterable[Rendered | AssayError]) -> AssayError:
+def _first(rendered: Iterable[TokenizedItem | AssayError]) -> AssayError:
     return next(one for one in rendered if isinstance(one, AssayError))

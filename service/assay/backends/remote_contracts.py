@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 Name = Literal["vllm-classify", "vllm-pooling", "sglang", "tei", "assay"]
 
 
-class Contract(Protocol):
+class RemoteContract(Protocol):
     """One server's way to be asked."""
 
     path: str
@@ -131,7 +131,7 @@ class Assay:
         return [[float(one["score"])] for one in _by_index(answer["data"])]
 
 
-CONTRACTS: dict[Name, Contract] = {
+CONTRACTS: dict[Name, RemoteContract] = {
     "vllm-classify": VllmClassify(),
     "vllm-pooling": VllmPooling(),
     "sglang": Sglang(),

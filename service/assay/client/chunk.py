@@ -21,7 +21,7 @@ EntryT = TypeVar("EntryT", bound=wire.Entry)
 
 
 @dataclass(frozen=True, slots=True)
-class Call(Generic[EntryT]):
+class ClientCall(Generic[EntryT]):
     """A question with its options, about as many elements as come."""
 
     pool: Pool

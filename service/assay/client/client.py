@@ -17,7 +17,7 @@ from assay import wire
 from assay.client import clock
 from assay.client import progress as bars
 from assay.client import stream as streams
-from assay.client.chunk import Call
+from assay.client.chunk import ClientCall
 from assay.client.coalescing import Together
 from assay.client.pool import Pool
 from assay.client.retry import PATIENCE_S
@@ -288,9 +288,9 @@ class AsyncClient:
             self._open()
         self._loop = loop
 
-    def _call(self, route: Route[EntryT], options: dict[str, Any]) -> Call[EntryT]:
+    def _call(self, route: Route[EntryT], options: dict[str, Any]) -> ClientCall[EntryT]:
         self._come_here()
-        return Call.of(self._pool, route, {**self._defaults, **options}, self._deadline_s)
+        return ClientCall.of(self._pool, route, {**self._defaults, **options}, self._deadline_s)
 
     def _intake(self, route: Route[EntryT], things: Any) -> streams.Intake:
         kind = streams.Fed if isinstance(things, AsyncIterable) else streams.Pulled

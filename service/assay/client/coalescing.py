@@ -21,7 +21,7 @@ from assay.client import response_parsing
 from assay.client.pool import GRACE_S
 
 if TYPE_CHECKING:
-    from assay.client.chunk import Call
+    from assay.client.chunk import ClientCall
     from assay.client.pool import Pool
     from assay.client.route import Element
 
@@ -33,7 +33,7 @@ _TOGETHER = 64  # of a request: who shares one waits for all of it
 class _Asked(Generic[EntryT]):
     """A question that waits; its future has the entry, or None where it must be asked alone."""
 
-    call: Call[EntryT]
+    call: ClientCall[EntryT]
     one: Element
     entry: asyncio.Future[EntryT | None]
 
@@ -61,7 +61,7 @@ class Together:
         self._lines: dict[tuple[str, bytes], _Line[Any]] = {}
         self._requests: set[asyncio.Task[None]] = set()
 
-    async def ask(self, call: Call[EntryT], one: Element) -> EntryT:
+    async def ask(self, call: ClientCall[EntryT], one: Element) -> EntryT:
         """Return the entry of one element; raises as `Call.send`."""
         if one.refusal is None:
             try:
@@ -81,7 +81,7 @@ class Together:
         for line in self._lines.values():
             _fail(list(line.waiting), _closed())
 
-    async def _shared(self, call: Call[EntryT], one: Element) -> EntryT | None:
+    async def _shared(self, call: ClientCall[EntryT], one: Element) -> EntryT | None:
         asked = _Asked(call, one, asyncio.get_running_loop().create_future())
         key = (call.route.path, call.fields)
         line = self._lines.setdefault(key, _Line())
@@ -132,7 +132,7 @@ async def _answer(several: list[_Asked[Any]]) -> None:
                 asked.entry.set_result(entry)
 
 
-def _call(several: list[_Asked[Any]]) -> Call[Any]:
+def _call(several: list[_Asked[Any]]) -> ClientCall[Any]:
     """Return the call that stands for several: it ends with the last, a bad element fails alone."""
     first = several[0].call
     if len(several) == 1:

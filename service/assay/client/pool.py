@@ -38,7 +38,7 @@ _TOO_LATE = "the deadline passed before the request was sent"
 
 
 @dataclass(slots=True, eq=False)
-class Server:
+class PooledServer:
     """One address: what it has to do, and since when it fails."""
 
     url: str
@@ -107,7 +107,9 @@ class Pool:
         if not urls:
             raise errors.InvalidField("give the URL of a server", param="urls")
         checked = [_checked(url) for url in urls]
-        self.servers = [Server(url, None if transport else proxies.of(url)) for url in checked]
+        self.servers = [
+            PooledServer(url, None if transport else proxies.of(url)) for url in checked
+        ]
         self.patience_s = patience_s
         self.retries = retries
         self._slots = asyncio.Semaphore(max(_SLOTS, concurrency) * len(urls))
@@ -206,7 +208,7 @@ class Pool:
                 raise retry.Unfinished(answer)
             return answer
 
-    def _choose(self) -> tuple[Server, int]:
+    def _choose(self) -> tuple[PooledServer, int]:
         """Return whom to ask, and how many others could be asked afterwards."""
         now = clock.now()
         if is_open := [one for one in self.servers if one.is_open(now)]:
@@ -234,7 +236,9 @@ def _translated(*, may_be_hung: bool, via: str) -> Iterator[None]:
         raise errors.NotReady(f"the server can't be reached: {reason}{via}") from error
 
 
-def _mounts(servers: list[Server], limits: httpx.Limits) -> dict[str, httpx.AsyncBaseTransport]:
+def _mounts(
+    servers: list[PooledServer], limits: httpx.Limits
+) -> dict[str, httpx.AsyncBaseTransport]:
     """Return what sends to the servers that are behind a proxy, by their addresses."""
     return {
         str(httpx.URL(server.url).copy_with(path="/", query=None)).rstrip("/"): transport

@@ -22,7 +22,7 @@ from assay.cards import adapter as adapters
 from assay.cards import code, headers, sizes
 from assay.engine import faults, internlm2, trusted
 from assay.engine.adapter import Adapter
-from assay.engine.head import VOCABULARY, Head, Vocabulary
+from assay.engine.head import VOCABULARY, Head, VocabularyHead
 from assay.engine.readout import CardHeads, NextToken, Readout, own
 from assay.errors import CheckpointError
 from assay.worker_protocol import OUTLINE
@@ -318,7 +318,7 @@ def _named_class(architecture: Any, config: Any) -> Any:
 
 def _readout(card: Card, folder: Path, tensors: _Tensors) -> Readout:
     if card.policy is not None:
-        return Readout("last", NextToken(Vocabulary(tensors(VOCABULARY))))
+        return Readout("last", NextToken(VocabularyHead(tensors(VOCABULARY))))
     heads = {name: Head(one, tensors.of(folder, one.file)) for name, one in card.heads.items()}
     at = card.read.at if card.read else "last"
     return Readout(at if at in ("first", "mean") else "last", CardHeads(heads))

@@ -48,7 +48,7 @@ class Head:
         return state
 
 
-class Vocabulary:
+class VocabularyHead:
     """The log-probability of the token after each place, over a model's whole vocabulary."""
 
     def __init__(self, weight: torch.Tensor) -> None:

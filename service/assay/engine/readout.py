@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     import numpy as np
     import transformers
 
-    from assay.engine.head import Head, Vocabulary
+    from assay.engine.head import Head, VocabularyHead
 
 Position = Literal["last", "first", "mean"]
 
@@ -126,7 +126,7 @@ class CardHeads:
 class NextToken:
     """A policy's own vocabulary: how likely was the token that follows?"""
 
-    vocabulary: Vocabulary
+    vocabulary: VocabularyHead
     joined: int = 1
 
     def __call__(self, state: torch.Tensor, next_ids: torch.Tensor | None) -> torch.Tensor:

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 _NAMES = ("score", "scores", "reward", "rewards", "logits")  # of what is read from the output
 
 
-class Whole:
+class WholeModel:
     """No head: the forward pass gives the numbers."""
 
     joined = 1
@@ -55,7 +55,7 @@ class Foreign(ModelRunner):
     """A model that is run as a whole; see `ModelRunner`."""
 
     def __init__(self, model: transformers.PreTrainedModel, outputs: int) -> None:
-        super().__init__(model, Readout("last", Whole(outputs)))
+        super().__init__(model, Readout("last", WholeModel(outputs)))
         self.forward = "padded"
         self.attention = "own"
         self._outputs = outputs

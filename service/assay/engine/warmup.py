@@ -33,7 +33,7 @@ _NAMES = {"_name_or_path", "transformers_version", "id2label", "label2id"}  # of
 
 
 @dataclass(frozen=True, slots=True)
-class Budget:
+class MeasuredBudget:
     """Tokens of a batch, and the rate measured at that size."""
 
     tokens: int
@@ -48,7 +48,7 @@ class Budget:
 
 def find_budget(
     trunk: ModelRunner, warm_up: WarmUp, *, clock: Callable[[], float] = time.perf_counter
-) -> Budget:
+) -> MeasuredBudget:
     """Return the smallest batch that takes long enough and is about as fast per token as any.
 
     A shorter one is taken where it is clearly faster: of a small model what a large batch computes
@@ -60,7 +60,7 @@ def find_budget(
     """
     sizes = warm_up.sizes
     trunk.score(_batch(trunk, min(sizes[0], _ITEM_TOKENS)))  # first call: allocations, kernels
-    tried: list[Budget] = []
+    tried: list[MeasuredBudget] = []
     most = sizes[-1]
     for size in sizes:
         if _expected_s(tried) * _SURELY > warm_up.longest_s:
@@ -71,13 +71,13 @@ def find_budget(
             break
         if tried and seconds > warm_up.longest_s:
             break
-        tried.append(Budget(size, size / max(seconds, 1e-9)))
+        tried.append(MeasuredBudget(size, size / max(seconds, 1e-9)))
     if not tried:
         raise CheckpointError(f"a batch of {sizes[0]} tokens exceeds the device's memory")
     return replace(_best(tried, warm_up), most=most)
 
 
-def _expected_s(tried: Sequence[Budget]) -> float:
+def _expected_s(tried: Sequence[MeasuredBudget]) -> float:
     """Return how long a batch of twice the last size will take: a cost of its own, and a rate."""
     if len(tried) < 2:
         return 0.0
@@ -90,9 +90,9 @@ class Budgets:
 
     def __init__(self, warm_up: WarmUp) -> None:
         self._warm_up = warm_up
-        self._known: dict[tuple[object, ...], Budget] = {}
+        self._known: dict[tuple[object, ...], MeasuredBudget] = {}
 
-    def of(self, trunk: ModelRunner) -> Budget:
+    def of(self, trunk: ModelRunner) -> MeasuredBudget:
         """Return a trunk's budget; raises as `find_budget`."""
         shape = _shape(trunk)
         found = self._known.get(shape)
@@ -109,7 +109,7 @@ def _shape(trunk: ModelRunner) -> tuple[object, ...]:
     return type(trunk.model), trunk.parameters, json.dumps(named, sort_keys=True, default=str), ways
 
 
-def _best(tried: Sequence[Budget], warm_up: WarmUp) -> Budget:
+def _best(tried: Sequence[MeasuredBudget], warm_up: WarmUp) -> MeasuredBudget:
     """Return the best of what was tried, by readings that other work may have disturbed."""
     long = [budget for budget in tried if budget.seconds >= warm_up.shortest_s] or tried[-1:]
     fastest = max(budget.tokens_per_s for budget in long)

@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from assay.items import Rendered
+    from assay.items import TokenizedItem
     from assay.prompts.template import Template
 
 _SHOWN = 5
 
 
-def of(template: Template, sample: Rendered | None) -> list[str]:
+def of(template: Template, sample: TokenizedItem | None) -> list[str]:
     """Return a sentence for each thing that a model's tokenizer and config.json leave open."""
     read = _before_padding(template, sample) if sample is not None else []
     dated = [note] if (note := template.chat_format.note) else []
@@ -45,7 +45,7 @@ def _beyond_the_positions(template: Template) -> list[str]:
     return [told]
 
 
-def _before_padding(template: Template, sample: Rendered) -> list[str]:
+def _before_padding(template: Template, sample: TokenizedItem) -> list[str]:
     """Say that a sample isn't read at its end, where that is what config.json calls padding."""
     place, token = template.read_positions.read_token(sample)
     padding = int(sample.ids[-1])

@@ -32,7 +32,7 @@ from assay.prompts.protocol import (
     Inspect,
     InspectedFrame,
     Outcomes,
-    Read,
+    ReadFrame,
     Refusal,
     Render,
     Resolve,
@@ -196,14 +196,14 @@ def _render(stream: socket.socket, template: Template) -> None:
 def _rendered(template: Template, wanted: Render) -> Outcomes | Defect:
     try:
         outcomes = template.render_all(wanted.sources, wanted.cutting)
-        items: list[Read | Refusal] = []
+        items: list[ReadFrame | Refusal] = []
         shown = 0
         for one in outcomes:
             if isinstance(one, AssayError):
                 items.append(Refusal.of(one))
                 continue
             tokens = template.tokenizer.tokens(one.ids.tolist()) if wanted.looks else None
-            items.append(Read.of(one, tokens, looks=wanted.looks))
+            items.append(ReadFrame.of(one, tokens, looks=wanted.looks))
             shown += len(one.text or "") if wanted.looks else 0
             if shown > _MOST_SHOWN and len(outcomes) > 1:
                 return Defect("TooMuch", [])  # the front asks for each by itself

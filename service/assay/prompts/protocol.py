@@ -18,7 +18,7 @@ from assay import errors, worker_protocol
 from assay.cards.card import Card
 from assay.cards.repository import Checkpoint
 from assay.errors import AssayError, WorkerError, printable
-from assay.items import ReadPositions, Rendered
+from assay.items import ReadPositions, TokenizedItem
 from assay.prompts.models import Facts, Inspected, Model, Padding, Reading, Resolved
 from assay.worker_protocol import Inputs
 
@@ -116,8 +116,8 @@ class Refusal(msgspec.Struct, tag=True, array_like=True, frozen=True):
         )
 
 
-class Read(msgspec.Struct, tag=True, array_like=True, frozen=True):
-    """`Rendered`, its arrays as the bytes of int32; `tokens` and `text` where they were asked."""
+class ReadFrame(msgspec.Struct, tag=True, array_like=True, frozen=True):
+    """`TokenizedItem`, its arrays as bytes of int32; `tokens` and `text` where they were asked."""
 
     ids: bytes
     cut: str | None
@@ -131,7 +131,7 @@ class Read(msgspec.Struct, tag=True, array_like=True, frozen=True):
     tokens: list[str] | None
 
     @classmethod
-    def of(cls, one: Rendered, tokens: list[str] | None, *, looks: bool) -> Read:
+    def of(cls, one: TokenizedItem, tokens: list[str] | None, *, looks: bool) -> ReadFrame:
         """Return the frame of what was rendered."""
         at = one.read_at
         return cls(
@@ -147,13 +147,13 @@ class Read(msgspec.Struct, tag=True, array_like=True, frozen=True):
             tokens=tokens,
         )
 
-    def rendered(self) -> Rendered:
+    def rendered(self) -> TokenizedItem:
         """Return what was rendered."""
         read_at = None
         if self.positions is not None:
             following = None if self.next_ids is None else _ids(self.next_ids)
             read_at = ReadPositions(_ids(self.positions), following, self.joined)
-        return Rendered(
+        return TokenizedItem(
             _ids(self.ids),
             self.text,
             cast("Any", self.cut),
@@ -167,7 +167,7 @@ class Read(msgspec.Struct, tag=True, array_like=True, frozen=True):
 class Outcomes(msgspec.Struct, tag=True, array_like=True, frozen=True):
     """What came of each item."""
 
-    items: list[Read | Refusal]
+    items: list[ReadFrame | Refusal]
 
 
 class Hello(msgspec.Struct, tag=True, array_like=True, frozen=True):

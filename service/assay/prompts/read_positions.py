@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from assay.cards.card import Card
-    from assay.items import Rendered
+    from assay.items import TokenizedItem
     from assay.prompts.chat_format import ChatFormat
     from assay.prompts.prompt_format import FormattedItem
     from assay.prompts.special_tokens import SpecialTokens
@@ -62,14 +62,14 @@ class ReadPositionFinder:
         read = self._card.read
         return self._card.policy is not None or (read is not None and read.at != "last")
 
-    def places(self, rendered: Rendered) -> list[int]:
+    def places(self, rendered: TokenizedItem) -> list[int]:
         """Return every place where an item is read; none where that is the mean over all."""
         if rendered.read_at is not None:
             found: list[int] = rendered.read_at.positions.tolist()
             return found
         return {"first": [0], "mean": []}.get(self._default, [len(rendered.ids) - 1])
 
-    def read_token(self, rendered: Rendered) -> tuple[int, str]:
+    def read_token(self, rendered: TokenizedItem) -> tuple[int, str]:
         """Return where an item is read last, and the token there as the vocabulary spells it."""
         place = (self.places(rendered) or [len(rendered.ids) - 1])[-1]
         return place, self._tokenizer.tokens([int(rendered.ids[place])])[0]
@@ -84,7 +84,7 @@ class ReadPositionFinder:
             return "last"
         return "mean" if self._pools_all else "first"
 
-    def located(self, rendered: Rendered, item: FormattedItem) -> Rendered:
+    def located(self, rendered: TokenizedItem, item: FormattedItem) -> TokenizedItem:
         """Say where an item is read.
 
         Raises:
@@ -112,7 +112,7 @@ class ReadPositionFinder:
         others = np.flatnonzero(ids != padding)
         return ReadPositions(np.array([others[-1] if len(others) else 0], np.int32))
 
-    def _prompt_end(self, rendered: Rendered, item: FormattedItem) -> int | None:
+    def _prompt_end(self, rendered: TokenizedItem, item: FormattedItem) -> int | None:
         """Return the place of the prompt's last token; None where nobody can tell.
 
         As GPM's authors count it, from the end: what the response adds to the prompt's turns
@@ -127,7 +127,7 @@ class ReadPositionFinder:
         ends = place >= 0 and rendered.ids[place] == alone[-1]
         return place if ends else None
 
-    def _response_positions(self, rendered: Rendered, item: FormattedItem) -> ReadPositions:
+    def _response_positions(self, rendered: TokenizedItem, item: FormattedItem) -> ReadPositions:
         """Return the places before each token of the response and of what ends it."""
         if not isinstance(item.item, Conversation) or rendered.text is None:
             raise InvalidField(

@@ -26,7 +26,7 @@ from assay.prompts.protocol import Defect, Hold, Outcomes, Refusal, Render
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
-    from assay.items import Cutting, Rendered, Source
+    from assay.items import Cutting, Source, TokenizedItem
     from assay.prompts import protocol
     from assay.prompts.loader import Loader, Stream
     from assay.prompts.models import Model
@@ -46,7 +46,7 @@ _RETRY_S = 2.0
 class Looked:
     """An item rendered, and each of its tokens as the vocabulary spells it."""
 
-    rendered: Rendered
+    rendered: TokenizedItem
     tokens: list[str]
 
 
@@ -113,7 +113,7 @@ class Renderer:
 
     async def render(
         self, sources: Sequence[Source], cutting: Cutting, *, size: int, caller: str = ""
-    ) -> list[Rendered | AssayError]:
+    ) -> list[TokenizedItem | AssayError]:
         """Return what `Template.render_all` says of a caller's items, of about so many tokens."""
         found = await self._put(sources, cutting, size, caller, looks=False)
         return [one.rendered if isinstance(one, Looked) else one for one in found]

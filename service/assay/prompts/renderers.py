@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
     from assay.errors import AssayError
-    from assay.items import Cutting, Rendered, Source
+    from assay.items import Cutting, Source, TokenizedItem
     from assay.prompts.models import Model, Resolved, Wanted
     from assay.prompts.renderer import Looked
     from assay.wakeup_throttle import WakeupThrottle
@@ -78,9 +78,9 @@ class Renderers:
 
     async def render(
         self, models: Sequence[Model], sources: Sequence[Source], cutting: Cutting, caller: str
-    ) -> list[list[Rendered | AssayError]]:
+    ) -> list[list[TokenizedItem | AssayError]]:
         """Render items for models, once for those whose templates are equal; rows are items."""
-        rendered: dict[tuple[str, Inputs], list[Rendered | AssayError]] = {}
+        rendered: dict[tuple[str, Inputs], list[TokenizedItem | AssayError]] = {}
         keys = [(one.template_key, self._inputs_of(one)) for one in models]
         size = sum(map(chunking.estimate, sources))
         for model, key in zip(models, keys, strict=True):

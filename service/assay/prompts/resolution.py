@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from assay.cards.card import Card
-    from assay.items import Rendered, Source
+    from assay.items import Source, TokenizedItem
     from assay.prompts.models import Kind, Wanted
 
 _READING_S = 120.0  # of processor time, for a tokenizer and a sample: some seconds
@@ -239,7 +239,7 @@ def _check_vocabulary(tensors: Mapping[str, headers.Tensor], template: Template)
         )
 
 
-def _try(template: Template, card: Card) -> Rendered | None:
+def _try(template: Template, card: Card) -> TokenizedItem | None:
     """Render a sample, which also compiles the chat template, and check what comes of it.
 
     None where it can't be rendered.

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from assay.errors import ItemTooLong, TemplateRefused
-from assay.items import Rendered, said
+from assay.items import TokenizedItem, said
 from assay.prompts import truncation
 from assay.prompts.tokenizer import checked
 from assay.prompts.truncation import Sides
@@ -50,7 +50,7 @@ class PairEncoder:
             )
         return SegmentPair(*map(said, messages))
 
-    def render(self, pair: SegmentPair, rule: Truncation, side: Side | None) -> Rendered:
+    def render(self, pair: SegmentPair, rule: Truncation, side: Side | None) -> TokenizedItem:
         """Return what the model reads of a pair.
 
         Raises:
@@ -65,7 +65,7 @@ class PairEncoder:
         first, second, cut = self._cut(prompt, response, room, rule, side)
         ids = [*before, *first, *between, *second, *after]
         segments = self._segments(len(ids) - len(second) - len(after), len(second))
-        return Rendered(np.asarray(ids, np.int32), None, cut, segments=segments)
+        return TokenizedItem(np.asarray(ids, np.int32), None, cut, segments=segments)
 
     def _segments(self, first: int, second: int) -> np.ndarray | None:
         """Return the segment ids of a pair of so many tokens up to the second text, and of it.

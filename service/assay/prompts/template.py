@@ -23,12 +23,12 @@ from assay.items import (
     Cutting,
     Ids,
     ReadPositions,
-    Rendered,
     Solution,
     Source,
     Specials,
     TemplateInputs,
     Text,
+    TokenizedItem,
 )
 from assay.prompts import formed, probes, prompt_format, roles
 from assay.prompts.chat_format import ChatFormat
@@ -57,13 +57,13 @@ __all__ = [
     "Contest",
     "Conversation",
     "Ids",
-    "Rendered",
     "Solution",
     "Source",
     "Specials",
     "Template",
     "TemplateInputs",
     "Text",
+    "TokenizedItem",
 ]
 
 
@@ -129,7 +129,7 @@ class Template:
         asked = {"role": roles.USER, "content": probes.WORDS[0]}
         answers = [{"role": roles.ASSISTANT, "content": one} for one in probes.ANSWERS]
         found = self.render_all([Conversation((asked, answer)) for answer in answers])
-        ends = {int(one.ids[-1]) if isinstance(one, Rendered) else None for one in found}
+        ends = {int(one.ids[-1]) if isinstance(one, TokenizedItem) else None for one in found}
         return ends.pop() if len(ends) == 1 else None
 
     # --- whether every text is read ---------------------------------------------------------
@@ -168,7 +168,7 @@ class Template:
 
     def render_all(
         self, sources: Sequence[Source], cutting: Truncation | Cutting | None = None
-    ) -> list[Rendered | AssayError]:
+    ) -> list[TokenizedItem | AssayError]:
         """Render each item; an item that can't be rendered gives its error in its place.
 
         Errors are TemplateRefused (the chat template rejects the conversation, or there is none),
@@ -193,7 +193,7 @@ class Template:
             for one, source, whole, mention in zip(found, bounded, sources, mentions, strict=True)
         ]
 
-    def _noted(self, one: Rendered, *, was_cut: bool, has_mentions: bool) -> Rendered:
+    def _noted(self, one: TokenizedItem, *, was_cut: bool, has_mentions: bool) -> TokenizedItem:
         """Return what was rendered with what was seen of the item before."""
         cut = one.cut
         if was_cut:
@@ -202,12 +202,12 @@ class Template:
 
     def _render_bounded(
         self, sources: Sequence[Source], rule: Truncation, side: Side | None
-    ) -> list[Rendered | AssayError]:
+    ) -> list[TokenizedItem | AssayError]:
         """Render items whose responses are no longer than the caller wants."""
         items = [self._spell(source) for source in sources]
         written = self._write(items, rule)
         encoded = self.tokenizer.encode([text for text in written if isinstance(text, str)])
-        rendered: list[Rendered | AssayError] = []
+        rendered: list[TokenizedItem | AssayError] = []
         for source, item, text in zip(sources, items, written, strict=True):
             ids = next(encoded) if isinstance(text, str) else None
             try:
@@ -231,7 +231,7 @@ class Template:
         mentions: Sequence[Mention | None],
         cutting: Cutting,
         rule: Truncation,
-    ) -> list[Rendered | AssayError]:
+    ) -> list[TokenizedItem | AssayError]:
         """Render items; those whose texts have special tokens are refused, or have them as text."""
         pairs = list(zip(sources, mentions, strict=True))
         refuses = self._taken(cutting) == "refuse"
@@ -249,7 +249,7 @@ class Template:
 
     def _render_apart(
         self, source: Source, rule: Truncation, side: Side | None
-    ) -> Rendered | AssayError:
+    ) -> TokenizedItem | AssayError:
         """Render an item with the special tokens in its texts as text."""
         stand_ins = self._mentions.stand_ins
         try:
@@ -260,7 +260,7 @@ class Template:
                 (one,) = self._render_bounded([apart], rule, side)
         except AssayError as error:
             return error
-        if isinstance(one, Rendered) and one.text is not None:
+        if isinstance(one, TokenizedItem) and one.text is not None:
             return replace(one, text=stand_ins.written(one.text))
         return one
 
@@ -344,7 +344,7 @@ class Template:
         ids: list[int] | None,
         rule: Truncation,
         side: Side | None,
-    ) -> Rendered:
+    ) -> TokenizedItem:
         """Return what the model reads of one item that was spelt, written and encoded."""
         if isinstance(text, AssayError):
             raise text
@@ -370,7 +370,7 @@ class Template:
             rendered = replace(rendered, ends_as_expected=is_expected)
         return self.read_positions.located(rendered, item)
 
-    def _render_whole(self, source: Source) -> tuple[Rendered, FormattedItem]:
+    def _render_whole(self, source: Source) -> tuple[TokenizedItem, FormattedItem]:
         """Render one item whatever its length; return how it was spelt, too."""
         spelt = self._spell(source)
         (text,) = self._write([spelt], "longest_first")
@@ -382,7 +382,7 @@ class Template:
             raise TypeError(text)
         return self._finish(self.tokenizer.encode_one(text), spelt, text), spelt
 
-    def _finish(self, ids: list[int] | None, item: FormattedItem, text: str) -> Rendered:
+    def _finish(self, ids: list[int] | None, item: FormattedItem, text: str) -> TokenizedItem:
         """Give the ids their special tokens, by default exactly one BOS.
 
         An encoder's stand in its frame. A text may bring what the card appends.
@@ -392,9 +392,9 @@ class Template:
         ids = self._special_tokens.around(checked(ids), specials, may_be_whole=is_text)
         if not ids:
             raise EmptyItem("the item has no tokens; send some text")
-        return Rendered(np.asarray(ids, dtype=np.int32), text)
+        return TokenizedItem(np.asarray(ids, dtype=np.int32), text)
 
-    def _finish_parts(self, parts: Parts) -> Rendered:
+    def _finish_parts(self, parts: Parts) -> TokenizedItem:
         """Tokenize prompt and steps one by one; each step is read at its last token."""
         flat = [parts.prompt, *(text for step in parts.steps for text in step)]
         prompt, *rest = [checked(ids) for ids in self.tokenizer.encode(flat)]
@@ -415,9 +415,9 @@ class Template:
         ids = np.asarray([*prompt, *(token for step in steps for token in step)], np.int32)
         ends = len(prompt) - 1 + np.cumsum([len(step) for step in steps])
         cut: Cut | None = "prompt" if truncated else None
-        return Rendered(ids, None, cut, read_at=ReadPositions(ends.astype(np.int32)))
+        return TokenizedItem(ids, None, cut, read_at=ReadPositions(ends.astype(np.int32)))
 
-    def _verbatim(self, source: Ids) -> Rendered:
+    def _verbatim(self, source: Ids) -> TokenizedItem:
         if not source.ids:
             raise EmptyItem("'input_ids' is empty; send at least one id")
         if len(source.ids) > self.max_tokens:
@@ -426,7 +426,7 @@ class Template:
                 "are scored verbatim and never cut"
             )
         segments = None if source.segments is None else self.token_ids.segments(source.segments)
-        return Rendered(np.asarray(source.ids, dtype=np.int32), None, segments=segments)
+        return TokenizedItem(np.asarray(source.ids, dtype=np.int32), None, segments=segments)
 
 
 def _config(folder: Path) -> dict[str, Any]:

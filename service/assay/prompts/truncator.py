@@ -14,12 +14,12 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from assay.cards.card import Card
-    from assay.items import Cutting, Rendered, Side, Source, Truncation
+    from assay.items import Cutting, Side, Source, TokenizedItem, Truncation
     from assay.prompts.prompt_format import FormattedItem
     from assay.prompts.special_tokens import SpecialTokens
     from assay.prompts.tokenizer import Tokenizer
 
-    Render = Callable[[Source], tuple[Rendered, FormattedItem]]  # whatever the item's length
+    Render = Callable[[Source], tuple[TokenizedItem, FormattedItem]]  # whatever the item's length
 
 # What is longer isn't tokenized only to be cut: that takes seconds, and memory a hundredfold.
 _MOST_CHARACTERS = 1 << 20
@@ -87,11 +87,11 @@ class Truncator:
         self,
         source: Source,
         item: FormattedItem,
-        whole: Rendered,
+        whole: TokenizedItem,
         rule: Truncation,
         side: Side | None,
         render: Render,
-    ) -> tuple[Rendered, FormattedItem]:
+    ) -> tuple[TokenizedItem, FormattedItem]:
         """Return what is rendered of an item whose text was cut so that it fits, and its spelling.
 
         `item` and `whole` are what was spelt and rendered of it uncut.
@@ -113,7 +113,7 @@ class Truncator:
                 source, tail = self._without_tail(source)
         texts = Texts.of(source, self._tokenizer.spans)
         over = len(whole.ids) - self._max_tokens
-        found: dict[int, tuple[Rendered, FormattedItem]] = {}
+        found: dict[int, tuple[TokenizedItem, FormattedItem]] = {}
 
         def excess(removed: int) -> int:
             left = truncation.plan(rule, texts.prompt, len(texts.answer), removed)
@@ -132,7 +132,7 @@ class Truncator:
         return replace(rendered, cut=cut), spelt
 
     def _is_forced(
-        self, item: FormattedItem, whole: Rendered, rule: Truncation, side: Side | None
+        self, item: FormattedItem, whole: TokenizedItem, rule: Truncation, side: Side | None
     ) -> bool:
         """Whether an item is cut as OpenRLHF does: at its end, which leaves the whole prompt."""
         if self._card.template.eos != "force" or rule != "response_end" or side is not None:
@@ -142,7 +142,7 @@ class Truncator:
         response, _ = self._response_size(item.item, whole)
         return len(whole.ids) - response < self._max_tokens - 1
 
-    def _ended(self, source: Source, whole: Rendered) -> Rendered:
+    def _ended(self, source: Source, whole: TokenizedItem) -> TokenizedItem:
         """Return an item's first tokens with EOS in place of the last that fits."""
         ids = whole.ids[: self._max_tokens].copy()
         ids[-1] = self._tokenizer.hf.eos_token_id
@@ -177,7 +177,9 @@ class Truncator:
 
     # --- why it can't be cut ----------------------------------------------------------------
 
-    def _refuse_rewritten(self, item: FormattedItem, whole: Rendered, rule: Truncation) -> None:
+    def _refuse_rewritten(
+        self, item: FormattedItem, whole: TokenizedItem, rule: Truncation
+    ) -> None:
         """Refuse a template that rewrites responses, unless the caller leaves open what is cut."""
         if not isinstance(item.item, Conversation) or rule == "longest_first":
             return
@@ -187,7 +189,7 @@ class Truncator:
                 "chat template rewrites the response, so that nothing can be cut"
             )
 
-    def _too_long(self, item: FormattedItem, whole: Rendered, rule: Truncation) -> ItemTooLong:
+    def _too_long(self, item: FormattedItem, whole: TokenizedItem, rule: Truncation) -> ItemTooLong:
         """Say of what there is too much where all that may be cut isn't enough."""
         if not isinstance(item.item, Conversation) or rule != "prompt_start":
             return ItemTooLong(
@@ -208,7 +210,7 @@ class Truncator:
             advice=truncation.CUT_RESPONSES,
         )
 
-    def _response_size(self, talk: Conversation, whole: Rendered) -> tuple[int, int]:
+    def _response_size(self, talk: Conversation, whole: TokenizedItem) -> tuple[int, int]:
         """Return the tokens of a response with what ends it, and how many there is room for."""
         text = whole.text or ""
         start = text.rfind(said(talk.messages[-1]).strip())

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from assay.scheduling.head_outputs import first_unread
-from assay.scheduling.layout import Layout
+from assay.scheduling.layout import BatchLayout
 from assay.scheduling.prefixes import Prefixes
 from assay.worker_protocol import BLOCK_TOKENS, PrefixBatch
 
@@ -59,7 +59,7 @@ class BatchBuilder:
     def build(self, items: Sequence[WorkItem]) -> PrefixBatch:
         """Lay the batch out; its item i is `items[i]`. The device will keep its blocks."""
         self._cache.open([*self._held, *(end for end in self._ends if end not in self._held)])
-        layout = Layout(self._cache)
+        layout = BatchLayout(self._cache)
         prefix_batch = layout.build(self._prefixes, items)
         self._cache.use(layout.blocks)
         return prefix_batch

@@ -52,7 +52,7 @@ class _Branch:
     block: Block | None  # the last one before its tokens, where the device has that
 
 
-class Layout:
+class BatchLayout:
     """Lays out a tree's runs, parents first."""
 
     def __init__(self, cache: PrefixCache) -> None:

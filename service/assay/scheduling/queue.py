@@ -22,7 +22,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Protocol
 
 from assay.errors import AssayError, DeadlineExceeded
-from assay.jobs import Usage
+from assay.jobs import JobUsage
 from assay.scheduling import policy
 from assay.scheduling.planner import Caller, ModelQueue, Plan, RequestFlow, WorkItem, plan
 
@@ -57,7 +57,7 @@ class RequestHandle:
     caller: str = ""
     scope: str = ""
     is_cancelled: bool = False
-    usage: Usage = field(default_factory=Usage)
+    usage: JobUsage = field(default_factory=JobUsage)
     flows: dict[str, RequestFlow] = field(default_factory=dict)  # by model
     waiting: int = 0
     alarm: Timer | None = None

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from assay.prompts.models import Inspected, Model
     from assay.prompts.renderer import Looked
     from assay.scoring.scorer import Scorer
-    from assay.scoring.targets import Part, Target
+    from assay.scoring.targets import CompositePart, Target
     from assay.settings import Settings
 
 
@@ -141,7 +141,7 @@ def describe(
     )
 
 
-def _part(part: Part) -> wire.PartEntry:
+def _part(part: CompositePart) -> wire.PartEntry:
     is_standard = part.moments == (0.0, 1.0)
     return wire.PartEntry(
         target=part.target,

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from assay.cards.card import Card
-    from assay.scoring.targets import Part, Target
+    from assay.scoring.targets import CompositePart, Target
 
 _NONE: Mapping[str, float] = MappingProxyType({})  # one for all: there are many items
 # A card without these tables is a checkpoint of transformers' own class with one number an item.
@@ -232,7 +232,7 @@ def _policy_reward(target: Target, log_probabilities: Sequence[float]) -> float:
     return policy.beta * (of_policy - sum(of_reference))
 
 
-def _part(part: Part, read: Mapping[str, Reward]) -> float:
+def _part(part: CompositePart, read: Mapping[str, Reward]) -> float:
     """Return one part of a composite: a model's score or attribute, or an ensemble's mean."""
     values = [
         read[name].attributes[part.attribute] if part.attribute else read[name].score

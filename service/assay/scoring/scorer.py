@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Self
 import numpy as np
 
 from assay.errors import AssayError
-from assay.items import Cutting, Rendered
+from assay.items import Cutting, TokenizedItem
 from assay.jobs import Job
 from assay.prompts import chunking
 from assay.scheduling.admission import Admission
@@ -282,7 +282,7 @@ class Scorer:
                 compute_s=job.usage.compute_s,
             )
 
-        rendered: list[Rendered | AssayError] = []
+        rendered: list[TokenizedItem | AssayError] = []
         tokenize_s, queued, tokenized = 0.0, begin, begin
         try:
             for chunk in chunking.chunks(sources):
@@ -350,12 +350,12 @@ class Scorer:
 
 async def _prepared(
     sessions: Mapping[str, Session], members: Sequence[Model], sources: Sequence[Source]
-) -> list[list[Rendered | AssayError]]:
+) -> list[list[TokenizedItem | AssayError]]:
     """Return what each member reads of each item; rows are items."""
     first = sessions[members[0].name]
     if all(one is first for one in sessions.values()):
         return await first.prepare(members, sources)
-    columns: dict[str, list[Rendered | AssayError]] = {}
+    columns: dict[str, list[TokenizedItem | AssayError]] = {}
     for session in dict.fromkeys(sessions.values()):
         own = [model for model in members if sessions[model.name] is session]
         rows = await session.prepare(own, sources)
@@ -367,12 +367,12 @@ async def _prepared(
 def _submit(
     sessions: Mapping[str, Session],
     members: Sequence[Model],
-    prepared: Sequence[Rendered | AssayError],
+    prepared: Sequence[TokenizedItem | AssayError],
     collector: _Collector,
     place: int,
 ) -> None:
     """Have one item scored by each member; a bad one by none."""
-    good = [one for one in prepared if isinstance(one, Rendered)]
+    good = [one for one in prepared if isinstance(one, TokenizedItem)]
     if len(good) < len(prepared):
         return
     for index, (model, one) in enumerate(zip(members, good, strict=True)):
@@ -404,18 +404,18 @@ def _identity(own: str, target: Target, sources: Sequence[Source]) -> Hashable:
     return hash((own, target.name, tuple(hash(chunking.identity(one)) for one in sources)))
 
 
-def _tokens(rows: Sequence[Sequence[Rendered | AssayError]]) -> int:
+def _tokens(rows: Sequence[Sequence[TokenizedItem | AssayError]]) -> int:
     """Return how many tokens all members read of some items."""
-    return sum(len(one.ids) for row in rows for one in row if isinstance(one, Rendered))
+    return sum(len(one.ids) for row in rows for one in row if isinstance(one, TokenizedItem))
 
 
-def _first_refusal(row: Sequence[Rendered | AssayError]) -> AssayError | None:
+def _first_refusal(row: Sequence[TokenizedItem | AssayError]) -> AssayError | None:
     """Return why an item isn't read: one member's refusal is enough."""
     return next((one for one in row if isinstance(one, AssayError)), None)
 
 
 def _outcomes(
-    rendered: Sequence[Rendered | AssayError],
+    rendered: Sequence[TokenizedItem | AssayError],
     numbers: Sequence[Sequence[np.ndarray | AssayError | None]],
 ) -> list[RawResult]:
     """Return what came of each item that was rendered: the first ones of a request that failed."""
@@ -423,7 +423,7 @@ def _outcomes(
 
 
 def _scored(
-    rendered: Rendered | AssayError, numbers: Sequence[np.ndarray | AssayError | None]
+    rendered: TokenizedItem | AssayError, numbers: Sequence[np.ndarray | AssayError | None]
 ) -> RawResult:
     if isinstance(rendered, AssayError):
         return RawResult(None, rendered, _NO_IDS, truncated=False)

@@ -27,7 +27,7 @@ Kind = Literal["model", "ensemble", "policy", "composite"]
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class CompositePart:
     """One part of a composite: the models whose mean it is, and what it is measured in."""
 
     name: str
@@ -53,7 +53,7 @@ class Target:
     members: tuple[Model, ...]
     kind: Kind
     revision: str
-    parts: tuple[Part, ...] = ()
+    parts: tuple[CompositePart, ...] = ()
     gate: Gate | None = None
 
     @property
@@ -295,7 +295,7 @@ def _composite(
 
 
 def _said(
-    parts: Iterable[Part], gate: Gate | None, targets: Mapping[str, Target]
+    parts: Iterable[CompositePart], gate: Gate | None, targets: Mapping[str, Target]
 ) -> dict[str, object]:
     """Return all that decides a composite's scores beside its members, for its revision."""
     return {
@@ -313,7 +313,7 @@ def _part(
     wanted: PartSetting,
     targets: Mapping[str, Target],
     known: Mapping[str, str],
-) -> Part:
+) -> CompositePart:
     target = targets.get(known.get(wanted.target, wanted.target))
     if target is None or target.kind not in ("model", "ensemble") or target.card.preference:
         raise SettingsError(f"{where}: '{wanted.target}' isn't a served model or ensemble")
@@ -326,7 +326,7 @@ def _part(
     moments = target.card.statistics if wanted.normalize else None
     if wanted.normalize and (moments is None or wanted.attribute is not None):
         raise SettingsError(f"{where}: '{wanted.target}' has no stored mean and std of that score")
-    return Part(
+    return CompositePart(
         name=label,
         target=target.name,
         models=tuple(model.name for model in target.members),

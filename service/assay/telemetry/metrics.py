@@ -13,7 +13,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Proc
 from prometheus_client.exposition import generate_latest
 
 from assay import __version__
-from assay.telemetry.score_length_sums import Moments
+from assay.telemetry.score_length_sums import LengthMoments
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -158,7 +158,7 @@ class Metrics:
             "their mean does.",
             _SHARES,
         )
-        self._moments = Moments(self.registry)
+        self._moments = LengthMoments(self.registry)
         self.labels[self._moments.name] = self._moments.labels
         self._renderer_restarts = self._counter(
             "renderer_restarts",

@@ -29,7 +29,7 @@ MOMENTS = (
 _TEXT = "Sums over scored items of their lengths, raw scores, squares and products."
 
 
-class Moments:
+class LengthMoments:
     """The sums of each model and kind of length. Threads may add at once."""
 
     name = "assay_score_moments"

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class Connection:
+class AdapterConnection:
     """Where to, and how; equal ones share a client."""
 
     urls: tuple[str, ...]
@@ -74,8 +74,8 @@ class _Held:
     life: AsyncGenerator[AsyncClient, None]
 
 
-_clients: dict[Connection, Client] = {}
-_of_loops: dict[asyncio.AbstractEventLoop, dict[Connection, _Held]] = {}
+_clients: dict[AdapterConnection, Client] = {}
+_of_loops: dict[asyncio.AbstractEventLoop, dict[AdapterConnection, _Held]] = {}
 
 
 @atexit.register

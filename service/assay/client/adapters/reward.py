@@ -20,7 +20,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 from assay import errors, wire
 from assay.client import response_parsing
-from assay.client.adapters.connection import Connection
+from assay.client.adapters.connection import AdapterConnection
 from assay.client.retry import PATIENCE_S
 from assay.client.route import invalid
 
@@ -233,8 +233,10 @@ class Reward(BaseModel):
         return found
 
     @property
-    def _connection(self) -> Connection:
-        return Connection(self.url, self.api_key, self.timeout_s, self.patience_s, self.retries)
+    def _connection(self) -> AdapterConnection:
+        return AdapterConnection(
+            self.url, self.api_key, self.timeout_s, self.patience_s, self.retries
+        )
 
     @property
     def _asked(self) -> dict[str, Any]:

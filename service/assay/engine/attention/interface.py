@@ -23,11 +23,11 @@ from assay.engine.attention.pattern import Pattern
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from assay.engine.attention.pattern import Backend
+    from assay.engine.attention.pattern import AttentionBackend
     from assay.engine.block_cache import BlockCache
     from assay.engine.packing import PackedBatch
 
-_BACKENDS: dict[str, Backend] = {
+_BACKENDS: dict[str, AttentionBackend] = {
     "native": native.attend,
     "varlen": varlen.attend,
     "blocks": blocks.attend,

@@ -22,7 +22,7 @@ class Pattern:
     softcap: float | None = None  # products go through cap * tanh(x / cap)
 
 
-class Backend(Protocol):
+class AttentionBackend(Protocol):
     """A way to compute attention over a packed prefix batch."""
 
     def __call__(
