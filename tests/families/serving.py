@@ -12,8 +12,9 @@ from assay import wire
 from assay.engine import model_runner as trunks
 from assay.items import TokenizedItem
 from assay.prompts import resolution
-from assay.scheduling.planner import ModelQueue, RequestFlow, WorkItem, plan
+from assay.scheduling.planner import ModelQueue, plan
 from assay.scheduling.prefix_cache import PrefixCache
+from assay.scheduling.work_item import RequestFlow, WorkItem
 from assay.scoring import interpretation, items, pairwise, targets
 from assay.scoring.scorer import RawResult
 from assay.settings import Settings

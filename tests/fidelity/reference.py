@@ -13,8 +13,9 @@ from safetensors.torch import load_file
 
 from assay.cards.card import Card
 from assay.engine import model_runner as trunks
-from assay.scheduling.planner import ModelQueue, RequestFlow, WorkItem, plan
+from assay.scheduling.planner import ModelQueue, plan
 from assay.scheduling.prefix_cache import PrefixCache
+from assay.scheduling.work_item import RequestFlow, WorkItem
 from assay.worker_protocol import PrefixBatch
 
 if TYPE_CHECKING:

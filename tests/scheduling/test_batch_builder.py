@@ -6,8 +6,9 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from assay.scheduling.planner import ModelQueue, RequestFlow, WorkItem, plan
+from assay.scheduling.planner import ModelQueue, plan
 from assay.scheduling.prefix_cache import PrefixCache
+from assay.scheduling.work_item import RequestFlow, WorkItem
 from assay.worker_protocol import BLOCK_TOKENS
 from tests.scheduling.texts import IDS, ids, response
 

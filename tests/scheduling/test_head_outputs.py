@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 
 from assay.items import ReadPositions
 from assay.scheduling.head_outputs import first_unread
-from assay.scheduling.planner import ModelQueue, RequestFlow, WorkItem, plan
+from assay.scheduling.planner import ModelQueue, plan
 from assay.scheduling.prefix_cache import PrefixCache
+from assay.scheduling.work_item import RequestFlow, WorkItem
 from assay.worker_protocol import BLOCK_TOKENS
 from tests.scheduling.texts import IDS, ids, response
 

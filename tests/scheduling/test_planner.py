@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from assay.scheduling.planner import ModelQueue, RequestFlow, WorkItem, plan
+from assay.scheduling.planner import ModelQueue, plan
+from assay.scheduling.work_item import RequestFlow, WorkItem
 from assay.worker_protocol import BLOCK_TOKENS
 from tests.scheduling.texts import IDS, ids, in_common, response
 

@@ -83,7 +83,8 @@ async def read(request: Request) -> Body:
     context = context_of(request)
     if context.body is None:
         context.body = await _received(request, context.holding)
-    return context.body
+    body: Body = context.body
+    return body
 
 
 async def body_of(request: Request, kind: type[RequestT], *, empty: bytes = b"") -> RequestT:

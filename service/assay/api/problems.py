@@ -30,15 +30,11 @@ from assay.errors import (
 from assay.telemetry.metrics import CLIENT_GONE
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from fastapi import FastAPI, Request
     from pydantic import ValidationError
     from pydantic_core import ErrorDetails
 
     from assay.api.request_context import RequestContext
-
-    Shape = Callable[[AssayError, str], tuple[int, Any]]  # of a request's id, to status and body
 
 logger = logging.getLogger("assay.access")
 _CLIENT_CLOSED_REQUEST = 499

@@ -7,17 +7,20 @@ answered to an error is read off it, once.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from fastapi import Request
     from starlette.types import Scope
 
-    from assay.api.body import Body
     from assay.api.holdings import Holding
-    from assay.api.problems import Shape
+    from assay.errors import AssayError
     from assay.scoring.scorer import Scorer
     from assay.scoring.targets import Target
+
+    Shape = Callable[[AssayError, str], tuple[int, Any]]  # of a request's id, to status and body
 
 REVISION = "x-assay-revision"
 
@@ -33,7 +36,7 @@ class RequestContext:
     shape: Shape  # how its errors look
     caller: str | None = None  # the name of its API key
     shows_all: bool = False  # whether it may know what is served, and where
-    body: Body | None = None
+    body: Any = None  # its `body.Body`, once it was read
     model: str = ""  # the target that was asked last
     headers: dict[str, str] = field(default_factory=dict)  # of its answer
     outcome: str = ""  # "ok", "partial", "client_gone" or an error's code; only what is counted

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from assay.api.holdings import Holdings
     from assay.api.keys import Keys
     from assay.api.origins import Origins
-    from assay.api.problems import Shape
+    from assay.api.request_context import Shape
     from assay.telemetry.metrics import Metrics
     from assay.telemetry.tracing import Trace, Tracing
 

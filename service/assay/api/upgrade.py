@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import httptools
 
 if TYPE_CHECKING:
-    from assay.api.connection import Connection
+    from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 _FRAMING = frozenset({b"content-length", b"transfer-encoding"})
 
@@ -22,7 +22,7 @@ _FRAMING = frozenset({b"content-length", b"transfer-encoding"})
 class RequestParser:
     """httptools' parser of a connection's requests, which has the methods that uvicorn calls."""
 
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, connection: HttpToolsProtocol) -> None:
         self._connection = connection
         self._use(_request_parser(connection))
         self.is_replaying = False  # a head that the connection has seen
@@ -70,7 +70,7 @@ class RequestParser:
         self.should_keep_alive = parser.should_keep_alive
 
 
-def _request_parser(connection: Connection) -> httptools.HttpRequestParser:
+def _request_parser(connection: HttpToolsProtocol) -> httptools.HttpRequestParser:
     """Return a parser as uvicorn makes it: what follows a last request is let pass."""
     parser = httptools.HttpRequestParser(connection)
     with contextlib.suppress(AttributeError):  # httptools before 0.6.3

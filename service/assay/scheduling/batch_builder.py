@@ -12,8 +12,8 @@ from assay.worker_protocol import BLOCK_TOKENS, PrefixBatch
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from assay.scheduling.planner import WorkItem
     from assay.scheduling.prefix_cache import Block, PrefixCache
+    from assay.scheduling.work_item import WorkItem
 
 
 class BatchBuilder:

@@ -19,8 +19,8 @@ from assay.worker_protocol import BLOCK_TOKENS, PrefixBatch
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
 
-    from assay.scheduling.planner import WorkItem
     from assay.scheduling.prefix_cache import Block, PrefixCache
+    from assay.scheduling.work_item import WorkItem
 
 _NONE = np.empty(0, np.int32)
 _ROOT = -1

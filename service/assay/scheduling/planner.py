@@ -22,8 +22,7 @@ are items with an earlier turn.
 from __future__ import annotations
 
 import heapq
-from collections import OrderedDict
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -38,68 +37,8 @@ from assay.scheduling.prefixes import Node, Prefixes
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from assay.scheduling.work_item import Caller, RequestFlow, WorkItem
     from assay.worker_protocol import PrefixBatch
-
-
-@dataclass(eq=False, slots=True)
-class Caller:
-    """One who sends requests; `service_received` are the tokens that count for whose turn it is.
-
-    `now` is the turn that newcomers among the caller's requests start at.
-    """
-
-    service_received: float = 0.0
-    now: float = 0.0
-    waiting: int = 0  # items, of all models
-
-
-@dataclass(eq=False, slots=True)
-class RequestFlow:
-    """What waits of one request for one model, in order.
-
-    `virtual_time` is the turn of its first item.
-
-    It shares prefixes with others of its `scope` alone.
-    """
-
-    caller: Caller | None = None
-    priority_offset: float = 0.0  # how much later than others its turns are: batch priority has one
-    virtual_time: float = 0.0
-    number: int = 0  # of its valid entry in the line
-    works: OrderedDict[WorkItem, None] = field(default_factory=OrderedDict)
-    scope: str = ""
-
-    @property
-    def is_batch(self) -> bool:
-        """Whether interactive work goes before it."""
-        return self.priority_offset > 0
-
-    @property
-    def turn(self) -> float:
-        """The turn of its first item, as if it were interactive."""
-        return self.virtual_time - self.priority_offset
-
-    @property
-    def rank(self) -> tuple[float, float, int]:
-        """What decides between callers' first requests: the least goes first."""
-        given = self.caller.service_received if self.caller else 0.0
-        return given + self.priority_offset, self.virtual_time, self.number
-
-
-@dataclass(eq=False, slots=True)
-class WorkItem:
-    """One item for one model, waiting; a second try goes alone."""
-
-    ids: np.ndarray  # (tokens,) int32
-    flow: RequestFlow
-    goes_alone: bool = False
-    read_at: ReadPositions | None = None  # where it is read, if not at its end
-    segments: np.ndarray | None = None  # (tokens,) int32; None: all 0
-
-    @property
-    def tokens(self) -> int:
-        """Tokens the device would compute for this item alone."""
-        return len(self.ids)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

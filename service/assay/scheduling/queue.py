@@ -24,7 +24,8 @@ from typing import TYPE_CHECKING, Protocol
 from assay.errors import AssayError, DeadlineExceeded
 from assay.jobs import JobUsage
 from assay.scheduling import policy
-from assay.scheduling.planner import Caller, ModelQueue, Plan, RequestFlow, WorkItem, plan
+from assay.scheduling.planner import ModelQueue, Plan, plan
+from assay.scheduling.work_item import Caller, RequestFlow, WorkItem
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
     from assay.api.contracts.contract import Contract
     from assay.api.contracts.shared_paths import Endpoint, Sign
-    from assay.api.problems import Shape
+    from assay.api.request_context import Shape
 
 CONTRACTS: tuple[Contract, ...] = (
     *openrlhf.CONTRACTS,

@@ -36,8 +36,7 @@ if TYPE_CHECKING:
     from fastapi import Request
 
     from assay.api.contracts.codec import Form
-    from assay.api.problems import Shape
-    from assay.api.request_context import RequestContext
+    from assay.api.request_context import RequestContext, Shape
     from assay.items import Cutting, Source, Specials
     from assay.scoring.call import ScoredItem
     from assay.scoring.scorer import RequestResult, Scorer

@@ -1,6 +1,6 @@
 """How foreign contracts spell errors: what several have in common.
 
-A shape turns an error and the request's id into a status and a body (`problems.Shape`).
+A shape turns an error and the request's id into a status and a body (`request_context.Shape`).
 """
 
 from __future__ import annotations
