@@ -4,6 +4,7 @@ import gzip
 import json
 import os
 import re
+from pathlib import Path
 
 import pytest
 
@@ -436,6 +437,14 @@ async def test_a_pipe_is_refused(tmp_path, sink):
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(MalformedBody, match="is no file, and is to be read twice"):
         await scored(tmp_path / "pipe", sink)
+
+
+@pytest.mark.parametrize("device", ["/dev/full", "/dev/zero"])
+async def test_an_output_that_has_no_end_is_refused(source, device):
+    """What is in it would be read, to go on from there."""
+    write(source, {"text": "x"})
+    with pytest.raises(InvalidField, match=f"{device} isn't a regular file"):
+        await scored(source, Path(device))
 
 
 async def test_an_output_is_of_one_run_at_a_time(source, sink):

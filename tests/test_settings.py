@@ -202,6 +202,30 @@ def test_a_file_that_is_not_text_is_an_error(tmp_path):
         load()
 
 
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        (f"threads = {'1' * 5_000}", "is not valid TOML"),
+        (f"threads = {'[' * 5_000}{']' * 5_000}", "is not valid TOML: it is nested too deep"),
+        (f"# {'x' * 2**20}", "can't be read: it has over 1048576 bytes"),
+    ],
+    ids=["long", "deep", "large"],
+)
+def test_a_file_that_no_reader_takes_is_an_error(text, says):
+    """Of ours, in a sentence."""
+    write(text)
+    with pytest.raises(SettingsError, match=says):
+        load()
+
+
+def test_a_pipe_in_place_of_a_file_is_an_error(tmp_path):
+    """It isn't waited for; /dev/null is a file without settings."""
+    os.mkfifo(tmp_path / "pipe.toml")
+    with pytest.raises(SettingsError, match="can't be read: it isn't a regular file"):
+        load(config=tmp_path / "pipe.toml")
+    load(config=Path(os.devnull))
+
+
 def test_lists_are_separated_by_commas_in_the_environment(monkeypatch):
     """Spaces around the parts and empty parts don't count."""
     monkeypatch.setenv("ASSAY_MODELS", "starter, judge ,,/data/critic")

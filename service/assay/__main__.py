@@ -5,15 +5,34 @@ No torch in this process: only device processes compute, and to import it takes 
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import sys
 
 from assay import listening
 
+_INTERRUPTED = 130
+_UNWRITABLE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}  # what is redirected to a file
+
 
 def main() -> None:
     """Run the command line; it needs the `serve` extra."""
+    try:
+        try:
+            _run()
+        finally:
+            sys.stdout.flush()
+    except KeyboardInterrupt:
+        sys.exit(_INTERRUPTED)
+    except OSError as error:
+        if error.errno not in _UNWRITABLE or error.filename is not None:
+            raise
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the last flush
+        sys.exit(f"assay: what is printed can't be written: {error.strerror}")
+
+
+def _run() -> None:
     listening.early(sys.argv[1:], os.environ)
     # transformers does without; it would advise to install it.
     sys.modules.setdefault("torch", None)  # type: ignore[arg-type]

@@ -1,9 +1,9 @@
 """The sockets that a server listens on, open before all else: who comes waits, and isn't refused.
 
-The standard library alone: everything else takes a second to import. What the command line, the
-environment and `assay.toml` say of the address is only looked at here; whether it is right, and
-whether it is what was meant, `assay.settings` says later. A service manager may hand over sockets
-that are open (`LISTEN_FDS`, as systemd does): then none is closed over a restart.
+Little more than the standard library: everything else takes a second to import. What the command
+line, the environment and `assay.toml` say of the address is only looked at here; whether it is
+right, and whether it is what was meant, `assay.settings` says later. A service manager may hand
+over sockets that are open (`LISTEN_FDS`, as systemd does): then none is closed over a restart.
 """
 
 from __future__ import annotations
@@ -11,8 +11,9 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
-import tomllib
 from typing import TYPE_CHECKING
+
+from assay import toml_file
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -79,8 +80,7 @@ def _option(arguments: Sequence[str], name: str) -> str | None:
 
 def _table(file: str) -> dict[str, object]:
     try:
-        with open(file, "rb") as stream:  # noqa: PTH123  pathlib takes longer to import
-            return tomllib.load(stream)
+        return toml_file.parsed(toml_file.content(file).decode())
     except OSError:
         return {}
 

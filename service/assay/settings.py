@@ -10,7 +10,6 @@ import contextlib
 import json
 import os
 import re
-import tomllib
 from collections import Counter
 from difflib import get_close_matches
 from pathlib import Path
@@ -29,7 +28,7 @@ from pydantic import (
 from pydantic_settings import BaseSettings, EnvSettingsSource, NoDecode, SettingsConfigDict
 from pydantic_settings import SettingsError as UndecodableVariable
 
-from assay import validation
+from assay import toml_file, validation
 from assay.cards import paths
 from assay.errors import SettingsError, is_name
 
@@ -429,7 +428,7 @@ def _present() -> Path | None:
 
 def _read(file: Path, *, may_be_absent: bool) -> dict[str, Any]:
     try:
-        values = tomllib.loads(file.read_text(encoding="utf-8"))
+        values = toml_file.parsed(toml_file.content(file).decode())
     except FileNotFoundError:
         if may_be_absent:
             return {}
@@ -438,7 +437,7 @@ def _read(file: Path, *, may_be_absent: bool) -> dict[str, Any]:
         raise SettingsError(
             f"the settings file {file} can't be read: {error.strerror or error}"
         ) from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except ValueError as error:
         raise SettingsError(f"{file} is not valid TOML: {error}") from error
     for key in values:
         _check_known(key, where=str(file))

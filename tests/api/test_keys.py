@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import os
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
@@ -10,8 +12,10 @@ import pytest
 from assay.api.keys import OPEN_ROUTES, Keys, add, check_lengths, hashed, read
 from assay.errors import AssayError, Forbidden, SettingsError, Unauthorized
 from assay.settings import Settings
+from assay.telemetry.metrics import Metrics
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
 HASH = hashed("a-key")
@@ -229,6 +233,9 @@ def test_a_ring_knows_no_key_only_digests(file: Path) -> None:
     ("text", "says"),
     [
         ("[[keys]", "is not valid TOML"),
+        (f"x = {'[' * 5_000}{']' * 5_000}", "is not valid TOML: it is nested too deep"),
+        (f"x = {'1' * 5_000}", "is not valid TOML"),
+        (f"# {'x' * 2**20}", "it has over 1048576 bytes"),
         ("key = 1", "key: Extra inputs"),
         (f'[[keys]]\n{SOME}hash = "a-key"', "keys.0.hash: String should match"),
         (f'[[keys]]\n{SOME}hash = "{HASH[:-1]}"', "keys.0.hash: String should match"),
@@ -263,6 +270,62 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     for name, says in [("nowhere", "No such file"), ("binary", "UTF-8"), (".", "Is a directory")]:
         with pytest.raises(SettingsError, match=says):
             read(Settings(key_file=tmp_path / name))
+
+
+def pipe(file: Path) -> None:
+    os.mkfifo(file)
+
+
+def replace(file: Path, make: Callable[[Path], object]) -> None:
+    """Put what is made where the file is."""
+    make(beside := file.with_name("beside"))
+    if file.exists():
+        file.rename(file.with_name(f"old-{len(list(file.parent.iterdir()))}"))
+    beside.rename(file)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda file: file.write_text(f"x = {'[' * 5_000}{']' * 5_000}"),
+        lambda file: file.write_text(f"x = {'1' * 5_000}"),
+        lambda file: file.write_bytes(b"\xff\xfe"),
+        lambda file: file.mkdir(),
+        pipe,
+    ],
+    ids=["deep", "long", "binary", "folder", "pipe"],
+)
+async def test_whatever_comes_in_place_of_the_file_the_next_one_is_read(
+    file: Path, monkeypatch: pytest.MonkeyPatch, make: Callable[[Path], object]
+) -> None:
+    """A key that was removed is refused: what can't be read meanwhile changes nothing."""
+    monkeypatch.setattr("assay.api.keys._LOOK_AGAIN_S", 0.01)
+    metrics = Metrics()
+    replace(file, lambda one: one.write_text(entry("gone") + entry("stays", key="b-key")))
+    watched = Keys(read(Settings(key_file=file)))
+    watching = asyncio.create_task(watched.watch(metrics))
+
+    replace(file, make)
+    await until(lambda: changes(metrics, "refused"))
+    meanwhile = outcome(watched, "/score", "a-key")
+    replace(file, lambda beside: beside.write_text(entry("stays", key="b-key")))
+    await until(lambda: changes(metrics, "ok"))
+    watching.cancel()
+
+    assert meanwhile == "gone"
+    assert outcome(watched, "/score", "a-key") is Unauthorized
+    assert outcome(watched, "/score", "b-key") == "stays"
+
+
+def changes(metrics: Metrics, outcome: str) -> float | None:
+    labels = {"source": "key_file", "outcome": outcome}
+    return metrics.registry.get_sample_value("assay_changes_total", labels)
+
+
+async def until(claim: Callable[[], object]) -> None:
+    async with asyncio.timeout(30):
+        while not claim():  # noqa: ASYNC110  metrics have no event
+            await asyncio.sleep(0.01)
 
 
 @pytest.mark.parametrize("name", ["api_key", "admin_key"])

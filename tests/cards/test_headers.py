@@ -307,6 +307,15 @@ def test_json_that_is_nested_deep_is_refused_in_a_sentence(tmp_path, name):
         headers.json_object(path)
 
 
+def test_json_with_a_number_that_python_does_not_read_is_refused(tmp_path):
+    """In a sentence, as what isn't JSON."""
+    path = tmp_path / headers.CONFIG
+    path.write_text(f'{{"hidden_size": {"1" * 5_000}}}')
+
+    with pytest.raises(CheckpointError, match="is not valid JSON: Exceeds the limit"):
+        headers.json_object(path)
+
+
 def test_json_without_end_is_refused_unread(tmp_path):
     """It would be held in memory whole, and then again as what it says."""
     path = tmp_path / headers.CONFIG

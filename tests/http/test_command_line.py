@@ -272,6 +272,54 @@ def test_a_signal_wakes_a_command_that_waits(tmp_path: Path) -> None:
     assert (ended.returncode, ended.stdout, ended.stderr) == (130, "cancelled\n", "")
 
 
+INTERRUPTED_EARLY = """
+import sys
+from assay import __main__ as command
+
+def interrupted():
+    raise KeyboardInterrupt
+
+command._run = interrupted
+command.main()
+"""
+
+
+def test_an_interruption_while_it_is_imported_has_no_traceback(tmp_path: Path) -> None:
+    """The code is a shell's own."""
+    ended = subprocess.run(
+        [sys.executable, "-c", INTERRUPTED_EARLY],
+        cwd=tmp_path,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=WAIT_S,
+        check=False,
+    )
+
+    assert (ended.returncode, ended.stdout, ended.stderr) == (130, "", "")
+
+
+@pytest.mark.parametrize("arguments", [("key", "x"), ("models", "--json"), ("--help",)])
+def test_what_can_not_be_printed_is_said_in_one_line(tmp_path: Path, arguments: Any) -> None:
+    """Where standard output goes to a disk that is full."""
+    with open("/dev/full", "w") as full:  # noqa: PTH123  a device
+        ended = subprocess.run(
+            [*COMMAND, *arguments],
+            cwd=tmp_path,
+            env=environment(),
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=WAIT_S,
+            check=False,
+        )
+
+    *before, last = ended.stderr.splitlines()
+    assert ended.returncode == 1
+    assert last == "assay: what is printed can't be written: No space left on device"
+    assert len(before) == (arguments[0] == "key")  # the key itself
+
+
 @pytest.mark.parametrize(
     ("option", "says"),
     [

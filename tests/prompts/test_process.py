@@ -225,6 +225,16 @@ async def test_what_does_not_come_to_an_end_while_it_is_read_is_refused(
         assert loader._process is None
 
 
+async def test_a_number_that_no_frame_holds_is_named(loader, sound, tmp_path):
+    """It isn't taken for a file over which the process died."""
+    folder = bring(sound, tmp_path / "large", CHAT)
+    (folder / "card.toml").write_text("[limits]\nmax_tokens = 99999999999999999999\n")
+
+    with pytest.raises(CheckpointError, match="has more than 64 bits"):
+        await loader.resolve(str(folder))
+    assert (await loader.resolve(str(sound))).models
+
+
 async def test_no_process_is_left_over(wanted, sound):
     """Neither the one that reads nor those that render."""
     async with Loader(wanted, timeout_s=60) as loader:

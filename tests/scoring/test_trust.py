@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 import numpy as np
 import pytest
 
+from assay import scratch
 from assay.cards import code
 from assay.errors import CheckpointError, SettingsError
 from assay.items import Conversation
@@ -43,6 +44,11 @@ async def serving(*models, trusted=()):
         yield scorer
 
 
+def copies():
+    """Return the private folders that code is run from."""
+    return [one for one in scratch.folder().iterdir() if one.name.startswith("code-")]
+
+
 async def score(scorer, name):
     """Return the item's reward."""
     found = await scorer.score(scorer.target(name), [ITEM])
@@ -59,6 +65,7 @@ async def test_trusted_code_is_served_and_what_replaces_it_is_never_run(brought,
         assert marker.exists()
         assert mine == pytest.approx(2 * known + 1, abs=1e-5)
         assert np.isfinite(known)
+        assert len(copies()) == 1
 
         marker.unlink()
         with (folder / "modeling_doubled.py").open("a") as file:
@@ -71,6 +78,15 @@ async def test_trusted_code_is_served_and_what_replaces_it_is_never_run(brought,
 
         assert f"here is {code.digest(folder)}" in worker.refusal
         assert not marker.exists()
+
+
+async def test_what_code_was_run_from_is_gone_once_it_is_not_served(brought):
+    """A server that is reloaded again and again has one private copy, not one for each."""
+    folder, _ = brought
+    async with serving(folder, trusted=(f"mine@{code.digest(folder)}",)):
+        assert len(copies()) == 1
+
+    assert copies() == []
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,6 @@ import hashlib
 import hmac
 import logging
 import secrets
-import tomllib
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
@@ -31,7 +30,8 @@ from typing import TYPE_CHECKING, Annotated, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
-from assay.errors import Forbidden, SettingsError, Unauthorized, shown
+from assay import toml_file
+from assay.errors import Forbidden, InternalError, SettingsError, Unauthorized, shown
 from assay.scoring.offload import run_in_daemon_thread
 
 if TYPE_CHECKING:
@@ -170,9 +170,13 @@ class Keys:
             before = self._ring
             if before.settings.key_file is None:
                 continue
-            now, outcome = await run_in_daemon_thread(
-                partial(_look, before, before.settings.key_file)
-            )
+            look = partial(_look, before, before.settings.key_file)
+            try:
+                now, outcome = await run_in_daemon_thread(look)
+            except Exception:
+                # What nobody foresaw of one file must not end the watch: keys are revoked by it.
+                logger.exception("the keys stay as they were, by a defect")
+                now, outcome = before, InternalError.code
             if outcome:
                 audit.info("%r: %s", str(before.settings.key_file), outcome)
                 metrics.changed("key_file", outcome)
@@ -276,7 +280,7 @@ def text_of(file: Path) -> str:
         SettingsError: It can't be read.
     """
     try:
-        return file.read_text(encoding="utf-8")
+        return toml_file.content(file).decode()
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it isn't UTF-8"
         raise SettingsError(f"the key file {file} can't be read: {reason}") from None
@@ -306,13 +310,13 @@ def add(file: Path, entry: str) -> None:
 
 def _of_text(file: Path, text: str) -> Iterator[Key]:
     try:
-        content = _File.model_validate(tomllib.loads(text))
-    except tomllib.TOMLDecodeError as error:
-        raise SettingsError(f"the key file {file} is not valid TOML: {error}") from None
+        content = _File.model_validate(toml_file.parsed(text))
     except ValidationError as error:  # without the input: it may be a key
         first = error.errors(include_url=False, include_input=False)[0]
         place = ".".join(map(str, first["loc"]))
         raise SettingsError(f"the key file {file}: {place}: {first['msg']}") from None
+    except ValueError as error:
+        raise SettingsError(f"the key file {file} is not valid TOML: {error}") from None
     if len({one.hash for one in content.keys}) < len(content.keys):
         raise SettingsError(f"the key file {file}: two keys have the same hash")
     return (one.key for one in content.keys)

@@ -16,7 +16,7 @@ from uvicorn.loops.auto import auto_loop_factory
 
 from assay.api import descriptors, keys, tls
 from assay.api.app import create_app
-from assay.errors import AssayError
+from assay.errors import AssayError, InternalError
 from assay.listening import BACKLOG
 from assay.scoring.offload import run_in_daemon_thread
 from assay.telemetry import lag, memory
@@ -184,6 +184,9 @@ class Server(uvicorn.Server):
         except AssayError as error:
             outcome = error.code
             logger.error("the settings are not taken: %s", error.message)  # noqa: TRY400
+        except Exception:
+            outcome = InternalError.code
+            logger.exception("the settings are not taken, by a defect")
         else:
             logger.info("the settings are taken: serving %s", ", ".join(settings.models))
         finally:

@@ -6,6 +6,7 @@ import logging
 import ssl
 from typing import TYPE_CHECKING
 
+from assay import toml_file
 from assay.errors import SettingsError
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ def files(settings: Settings) -> tuple[Path, Path] | None:
         raise SettingsError(f"TLS needs a certificate and its key; set {missing}, too")
     for file in (certificate, key):
         try:
-            file.read_bytes()
+            toml_file.content(file)  # so that a pipe isn't waited for
         except OSError as error:
             raise SettingsError(f"the TLS file {file} can't be read: {error.strerror}") from error
     try:

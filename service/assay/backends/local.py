@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 import tempfile
 from dataclasses import replace
 from functools import partial
@@ -83,6 +84,7 @@ class LocalBackend:
         self._settings = settings
         self._renderers = renderers
         self._on_progress = on_progress
+        self._trusts: list[Trust] = []
         self.dispatchers = [
             Dispatcher(
                 self._start(device),
@@ -106,9 +108,13 @@ class LocalBackend:
             CheckpointError: A model can't be served, and never was.
             WorkerError: A worker died before it was ever ready.
         """
-        async with asyncio.TaskGroup() as group:
-            for one in self.dispatchers:
-                group.create_task(one.run(), name=f"dispatcher {one.device}")
+        try:
+            async with asyncio.TaskGroup() as group:
+                for one in self.dispatchers:
+                    group.create_task(one.run(), name=f"dispatcher {one.device}")
+        finally:
+            for trust in self._trusts:
+                shutil.rmtree(trust.private, ignore_errors=True)
 
     def stop(self) -> None:
         """Start no worker any more."""
@@ -214,7 +220,7 @@ class LocalBackend:
                 dtype=settings.dtype,
                 max_tokens=model.facts.max_tokens,
                 prefix_cache_mb=settings.prefix_cache_mb,
-                trust=_trust(model),
+                trust=self._trust(model),
                 checkpoint=model.checkpoint,
                 revision=model.files,
             )
@@ -225,15 +231,16 @@ class LocalBackend:
             warm_up = replace(warm_up, sizes=(settings.batch_tokens,))
         return Start(device, settings.threads, settings.compile, tuple(specs), warm_up)
 
+    def _trust(self, model: Model) -> Trust | None:
+        """Return what a worker needs to run a model's own code, in a folder of its own for each."""
+        if model.trusted is None:
+            return None
+        private = Path(tempfile.mkdtemp(prefix="code-", dir=scratch.folder()))
+        self._trusts.append(trust := Trust(model.trusted, private))
+        return trust
+
     def _progress(self, device: str, message: Progress | Loaded) -> None:
         if isinstance(message, Loaded):
             leaves_cores = message.device == "cpu"
             self._renderers.hold_to(message.model, message.inputs, leaves_cores=leaves_cores)
         self._on_progress(device, message)
-
-
-def _trust(model: Model) -> Trust | None:
-    """Return what a worker needs to run a model's own code, in a folder of its own for each."""
-    if model.trusted is None:
-        return None
-    return Trust(model.trusted, Path(tempfile.mkdtemp(prefix="code-", dir=scratch.folder())))

@@ -172,6 +172,11 @@ class _Pace:
 def _output(file: Path, sink: Path) -> Iterator[BinaryIO]:
     """Open the output for this run alone."""
     with _writing(sink):
+        if sink.exists() and not sink.is_file():
+            raise InvalidField(
+                f"{sink} isn't a regular file: what is in it is read to go on; name another with "
+                "--output"
+            )
         if sink.exists() and sink.samefile(file):
             raise InvalidField(f"{sink} is the input itself; name another with --output")
         out = sink.open("a+b")

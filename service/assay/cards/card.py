@@ -6,12 +6,11 @@ checkpoint without one is taken for (`recognise`).
 
 from __future__ import annotations
 
-import tomllib
 from typing import TYPE_CHECKING, Literal, Self
 
 from pydantic import Field, ValidationError, model_validator
 
-from assay import validation
+from assay import toml_file, validation
 from assay.cards.mechanism import (
     Beside,
     Head,
@@ -216,13 +215,11 @@ def read(folder: Path) -> Card:
     try:
         if path.stat().st_size > _MOST_BYTES:
             raise CheckpointError(f"{path} has over {_MOST_BYTES} bytes, which no card needs")
-        return Card.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
-    except RecursionError as error:
-        raise CheckpointError(f"{path} is nested too deep") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise CheckpointError(f"{path} is not valid TOML: {error}") from error
+        return Card.model_validate(toml_file.parsed(path.read_text(encoding="utf-8")))
     except ValidationError as error:
         location, said = validation.first(error, Card)
         where = ".".join(map(str, location))
         told = f"{where}: {said}" if where else said
         raise CheckpointError(f"{path}: {told}") from error
+    except ValueError as error:
+        raise CheckpointError(f"{path} is not valid TOML: {error}") from error

@@ -107,11 +107,19 @@ def _read(stream: socket.socket) -> list[Template]:
     while True:
         match worker_protocol.receive(stream):
             case Resolve() | Inspect() | Restore() as wanted:
-                stream.sendall(protocol.told(_answered(wanted, found)))
+                stream.sendall(_written(_answered(wanted, found)))
             case Fork():
                 return list(found.values())
             case _:
                 child_process.end()
+
+
+def _written(answer: ResolvedFrame | InspectedFrame | Restored | Refusal) -> bytes:
+    try:
+        return protocol.told(answer)
+    except OverflowError:
+        told = "a whole number in its config.json or its card has more than 64 bits"
+        return protocol.told(Refusal.of(CheckpointError(told)))
 
 
 def _answered(

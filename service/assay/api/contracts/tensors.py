@@ -60,6 +60,8 @@ def rows(data: object, shape: list[int], datatype: str) -> list[list[Any]]:
     if not 1 <= len(shape) <= 2 or min(shape) < 0:
         raise ValueError("the shape is [items, elements]")
     count, width = shape[0], prod(shape[1:])
+    if count and not width:  # any number of items of nothing
+        raise ValueError("an item has at least one element")
     binary = _texts if datatype == "BYTES" else _numbers
     flat = binary(data, datatype) if isinstance(data, bytes) else _flat(data, datatype)
     if len(flat) != count * width:
