@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from typing import TYPE_CHECKING, Literal, TypeVar
+from itertools import islice
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from fastapi import APIRouter, Request, Response
 from pydantic_core import to_json
@@ -16,7 +17,7 @@ from assay.api.disconnect import cancel_on_disconnect
 from assay.api.openapi import takes
 from assay.api.pieces import Pieces
 from assay.api.request_context import context_of
-from assay.scoring import answers, garbage, inspection
+from assay.scoring import answers, inspection
 from assay.scoring.call import Call
 from assay.scoring.offload import offload
 
@@ -26,10 +27,10 @@ if TYPE_CHECKING:
     from pydantic import BaseModel
 
     from assay.api.request_context import RequestContext
+    from assay.scoring.answers import EntryByEntry
     from assay.scoring.targets import Target
 
 OptionsT = TypeVar("OptionsT", bound=wire.Options)
-AnswerT = TypeVar("AnswerT", wire.ScoreAnswer, wire.CompareAnswer, wire.BestOfNAnswer)
 
 router = APIRouter(tags=["native"])
 posted = APIRouter(tags=["native"])  # served past FastAPI, see `fast_routes`
@@ -95,7 +96,7 @@ async def _tokens(
     async with contextlib.aclosing(rendered) as parts:
         async for entries in parts:
             comma = b"," if written else b""
-            written.append(comma + await asyncio.to_thread(_written, entries))
+            written.append(comma + await asyncio.to_thread(_in_list, entries))
             holding.take(holding.bytes + len(written[-1]))
     return written
 
@@ -128,7 +129,7 @@ def _owner(request: Request) -> Literal["assay"] | None:
 async def _answer(
     request: Request,
     kind: type[OptionsT],
-    answer: Callable[[Call, OptionsT, str], Awaitable[AnswerT]],
+    answer: Callable[[Call, OptionsT, str], Awaitable[EntryByEntry[Any]]],
 ) -> Response:
     """Parse, and answer unless the caller leaves first."""
     context = context_of(request)
@@ -140,31 +141,31 @@ async def _answer(
     result = await cancel_on_disconnect(
         request, answer(call, wanted, f"{route}-{context.request_id}")
     )
-    garbage.note([result.data])
-    bare = result.model_copy(update={"data": []})
-    has_errors, response = await offload(
-        len(result.data),
-        lambda: (any(entry.error for entry in result.data), _json(bare, result.data)),
-    )
-    http_s = time.perf_counter() - begin - result.timing_ms.total / 1e3
+    has_errors, content = await offload(result.size, lambda: _written(result))
+    http_s = time.perf_counter() - begin - result.bare.timing_ms.total / 1e3
     scorer.metrics.http(target.name, route, max(0.0, http_s))
     context.outcome = "partial" if has_errors else "ok"
-    return response
+    return Response(content, media_type="application/json")
 
 
-def _json(answer: BaseModel, data: Sequence[BaseModel] = ()) -> Response:
-    """Return an answer with `data` in place of its own, written in parts: each a short call."""
-    parts = range(0, len(data), _WRITTEN_AT_ONCE)
-    entries = b",".join(_written(data[at : at + _WRITTEN_AT_ONCE]) for at in parts)
-    return Response(_with_data(answer, entries), media_type="application/json")
+def _json(answer: BaseModel) -> Response:
+    return Response(answer.model_dump_json(), media_type="application/json")
 
 
-def _written(entries: Sequence[BaseModel]) -> bytes:
+def _written(answer: EntryByEntry[Any]) -> tuple[bool, bytes]:
+    """Return whether an entry has an error, and the answer as JSON.
+
+    It is made and written in parts: each a short call, and its entries gone before the next's.
+    """
+    has_errors = False
+    parts: list[bytes] = []
+    while part := list(islice(answer.entries, _WRITTEN_AT_ONCE)):
+        has_errors = has_errors or any(entry.error for entry in part)
+        parts.append(_in_list(part))
+    content = answer.bare.model_dump_json().encode()
+    return has_errors, content.replace(_NO_DATA, b'"data":[%b]' % b",".join(parts), 1)
+
+
+def _in_list(entries: Sequence[BaseModel]) -> bytes:
     """Return entries as they stand in a list of JSON."""
     return to_json(entries)[1:-1]
-
-
-def _with_data(answer: BaseModel, entries: bytes) -> bytes:
-    """Return an answer as JSON with written entries in place of no data."""
-    content = answer.model_dump_json().encode()
-    return content.replace(_NO_DATA, b'"data":[%b]' % entries, 1) if entries else content

@@ -189,7 +189,7 @@ async def _verify(settings: Settings, *, as_json: bool) -> bool:
                 )
             request = wire.ScoreRequest(inputs=[wire.Item(**_item(one)) for one in golden])
             call = Call(scorer, scorer.target(None), request, "score")
-            answer = await answers.score(call, request, "verify")
+            answer = (await answers.score(call, request, "verify")).whole()
     rows: list[Sequence[str | Text]] = []
     are_right = True
     for one, entry in zip(golden, answer.data, strict=True):

@@ -241,13 +241,14 @@ class _Here:
         )
 
     async def score(self, request: wire.ScoreRequest) -> wire.ScoreAnswer:
-        return await answers.score(self._call(request, "score"), request, "score")
+        return (await answers.score(self._call(request, "score"), request, "score")).whole()
 
     async def compare(self, request: wire.CompareRequest) -> wire.CompareAnswer:
-        return await answers.compare(self._call(request, "compare"), request, "compare")
+        return (await answers.compare(self._call(request, "compare"), request, "compare")).whole()
 
     async def best_of_n(self, request: wire.BestOfNRequest) -> wire.BestOfNAnswer:
-        return await answers.best_of_n(self._call(request, "best-of-n"), request, "best-of-n")
+        call = self._call(request, "best-of-n")
+        return (await answers.best_of_n(call, request, "best-of-n")).whole()
 
     def _call(self, request: wire.Options, route: str) -> Call:
         return Call(self._scorer, self._scorer.target(request.model), request, route)

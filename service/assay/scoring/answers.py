@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from assay import wire
 from assay.errors import AssayError
@@ -13,55 +14,74 @@ from assay.scoring.interpretation import TargetScore
 from assay.scoring.offload import offload
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from assay.scoring import pairwise
     from assay.scoring.call import Call
     from assay.scoring.scorer import RequestResult
 
 
-async def score(call: Call, request: wire.ScoreRequest, request_id: str) -> wire.ScoreAnswer:
+AnswerT = TypeVar("AnswerT", wire.ScoreAnswer, wire.CompareAnswer, wire.BestOfNAnswer)
+
+
+@dataclass(frozen=True, slots=True)
+class EntryByEntry(Generic[AnswerT]):
+    """An answer whose entries are made as they are read: all at once take much memory."""
+
+    bare: AnswerT  # without its data
+    size: int  # items that the entries are about
+    entries: Iterator[wire.Entry]
+
+    def whole(self) -> AnswerT:
+        """Return the answer with all of its entries; they can be read once."""
+        return self.bare.model_copy(update={"data": list(self.entries)})
+
+
+async def score(
+    call: Call, request: wire.ScoreRequest, request_id: str
+) -> EntryByEntry[wire.ScoreAnswer]:
     """Answer `POST /score`."""
     items = request.items()
     sources = await offload(len(items), lambda: given.sources_of(items, request))
     outcome, judged = await call.run(
         sources, lambda place, param: given.item_path(items[place], place, param)
     )
-    data = await offload(
+    return EntryByEntry(
+        wire.ScoreAnswer(data=[], **call.envelope(outcome, request_id)),
         len(items),
-        lambda: [
+        (
             _entry(call, index, item, one)
             for index, (item, one) in enumerate(zip(items, judged, strict=True))
-        ],
+        ),
     )
-    return wire.ScoreAnswer(data=data, **call.envelope(outcome, request_id))
 
 
-async def compare(call: Call, request: wire.CompareRequest, request_id: str) -> wire.CompareAnswer:
+async def compare(
+    call: Call, request: wire.CompareRequest, request_id: str
+) -> EntryByEntry[wire.CompareAnswer]:
     """Answer `POST /compare`."""
     comparisons = request.all()
     groups = [(one.prompt, one.candidates()) for one in comparisons]
+    entries: Iterator[wire.CompareEntry]
     if call.only_compares:
         outcome, matrices = await call.contest(groups, "comparisons", comparisons)
-        data = [
+        entries = (
             _contest(request, index, one.id, matrix)
             for index, (one, matrix) in enumerate(zip(comparisons, matrices, strict=True))
-        ]
+        )
     else:
         outcome, parts = await _judged(call, groups, "comparisons", comparisons)
-        data = await offload(
-            _size(groups),
-            lambda: [
-                _comparison(call, request, index, one.id, part)
-                for index, (one, part) in enumerate(zip(comparisons, parts, strict=True))
-            ],
+        entries = (
+            _comparison(call, request, index, one.id, part)
+            for index, (one, part) in enumerate(zip(comparisons, parts, strict=True))
         )
-    return wire.CompareAnswer(data=data, **call.envelope(outcome, request_id))
+    bare = wire.CompareAnswer(data=[], **call.envelope(outcome, request_id))
+    return EntryByEntry(bare, _size(groups), entries)
 
 
 async def best_of_n(
     call: Call, request: wire.BestOfNRequest, request_id: str
-) -> wire.BestOfNAnswer:
+) -> EntryByEntry[wire.BestOfNAnswer]:
     """Answer `POST /best-of-n`."""
     wanted = request.all()
     groups = [(group.prompt, group.candidates()) for group in wanted]
@@ -73,14 +93,14 @@ async def best_of_n(
         ]
     else:
         outcome, parts = await _judged(call, groups, "groups", wanted)
-    data = await offload(
+    return EntryByEntry(
+        wire.BestOfNAnswer(data=[], **call.envelope(outcome, request_id)),
         _size(groups),
-        lambda: [
+        (
             _best(call, request, index, group, part)
             for index, (group, part) in enumerate(zip(wanted, parts, strict=True))
-        ],
+        ),
     )
-    return wire.BestOfNAnswer(data=data, **call.envelope(outcome, request_id))
 
 
 async def _judged(
