@@ -9,6 +9,8 @@ CLIENTS := infinity-client litellm reward-hub
 FAST := tests/api tests/backends/test_remote.py tests/cards tests/prompts tests/reference tests/reward \
 	tests/scheduling tests/telemetry tests/test_architecture.py tests/test_documented.py tests/test_errors.py \
 	tests/test_settings.py tests/test_wire.py tests/test_worker_protocol.py
+# A third process computes while others wait for what they test; long files are begun first.
+PYTEST := $(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
 SLOW := tests/telemetry/test_tracing.py tests/prompts/test_process.py
 
 .PHONY: serve test test-fast check docs audit bill requirements digests fmt loadtest soak overload chaos fuzz
@@ -17,10 +19,10 @@ serve: .venv/serve
 	$(BIN)/assay serve
 
 test: .venv/dev
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(PYTEST)
 
 test-fast: .venv/dev
-	$(BIN)/python -m pytest -n 2 --dist loadfile $(FAST) $(SLOW:%=--ignore=%)
+	$(PYTEST) $(FAST) $(SLOW:%=--ignore=%)
 
 check: .venv/dev
 	$(BIN)/ruff format --check .

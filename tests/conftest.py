@@ -8,6 +8,28 @@ from hypothesis import settings
 # Tests share the cores: threads of torch that wait by spinning took half of them from the others.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
+# Files that take longest, most of it waiting: begun first, nothing else waits for them at the end.
+LONG = (
+    *(
+        "fidelity/test_architectures",
+        "http/test_changes",
+        "http/test_recovery",
+        "http/test_holding",
+    ),
+    *("http/test_catalogue", "http/test_hostile", "http/test_stopping", "http/test_pressure"),
+    *("http/test_keys", "http/test_remotes", "scheduling/test_admission", "scoring/test_trust"),
+    *("http/test_caches", "guides/test_keys", "loadtest/test_drive", "deploy/test_prometheus"),
+    *("client/test_restart", "fuzz/test_openapi", "scoring/test_waiting", "http/test_tls"),
+    *("guides/test_restart", "guides/test_trl", "loadtest/test_cli", "fuzz/test_attacks"),
+)
+RANKS = {f"tests/{name}.py": rank for rank, name in enumerate(LONG)}
+
+
+def pytest_collection_modifyitems(items):
+    """Put the long files first; the order within a file stays."""
+    items.sort(key=lambda item: RANKS.get(item.nodeid.partition("::")[0], len(LONG)))
+
+
 settings.register_profile("assay", derandomize=True, deadline=None)
 settings.load_profile("assay")
 
