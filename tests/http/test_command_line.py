@@ -320,6 +320,23 @@ def test_what_can_not_be_printed_is_said_in_one_line(tmp_path: Path, arguments: 
     assert len(before) == (arguments[0] == "key")  # the key itself
 
 
+def test_a_command_needs_no_standard_output(tmp_path: Path) -> None:
+    """As under a supervisor that closed it."""
+    ended = subprocess.run(
+        ["/bin/sh", "-c", 'exec "$0" "$@" >&-', *COMMAND, "key", "x", "--file", "keys.toml"],
+        cwd=tmp_path,
+        env=environment(),
+        stderr=subprocess.PIPE,
+        text=True,
+        timeout=WAIT_S,
+        check=False,
+    )
+
+    assert ended.returncode == 0, ended.stderr
+    assert "Traceback" not in ended.stderr
+    assert "[[keys]]" in (tmp_path / "keys.toml").read_text()
+
+
 @pytest.mark.parametrize(
     ("option", "says"),
     [
