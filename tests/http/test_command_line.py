@@ -257,21 +257,6 @@ except typer.Exit as end:
 """
 
 
-def test_a_signal_wakes_a_command_that_waits(tmp_path: Path) -> None:
-    """Whichever thread it reaches; what was begun is cancelled, not cut off."""
-    ended = subprocess.run(
-        [sys.executable, "-c", INTERRUPTED_ELSEWHERE],
-        cwd=tmp_path,
-        env=environment(),
-        capture_output=True,
-        text=True,
-        timeout=WAIT_S,
-        check=False,
-    )
-
-    assert (ended.returncode, ended.stdout, ended.stderr) == (130, "cancelled\n", "")
-
-
 INTERRUPTED_EARLY = """
 import sys
 from assay import __main__ as command
@@ -284,10 +269,17 @@ command.main()
 """
 
 
-def test_an_interruption_while_it_is_imported_has_no_traceback(tmp_path: Path) -> None:
-    """The code is a shell's own."""
+@pytest.mark.parametrize(
+    ("program", "printed"),
+    [(INTERRUPTED_ELSEWHERE, "cancelled\n"), (INTERRUPTED_EARLY, "")],
+    ids=["asleep", "imported"],
+)
+def test_an_interruption_ends_a_command_whatever_it_is_at(
+    tmp_path: Path, program: str, printed: str
+) -> None:
+    """What was begun is cancelled, not cut off; no traceback, and a shell's own code."""
     ended = subprocess.run(
-        [sys.executable, "-c", INTERRUPTED_EARLY],
+        [sys.executable, "-c", program],
         cwd=tmp_path,
         env=environment(),
         capture_output=True,
@@ -296,7 +288,7 @@ def test_an_interruption_while_it_is_imported_has_no_traceback(tmp_path: Path) -
         check=False,
     )
 
-    assert (ended.returncode, ended.stdout, ended.stderr) == (130, "", "")
+    assert (ended.returncode, ended.stdout, ended.stderr) == (130, printed, "")
 
 
 @pytest.mark.parametrize("arguments", [("key", "x"), ("models", "--json"), ("--help",)])
