@@ -51,7 +51,8 @@ class PrefixCache:
     def clear(self) -> None:
         """Forget everything."""
         self._roots: dict[str, Block] = {}  # by scope, of those that have blocks
-        self._free = list(range(self._count - 1, -1, -1))
+        self._used = 0  # numbers below it have been given away once
+        self._free: list[int] = []  # and of them these came back
         self._by_use: OrderedDict[Block, None] = OrderedDict()  # used longest ago first
         self._current: set[Block] = set()
 
@@ -77,11 +78,11 @@ class PrefixCache:
 
     def add(self, parent: Block, tokens: bytes) -> Block | None:
         """Return a block for what this batch leaves behind another; None where none gives way."""
-        if not self._free and not self._give_way():
+        if not self._free and self._used == self._count and not self._give_way():
             return None
         if parent.parent is None:
             self._roots[parent.scope] = parent
-        block = parent.children[tokens] = Block(self._free.pop(), tokens, parent)
+        block = parent.children[tokens] = Block(self._number(), tokens, parent)
         self._by_use[block] = None
         self._current.add(block)
         return block
@@ -97,6 +98,12 @@ class PrefixCache:
         for child in list(block.children.values()):
             self.forget(child)
         self._free_block(block)
+
+    def _number(self) -> int:
+        if self._free:
+            return self._free.pop()
+        self._used += 1
+        return self._used - 1
 
     def _give_way(self) -> bool:
         """Free the block used longest ago, unless this batch uses it."""

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-MOST_CHARACTERS = 512 * 1024  # that wait: some thousand lines
+MOST_BYTES = 512 * 1024  # that wait: some thousand lines
 _PAUSE_S = 0.01  # so that a busy loop isn't interrupted for each line
 
 
@@ -27,18 +27,19 @@ class Outlet:
     Args:
         descriptor: What is written to.
         report: Makes the line that says how many lines before it are lost.
-        most_characters: How many may wait.
+        most_bytes: How many may wait.
     """
 
     def __init__(
-        self, descriptor: int, report: Callable[[int], str], most_characters: int = MOST_CHARACTERS
+        self, descriptor: int, report: Callable[[int], str], most_bytes: int = MOST_BYTES
     ) -> None:
         self.on_loss: Callable[[int], None] | None = None
         self._descriptor = descriptor
         self._report = report
-        self._most_characters = most_characters
-        self._lines: queue.SimpleQueue[str | Event] = queue.SimpleQueue()
-        self._waiting = 0  # characters
+        self._most_bytes = most_bytes
+        self._bell: queue.SimpleQueue[Event | None] = queue.SimpleQueue()
+        self._waiting = bytearray()  # in one piece: a thousand strings hold a thousand places
+        self._lines = 0  # in it
         self._lost = 0  # lines, since it was last said
         self._lock = RLock()  # a finalizer may log anywhere, also in here
 
@@ -48,10 +49,13 @@ class Outlet:
 
     def write(self, line: str) -> int:
         """Take a line, or count it as lost."""
+        text = line.encode(errors="backslashreplace")
         with self._lock:
-            if self._waiting + len(line) <= self._most_characters:
-                self._waiting += len(line)
-                self._lines.put(line)
+            if len(self._waiting) + len(text) <= self._most_bytes:
+                if not self._lines:
+                    self._bell.put(None)
+                self._waiting += text
+                self._lines += 1
                 return len(line)
         self._lose(1)
         return len(line)
@@ -62,34 +66,33 @@ class Outlet:
     def drain(self, timeout_s: float) -> bool:
         """Wait until what came so far is written; return whether it is."""
         reached = Event()
-        self._lines.put(reached)
+        self._bell.put(reached)
         return reached.wait(timeout_s)
 
     def _run(self) -> None:
         while True:
-            first = self._lines.get()
+            rung = [self._bell.get()]
             with self._lock:
-                rest = [self._lines.get() for _ in range(self._lines.qsize())]
-                self._waiting = 0
+                rung += [self._bell.get() for _ in range(self._bell.qsize())]
+                waiting, self._waiting = self._waiting, bytearray()
+                lines, self._lines = self._lines, 0
                 lost, self._lost = self._lost, 0
-            self._put([first, *rest], lost)
+            self._put(waiting, lines, lost)
+            for reached in filter(None, rung):
+                reached.set()
             time.sleep(_PAUSE_S)
 
-    def _put(self, taken: list[str | Event], lost: int) -> None:
+    def _put(self, waiting: bytearray, lines: int, lost: int) -> None:
         """Write what waited, then that what came after it is lost."""
-        lines = [one for one in taken if isinstance(one, str)]
-        if not self._write("".join(lines)):
-            self._lose(len(lines))
-        if lost and not self._write(self._report(lost)):
+        if not self._write(waiting):
+            self._lose(lines)
+        if lost and not self._write(self._report(lost).encode(errors="backslashreplace")):
             with self._lock:
                 self._lost += lost
-        for one in taken:
-            if isinstance(one, Event):
-                one.set()
 
-    def _write(self, text: str) -> bool:
+    def _write(self, text: bytes | bytearray) -> bool:
         """Return whether it is written: nobody may be there to read any more, or a disk full."""
-        left = memoryview(text.encode(errors="backslashreplace"))
+        left = memoryview(text)
         with contextlib.suppress(OSError):
             while left:
                 left = left[os.write(self._descriptor, left) :]
