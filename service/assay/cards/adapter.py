@@ -45,9 +45,9 @@ def base_of(folder: Path) -> Path | str:
         CheckpointError: The adapter is incomplete, or names a folder that isn't there.
     """
     if not (folder / WEIGHTS).is_file():
-        found = f"only {_PICKLE}, a pickle" if (folder / _PICKLE).is_file() else f"no {WEIGHTS}"
+        contents = f"only {_PICKLE}, a pickle" if (folder / _PICKLE).is_file() else f"no {WEIGHTS}"
         raise CheckpointError(
-            f"{folder} holds {found}; save the adapter with safe_serialization=True"
+            f"{folder} holds {contents}; save the adapter with safe_serialization=True"
         )
     said = headers.json_object(folder / CONFIG)
     name = said.get("base_model_name_or_path")
@@ -72,13 +72,13 @@ def base_folder(folder: Path, fetch: Callable[[str], Path]) -> Path:
         CheckpointError: There is none, or it is itself an adapter.
     """
     base = base_of(folder)
-    found = base if isinstance(base, Path) else fetch(base)
-    if (found / CONFIG).is_file():
+    path = base if isinstance(base, Path) else fetch(base)
+    if (path / CONFIG).is_file():
         raise CheckpointError(
-            f"{folder}: its base {found} is an adapter itself ({CONFIG}); merge that one into its "
+            f"{folder}: its base {path} is an adapter itself ({CONFIG}); merge that one into its "
             "own base first"
         )
-    return found
+    return path
 
 
 def config_folder(folder: Path, base: Path) -> Path:
@@ -98,5 +98,5 @@ def tensors(folder: Path) -> dict[str, headers.Tensor]:
     Raises:
         CheckpointError: The file is missing, damaged or cut short.
     """
-    found = headers.in_files([folder / WEIGHTS])
-    return {name.removeprefix(_PREFIX): tensor for name, tensor in found.items()}
+    prefixed = headers.in_files([folder / WEIGHTS])
+    return {name.removeprefix(_PREFIX): tensor for name, tensor in prefixed.items()}

@@ -191,10 +191,10 @@ class Card(Table):
 
     def _misplaced(self) -> Iterator[str]:
         """Yield a sentence for each reading that doesn't go with the heads or the steps."""
-        own = [head.read.at for head in self.heads.values() if head.read is not None]
-        if any(at in ("mean", "steps") for at in own):
+        places = [head.read.at for head in self.heads.values() if head.read is not None]
+        if any(at in ("mean", "steps") for at in places):
             yield "heads: 'mean' and 'steps' are of all heads alike; put it into [read]"
-        if own and self.read is not None and self.read.at in ("mean", "steps"):
+        if places and self.read is not None and self.read.at in ("mean", "steps"):
             yield f"read: '{self.read.at}' is of all heads alike; leave the heads' own 'read' out"
         is_separate = self.steps is not None and self.steps.form == "separate"
         if is_separate != (self.read is not None and self.read.at == "steps"):
@@ -219,7 +219,7 @@ def read(folder: Path) -> Card:
     except ValidationError as error:
         location, said = validation.first(error, Card)
         where = ".".join(map(str, location))
-        told = f"{where}: {said}" if where else said
-        raise CheckpointError(f"{path}: {told}") from error
+        message = f"{where}: {said}" if where else said
+        raise CheckpointError(f"{path}: {message}") from error
     except ValueError as error:
         raise CheckpointError(f"{path} is not valid TOML: {error}") from error

@@ -41,12 +41,12 @@ def embedded() -> Path:
 
 def folders(repository: Path) -> dict[str, Path]:
     """Return every named folder that has a card or a checkpoint, by name."""
-    found: dict[str, Path] = {}
+    by_name: dict[str, Path] = {}
     for root in (embedded(), repository):
         for entry in root.iterdir() if root.is_dir() else ():
             if (entry / cards.FILE_NAME).is_file() or (entry / "config.json").is_file():
-                found[paths.label(entry.name)] = entry
-    return dict(sorted(found.items()))
+                by_name[paths.label(entry.name)] = entry
+    return dict(sorted(by_name.items()))
 
 
 def without_weights(repository: Path) -> Iterator[tuple[str, cards.Card]]:

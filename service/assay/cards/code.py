@@ -48,7 +48,7 @@ def auto_class(folder: Path) -> str | None:
     named = headers.config(folder).get("auto_map")
     if not isinstance(named, dict):
         return None
-    if elsewhere := [one for one in named.values() if "--" in str(one)]:
+    if elsewhere := [reference for reference in named.values() if "--" in str(reference)]:
         raise CheckpointError(
             f"{folder}/config.json takes code from another repository ('{elsewhere[0]}'); copy its "
             "files into the folder and name them in auto_map without the repository"
@@ -58,12 +58,12 @@ def auto_class(folder: Path) -> str | None:
 
 def digest(folder: Path) -> str:
     """Return the SHA-256, in hex, over the names and contents of all that is pinned."""
-    found = hashlib.sha256(_KIND)
+    hasher = hashlib.sha256(_KIND)
     for name, path in _pinned(folder):
         with path.open("rb") as file:
             content = hashlib.file_digest(file, "sha256").digest()
-        found.update(name.encode("utf-8", "surrogateescape") + b"\0" + content)
-    return found.hexdigest()
+        hasher.update(name.encode("utf-8", "surrogateescape") + b"\0" + content)
+    return hasher.hexdigest()
 
 
 def copy(folder: Path, private: Path) -> None:
@@ -85,26 +85,26 @@ def trusted(name: str, folder: Path, entries: Iterable[str]) -> str | None:
         CheckpointError: The model is trusted, and what is here is something else.
     """
     for entry in entries:
-        known, _, wanted = entry.rpartition("@")
-        if known == name:
-            check(name, wanted, digest(folder))
-            return wanted
+        model, _, pinned = entry.rpartition("@")
+        if model == name:
+            check(name, pinned, digest(folder))
+            return pinned
     return None
 
 
-def check(name: str, wanted: str, here: str) -> None:
+def check(name: str, pinned: str, here: str) -> None:
     """Refuse code of another digest than the one that is trusted.
 
     Raises:
         CheckpointError: It is; says how to trust what is here.
     """
-    if wanted == here:
+    if pinned == here:
         return
-    why = f"its code is trusted at {wanted}, and here is {here}"
-    if len(wanted) < _DIGITS:
+    why = f"its code is trusted at {pinned}, and here is {here}"
+    if len(pinned) < _DIGITS:
         why = (
-            f"its code is trusted at {wanted}, and that is no pin: other code can be made that has "
-            f"these {len(wanted)} digits; only all {_DIGITS} are taken"
+            f"its code is trusted at {pinned}, and that is no pin: other code can be made that has "
+            f"these {len(pinned)} digits; only all {_DIGITS} are taken"
         )
     raise CheckpointError(
         f"{why}. Nothing of it was run. Read the code that is here, then trust it: "
@@ -137,14 +137,14 @@ def _pinned(folder: Path) -> list[tuple[str, Path]]:
 
     Nothing hidden, such as what git and the hub's tools keep of a download.
     """
-    found = [
+    files = [
         (inner.as_posix(), path)
         for inner, path in ((path.relative_to(folder), path) for path in folder.rglob("*"))
         if path.suffix in PINNED and not any(map(_is_passed_over, inner.parts)) and path.is_file()
     ]
-    for _, path in found:
+    for _, path in files:
         paths.check_inside(folder, path)
-    return sorted(found)
+    return sorted(files)
 
 
 def _is_passed_over(part: str) -> bool:

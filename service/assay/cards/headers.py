@@ -108,15 +108,15 @@ def _whole(folder: Path, named: list[str]) -> list[Weights]:
     Raises:
         CheckpointError: One is incomplete or damaged; where another is whole, both are named.
     """
-    found, broken = [], {}
+    whole, broken = [], {}
     for name in named:
         try:
-            found.append(Weights(name, _of_set(folder, name)))
+            whole.append(Weights(name, _of_set(folder, name)))
         except CheckpointError as error:
             broken[name] = error
     for name, why in broken.items():
-        raise _beside(folder, found[0].name, name, why) if found else why
-    return found
+        raise _beside(folder, whole[0].name, name, why) if whole else why
+    return whole
 
 
 def _consolidated(folder: Path, first: Weights) -> Iterator[Weights]:
@@ -125,9 +125,9 @@ def _consolidated(folder: Path, first: Weights) -> Iterator[Weights]:
         if not _CONSOLIDATED.fullmatch(path.name):
             continue
         with contextlib.suppress(CheckpointError):  # transformers doesn't read it, broken or not
-            found = Weights(path.name, _of_set(folder, path.name))
-            if found.tensors.keys() == first.tensors.keys():
-                yield found
+            consolidated = Weights(path.name, _of_set(folder, path.name))
+            if consolidated.tensors.keys() == first.tensors.keys():
+                yield consolidated
 
 
 def _beside(folder: Path, whole: str, broken: str, error: CheckpointError) -> CheckpointError:
@@ -140,8 +140,8 @@ def _beside(folder: Path, whole: str, broken: str, error: CheckpointError) -> Ch
 
 def _sets(folder: Path) -> list[str]:
     """Return the files that each stand for a set of weights; transformers' own names first."""
-    found = [path.name for path in folder.iterdir() if _SET.fullmatch(path.name)]
-    return sorted(found, key=lambda name: (_is_variant(name), name))
+    names = [path.name for path in folder.iterdir() if _SET.fullmatch(path.name)]
+    return sorted(names, key=lambda name: (_is_variant(name), name))
 
 
 def _is_variant(name: str) -> bool:
@@ -183,28 +183,28 @@ def _of_set(folder: Path, name: str) -> dict[str, Tensor]:
             f"{path} is not a valid index: it has no 'weight_map' of names of safetensors files in "
             "that folder"
         )
-    found = _in_shards(folder / file for file in sorted(set(places.values())))
-    if lost := sorted(places.keys() - found.keys()):
+    by_name = _in_shards(folder / file for file in sorted(set(places.values())))
+    if lost := sorted(places.keys() - by_name.keys()):
         raise CheckpointError(
             f"{path} places '{lost[0]}' in {places[lost[0]]}, which doesn't hold it; "
             "copy the files again"
         )
-    return found
+    return by_name
 
 
 def _in_shards(files: Iterable[Path]) -> dict[str, Tensor]:
     """Return the tensors of an index's files, none of which lies in two of them with two values."""
-    found: dict[str, Tensor] = {}
+    by_name: dict[str, Tensor] = {}
     for file in files:
         shard = in_files([file])
-        for name in found.keys() & shard.keys():
-            if not sameness.are_equal({name: found[name].file}, {name: file}):
+        for name in by_name.keys() & shard.keys():
+            if not sameness.are_equal({name: by_name[name].file}, {name: file}):
                 raise CheckpointError(
-                    f"'{name}' has one value in {found[name].file} and another in {file}; copy "
+                    f"'{name}' has one value in {by_name[name].file} and another in {file}; copy "
                     "the files again"
                 )
-        found |= shard
-    return found
+        by_name |= shard
+    return by_name
 
 
 def in_files(files: Iterable[Path]) -> dict[str, Tensor]:
@@ -213,7 +213,7 @@ def in_files(files: Iterable[Path]) -> dict[str, Tensor]:
     Raises:
         CheckpointError: One is missing, damaged or cut short.
     """
-    found: dict[str, Tensor] = {}
+    by_name: dict[str, Tensor] = {}
     for file in files:
         if not file.is_file():
             raise CheckpointError(f"{file} is missing")
@@ -221,12 +221,12 @@ def in_files(files: Iterable[Path]) -> dict[str, Tensor]:
             with safe_open(file, framework="np") as opened:
                 for name in opened.keys():  # noqa: SIM118  not a mapping
                     entry = opened.get_slice(name)
-                    found[name] = Tensor(tuple(entry.get_shape()), entry.get_dtype(), file)
+                    by_name[name] = Tensor(tuple(entry.get_shape()), entry.get_dtype(), file)
         except (SafetensorError, OSError) as error:
             raise CheckpointError(
                 f"{file} is damaged or cut short ({error}); copy it again"
             ) from error
-    return found
+    return by_name
 
 
 def head_files(folder: Path, name: str) -> list[Path]:
@@ -238,12 +238,12 @@ def head_files(folder: Path, name: str) -> list[Path]:
         CheckpointError: One is a link that leads out of the folder.
     """
     path = folder / name
-    found = [path]
+    candidates = [path]
     if path.suffix in (".safetensors", ".bin"):
-        found = [path.with_suffix(".safetensors"), path.with_suffix(".bin")]
-    for one in found:
-        paths.check_inside(folder, one)
-    return found
+        candidates = [path.with_suffix(".safetensors"), path.with_suffix(".bin")]
+    for candidate in candidates:
+        paths.check_inside(folder, candidate)
+    return candidates
 
 
 def of_head_file(folder: Path, name: str) -> dict[str, tuple[int, ...]]:

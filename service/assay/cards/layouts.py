@@ -44,12 +44,14 @@ class Layout:
     def fits(self, parts: Parts) -> bool:
         """Whether a checkpoint's head tensors and config.json are this layout's."""
         names = parts.heads.keys()
-        known = (*self.tensors, *self.optional)
+        patterns = (*self.tensors, *self.optional)
         return (
-            all(any(fnmatchcase(name, one) for name in names) for one in self.tensors)
-            and all(any(fnmatchcase(name, one) for one in known) for name in names)
+            all(any(fnmatchcase(name, pattern) for name in names) for pattern in self.tensors)
+            and all(any(fnmatchcase(name, pattern) for pattern in patterns) for name in names)
             and all(parts.rows(name) == count for name, count in self.rows.items())
-            and all(fnmatchcase(parts.declared(key), one) for key, one in self.config.items())
+            and all(
+                fnmatchcase(parts.declared(key), pattern) for key, pattern in self.config.items()
+            )
         )
 
 
@@ -67,7 +69,7 @@ def keeps_numbers(card: Card) -> bool:
 def _openrlhf(card: Card, parts: Parts) -> Card:
     """OpenRLHF names its head in config.json, and has its rewards' mean and std there."""
     said = parts.declared("value_head_prefix")
-    names = (f"{one}.weight" for one in (said, "value_head", "score") if one)
+    names = (f"{prefix}.weight" for prefix in (said, "value_head", "score") if prefix)
     weight = next((name for name in names if name in parts.heads), None)
     changed = card if weight is None else _with_layers(card, [Linear(op="linear", weight=weight)])
     return moments(changed, parts)
@@ -95,8 +97,8 @@ def _internlm2(card: Card, parts: Parts) -> Card:
     token = parts.number("reward_token_id")
     if token is None:
         return card
-    own = {"append": [int(token)], "expected_read_token": None}
-    return card.model_copy(update={"template": card.template.model_copy(update=own)})
+    changes = {"append": [int(token)], "expected_read_token": None}
+    return card.model_copy(update={"template": card.template.model_copy(update=changes)})
 
 
 def _open_assistant(card: Card, parts: Parts) -> Card:

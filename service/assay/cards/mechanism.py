@@ -20,7 +20,11 @@ _LONGEST_NAME = 255
 
 
 def _plain(name: str) -> str:
-    if name in ("", ".", "..") or len(name) > _LONGEST_NAME or any(one in name for one in "/\\\0"):
+    if (
+        name in ("", ".", "..")
+        or len(name) > _LONGEST_NAME
+        or any(character in name for character in "/\\\0")
+    ):
         raise ValueError("the name of what lies beside the card, without a path")
     return name
 
@@ -39,7 +43,7 @@ class Table(BaseModel):
         For fields that do nothing in some cards: such a card would promise what isn't so.
         """
         fields = type(self).model_fields
-        return next((one for one in names if getattr(self, one) != fields[one].default), None)
+        return next((name for name in names if getattr(self, name) != fields[name].default), None)
 
 
 # --- trunk ----------------------------------------------------------------------------------

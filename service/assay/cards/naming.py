@@ -34,21 +34,21 @@ def card_of(called: str, folder: Path, repository: Path) -> tuple[str, Card, str
     for name, by in ((called, "its folder"), (said, "config.json's _name_or_path")):
         named = [*_named(name, repository)]
         checkpoint = parts.of(folder) if named else None
-        found = [one for one in named if checkpoint and _agrees(checkpoint, *one)]
-        found = [one for one in found if one[1].policy is None or name is called]
-        found = [one for one in found if one[0].casefold() == name.casefold()] or found
-        if found and all(_mechanism(card) == _mechanism(found[0][1]) for _, card in found):
-            return (*found[0], by)
+        matches = [match for match in named if checkpoint and _agrees(checkpoint, *match)]
+        matches = [match for match in matches if match[1].policy is None or name is called]
+        matches = [match for match in matches if match[0].casefold() == name.casefold()] or matches
+        if matches and all(_mechanism(card) == _mechanism(matches[0][1]) for _, card in matches):
+            return (*matches[0], by)
     return None
 
 
 def _named(name: str, repository: Path) -> Iterator[tuple[str, Card]]:
     """Yield the catalogue's cards that are called so, or written for a checkpoint that is."""
-    wanted = {one.casefold() for one in _spellings(name)}
+    spellings = {spelling.casefold() for spelling in _spellings(name)}
     for entry, card in catalogue.without_weights(repository):
         hub_id = card.source.id if card.source else entry
-        known = {entry, hub_id, hub_id.rpartition("/")[2]}
-        if wanted & {one.casefold() for one in known}:
+        aliases = {entry, hub_id, hub_id.rpartition("/")[2]}
+        if spellings & {alias.casefold() for alias in aliases}:
             yield entry, card
 
 
@@ -57,8 +57,8 @@ def _spellings(name: str) -> set[str]:
     if not name.strip("/"):
         return set()
     last = name.rstrip("/").rpartition("/")[2]
-    hub_ids = {last.replace(one, "/", 1) for one in _SEPARATORS if one in last}
-    return {name, last, *hub_ids, *(one.rpartition("/")[2] for one in hub_ids)}
+    hub_ids = {last.replace(separator, "/", 1) for separator in _SEPARATORS if separator in last}
+    return {name, last, *hub_ids, *(hub_id.rpartition("/")[2] for hub_id in hub_ids)}
 
 
 def _agrees(checkpoint: Parts, name: str, card: Card) -> bool:
@@ -85,7 +85,7 @@ def _is_of_kind(checkpoint: Parts, name: str, card: Card) -> bool:
     prefix = card.trunk.prefix
     if prefix and not any(tensor.startswith(prefix) for tensor in checkpoint.trunk):
         return False
-    layout = next((one for one in layouts.LAYOUTS if one.fits(checkpoint)), None)
+    layout = next((layout for layout in layouts.LAYOUTS if layout.fits(checkpoint)), None)
     if layout is None:
         return True
     like = cards.read(catalogue.embedded() / layout.cards[0]).trunk
@@ -95,14 +95,14 @@ def _is_of_kind(checkpoint: Parts, name: str, card: Card) -> bool:
 def _has_tokens(folder: Path, card: Card) -> bool:
     """Whether the tokenizer has the tokens that a card names; yes where it can't be told."""
     path = folder / "tokenizer.json"
-    wanted = {token for _, token in validation.tokens(card) if isinstance(token, str)}
-    if not wanted or not path.is_file():
+    tokens = {token for _, token in validation.tokens(card) if isinstance(token, str)}
+    if not tokens or not path.is_file():
         return True
     said = headers.json_object(path)
     words = (said.get("model") or {}).get("vocab") or {}
-    known = {word if isinstance(word, str) else str(word[0]) for word in words}
-    known |= {str(one.get("content")) for one in said.get("added_tokens") or ()}
-    return all(known & {token, f"▁{token}", f"Ġ{token}"} for token in wanted)
+    vocabulary = {word if isinstance(word, str) else str(word[0]) for word in words}
+    vocabulary |= {str(added.get("content")) for added in said.get("added_tokens") or ()}
+    return all(vocabulary & {token, f"▁{token}", f"Ġ{token}"} for token in tokens)
 
 
 def _reads_the_vocabulary(card: Card) -> bool:

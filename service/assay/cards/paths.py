@@ -72,7 +72,7 @@ def spellings(text: str) -> set[str]:
         spelt.add(str(_spelt(of(text))))
     elif exists(path):
         spelt |= spellings(path)
-    return {_bytes(one).decode("utf-8", "surrogateescape") for one in spelt}
+    return {_bytes(spelling).decode("utf-8", "surrogateescape") for spelling in spelt}
 
 
 def longer_name(text: str) -> str:
@@ -110,7 +110,7 @@ def check_inside(folder: Path, path: Path) -> None:
     roots = [root]
     if root.parent.name == _SNAPSHOTS and root.parents[1].name.startswith(_HUB_FOLDER):
         roots.append(root.parents[1] / _BLOBS)
-    if not any(real.is_relative_to(one) for one in roots):
+    if not any(real.is_relative_to(root) for root in roots):
         raise CheckpointError(
             f"{path} is a link that leads out of its folder, to {real}; copy or move the file there"
         )

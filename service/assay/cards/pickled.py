@@ -29,14 +29,14 @@ def shapes(path: Path) -> dict[str, tuple[int, ...]]:
         CheckpointError: The file isn't torch's, or holds no tensors by name.
     """
     try:
-        found = _content(path)
+        content = _content(path)
     except Exception as error:  # whatever a damaged pickle leads to
         raise CheckpointError(
             f"{path} can't be read as plain tensors ({type(error).__name__})"
         ) from error
-    if not isinstance(found, dict):
+    if not isinstance(content, dict):
         raise CheckpointError(f"{path} holds no tensors by name")
-    return dict(_of_tensors(found))
+    return dict(_of_tensors(content))
 
 
 def _of_tensors(content: dict[Any, Any]) -> Iterator[tuple[str, tuple[int, ...]]]:
@@ -52,7 +52,7 @@ def _content(path: Path) -> object:
                 _Outline(file).load()
             return _Outline(file).load()
     with zipfile.ZipFile(path) as archive:
-        (name,) = [one for one in archive.namelist() if one.endswith("/data.pkl")]
+        (name,) = [entry for entry in archive.namelist() if entry.endswith("/data.pkl")]
         if archive.getinfo(name).file_size > _MOST_BYTES:
             raise pickle.UnpicklingError
         with archive.open(name) as file:

@@ -47,20 +47,20 @@ def stated_tokens(config: Mapping[str, Any]) -> int | None:
 def steady_tokens(config: Mapping[str, Any]) -> int | None:
     """Return that length by a model's config; None where positions never depend on the batch."""
     lengths = [
-        one.get("original_max_position_embeddings")
+        rope.get("original_max_position_embeddings")
         or config.get("original_max_position_embeddings")
         or config.get("max_position_embeddings")
-        for one in _ropes(config)
-        if one.get("rope_type", one.get("type")) in _DEPEND_ON_THE_BATCH
+        for rope in _ropes(config)
+        if rope.get("rope_type", rope.get("type")) in _DEPEND_ON_THE_BATCH
     ]
     return min(map(int, filter(None, lengths)), default=None)
 
 
 def _stretched(config: Mapping[str, Any], positions: int | None) -> Iterator[int]:
     """Yield what each kind of rotary positions that is stretched reaches."""
-    for one in _ropes(config):
-        kind, factor = one.get("rope_type", one.get("type")), one.get("factor")
-        first = one.get("original_max_position_embeddings") if kind == "yarn" else None
+    for rope in _ropes(config):
+        kind, factor = rope.get("rope_type", rope.get("type")), rope.get("factor")
+        first = rope.get("original_max_position_embeddings") if kind == "yarn" else None
         if kind in _STRETCH and factor and (first or positions):
             yield int((first or positions) * factor)
 
@@ -68,9 +68,9 @@ def _stretched(config: Mapping[str, Any], positions: int | None) -> Iterator[int
 def _ropes(config: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     """Return what a config says of rotary positions: once, or for each type of layer."""
     rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
-    return [rope, *(one for one in rope.values() if isinstance(one, dict))]
+    return [rope, *(layer_rope for layer_rope in rope.values() if isinstance(layer_rope, dict))]
 
 
 def _numbers(config: Mapping[str, Any], names: tuple[str, ...]) -> list[int]:
-    found = [config.get(name) for name in names]
-    return [int(one) for one in found if isinstance(one, int | float) and one > 0]
+    values = [config.get(name) for name in names]
+    return [int(value) for value in values if isinstance(value, int | float) and value > 0]

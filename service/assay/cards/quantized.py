@@ -86,9 +86,9 @@ def _how(folder: Path) -> str | None:
 
 def _declared(config: Mapping[str, Any]) -> str | None:
     """Return the method that config.json names, for the model or for its language part."""
-    for one in (config, config.get("text_config"), config.get("llm_config")):
+    for section in (config, config.get("text_config"), config.get("llm_config")):
         for key in _KEYS:
-            said = one.get(key) if isinstance(one, dict) else None
+            said = section.get(key) if isinstance(section, dict) else None
             if said and (method := _method(said)):
                 return method
     return None

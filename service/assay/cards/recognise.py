@@ -91,19 +91,19 @@ def recognise(folder: Path) -> Recognised:
         return adapter
     quantized.check(folder)
     checkpoint = parts.of(folder)
-    found = _with_vision(checkpoint) or _separate(checkpoint) or _by_layout(checkpoint)
-    found = found or _stock(checkpoint)
-    if found is None:
+    recognised = _with_vision(checkpoint) or _separate(checkpoint) or _by_layout(checkpoint)
+    recognised = recognised or _stock(checkpoint)
+    if recognised is None:
         command = _command(_candidates(checkpoint), folder)
         raise CheckpointError(
             f"{command}{command and ': '}{folder} {_refusal(checkpoint)}{_own_code(checkpoint)}"
         )
-    card = _without_output_embedding(found.card, checkpoint)
+    card = _without_output_embedding(recognised.card, checkpoint)
     check(checkpoint, card)
     notes: tuple[str, ...] = ()
     if "auto_map" in checkpoint.config:
         notes = ("the checkpoint brings code of its own (auto_map), which is not run",)
-    return Recognised(found.family, card, found.doubts, notes)
+    return Recognised(recognised.family, card, recognised.doubts, notes)
 
 
 # --- what is recognised -----------------------------------------------------------------------
@@ -131,7 +131,9 @@ def _with_vision(checkpoint: Parts) -> Recognised | None:
     names = [*checkpoint.trunk, *checkpoint.heads]
     if text_class is None or not any(".vision_tower." in f".{name}" for name in names):
         return None
-    prefix = next((one for one in _LANGUAGE if any(n.startswith(one) for n in names)), None)
+    prefix = next(
+        (prefix for prefix in _LANGUAGE if any(n.startswith(prefix) for n in names)), None
+    )
     if prefix is None or checkpoint.rows("score.weight") != 1:
         return None
     head = Head(layers=[Linear(op="linear", weight="score.weight")])
@@ -166,7 +168,7 @@ def _separate(checkpoint: Parts) -> Recognised | None:
 
 def _by_layout(checkpoint: Parts) -> Recognised | None:
     """Return what the first fitting layout's card says; several cards are refused."""
-    layout = next((one for one in layouts.LAYOUTS if one.fits(checkpoint)), None)
+    layout = next((layout for layout in layouts.LAYOUTS if layout.fits(checkpoint)), None)
     if layout is None:
         return None
     name, *others = layout.cards
@@ -187,7 +189,7 @@ def _mechanism(card: Card) -> dict[str, object]:
 
 def is_stock(checkpoint: Parts, labels: int) -> bool:
     """Whether a checkpoint is of transformers' own class, with a head of so many labels."""
-    last = next((one for one in _STOCK_LAST if one in checkpoint.heads), None)
+    last = next((name for name in _STOCK_LAST if name in checkpoint.heads), None)
     return (
         last is not None
         and checkpoint.rows(last) == labels == headers.labels(checkpoint.config)
@@ -208,7 +210,7 @@ def is_language_model(checkpoint: Parts) -> bool:
 
 def _stock(checkpoint: Parts) -> Recognised | None:
     """Return transformers' own class with one label, or its one linear layer by name."""
-    last = next((one for one in _STOCK_LAST if one in checkpoint.heads), None)
+    last = next((name for name in _STOCK_LAST if name in checkpoint.heads), None)
     names = {name.split(".")[0] for name in checkpoint.heads}
     if last is None or checkpoint.rows(last) != 1 or not names <= _STOCK_PARTS:
         return None
@@ -299,7 +301,7 @@ def _refusal(checkpoint: Parts) -> str:
 
 def _of_labels(checkpoint: Parts) -> str:
     """Say what is wrong with the labels of a head that transformers' own classes have."""
-    last = next((one for one in _STOCK_LAST if one in checkpoint.heads), None)
+    last = next((name for name in _STOCK_LAST if name in checkpoint.heads), None)
     rows = 0 if last is None else checkpoint.rows(last)
     if last is not None and rows == 1 and checkpoint.architecture.endswith(CLASSIFIER):
         return f"is {checkpoint.architecture}, and {_one_row(checkpoint, last)}"
@@ -325,7 +327,7 @@ def _one_row(checkpoint: Parts, last: str) -> str:
 
 def _candidates(checkpoint: Parts) -> list[str]:
     """Return the catalogue's cards that such files could be of, where nothing else fits them."""
-    last = next((one for one in _STOCK_LAST if one in checkpoint.heads), None)
+    last = next((name for name in _STOCK_LAST if name in checkpoint.heads), None)
     if last is not None and is_stock(checkpoint, rows := checkpoint.rows(last)):
         return [
             name
@@ -343,7 +345,7 @@ def _command(names: Sequence[str], folder: Path) -> str:
     if not names:
         return ""
     first, *others = names
-    also = f" (or {', '.join(f'{one}=…' for one in others)})" if others else ""
+    also = f" (or {', '.join(f'{other}=…' for other in others)})" if others else ""
     return f"give the card's name: assay serve {first}={shlex.quote(str(folder))}{also}"
 
 
@@ -387,7 +389,7 @@ def _of_layer(layer: Layer) -> Iterator[str]:
             yield from (name for name in (weight, bias) if name)
         case BatchNorm(name=name):
             yield from (
-                f"{name}.{one}" for one in ("weight", "bias", "running_mean", "running_var")
+                f"{name}.{suffix}" for suffix in ("weight", "bias", "running_mean", "running_var")
             )
         case Standardize(mean=mean, var=var):
             yield from (name for name in (mean, var) if name)

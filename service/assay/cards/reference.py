@@ -49,18 +49,18 @@ def filled(document: str, generated: str) -> str:
 
 def _tables() -> Tables:
     """Return every table of a card with the paths that it stands at, a table's own behind it."""
-    found: Tables = {}
+    tables: Tables = {}
     waiting: list[tuple[type[Table], str]] = [(Card, "")]
     while waiting:
         table, path = waiting.pop(0)
-        found.setdefault(table, []).append(path)
-        own = [
+        tables.setdefault(table, []).append(path)
+        nested = [
             inner
             for name, field in table.model_fields.items()
             for inner in _inner(field.annotation, f"{path}.{name}".removeprefix("."))
         ]
-        waiting = own + waiting
-    return found
+        waiting = nested + waiting
+    return tables
 
 
 def _inner(annotation: Any, path: str) -> list[tuple[type[Table], str]]:
@@ -74,7 +74,7 @@ def _inner(annotation: Any, path: str) -> list[tuple[type[Table], str]]:
         return _inner(arguments[1], f"{path}.{_NAME}")
     if origin is list:
         return _inner(arguments[0], f"[{path}]")
-    return [one for argument in arguments for one in _inner(argument, path)]
+    return [inner for argument in arguments for inner in _inner(argument, path)]
 
 
 def _section(table: type[Table], paths: list[str]) -> str:
@@ -101,7 +101,9 @@ def _type(field: FieldInfo) -> str:
         for key, word in _BOUNDS.items()
         if hasattr(bound, key)
     ]
-    least = [f"at least {one.min_length}" for one in field.metadata if hasattr(one, "min_length")]
+    least = [
+        f"at least {bound.min_length}" for bound in field.metadata if hasattr(bound, "min_length")
+    ]
     return ", ".join([_words(field.annotation), *bounds, *least])
 
 
@@ -110,7 +112,11 @@ def _words(annotation: Any) -> str:
     origin, arguments = get_origin(annotation), get_args(annotation)
     if origin is Literal:
         return " or ".join(f"`{json.dumps(value)}`" for value in arguments)
-    words = [_words(one) for one in arguments if isinstance(one, type) or get_origin(one)]
+    words = [
+        _words(argument)
+        for argument in arguments
+        if isinstance(argument, type) or get_origin(argument)
+    ]
     if origin is Annotated:
         return words[0]
     if origin in (Union, UnionType):

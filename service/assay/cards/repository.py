@@ -77,8 +77,8 @@ class Checkpoint:
     @property
     def revision(self) -> str:
         """The first 12 hex digits of the SHA-256 over everything that decides the scores."""
-        own = revision(self.folder, self.card)
-        return own if self.base is None else combined_revision([own, revision(self.base)])
+        digest = revision(self.folder, self.card)
+        return digest if self.base is None else combined_revision([digest, revision(self.base)])
 
     @property
     def template_key(self) -> str:
@@ -131,27 +131,27 @@ def resolve(
         CheckpointError: Nothing of that name exists, what exists isn't a checkpoint, or it is in
             doubt what it is.
     """
-    found = find(reference, repository, trusted=trusted, name=name)
-    folder = found.folder
-    if found.name in remotes:
-        own = _checkpoint(found.name, folder, found.card, has_weights=False)
-        return Source(found.name, found.card, (own,), found.notes)
-    if found.doubts:
+    target = find(reference, repository, trusted=trusted, name=name)
+    folder = target.folder
+    if target.name in remotes:
+        checkpoint = _checkpoint(target.name, folder, target.card, has_weights=False)
+        return Source(target.name, target.card, (checkpoint,), target.notes)
+    if target.doubts:
         raise CheckpointError(
-            f"{folder} looks like {found.family}, but: {'; '.join(found.doubts)}. Say whose card "
+            f"{folder} looks like {target.family}, but: {'; '.join(target.doubts)}. Say whose card "
             f"holds (NAME={reference}, with a NAME of `assay models`), or settle it in a card.toml "
             f"in that folder: `assay inspect {reference}` prints one to begin with"
         )
-    return replace(source(found), notes=found.notes)
+    return replace(source(target), notes=target.notes)
 
 
-def source(found: Found) -> Source:
+def source(target: Found) -> Source:
     """Return the checkpoints of what was found: one, an ensemble's members, or a policy's two.
 
     Raises:
         CheckpointError: Files are missing, or can't be served.
     """
-    name, folder, card = found.name, found.folder, found.card
+    name, folder, card = target.name, target.folder, target.card
     if card.policy is not None:
         return Source(name, card, _policy(name, folder, card))
     if card.ensemble is None:
@@ -198,18 +198,20 @@ def find(
     Raises:
         CheckpointError: There is none, or it is nothing that can be served without a card.
     """
-    known = catalogue.folders(repository)
-    carded, path = _split(reference, known)
+    folders = catalogue.folders(repository)
+    carded, path = _split(reference, folders)
     if carded is not None:
         folder = _folder(path)
-        return Found(name or carded, folder, _tuned(cards.read(known[carded]), folder))
-    if not reference.startswith(_PATH_STARTS) and (own := paths.label(reference)) in known:
-        return replace(_named(own, known[own], repository), name=name or own)
+        return Found(name or carded, folder, _tuned(cards.read(folders[carded]), folder))
+    if not reference.startswith(_PATH_STARTS) and (label := paths.label(reference)) in folders:
+        return replace(_named(label, folders[label], repository), name=name or label)
     if paths.exists(reference):
-        own = paths.name(reference)
-        called = name or own
+        folder_name = paths.name(reference)
+        called = name or folder_name
         folder = _folder(reference)
-        return _described(called, folder, repository, called=own, is_trusted=called in trusted)
+        return _described(
+            called, folder, repository, called=folder_name, is_trusted=called in trusted
+        )
     if _looks_like_hub_id(reference):
         hub_id = reference.partition("@")[0]
         called = name or hub_id
@@ -218,12 +220,12 @@ def find(
         if card is not None:
             return Found(called, folder, _tuned(card, folder), card.family or "")
         return _described(called, folder, repository, called=hub_id, is_trusted=called in trusted)
-    served = [name for name, one in known.items() if has_weights(one, cards.read(one))]
-    near = get_close_matches(reference, known, n=3)
+    served = [name for name, folder in folders.items() if has_weights(folder, cards.read(folder))]
+    near = get_close_matches(reference, folders, n=3)
     raise CheckpointError(
         f"'{shown(reference, _LONGEST_PATH)}' is neither a model of the repository {repository} "
         f"(it has: {', '.join(served) or 'none'}), nor of the catalogue ("
-        + (f"near it are {', '.join(near)}" if near else f"{len(known)} cards: `assay models`")
+        + (f"near it are {', '.join(near)}" if near else f"{len(folders)} cards: `assay models`")
         + "), nor a folder, nor a hub id of the form org/name[@revision]"
     )
 
@@ -284,12 +286,12 @@ def _described(
         return Found(name, folder, cards.Card(), "code of its own")
     quantized.check(folder)
     if named := naming.card_of(called or name, folder, repository):
-        own, card, by = named
+        entry, card, by = named
         note = (
-            f"{by} is called as the catalogue's {own}, and its files agree: that card is taken; "
+            f"{by} is called as the catalogue's {entry}, and its files agree: that card is taken; "
             "another card's name before it, NAME=PATH, or a card.toml in it says otherwise"
         )
-        return Found(name, folder, _tuned(card, folder), card.family or own, notes=(note,))
+        return Found(name, folder, _tuned(card, folder), card.family or entry, notes=(note,))
     recognised = recognise(folder)
     return Found(
         name, folder, recognised.card, recognised.family, recognised.doubts, recognised.notes
@@ -316,7 +318,7 @@ def _is_checkpoint(folder: Path) -> bool:
     return (folder / "config.json").is_file() and any(folder.glob("*.safetensors"))
 
 
-def _split(reference: str, known: Collection[str]) -> tuple[str | None, str]:
+def _split(reference: str, card_names: Collection[str]) -> tuple[str | None, str]:
     """Return the card and the path of `CARD=PATH`; None and all of it where `=` is the path's.
 
     Raises:
@@ -326,14 +328,14 @@ def _split(reference: str, known: Collection[str]) -> tuple[str | None, str]:
     if not path or reference.startswith(_PATH_STARTS):
         return None, reference
     is_path = paths.exists(reference)
-    if is_path and carded in known and paths.exists(path):
+    if is_path and carded in card_names and paths.exists(path):
         raise CheckpointError(
             f"'{reference}' is a folder, and also the card '{carded}' over the folder '{path}'; "
             f"write './{reference}' for the first, or '{carded}=./{path}' for the second"
         )
     if is_path:
         return None, reference
-    if carded in known:
+    if carded in card_names:
         return carded, path
     raise CheckpointError(
         f"the catalogue has no card '{shown(carded)}'; `assay models` lists what it has; "
@@ -390,10 +392,12 @@ def _fetch(reference: str) -> Path:
     from huggingface_hub import snapshot_download  # noqa: PLC0415  slow to import
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError  # noqa: PLC0415
 
-    name, _, wanted = reference.partition("@")
+    name, _, hub_revision = reference.partition("@")
     _say_of_fetching(begins=True)
     try:
-        return Path(snapshot_download(name, revision=wanted or None, allow_patterns=_HUB_FILES))
+        return Path(
+            snapshot_download(name, revision=hub_revision or None, allow_patterns=_HUB_FILES)
+        )
     except LocalEntryNotFoundError as error:
         raise CheckpointError(
             f"'{reference}' is not in the local hub cache and the hub can't be reached; check the "
@@ -441,12 +445,14 @@ def _member_card(card: cards.Card, folder: Path) -> cards.Card:
     """
     moments = card.statistics.members.get(folder.name) if card.statistics else None
     statistics = cards.Statistics(mean=moments.mean, std=moments.std) if moments else None
-    own = cards.read(folder)
-    if not own.model_fields_set:
+    member_card = cards.read(folder)
+    if not member_card.model_fields_set:
         said = {name: getattr(card, name) for name in _MECHANISM if name in card.model_fields_set}
-        own = cards.Card(summary=card.summary, **said)
-    limits = own.limits if "limits" in own.model_fields_set else card.limits
-    return own.model_copy(update={"limits": limits, "statistics": statistics or own.statistics})
+        member_card = cards.Card(summary=card.summary, **said)
+    limits = member_card.limits if "limits" in member_card.model_fields_set else card.limits
+    return member_card.model_copy(
+        update={"limits": limits, "statistics": statistics or member_card.statistics}
+    )
 
 
 def _policy(name: str, folder: Path, card: cards.Card) -> tuple[Checkpoint, ...]:
@@ -470,9 +476,9 @@ def _checkpoint(
     if adapter.is_adapter(folder):
         base = paths.readable(adapter.base_folder(folder, _fetch))
         _check_regular(base)
-        for one in (adapter.config_folder(folder, base), adapter.tokenizer_folder(folder, base)):
-            if (one / headers.CONFIG).is_file():
-                headers.config(one)
+        for path in (adapter.config_folder(folder, base), adapter.tokenizer_folder(folder, base)):
+            if (path / headers.CONFIG).is_file():
+                headers.config(path)
         quantized.check(base)
         return Checkpoint(name, folder, card, base)
     if not (folder / "config.json").is_file():
@@ -502,8 +508,8 @@ def _said(card: cards.Card | None, tables: Iterable[str]) -> str:
 
 def _digest(folder: Path, patterns: Iterable[str], said: str = "") -> str:
     digest = hashlib.sha256(said.encode())
-    found = {path for pattern in patterns for path in folder.glob(pattern) if path.is_file()}
-    for path in sorted(found):
+    files = {path for pattern in patterns for path in folder.glob(pattern) if path.is_file()}
+    for path in sorted(files):
         digest.update(
             path.relative_to(folder).as_posix().encode("utf-8", "surrogateescape") + b"\0"
         )

@@ -32,15 +32,17 @@ class _Place:
     end: int
 
 
-def are_equal(one: Mapping[str, Path], other: Mapping[str, Path], *, rounded: bool = False) -> bool:
+def are_equal(
+    first: Mapping[str, Path], other: Mapping[str, Path], *, rounded: bool = False
+) -> bool:
     """Return whether tensors, each given with its file, are the same in both sets, bit for bit.
 
     With `rounded` the other set may also be the first one's numbers in a shorter float.
     """
-    if one.keys() != other.keys():
+    if first.keys() != other.keys():
         return False
-    ours, others = _places(one), _places(other)
-    pairs = [(ours[name], others[name]) for name in one]
+    ours, others = _places(first), _places(other)
+    pairs = [(ours[name], others[name]) for name in first]
     if any(a.shape != b.shape or not _may_be_equal(a, b, rounded=rounded) for a, b in pairs):
         return False
     return all(_have_equal_numbers(a, b) for a, b in pairs)
@@ -71,19 +73,23 @@ def _header(file: Path) -> dict[str, _Place]:
     }
 
 
-def _may_be_equal(one: _Place, other: _Place, *, rounded: bool) -> bool:
-    if one.dtype == other.dtype:
+def _may_be_equal(first: _Place, other: _Place, *, rounded: bool) -> bool:
+    if first.dtype == other.dtype:
         return True
-    return rounded and one.dtype in _KINDS and other.dtype in _KINDS
+    return rounded and first.dtype in _KINDS and other.dtype in _KINDS
 
 
-def _have_equal_numbers(one: _Place, other: _Place) -> bool:
+def _have_equal_numbers(first: _Place, other: _Place) -> bool:
     """Compare two tensors of one shape, those of unlike types by the other's precision."""
-    if one.dtype == other.dtype:
-        pairs = zip(_pieces(one, "u1"), _pieces(other, "u1"), strict=True)
+    if first.dtype == other.dtype:
+        pairs = zip(_pieces(first, "u1"), _pieces(other, "u1"), strict=True)
         return all(np.array_equal(a, b) for a, b in pairs)
-    pieces = zip(_pieces(one, _KINDS[one.dtype]), _pieces(other, _KINDS[other.dtype]), strict=True)
-    return all(np.array_equal(_rounded(_numbers(a, one.dtype), other.dtype), b) for a, b in pieces)
+    pieces = zip(
+        _pieces(first, _KINDS[first.dtype]), _pieces(other, _KINDS[other.dtype]), strict=True
+    )
+    return all(
+        np.array_equal(_rounded(_numbers(a, first.dtype), other.dtype), b) for a, b in pieces
+    )
 
 
 def _pieces(place: _Place, kind: str) -> Iterator[np.ndarray]:

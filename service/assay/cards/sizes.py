@@ -82,7 +82,7 @@ def check_files(path: Path, config: Mapping[str, Any], tensors: Mapping[str, Ten
     Raises:
         CheckpointError: It is; says which field.
     """
-    largest = max((size for one in tensors.values() for size in one.shape), default=0)
+    largest = max((size for tensor in tensors.values() for size in tensor.shape), default=0)
     for name, size in _sizes(config):
         if name in _OF_TENSORS and size > _BEYOND * largest > 0:
             raise CheckpointError(
@@ -100,4 +100,4 @@ def _sizes(config: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
                 waiting.append(value)
             else:
                 values = value if isinstance(value, list) else [value]
-                yield from ((name, one) for one in values if isinstance(one, int | float))
+                yield from ((name, number) for number in values if isinstance(number, int | float))

@@ -44,7 +44,7 @@ def problems(
 
     `config` is config.json, `tensors` are the trunk's files'; heads may have files of their own.
     """
-    found = [*_of_trunk(card, tensors), *_of_places(card)]
+    messages = [*_of_trunk(card, tensors), *_of_places(card)]
     sizes: dict[str, int | None] = {}
     for name, head in card.heads.items():
         try:
@@ -52,12 +52,12 @@ def problems(
             shapes = _shapes(folder, head, tensors)
             sizes[name] = widths.of_head(f"heads.{name}", head, shapes, hidden)
         except CheckpointError as error:
-            found.append(error.message)
+            messages.append(error.message)
     if not card.heads and card.policy is None:
         last = next((tensors[name] for name in STOCK_LAST if name in tensors), None)
         sizes["reward"] = last.shape[0] if last and last.shape else None
-    known = {name: size for name, size in sizes.items() if size is not None}
-    return [*found, *of_score(card, known)]
+    known_sizes = {name: size for name, size in sizes.items() if size is not None}
+    return [*messages, *of_score(card, known_sizes)]
 
 
 def of_score(card: Card, sizes: Mapping[str, int]) -> list[str]:
@@ -70,13 +70,13 @@ def of_score(card: Card, sizes: Mapping[str, int]) -> list[str]:
     reward, gate = sizes.get("reward"), sizes.get("gate")
     if card.preference is not None and card.preference.form == "bilinear":
         return [*_of_embedding(reward, gate)]
-    found = [] if reward is None else [*_of_numbers(card, reward)]
+    messages = [] if reward is None else [*_of_numbers(card, reward)]
     if card.score.rule == "gated" and None not in (reward, gate) and reward != gate:
-        found.append(
+        messages.append(
             f"score.rule: 'gated' weighs each number of 'reward' by one of 'gate', and these give "
             f"{reward} and {gate}"
         )
-    return found
+    return messages
 
 
 def embedding_rows(tensors: Mapping[str, headers.Tensor]) -> int | None:
@@ -174,32 +174,34 @@ def tokens(card: Card) -> Iterator[tuple[str, Token]]:
 
 def _shapes(folder: Path, head: Head, tensors: Mapping[str, headers.Tensor]) -> Shapes:
     """Return the function from a tensor's name to its shape, in the files that a head reads."""
-    where, own = folder, {name: tensor.shape for name, tensor in tensors.items()}
+    where, shapes = folder, {name: tensor.shape for name, tensor in tensors.items()}
     if head.file is not None:
         where = folder / head.file
-        own = headers.of_head_file(folder, head.file)
+        shapes = headers.of_head_file(folder, head.file)
 
     def shape(name: str) -> Shape:
         if name == widths.VOCABULARY:
             return _vocabulary(tensors)
-        if name not in own:
-            near = difflib.get_close_matches(name, own, n=3, cutoff=0.3) or sorted(own)[:_LISTED]
+        if name not in shapes:
+            near = (
+                difflib.get_close_matches(name, shapes, n=3, cutoff=0.3) or sorted(shapes)[:_LISTED]
+            )
             raise CheckpointError(
                 f"{where} has no tensor '{name}'; the nearest are "
-                + (", ".join(f"'{one}'" for one in near) or "none")
+                + (", ".join(f"'{candidate}'" for candidate in near) or "none")
             )
-        return own[name]
+        return shapes[name]
 
     return shape
 
 
 def _vocabulary(tensors: Mapping[str, headers.Tensor]) -> Shape:
     """Return the output embedding's shape: its own, or the input's where they are tied."""
-    names = OUTPUT_EMBEDDINGS + tuple(one for one in tensors if one.endswith(_INPUT_EMBEDDINGS))
-    found = next((tensors[name] for name in names if name in tensors), None)
-    if found is None:
+    names = OUTPUT_EMBEDDINGS + tuple(name for name in tensors if name.endswith(_INPUT_EMBEDDINGS))
+    tensor = next((tensors[name] for name in names if name in tensors), None)
+    if tensor is None:
         raise CheckpointError("the files have no output embedding")
-    return found.shape
+    return tensor.shape
 
 
 def _hidden(config: Mapping[str, Any]) -> int | None:
