@@ -113,8 +113,8 @@ class ChatTemplate:
         self._renders: dict[tuple[str, str, bool], bool | None] = {}
         self._takes_parts: dict[tuple[str, bool], bool] = {}
         self._variables: dict[str, frozenset[str] | None] = {}
-        own = tokenizer.chat_template
-        self._named = own if isinstance(own, dict) else {}
+        chat_template = tokenizer.chat_template
+        self._named = chat_template if isinstance(chat_template, dict) else {}
         if spec.chat is None and spec.turns is None:
             self._check_choice()
         for name in spec.chat_template_kwargs:
@@ -139,7 +139,7 @@ class ChatTemplate:
         if len(talks) == 1:
             return self._applied(talks, generation_prompt=generation_prompt)
         texts: list[str] = []
-        for _, group in groupby(talks, key=lambda one: id(one.inputs)):
+        for _, group in groupby(talks, key=lambda talk: id(talk.inputs)):
             texts += self._applied(list(group), generation_prompt=generation_prompt)
         return texts
 
@@ -156,10 +156,10 @@ class ChatTemplate:
 
     def _own_words(self, words: str) -> str:
         """Return what of an error stands in a template, the rest as dots: it may be the prompt."""
-        if any(words in one for one in self._sources):
+        if any(words in source for source in self._sources):
             return words
-        own = (texts for one in self._sources for texts in jinja_source.refusals(one))
-        said = max((_quoted(words, texts) for texts in own), key=len, default="")
+        refusals = (texts for source in self._sources for texts in jinja_source.refusals(source))
+        said = max((_quoted(words, texts) for texts in refusals), key=len, default="")
         return said if _A_WORD.search(said) else ""
 
     @property
@@ -172,7 +172,7 @@ class ChatTemplate:
     @property
     def literals(self) -> set[str]:
         """The texts that the templates have in quotes: what they may look for in a conversation."""
-        return {text for one in self._sources for text in jinja_source.literals(one)}
+        return {text for source in self._sources for text in jinja_source.literals(source)}
 
     def check_size(self, talk: Conversation, text: str) -> None:
         """Refuse a text that has grown beyond measure: to tokenize it would hold up everybody.
@@ -182,10 +182,10 @@ class ChatTemplate:
         """
         if len(text) <= _ALWAYS_TAKEN:
             return
-        own = characters(talk)
-        if len(text) > _MOST_GROWTH * own + _ALWAYS_TAKEN:
+        length = characters(talk)
+        if len(text) > _MOST_GROWTH * length + _ALWAYS_TAKEN:
             raise TemplateRefused(
-                f"the model's chat template makes {len(text)} characters of an item of {own}"
+                f"the model's chat template makes {len(text)} characters of an item of {length}"
             )
 
     # --- what it renders --------------------------------------------------------------------
@@ -212,8 +212,8 @@ class ChatTemplate:
         with_tools = inputs.tools is not None
         for name in inputs.variables or {}:
             self._check_variable(name, with_tools=with_tools)
-        for name, given in (("tools", inputs.tools), ("documents", inputs.documents)):
-            if given and not self._reads_inputs(talk, name, with_tools=with_tools):
+        for name, value in (("tools", inputs.tools), ("documents", inputs.documents)):
+            if value and not self._reads_inputs(talk, name, with_tools=with_tools):
                 raise _unrendered(name)
 
     def _check_variable(self, name: str, *, with_tools: bool) -> None:
@@ -222,11 +222,11 @@ class ChatTemplate:
             raise InvalidField(
                 f"'{field}' can't be set: it is no variable of a template's own", param=field
             )
-        known = self.variables(with_tools=with_tools)
-        if known is not None and name not in known:
-            own = ", ".join(sorted(known - self._reserved)) or "none"
+        variables = self.variables(with_tools=with_tools)
+        if variables is not None and name not in variables:
+            keys = ", ".join(sorted(variables - self._reserved)) or "none"
             raise InvalidField(
-                f"the model's chat template doesn't read '{field}'; leave it out (it reads {own})",
+                f"the model's chat template doesn't read '{field}'; leave it out (it reads {keys})",
                 param=field,
             )
 
@@ -235,8 +235,8 @@ class ChatTemplate:
         """What a request or a card may not set: arguments, and what stands for a token."""
         arguments = inspect.signature(self._tokenizer.apply_chat_template).parameters
         tokens = self._tokenizer.special_tokens_map
-        own = {"self", "messages", "conversations", "compiled_template"}
-        return frozenset({*arguments, *tokens, *_GLOBALS, *own})
+        internal = {"self", "messages", "conversations", "compiled_template"}
+        return frozenset({*arguments, *tokens, *_GLOBALS, *internal})
 
     def variables(self, *, with_tools: bool = False) -> frozenset[str] | None:
         """Return the names that a template looks up, or None where it can't be read."""
@@ -246,8 +246,8 @@ class ChatTemplate:
         return self._variables[source]
 
     def _reads_inputs(self, talk: Conversation, name: str, *, with_tools: bool) -> bool:
-        known = self.variables(with_tools=with_tools)
-        if known is not None and name not in known:
+        variables = self.variables(with_tools=with_tools)
+        if variables is not None and name not in variables:
             return False
         key = ("", name, with_tools)
         if key not in self._renders:
@@ -267,9 +267,9 @@ class ChatTemplate:
             return True  # such templates tell which call is answered by the order of turns
         return self._comes_through(talk, _without(talk, role, name), shown)
 
-    def _comes_through(self, one: Conversation, other: Conversation, shown: bool | None) -> bool:
+    def _comes_through(self, talk: Conversation, other: Conversation, shown: bool | None) -> bool:
         """Tell whether a field does, by a conversation with it and without, else by a sample."""
-        differ = self._differ(one, other)
+        differ = self._differ(talk, other)
         return shown is not False if differ is None else differ
 
     def _shows(self, role: str, name: str, *, with_tools: bool) -> bool | None:
@@ -277,16 +277,18 @@ class ChatTemplate:
         key = (role, name, with_tools)
         if key not in self._renders:
             inputs = _SAMPLE_INPUTS["tools"] if with_tools else NO_INPUTS
-            found = {
+            differences = {
                 self._differ(sample, _without(sample, role, name))
                 for sample in _samples(role, name, inputs)
             }
-            self._renders[key] = True if True in found else False if False in found else None
+            self._renders[key] = (
+                True if True in differences else False if False in differences else None
+            )
         return self._renders[key]
 
-    def _differ(self, one: Conversation, other: Conversation) -> bool | None:
+    def _differ(self, talk: Conversation, other: Conversation) -> bool | None:
         """Tell whether two conversations read differently; None where both are refused."""
-        text, bare = self._attempt(one), self._attempt(other)
+        text, bare = self._attempt(talk), self._attempt(other)
         if text is None:
             return None if bare is None else False
         return text != bare
@@ -318,8 +320,8 @@ class ChatTemplate:
     def _writes_date(self) -> bool:
         """Tell whether the clock is asked in a sample, with tools or without."""
         for inputs in (NO_INPUTS, _SAMPLE_INPUTS["tools"]):
-            known = self.variables(with_tools=inputs.tools is not None)
-            if known is not None and "strftime_now" not in known:
+            variables = self.variables(with_tools=inputs.tools is not None)
+            if variables is not None and "strftime_now" not in variables:
                 continue
             sample = Conversation((_USER, _ASSISTANT), inputs)
             text = self._attempt(sample)
@@ -378,15 +380,15 @@ class ChatTemplate:
         return self._spec.chat or self._spec.chat_name
 
     def _check_choice(self) -> None:
-        name, known = self._spec.chat_name, ", ".join(sorted(self._named))
+        name, names = self._spec.chat_name, ", ".join(sorted(self._named))
         if name is not None and name not in self._named:
             raise CheckpointError(
                 f"template.chat_name: the tokenizer has no chat template '{name}'; it has "
-                f"{known or 'one without a name, or none'}"
+                f"{names or 'one without a name, or none'}"
             )
         if name is None and self._named and "default" not in self._named:
             raise CheckpointError(
-                f"the tokenizer has several chat templates and no default ({known}): choose one in "
+                f"the tokenizer has several chat templates and no default ({names}): choose one in "
                 f'card.toml, with chat_name = "{min(self._named)}" under [template]'
             )
 

@@ -77,7 +77,7 @@ class ChatFormat:
             return self._applied(talks)
         except Exception as error:  # noqa: BLE001  a template is code that may raise anything
             if len(talks) > 1:
-                return [one for talk in talks for one in self.apply([talk])]
+                return [result for talk in talks for result in self.apply([talk])]
             return [error if isinstance(error, AssayError) else self._template.refusal(error)]
 
     def _applied(self, talks: Sequence[Conversation]) -> list[str]:
@@ -181,10 +181,10 @@ class ChatFormat:
             return CheckpointError(
                 f"the card's template {left_out}; put the placeholder for it into the card's text"
             )
-        known = roles.looked_for(self._jinja)
+        names = roles.looked_for(self._jinja)
         return CheckpointError(
             f"the chat template {left_out}, so that it would never change a score; the template "
-            f"looks for the roles {roles.listed(known)}: say in a card.toml whose is whose, as "
+            f"looks for the roles {roles.listed(names)}: say in a card.toml whose is whose, as "
             '[template.roles] with user = "…" and assistant = "…"'
         )
 

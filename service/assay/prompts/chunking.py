@@ -30,7 +30,7 @@ def identity(source: Source) -> Hashable:
     match source:
         case Ids():
             parts = source.ids, source.segments or ()
-            return tuple(np.asarray(one, dtype=np.int32).tobytes() for one in parts)
+            return tuple(np.asarray(part, dtype=np.int32).tobytes() for part in parts)
         case Text():
             return source.specials, source.text
     turns = (source.inputs.key, *map(message_key, source.messages))

@@ -36,18 +36,18 @@ class FairQueue(Generic[JobT]):
         """Let a job wait."""
         if caller not in self._callers:
             self._callers[caller] = _Caller(self._level)
-        own = self._callers[caller]
-        heapq.heappush(own.jobs, (own.now + size, next(self._numbers), size, job))
+        flow = self._callers[caller]
+        heapq.heappush(flow.jobs, (flow.now + size, next(self._numbers), size, job))
 
     def take(self) -> JobT | None:
         """Return the next job; None if there is none."""
         if not self._callers:
             return None
-        name = min(self._callers, key=lambda one: self._callers[one].done)
-        own = self._callers[name]
-        own.now, _, size, job = heapq.heappop(own.jobs)
-        self._level = max(self._level, own.done)
-        own.done += size
-        if not own.jobs:
+        name = min(self._callers, key=lambda caller: self._callers[caller].done)
+        flow = self._callers[name]
+        flow.now, _, size, job = heapq.heappop(flow.jobs)
+        self._level = max(self._level, flow.done)
+        flow.done += size
+        if not flow.jobs:
             del self._callers[name]
         return job

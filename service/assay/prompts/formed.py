@@ -40,7 +40,7 @@ class Shapes:
         signs = [_LETTERS.sub("", token) for token in tokens]
         some = f"[^\\x00-\\x7f]|[{re.escape(''.join(signs))}]"
         self._risky = re.compile(some if all(signs) else "(?s:.)") if tokens else _NOTHING
-        kept = {one for one in literals if one and not any(one in token for token in tokens)}
+        kept = {text for text in literals if text and not any(text in token for token in tokens)}
         longest_first = sorted(kept, key=len, reverse=True)
         self._told = re.compile(rf"({'|'.join(map(re.escape, longest_first)) or '(?!)'})|\S")
 
@@ -61,12 +61,12 @@ class Shapes:
         if isinstance(source, Ids | Text):
             return source
         inputs = source.inputs
-        given = {
+        fields = {
             name: self._inert(getattr(inputs, name)) for name in ("tools", "documents", "variables")
         }
         said: dict[str, Any] = {
             "messages": tuple(map(self._message, source.messages)),
-            "inputs": replace(inputs, **given) if inputs.names else inputs,
+            "inputs": replace(inputs, **fields) if inputs.names else inputs,
         }
         if isinstance(source, Solution):
             said["steps"] = tuple(map(self._inert, source.steps))
@@ -77,31 +77,33 @@ class Shapes:
 
     def _message(self, message: Message) -> Message:
         content = message.get("content")
-        found: Message = {
+        shape: Message = {
             name: value if name in ("role", "content") else self._inert(value)
             for name, value in message.items()
         }
         if isinstance(content, str):
-            found["content"] = self._inert(content)
+            shape["content"] = self._inert(content)
         elif content is not None:
-            found["content"] = [{**part, "text": self._inert(part["text"])} for part in content]
-        return found
+            shape["content"] = [{**part, "text": self._inert(part["text"])} for part in content]
+        return shape
 
     def _inert(self, value: Any) -> Any:
         """Return a value whose texts say nothing but what the template may look for."""
         if isinstance(value, str):
-            return self._told.sub(lambda found: found.group() if found.lastindex else _INERT, value)
+            return self._told.sub(lambda match: match.group() if match.lastindex else _INERT, value)
         if isinstance(value, dict):
-            return {key: self._inert(one) for key, one in value.items()}
+            return {key: self._inert(element) for key, element in value.items()}
         if isinstance(value, list | tuple):
-            return [self._inert(one) for one in value]
+            return [self._inert(element) for element in value]
         return value
 
     def _is_risky(self, value: Any) -> bool:
         if isinstance(value, str):
             return self._risky.search(value) is not None
         if isinstance(value, dict):
-            return any(self._is_risky(key) or self._is_risky(one) for key, one in value.items())
+            return any(
+                self._is_risky(key) or self._is_risky(element) for key, element in value.items()
+            )
         if isinstance(value, list | tuple):
             return any(map(self._is_risky, value))
         return False

@@ -35,10 +35,10 @@ class HeadPositionFinder:
 
     def __init__(self, card: Card, token_id: Callable[[Token], int]) -> None:
         """Look up the patterns' ids; `token_id` may refuse a token."""
-        wanted = [head.read for head in card.heads.values()]
+        head_reads = [head.read for head in card.heads.values()]
         reads: list[Read] = []
-        if any(wanted):
-            reads = [read or card.read or _LAST for read in wanted]
+        if any(head_reads):
+            reads = [read or card.read or _LAST for read in head_reads]
         elif card.read is not None and card.read.at not in ("last", "first", "mean"):
             reads = [card.read]
         self._reads = [(read, [token_id(token) for token in read.pattern]) for read in reads]
@@ -95,17 +95,17 @@ def _places(
         return [_last_place(ids, [token], 0) for token in pattern]
     if read.which == "last":
         return [_last_place(ids, pattern, read.offset)]
-    found = find(ids, pattern) + read.offset
-    if not len(found):
+    places = find(ids, pattern) + read.offset
+    if not len(places):
         raise InvalidField("the model's marker stands nowhere in the item: there is no score")
-    return [int(place) for place in found]
+    return [int(place) for place in places]
 
 
 def _last_place(ids: np.ndarray, pattern: Sequence[int], offset: int) -> int:
-    found = find(ids, pattern)
-    if not len(found):
+    places = find(ids, pattern)
+    if not len(places):
         raise InvalidField(
             "what the model is read at stands nowhere in the item; send it as a conversation, or "
             "shorten its prompt"
         )
-    return int(found[-1]) + offset
+    return int(places[-1]) + offset

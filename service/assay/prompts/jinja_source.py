@@ -49,8 +49,8 @@ def variables(source: str) -> frozenset[str] | None:
 def literals(source: str) -> set[str]:
     """Return the texts that stand between a template's quotes."""
     tree = parse(source)
-    found = () if tree is None else tree.find_all(nodes.Const)
-    return {one.value for one in found if isinstance(one.value, str)}
+    constants = () if tree is None else tree.find_all(nodes.Const)
+    return {constant.value for constant in constants if isinstance(constant.value, str)}
 
 
 def refusals(source: str) -> list[tuple[str, ...]]:
@@ -63,8 +63,12 @@ def refusals(source: str) -> list[tuple[str, ...]]:
         for call in tree.find_all(nodes.Call)
         if isinstance(call.node, nodes.Name) and call.node.name == "raise_exception"
     )
-    texts = ((one.value for arg in call.args for one in _constants(arg)) for call in calls)
-    return [tuple(one for one in some if isinstance(one, str) and one.strip()) for some in texts]
+    texts = (
+        (constant.value for arg in call.args for constant in _constants(arg)) for call in calls
+    )
+    return [
+        tuple(text for text in some if isinstance(text, str) and text.strip()) for some in texts
+    ]
 
 
 def _constants(node: nodes.Node) -> Iterator[nodes.Const]:

@@ -97,8 +97,8 @@ class Stream:
 class Loader:
     """One loading process, started again if it dies. Use as an async context manager."""
 
-    def __init__(self, wanted: Wanted, *, timeout_s: float) -> None:
-        self._wanted = wanted
+    def __init__(self, settings: Wanted, *, timeout_s: float) -> None:
+        self._settings = settings
         self._timeout_s = timeout_s
         self._models: Sequence[Model] = ()
         self._process: subprocess.Popen[bytes] | None = None
@@ -122,19 +122,19 @@ class Loader:
             CheckpointError: It can't be used.
             WorkerError: The process died over it, or took too long.
         """
-        frame = await self._ask(Resolve(reference, self._wanted), reference, ResolvedFrame)
+        frame = await self._ask(Resolve(reference, self._settings), reference, ResolvedFrame)
         with refusing(reference):
             return frame.resolved()
 
     async def inspect(self, reference: str) -> Inspected:
         """Return what a reference was found to be; raises as `resolve`."""
-        frame = await self._ask(Inspect(reference, self._wanted), reference, InspectedFrame)
+        frame = await self._ask(Inspect(reference, self._settings), reference, InspectedFrame)
         with refusing(reference):
             return frame.inspected()
 
     async def begin_to_render(self, models: Sequence[Model]) -> None:
         """Read nothing more; these are the models of all that was resolved, in their order."""
-        self._models = list({one.name: one for one in models}.values())
+        self._models = list({model.name: model for model in models}.values())
         await self._open.send(worker_protocol.encode(Fork()))
 
     async def fork(self, model: str) -> Stream:
@@ -153,8 +153,8 @@ class Loader:
 
     # --- asking -----------------------------------------------------------------------------
 
-    async def _ask(self, wanted: object, about: str, kind: type[FrameT]) -> FrameT:
-        await self._open.send(worker_protocol.encode(wanted))
+    async def _ask(self, request: object, about: str, kind: type[FrameT]) -> FrameT:
+        await self._open.send(worker_protocol.encode(request))
         try:
             answer = await self._answer()
         except TimeoutError:
@@ -214,11 +214,11 @@ class Loader:
         """Start the process again; its models are what they were, or it is refused."""
         await self._stop()
         await self._start()
-        known: dict[str, str] = {}
+        restored: dict[str, str] = {}
         for model in self._models:
-            like = known.get(model.template_key)
-            frame = await self._ask(Restore(model, self._wanted, like), model.name, Restored)
-            known[model.template_key] = model.name
+            like = restored.get(model.template_key)
+            frame = await self._ask(Restore(model, self._settings, like), model.name, Restored)
+            restored[model.template_key] = model.name
             if frame.template_key != model.template_key:
                 raise CheckpointError(
                     f"the tokenizer of {model.name} was replaced in {model.checkpoint.folder}; "
@@ -227,7 +227,7 @@ class Loader:
         await self._open.send(worker_protocol.encode(Fork()))
 
     async def _fork(self, model: str) -> Stream:
-        place = [one.name for one in self._models].index(model)
+        place = [loaded.name for loaded in self._models].index(model)
         if self._socket is None:
             raise WorkerError("the process that reads checkpoints isn't there")
         ours, theirs = socket.socketpair()

@@ -55,9 +55,9 @@ class StandIns:
         self._as_text[ord(self._gap)] = ""
         last = len(tokens)
         ranges = ((start, start + last) for start in (_SAID, _BY_TEMPLATE))
-        own = "[" + "".join(f"{chr(a)}-{chr(b)}" for a, b in ranges) + "]"
-        self._own = re.compile(own)
-        self._any_or_own = re.compile(f"{own}|{self._any.pattern}")
+        charset = "[" + "".join(f"{chr(a)}-{chr(b)}" for a, b in ranges) + "]"
+        self._own = re.compile(charset)
+        self._any_or_own = re.compile(f"{charset}|{self._any.pattern}")
 
     def set_apart(self, text: str) -> str:
         """Return a text with stand-ins for its special tokens.
@@ -70,11 +70,11 @@ class StandIns:
                 "the item holds special tokens and, beside them, characters of private use "
                 "(U+F0000 or U+100000 and following), which can't be told from these; remove them"
             )
-        return self._any.sub(lambda found: chr(_SAID + self._places[found.group()]), text)
+        return self._any.sub(lambda match: chr(_SAID + self._places[match.group()]), text)
 
     def apart(self, texts: Sequence[str]) -> list[str]:
         """Return texts of which no two can make a special token together."""
-        return [self.set_apart(one) + self._gap for one in texts]
+        return [self.set_apart(text) + self._gap for text in texts]
 
     def written(self, text: str) -> str:
         """Return a text with the special tokens that its stand-ins are for."""
@@ -85,16 +85,16 @@ class StandIns:
 
         What was said is text now.
         """
-        return self._any_or_own.sub(lambda found: self._swap(found.group()), text)
+        return self._any_or_own.sub(lambda match: self._swap(match.group()), text)
 
     def places(self, text: str) -> list[int]:
         """Return where in a text each character of it swapped stands, and where it ends."""
         places: list[int] = []
         at = 0
-        for found in self._any_or_own.finditer(text):
-            places += range(at, found.start())
-            places += [found.start()] * len(self._swap(found.group()))
-            at = found.end()
+        for match in self._any_or_own.finditer(text):
+            places += range(at, match.start())
+            places += [match.start()] * len(self._swap(match.group()))
+            at = match.end()
         return [*places, *range(at, len(text) + 1)]
 
     def by_template(self, place: int) -> str:
@@ -113,10 +113,10 @@ class Mentions:
     def __init__(self, tokens: Sequence[str]) -> None:
         """`tokens` are the special ones."""
         self.stand_ins = StandIns(tokens)
-        by_sign = groupby(sorted(tokens), key=lambda one: one[0])
+        by_sign = groupby(sorted(tokens), key=lambda token: token[0])
         groups = [list(group) for _, group in by_sign]
         # A text is looked through for what a group begins with first, which takes hardly any time.
-        self._groups = [(_in_common(one[0], one[-1]), _any_of(one)) for one in groups]
+        self._groups = [(_in_common(group[0], group[-1]), _any_of(group)) for group in groups]
 
     def first(self, source: Source) -> Mention | None:
         """Return the first special token in an item's texts."""
@@ -136,12 +136,12 @@ class Mentions:
         if isinstance(source, Ids | Text):
             return source
         inputs = source.inputs
-        given = {
+        fields = {
             name: self._apart(getattr(inputs, name)) for name in ("tools", "documents", "variables")
         }
         said: dict[str, Any] = {
-            "messages": tuple(self._message(one) for one in source.messages),
-            "inputs": replace(inputs, **given) if inputs.names else inputs,
+            "messages": tuple(self._message(message) for message in source.messages),
+            "inputs": replace(inputs, **fields) if inputs.names else inputs,
         }
         if isinstance(source, Solution):
             said["steps"] = tuple(map(self.stand_ins.set_apart, source.steps))
@@ -152,8 +152,8 @@ class Mentions:
 
     def _in(self, text: str) -> str | None:
         for prefix, pattern in self._groups:
-            if prefix in text and (found := pattern.search(text)):
-                return found.group()
+            if prefix in text and (match := pattern.search(text)):
+                return match.group()
         return None
 
     def _message(self, message: Message) -> Message:
@@ -172,15 +172,15 @@ class Mentions:
         if isinstance(value, str):
             return self.stand_ins.set_apart(value)
         if isinstance(value, dict):
-            return {self._apart(key): self._apart(one) for key, one in value.items()}
+            return {self._apart(key): self._apart(element) for key, element in value.items()}
         if isinstance(value, list | tuple):
-            return [self._apart(one) for one in value]
+            return [self._apart(element) for element in value]
         return value
 
 
-def _in_common(one: str, other: str) -> str:
+def _in_common(first: str, other: str) -> str:
     """Return what two texts begin with; of the first and the last by letters, what all do."""
-    pairs = zip(one, other, strict=False)
+    pairs = zip(first, other, strict=False)
     return "".join(a for a, _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
 
 
@@ -221,9 +221,9 @@ def _strings(value: Any) -> Iterator[str]:
     if isinstance(value, str):
         yield value
     elif isinstance(value, dict):
-        for key, one in value.items():
+        for key, element in value.items():
             yield from _strings(key)
-            yield from _strings(one)
+            yield from _strings(element)
     elif isinstance(value, list | tuple):
-        for one in value:
-            yield from _strings(one)
+        for element in value:
+            yield from _strings(element)

@@ -25,11 +25,11 @@ def _beyond_the_embedding(template: Template) -> list[str]:
     more = f" and {len(tokens) - _SHOWN} more" if len(tokens) > _SHOWN else ""
     listed = ", ".join(map(repr, tokens[:_SHOWN])) + more
     rows = template.token_ids.inputs.vocabulary
-    told = (
+    notice = (
         f"the tokenizer has {listed} beyond the {rows} rows of the model's embedding; "
         "an item that names one is refused"
     )
-    return [told]
+    return [notice]
 
 
 def _beyond_the_positions(template: Template) -> list[str]:
@@ -37,12 +37,12 @@ def _beyond_the_positions(template: Template) -> list[str]:
     stated = template.stated_tokens
     if stated is None or template.max_tokens <= stated:
         return []
-    told = (
+    notice = (
         f"the limit of {template.max_tokens} tokens (max_tokens, or limits.max_tokens in the card) "
         f"exceeds the {stated} positions that config.json states: the model was not made for "
         f"longer items; lower it to {stated}, or state in config.json how positions are stretched"
     )
-    return [told]
+    return [notice]
 
 
 def _before_padding(template: Template, sample: TokenizedItem) -> list[str]:
@@ -52,9 +52,9 @@ def _before_padding(template: Template, sample: TokenizedItem) -> list[str]:
     if padding != template.token_ids.inputs.padding or place == len(sample.ids) - 1:
         return []
     (last,) = template.tokenizer.tokens([padding])
-    told = (
+    notice = (
         f"a conversation ends with {last!r}, which config.json has as pad_token_id {padding}: "
         f"transformers' class reads the last token that isn't padding, {token!r}, and so does "
         f'Assay; a card\'s [read] at = "last" reads {last!r}'
     )
-    return [told]
+    return [notice]

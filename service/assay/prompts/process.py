@@ -103,13 +103,13 @@ def _import() -> None:
 
 def _read(stream: socket.socket) -> list[Template]:
     """Read what the front names, until it wants processes that render; return the templates."""
-    found: dict[str, Template] = {}
+    templates_by_name: dict[str, Template] = {}
     while True:
         match worker_protocol.receive(stream):
-            case Resolve() | Inspect() | Restore() as wanted:
-                stream.sendall(_written(_answered(wanted, found)))
+            case Resolve() | Inspect() | Restore() as request:
+                stream.sendall(_written(_answered(request, templates_by_name)))
             case Fork():
-                return list(found.values())
+                return list(templates_by_name.values())
             case _:
                 child_process.end()
 
@@ -118,15 +118,15 @@ def _written(answer: ResolvedFrame | InspectedFrame | Restored | Refusal) -> byt
     try:
         return protocol.told(answer)
     except OverflowError:
-        told = "a whole number in its config.json or its card has more than 64 bits"
-        return protocol.told(Refusal.of(CheckpointError(told)))
+        message = "a whole number in its config.json or its card has more than 64 bits"
+        return protocol.told(Refusal.of(CheckpointError(message)))
 
 
 def _answered(
-    wanted: Resolve | Inspect | Restore, found: dict[str, Template]
+    request: Resolve | Inspect | Restore, templates_by_name: dict[str, Template]
 ) -> ResolvedFrame | InspectedFrame | Restored | Refusal:
     try:
-        return _answer(wanted, found)
+        return _answer(request, templates_by_name)
     except AssayError as error:
         return Refusal.of(error)
     except MemoryError:
@@ -134,25 +134,25 @@ def _answered(
 
 
 def _answer(
-    wanted: Resolve | Inspect | Restore, found: dict[str, Template]
+    request: Resolve | Inspect | Restore, templates_by_name: dict[str, Template]
 ) -> ResolvedFrame | InspectedFrame | Restored:
     from assay.prompts import resolution  # noqa: PLC0415  slow to import
 
-    match wanted:
+    match request:
         case Resolve(reference, settings):
             resolved, templates = resolution.resolve(reference, settings)
-            found |= templates
+            templates_by_name |= templates
             return ResolvedFrame.of(resolved)
         case Inspect(reference, settings):
             return InspectedFrame.of(resolution.inspect(reference, settings))
         case Restore(model, settings, like):
             if like is not None:
-                found[model.name] = found[like]
+                templates_by_name[model.name] = templates_by_name[like]
                 return Restored(model.template_key)
             with refusing(model.checkpoint.folder):
                 template = resolution.template_of(model.checkpoint, settings)
                 key = resolution.template_key(model.checkpoint, template)
-            found[model.name] = template
+            templates_by_name[model.name] = template
             return Restored(key)
 
 
@@ -190,9 +190,9 @@ def _render(stream: socket.socket, template: Template) -> None:
     """Render what the front sends, until it hangs up."""
     while True:
         match worker_protocol.receive(stream):
-            case Render() as wanted:
-                with child_process.processor_limit(wanted.processor_s):
-                    answer = protocol.told(_rendered(template, wanted))
+            case Render() as request:
+                with child_process.processor_limit(request.processor_s):
+                    answer = protocol.told(_rendered(template, request))
                 stream.sendall(answer)
             case Hold(inputs, leaves_cores):
                 template.token_ids.hold_to(inputs)
@@ -201,35 +201,35 @@ def _render(stream: socket.socket, template: Template) -> None:
                 return
 
 
-def _rendered(template: Template, wanted: Render) -> Outcomes | Defect:
+def _rendered(template: Template, request: Render) -> Outcomes | Defect:
     try:
-        outcomes = template.render_all(wanted.sources, wanted.cutting)
+        outcomes = template.render_all(request.sources, request.cutting)
         items: list[ReadFrame | Refusal] = []
         shown = 0
-        for one in outcomes:
-            if isinstance(one, AssayError):
-                items.append(Refusal.of(one))
+        for outcome in outcomes:
+            if isinstance(outcome, AssayError):
+                items.append(Refusal.of(outcome))
                 continue
-            tokens = template.tokenizer.tokens(one.ids.tolist()) if wanted.looks else None
-            items.append(ReadFrame.of(one, tokens, looks=wanted.looks))
-            shown += len(one.text or "") if wanted.looks else 0
+            tokens = template.tokenizer.tokens(outcome.ids.tolist()) if request.looks else None
+            items.append(ReadFrame.of(outcome, tokens, looks=request.looks))
+            shown += len(outcome.text or "") if request.looks else 0
             if shown > _MOST_SHOWN and len(outcomes) > 1:
                 return Defect("TooMuch", [])  # the front asks for each by itself
         return Outcomes(items)
     except (RecursionError, MemoryError) as error:
-        if len(wanted.sources) == 1:
+        if len(request.sources) == 1:
             return Outcomes([Refusal.of(_exhausted(error))])
         return Defect(type(error).__name__, [])
     except Exception as error:  # noqa: BLE001  the front reports it
         frames = traceback.extract_tb(error.__traceback__)[-_FRAMES:]
-        where = [f"{one.filename}:{one.lineno} {one.name}" for one in frames]
+        where = [f"{frame.filename}:{frame.lineno} {frame.name}" for frame in frames]
         return Defect(type(error).__name__, where)
 
 
 def _exhausted(error: Exception) -> TemplateRefused:
-    what = "memory" if isinstance(error, MemoryError) else "nested calls"
+    limited = "memory" if isinstance(error, MemoryError) else "nested calls"
     return TemplateRefused(
-        f"the model's chat template or tokenizer takes too much of {what} for the item"
+        f"the model's chat template or tokenizer takes too much of {limited} for the item"
     )
 
 

@@ -181,4 +181,4 @@ def _only_prompt(messages: Sequence[Message]) -> str:
 
 def _filled(form: str, pieces: dict[str, str]) -> str:
     """Replace each of the named pieces, wherever it stands, in one pass."""
-    return re.sub("|".join(map(re.escape, pieces)), lambda found: pieces[found.group()], form)
+    return re.sub("|".join(map(re.escape, pieces)), lambda match: pieces[match.group()], form)

@@ -131,19 +131,19 @@ class ReadFrame(msgspec.Struct, tag=True, array_like=True, frozen=True):
     tokens: list[str] | None
 
     @classmethod
-    def of(cls, one: TokenizedItem, tokens: list[str] | None, *, looks: bool) -> ReadFrame:
+    def of(cls, item: TokenizedItem, tokens: list[str] | None, *, looks: bool) -> ReadFrame:
         """Return the frame of what was rendered."""
-        at = one.read_at
+        at = item.read_at
         return cls(
-            ids=_bytes(one.ids),
-            cut=one.cut,
+            ids=_bytes(item.ids),
+            cut=item.cut,
             positions=None if at is None else _bytes(at.positions),
             next_ids=None if at is None or at.next_ids is None else _bytes(at.next_ids),
             joined=1 if at is None else at.joined,
-            segments=None if one.segments is None else _bytes(one.segments),
-            ends_as_expected=one.ends_as_expected,
-            has_mentions=one.has_mentions,
-            text=one.text if looks else None,
+            segments=None if item.segments is None else _bytes(item.segments),
+            ends_as_expected=item.ends_as_expected,
+            has_mentions=item.has_mentions,
+            text=item.text if looks else None,
             tokens=tokens,
         )
 
@@ -203,13 +203,13 @@ class ModelFrame(msgspec.Struct, frozen=True):
     @classmethod
     def of(cls, model: Model) -> ModelFrame:
         """Return the frame of a model."""
-        one, facts = model.checkpoint, model.facts
+        checkpoint, facts = model.checkpoint, model.facts
         inputs, padding = facts.inputs, facts.padding
         return cls(
             name=model.name,
-            folder=str(one.folder),
-            base=None if one.base is None else str(one.base),
-            card=_said(one.card),
+            folder=str(checkpoint.folder),
+            base=None if checkpoint.base is None else str(checkpoint.base),
+            card=_said(checkpoint.card),
             files=model.files,
             revision=model.revision,
             template_key=model.template_key,
@@ -253,10 +253,17 @@ class ResolvedFrame(msgspec.Struct, tag=True, array_like=True, frozen=True):
     notices: list[str]
 
     @classmethod
-    def of(cls, one: Resolved) -> ResolvedFrame:
+    def of(cls, resolved: Resolved) -> ResolvedFrame:
         """Return the frame of what a reference stands for."""
-        models = [*map(ModelFrame.of, one.models)]
-        return cls(one.name, _said(one.card), one.kind, models, [*one.notes], [*one.notices])
+        models = [*map(ModelFrame.of, resolved.models)]
+        return cls(
+            resolved.name,
+            _said(resolved.card),
+            resolved.kind,
+            models,
+            [*resolved.notes],
+            [*resolved.notices],
+        )
 
     def resolved(self) -> Resolved:
         """Return what a reference stands for."""
@@ -264,7 +271,7 @@ class ResolvedFrame(msgspec.Struct, tag=True, array_like=True, frozen=True):
             self.name,
             Card.model_validate(self.card),
             cast("Any", self.kind),
-            tuple(one.model() for one in self.models),
+            tuple(frame.model() for frame in self.models),
             tuple(self.notes),
             tuple(self.notices),
         )
@@ -287,21 +294,23 @@ class InspectedFrame(msgspec.Struct, tag=True, array_like=True, frozen=True):
     problem: Refusal | None
 
     @classmethod
-    def of(cls, one: Inspected) -> InspectedFrame:
+    def of(cls, inspected: Inspected) -> InspectedFrame:
         """Return the frame of what a reference was found to be."""
         return cls(
-            name=one.name,
-            folder=str(one.folder),
-            family=one.family,
-            card=_said(one.card),
-            doubts=[*one.doubts],
-            notes=[*one.notes],
-            notices=[*one.notices],
-            reading=(one.reading.tokens, one.reading.places) if one.reading else None,
-            no_reading=one.no_reading,
-            roles=dict(one.roles),
-            models=[*map(ModelFrame.of, one.models)],
-            problem=Refusal.of(one.problem) if one.problem else None,
+            name=inspected.name,
+            folder=str(inspected.folder),
+            family=inspected.family,
+            card=_said(inspected.card),
+            doubts=[*inspected.doubts],
+            notes=[*inspected.notes],
+            notices=[*inspected.notices],
+            reading=(inspected.reading.tokens, inspected.reading.places)
+            if inspected.reading
+            else None,
+            no_reading=inspected.no_reading,
+            roles=dict(inspected.roles),
+            models=[*map(ModelFrame.of, inspected.models)],
+            problem=Refusal.of(inspected.problem) if inspected.problem else None,
         )
 
     def inspected(self) -> Inspected:
@@ -317,7 +326,7 @@ class InspectedFrame(msgspec.Struct, tag=True, array_like=True, frozen=True):
             reading=self.reading and Reading(*self.reading),
             no_reading=self.no_reading,
             roles=self.roles,
-            models=tuple(one.model() for one in self.models),
+            models=tuple(frame.model() for frame in self.models),
             problem=self.problem.error() if self.problem else None,
         )
 
@@ -338,9 +347,9 @@ Told = Outcomes | Hello | Defect | ResolvedFrame | InspectedFrame | Restored | F
 _decoder: msgspec.msgpack.Decoder[Told] = msgspec.msgpack.Decoder(Told)
 _encoder = msgspec.msgpack.Encoder()
 _ERRORS = {
-    name: one
-    for name, one in vars(errors).items()
-    if isinstance(one, type) and issubclass(one, AssayError)
+    name: value
+    for name, value in vars(errors).items()
+    if isinstance(value, type) and issubclass(value, AssayError)
 }
 
 
@@ -355,10 +364,10 @@ def size(header: bytes) -> int:
     Raises:
         WorkerError: Longer than any that is taken.
     """
-    (found,) = worker_protocol.HEADER.unpack(header)
-    if found > _MOST_BYTES:
+    (length,) = worker_protocol.HEADER.unpack(header)
+    if length > _MOST_BYTES:
         raise WorkerError("a process that renders sent what isn't a message")
-    return int(found)
+    return int(length)
 
 
 def read(body: bytes) -> Told:

@@ -65,8 +65,8 @@ class ReadPositionFinder:
     def places(self, rendered: TokenizedItem) -> list[int]:
         """Return every place where an item is read; none where that is the mean over all."""
         if rendered.read_at is not None:
-            found: list[int] = rendered.read_at.positions.tolist()
-            return found
+            places: list[int] = rendered.read_at.positions.tolist()
+            return places
         return {"first": [0], "mean": []}.get(self._default, [len(rendered.ids) - 1])
 
     def read_token(self, rendered: TokenizedItem) -> tuple[int, str]:

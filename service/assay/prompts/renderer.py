@@ -115,8 +115,10 @@ class Renderer:
         self, sources: Sequence[Source], cutting: Cutting, *, size: int, caller: str = ""
     ) -> list[TokenizedItem | AssayError]:
         """Return what `Template.render_all` says of a caller's items, of about so many tokens."""
-        found = await self._put(sources, cutting, size, caller, looks=False)
-        return [one.rendered if isinstance(one, Looked) else one for one in found]
+        outcomes = await self._put(sources, cutting, size, caller, looks=False)
+        return [
+            outcome.rendered if isinstance(outcome, Looked) else outcome for outcome in outcomes
+        ]
 
     async def look(
         self, sources: Sequence[Source], cutting: Cutting, *, size: int, caller: str = ""
@@ -191,7 +193,7 @@ class Renderer:
 
     async def _singly(self, job: _Job) -> None:
         """Render a job item by item, over one of which the process may have ended."""
-        found: list[Outcome] = []
+        outcomes: list[Outcome] = []
         for source in job.sources:
             if job.outcomes.cancelled():
                 return
@@ -199,7 +201,7 @@ class Renderer:
             try:
                 answer = await self._ask(job, [source], job.size)
             except WorkerError:
-                found.append(
+                outcomes.append(
                     TemplateRefused(
                         "the model's chat template or tokenizer doesn't come to an end with the "
                         "item, or takes too much memory"
@@ -212,8 +214,8 @@ class Renderer:
             if isinstance(answer, Defect):
                 self._pace.set_result(job.outcomes, _raised(answer))
                 return
-            found += answer
-        self._pace.set_result(job.outcomes, found)
+            outcomes += answer
+        self._pace.set_result(job.outcomes, outcomes)
 
     async def _ask(
         self, job: _Job, sources: Sequence[Source], tokens: int
@@ -226,10 +228,10 @@ class Renderer:
         """
         stream = self._stream or await self._started()
         processor_s = _ROUND_S + tokens / _TOKENS_PER_S
-        wanted = Render(sources, job.cutting, processor_s, job.looks)
+        request = Render(sources, job.cutting, processor_s, job.looks)
         try:
             async with asyncio.timeout(_WALL * processor_s):
-                await stream.send(worker_protocol.encode(wanted))
+                await stream.send(worker_protocol.encode(request))
                 answer = await stream.receive()
             return _read(answer, len(sources))
         except (WorkerError, TimeoutError) as error:
@@ -290,8 +292,10 @@ def _read(answer: protocol.Told, count: int) -> list[Outcome] | Defect:
         raise WorkerError("a process that renders sent what isn't an answer")
     try:
         return [
-            one.error() if isinstance(one, Refusal) else Looked(one.rendered(), one.tokens or [])
-            for one in answer.items
+            item.error()
+            if isinstance(item, Refusal)
+            else Looked(item.rendered(), item.tokens or [])
+            for item in answer.items
         ]
     except ValueError as error:  # bytes that aren't whole ids
         raise WorkerError("a process that renders sent what isn't an answer") from error

@@ -24,14 +24,14 @@ class Renderers:
 
     def __init__(
         self,
-        wanted: Wanted,
+        settings: Wanted,
         pace: WakeupThrottle,
         on_restart: Callable[[str], None],
         *,
         timeout_s: float,
     ) -> None:
         """`on_restart` hears of which model a process ended."""
-        self._loader = Loader(wanted, timeout_s=timeout_s)
+        self._loader = Loader(settings, timeout_s=timeout_s)
         self._pace = pace
         self._on_restart = on_restart
         self._by_model: dict[str, Renderer] = {}
@@ -44,13 +44,14 @@ class Renderers:
             CheckpointError: One can't be used.
         """
         await self._loader.__aenter__()
-        found = [await self._loader.resolve(one) for one in references]
-        models = [model for one in found for model in one.models]
+        targets = [await self._loader.resolve(reference) for reference in references]
+        models = [model for target in targets for model in target.models]
         await self._loader.begin_to_render(models)
         self._by_model = {
-            one.name: Renderer(one, self._loader, self._pace, self._on_restart) for one in models
+            model.name: Renderer(model, self._loader, self._pace, self._on_restart)
+            for model in models
         }
-        return found
+        return targets
 
     async def stop(self) -> None:
         """Render nothing more, and end every process."""
@@ -65,7 +66,7 @@ class Renderers:
     @property
     def overdue(self) -> list[str]:
         """The models for which a round takes too long."""
-        return [name for name, one in self._by_model.items() if one.is_overdue]
+        return [name for name, renderer in self._by_model.items() if renderer.is_overdue]
 
     def pid(self, model: str) -> int | None:
         """Return the id of the process that renders for a model, while there is one."""
@@ -81,7 +82,7 @@ class Renderers:
     ) -> list[list[TokenizedItem | AssayError]]:
         """Render items for models, once for those whose templates are equal; rows are items."""
         rendered: dict[tuple[str, Inputs], list[TokenizedItem | AssayError]] = {}
-        keys = [(one.template_key, self._inputs_of(one)) for one in models]
+        keys = [(model.template_key, self._inputs_of(model)) for model in models]
         size = sum(map(chunking.estimate, sources))
         for model, key in zip(models, keys, strict=True):
             if key not in rendered:

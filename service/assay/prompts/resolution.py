@@ -29,7 +29,7 @@ _WARM = Conversation(
 )
 
 
-def resolve(reference: str, wanted: Wanted) -> tuple[Resolved, dict[str, Template]]:
+def resolve(reference: str, settings: Wanted) -> tuple[Resolved, dict[str, Template]]:
     """Return what a reference stands for, and the templates of its models by their names.
 
     Slow; touches disk and network.
@@ -40,33 +40,33 @@ def resolve(reference: str, wanted: Wanted) -> tuple[Resolved, dict[str, Templat
     with refusing(reference):
         source = repository.resolve(
             reference,
-            wanted.repository,
-            trusted=wanted.trusted,
-            remotes=wanted.remotes,
-            name=wanted.name(reference),
+            settings.repository,
+            trusted=settings.trusted,
+            remotes=settings.remotes,
+            name=settings.name(reference),
         )
         kind: Kind = "ensemble" if source.is_ensemble else "model"
         if source.card.policy is not None:
             kind = "policy"
         models: list[Model] = []
         templates: dict[str, Template] = {}
-        told: list[str] = []
-        for one in source.checkpoints:
+        messages: list[str] = []
+        for checkpoint in source.checkpoints:
             if kind == "policy" and templates:
                 template = next(iter(templates.values()))
-                model = _reference(one, models[0], template, wanted)
+                model = _reference(checkpoint, models[0], template, settings)
             else:
-                model, template, doubts = _model(one, wanted)
-                told += [f"{one.name}: {doubt}" for doubt in doubts]
+                model, template, doubts = _model(checkpoint, settings)
+                messages += [f"{checkpoint.name}: {doubt}" for doubt in doubts]
             models.append(model)
             templates[model.name] = template
         resolved = Resolved(
-            source.name, source.card, kind, tuple(models), source.notes, tuple(told)
+            source.name, source.card, kind, tuple(models), source.notes, tuple(messages)
         )
         return resolved, templates
 
 
-def inspect(reference: str, wanted: Wanted) -> Inspected:
+def inspect(reference: str, settings: Wanted) -> Inspected:
     """Return what a reference stands for, checked as a start checks it but for the weights.
 
     For an ensemble the first member's sample is shown.
@@ -74,15 +74,17 @@ def inspect(reference: str, wanted: Wanted) -> Inspected:
     Raises:
         CheckpointError: It can't be told what it is.
     """
-    found = repository.find(reference, wanted.repository, trusted=wanted.trusted)
-    notes = (*found.notes, *code.advice(found.name, found.folder))
-    said = Inspected(found.name, found.folder, found.family, found.card, found.doubts, notes)
+    target = repository.find(reference, settings.repository, trusted=settings.trusted)
+    notes = (*target.notes, *code.advice(target.name, target.folder))
+    said = Inspected(target.name, target.folder, target.family, target.card, target.doubts, notes)
     try:
         with refusing(reference):
-            for one in repository.source(found).checkpoints:
+            for checkpoint in repository.source(target).checkpoints:
                 if not said.models:
-                    said = replace(said, **_sampled(template_of(one, wanted), one.card))
-                model, _, doubts = _model(one, wanted)
+                    said = replace(
+                        said, **_sampled(template_of(checkpoint, settings), checkpoint.card)
+                    )
+                model, _, doubts = _model(checkpoint, settings)
                 models, notices = (*said.models, model), (*said.notices, *doubts)
                 said = replace(said, models=models, notices=notices)
     except AssayError as error:
@@ -100,69 +102,75 @@ def _sampled(template: Template, card: Card) -> dict[str, Any]:
     return {"reading": Reading(tokens, places), "roles": template.chat_format.roles}
 
 
-def _model(one: repository.Checkpoint, wanted: Wanted) -> tuple[Model, Template, list[str]]:
+def _model(
+    checkpoint: repository.Checkpoint, settings: Wanted
+) -> tuple[Model, Template, list[str]]:
     try:
         with child_process.processor_limit(_READING_S):
-            template = template_of(one, wanted)
-            digest = trusted(one, wanted)
-            is_checked = digest is None and one.name not in wanted.remotes
-            doubts = check(one, template, has_known_tensors=is_checked)
+            template = template_of(checkpoint, settings)
+            digest = trusted(checkpoint, settings)
+            is_checked = digest is None and checkpoint.name not in settings.remotes
+            doubts = check(checkpoint, template, has_known_tensors=is_checked)
         _check_time(template)
-        return replace(_described(one, template, wanted), trusted=digest), template, doubts
+        return replace(_described(checkpoint, template, settings), trusted=digest), template, doubts
     except CheckpointError as error:
-        raise CheckpointError(f"{one.name}: {error.message}") from error
+        raise CheckpointError(f"{checkpoint.name}: {error.message}") from error
 
 
 def _reference(
-    one: repository.Checkpoint, policy: Model, template: Template, wanted: Wanted
+    checkpoint: repository.Checkpoint, policy: Model, template: Template, settings: Wanted
 ) -> Model:
     """Return a policy's reference: it reads the ids that the policy's own tokenizer gives."""
-    if not adapter.is_adapter(one.folder):
-        _check_vocabulary(headers.tensors(one.folder), template)
-    return replace(_described(one, template, wanted), template_key=policy.template_key)
+    if not adapter.is_adapter(checkpoint.folder):
+        _check_vocabulary(headers.tensors(checkpoint.folder), template)
+    return replace(_described(checkpoint, template, settings), template_key=policy.template_key)
 
 
-def _described(one: repository.Checkpoint, template: Template, wanted: Wanted) -> Model:
-    files = one.revision
+def _described(checkpoint: repository.Checkpoint, template: Template, settings: Wanted) -> Model:
+    files = checkpoint.revision
     return Model(
-        name=one.name,
-        checkpoint=one,
+        name=checkpoint.name,
+        checkpoint=checkpoint,
         files=files,
-        revision=_revision(files, wanted),
-        template_key=template_key(one, template),
+        revision=_revision(files, settings),
+        template_key=template_key(checkpoint, template),
         facts=Facts(
             max_tokens=template.max_tokens,
             truncation=template.truncation,
             inputs=template.token_ids.inputs,
             padding=_padding(template),
-            card_in_ids=template.token_ids.in_ids(one.card),
+            card_in_ids=template.token_ids.in_ids(checkpoint.card),
         ),
     )
 
 
-def template_key(one: repository.Checkpoint, template: Template) -> str:
+def template_key(checkpoint: repository.Checkpoint, template: Template) -> str:
     """Return what is equal for models whose items render alike."""
-    return f"{one.template_key}/{template.max_tokens}/{template.truncation}"
+    return f"{checkpoint.template_key}/{template.max_tokens}/{template.truncation}"
 
 
 def _padding(template: Template) -> Padding:
-    own = template.tokenizer.hf
+    tokenizer = template.tokenizer.hf
     return Padding(
-        own.pad_token, own.eos_token, own.pad_token_id, own.eos_token_id, own.bos_token_id
+        tokenizer.pad_token,
+        tokenizer.eos_token,
+        tokenizer.pad_token_id,
+        tokenizer.eos_token_id,
+        tokenizer.bos_token_id,
     )
 
 
-def _revision(files: str, wanted: Wanted) -> str:
+def _revision(files: str, settings: Wanted) -> str:
     """Return a checkpoint's revision with the settings that change its scores; else its own."""
     said: dict[str, object] = {}
-    if wanted.max_tokens is not None:
-        said["max_tokens"] = wanted.max_tokens
-    if wanted.dtype != "auto":
-        said["dtype"] = wanted.dtype
+    if settings.max_tokens is not None:
+        said["max_tokens"] = settings.max_tokens
+    if settings.dtype != "auto":
+        said["dtype"] = settings.dtype
     return repository.combined_revision([files], said) if said else files
 
 
-def template_of(checkpoint: repository.Checkpoint, wanted: Wanted) -> Template:
+def template_of(checkpoint: repository.Checkpoint, settings: Wanted) -> Template:
     """Return what renders a checkpoint's items.
 
     Raises:
@@ -172,8 +180,8 @@ def template_of(checkpoint: repository.Checkpoint, wanted: Wanted) -> Template:
         checkpoint.tokenizer_folder,
         checkpoint.card,
         config_folder=checkpoint.config_folder,
-        max_tokens=wanted.max_tokens or checkpoint.card.limits.max_tokens,
-        moment=wanted.moment,
+        max_tokens=settings.max_tokens or checkpoint.card.limits.max_tokens,
+        moment=settings.moment,
     )
 
 
@@ -203,9 +211,9 @@ def check(
     if has_known_tensors and not adapter.is_adapter(checkpoint.folder):
         tensors = headers.tensors(checkpoint.folder)
         config = headers.config(checkpoint.config_folder)
-        found = validation.problems(checkpoint.folder, checkpoint.card, config, tensors)
-        if found:
-            raise CheckpointError("; ".join(found))
+        problems = validation.problems(checkpoint.folder, checkpoint.card, config, tensors)
+        if problems:
+            raise CheckpointError("; ".join(problems))
         _check_vocabulary(tensors, template)
     return notices.of(template, _try(template, checkpoint.card))
 
@@ -217,24 +225,24 @@ def _check_time(template: Template) -> None:
         )
 
 
-def trusted(checkpoint: repository.Checkpoint, wanted: Wanted) -> str | None:
+def trusted(checkpoint: repository.Checkpoint, settings: Wanted) -> str | None:
     """Return the digest of the own code by which a checkpoint is served; None: by none.
 
     Raises:
         CheckpointError: The operator trusts other code than what is here.
     """
-    is_named = checkpoint.name in wanted.trusted
+    is_named = checkpoint.name in settings.trusted
     if not is_named or not code.runs(checkpoint.folder, checkpoint.card):
         return None
-    return code.trusted(checkpoint.name, checkpoint.folder, wanted.trust)
+    return code.trusted(checkpoint.name, checkpoint.folder, settings.trust)
 
 
 def _check_vocabulary(tensors: Mapping[str, headers.Tensor], template: Template) -> None:
     """Refuse a tokenizer whose own vocabulary goes beyond the embedding: another model's."""
     rows = validation.embedding_rows(tensors)
-    if rows is not None and (known := template.tokenizer.ordinary_tokens) > rows:
+    if rows is not None and (count := template.tokenizer.ordinary_tokens) > rows:
         raise CheckpointError(
-            f"the tokenizer has {known} tokens, and the model an embedding of {rows}: copy the "
+            f"the tokenizer has {count} tokens, and the model an embedding of {rows}: copy the "
             "tokenizer from the model it was trained from"
         )
 

@@ -34,13 +34,13 @@ def looked_for(chat: str) -> tuple[str, ...]:
     if tree is None:
         return ()
     tables = {
-        one.target.name: one.node
-        for one in tree.find_all(nodes.Assign)
-        if isinstance(one.target, nodes.Name) and isinstance(one.node, nodes.Dict)
+        assignment.target.name: assignment.node
+        for assignment in tree.find_all(nodes.Assign)
+        if isinstance(assignment.target, nodes.Name) and isinstance(assignment.node, nodes.Dict)
     }
     kinds = (nodes.Compare, nodes.Test, nodes.Filter, nodes.Getitem)
-    found = (name for node in tree.find_all(kinds) for name in _compared(node, tables))
-    return tuple(dict.fromkeys(found))
+    names = (name for node in tree.find_all(kinds) for name in _compared(node, tables))
+    return tuple(dict.fromkeys(names))
 
 
 def guess(names: Sequence[str]) -> dict[str, str]:
@@ -49,17 +49,17 @@ def guess(names: Sequence[str]) -> dict[str, str]:
     Empty unless it is plain: one name for who asks, and one for who answers.
     """
     asks, answers, instructs = (
-        [name for name in names if name.casefold() in known]
-        for known in (_ASKS, _ANSWERS, _INSTRUCTS)
+        [name for name in names if name.casefold() in synonyms]
+        for synonyms in (_ASKS, _ANSWERS, _INSTRUCTS)
     )
     if not asks and SYSTEM in names:  # an instruction that is answered
         asks, instructs = instructs, []
     if len(asks) != 1 or len(answers) != 1:
         return {}
-    found = {USER: asks[0], ASSISTANT: answers[0]}
+    guessed = {USER: asks[0], ASSISTANT: answers[0]}
     if SYSTEM not in names and len(instructs) == 1:
-        found[SYSTEM] = instructs[0]
-    return {ours: theirs for ours, theirs in found.items() if ours != theirs}
+        guessed[SYSTEM] = instructs[0]
+    return {ours: theirs for ours, theirs in guessed.items() if ours != theirs}
 
 
 def listed(names: Iterable[str]) -> str:
@@ -101,7 +101,7 @@ def _is_role(node: nodes.Node) -> bool:
 
 
 def _is_const(arguments: Sequence[nodes.Node], value: str) -> bool:
-    return any(isinstance(one, nodes.Const) and one.value == value for one in arguments)
+    return any(isinstance(node, nodes.Const) and node.value == value for node in arguments)
 
 
 def _texts(node: nodes.Node) -> Iterator[str]:
@@ -109,4 +109,4 @@ def _texts(node: nodes.Node) -> Iterator[str]:
     if isinstance(node, nodes.Const) and isinstance(node.value, str) and node.value:
         yield node.value
     elif isinstance(node, nodes.List | nodes.Tuple):
-        yield from (text for one in node.items for text in _texts(one))
+        yield from (text for item in node.items for text in _texts(item))

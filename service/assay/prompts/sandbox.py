@@ -45,11 +45,11 @@ def _call_binop(
         if bits > _MOST_BITS and left not in (0, 1, -1):
             raise SecurityError("a number becomes too large")
     elif operator == "*":
-        for one, times in ((left, right), (right, left)):
+        for operand, times in ((left, right), (right, left)):
             if (
                 isinstance(times, int)
-                and isinstance(one, Sized)
-                and len(one) * times > _MOST_LENGTH
+                and isinstance(operand, Sized)
+                and len(operand) * times > _MOST_LENGTH
             ):
                 raise SecurityError("a text or a list becomes too long")
     return self.binop_table[operator](left, right)

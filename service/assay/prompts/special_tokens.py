@@ -27,13 +27,13 @@ class SpecialTokens:
         By default the one that the tokenizer puts in front of plain text. A tokenizer may define a
         BOS it never adds (GPT-NeoX).
         """
-        own: int | None = self._tokenizer.hf.bos_token_id
+        bos_id: int | None = self._tokenizer.hf.bos_token_id
         if self._spec.bos == "one":
-            return own
+            return bos_id
         if self._spec.bos in ("none", "keep"):
             return None
         before, _ = self._tokenizer.frame
-        return before[0] if before and before[0] == own else None
+        return before[0] if before and before[0] == bos_id else None
 
     @property
     def in_front(self) -> int:
@@ -81,5 +81,5 @@ class SpecialTokens:
 
 def _stripped(ids: list[int], token: int | None) -> list[int]:
     """Return the ids without any run of `token` at the start."""
-    start = next((i for i, one in enumerate(ids) if one != token), len(ids))
+    start = next((i for i, token_id in enumerate(ids) if token_id != token), len(ids))
     return ids[start:]

@@ -30,14 +30,14 @@ class SplitCore:
 
         self._stand_ins = stand_ins
         self._core = type(core).from_str(core.to_str())
-        known = {one.content: one for one in core.get_added_tokens_decoder().values()}
+        added = {token.content: token for token in core.get_added_tokens_decoder().values()}
         self._core.add_tokens(
             [
                 AddedToken(
                     stand_ins.by_template(place),
-                    single_word=known[token].single_word,
-                    lstrip=known[token].lstrip,
-                    rstrip=known[token].rstrip,
+                    single_word=added[token].single_word,
+                    lstrip=added[token].lstrip,
+                    rstrip=added[token].rstrip,
                     normalized=False,
                     special=False,
                 )
@@ -51,7 +51,7 @@ class SplitCore:
             self._core.token_to_id(stand_ins.by_template(place)): core.token_to_id(token)
             for place, token in enumerate(stand_ins.tokens)
         }
-        self._special = {core.token_to_id(one) for one in stand_ins.tokens if one != unknown}
+        self._special = {core.token_to_id(token) for token in stand_ins.tokens if token != unknown}
 
     def ids(self, texts: Sequence[str]) -> list[list[int]]:
         """Return the ids of each text, no special tokens added.
@@ -62,13 +62,13 @@ class SplitCore:
         swapped = [*map(self._stand_ins.swapped, texts)]
         encoded = self._core.encode_batch_fast(swapped, add_special_tokens=False)
         for text in encoded:
-            if found := self._special.intersection(text.ids):
+            if ids := self._special.intersection(text.ids):
                 raise InvalidField(
                     f"the model's tokenizer makes the special token "
-                    f"'{self._core.id_to_token(min(found))}' of its letters, too, so that it can't "
+                    f"'{self._core.id_to_token(min(ids))}' of its letters, too, so that it can't "
                     "be read as text; remove it"
                 )
-        return [[self._meant.get(one, one) for one in text.ids] for text in encoded]
+        return [[self._meant.get(token_id, token_id) for token_id in text.ids] for text in encoded]
 
     def offsets(self, text: str) -> Spans:
         """Return where each token of a text stands in it."""

@@ -126,10 +126,10 @@ class Template:
         reads_elsewhere = self.read_positions.are_elsewhere
         if self._takes_pairs or self._card.steps or self._card.template.pair or reads_elsewhere:
             return None
-        asked = {"role": roles.USER, "content": probes.WORDS[0]}
-        answers = [{"role": roles.ASSISTANT, "content": one} for one in probes.ANSWERS]
-        found = self.render_all([Conversation((asked, answer)) for answer in answers])
-        ends = {int(one.ids[-1]) if isinstance(one, TokenizedItem) else None for one in found}
+        question = {"role": roles.USER, "content": probes.WORDS[0]}
+        answers = [{"role": roles.ASSISTANT, "content": text} for text in probes.ANSWERS]
+        rendered = self.render_all([Conversation((question, answer)) for answer in answers])
+        ends = {int(item.ids[-1]) if isinstance(item, TokenizedItem) else None for item in rendered}
         return ends.pop() if len(ends) == 1 else None
 
     # --- whether every text is read ---------------------------------------------------------
@@ -149,8 +149,8 @@ class Template:
                 raise self.chat_format.swallowed([turns[place] for place in lost])
         parts, variants = zip(*probes.variants(source), strict=True)
         written = self._write([spelt, *map(self._spell, variants)], "longest_first")
-        whole, *changed = [self._traced(one) for one in written]
-        lost_parts = [part for part, one in zip(parts, changed, strict=True) if one == whole]
+        whole, *changed = [self._traced(text) for text in written]
+        lost_parts = [part for part, trace in zip(parts, changed, strict=True) if trace == whole]
         if lost_parts and self._tells_apart and not isinstance(whole, AssayError):
             raise self.chat_format.swallowed(lost_parts)
 
@@ -180,25 +180,28 @@ class Template:
         rule = cutting.rule or self.truncation
         bounded = [self._truncator.bounded(source, cutting, rule) for source in sources]
         mentions = [
-            None if self._truncator.overlong(one) else self._mentions.first(one) for one in bounded
+            None if self._truncator.overlong(source) else self._mentions.first(source)
+            for source in bounded
         ]
         if self._taken(cutting) != "parse":
-            found = self._render_without(bounded, mentions, cutting, rule)
+            rendered = self._render_without(bounded, mentions, cutting, rule)
         else:
-            found = self._render_bounded(bounded, rule, cutting.side)
+            rendered = self._render_bounded(bounded, rule, cutting.side)
         return [
-            one
-            if isinstance(one, AssayError) or (source is whole and mention is None)
-            else self._noted(one, was_cut=source is not whole, has_mentions=mention is not None)
-            for one, source, whole, mention in zip(found, bounded, sources, mentions, strict=True)
+            item
+            if isinstance(item, AssayError) or (source is whole and mention is None)
+            else self._noted(item, was_cut=source is not whole, has_mentions=mention is not None)
+            for item, source, whole, mention in zip(
+                rendered, bounded, sources, mentions, strict=True
+            )
         ]
 
-    def _noted(self, one: TokenizedItem, *, was_cut: bool, has_mentions: bool) -> TokenizedItem:
+    def _noted(self, item: TokenizedItem, *, was_cut: bool, has_mentions: bool) -> TokenizedItem:
         """Return what was rendered with what was seen of the item before."""
-        cut = one.cut
+        cut = item.cut
         if was_cut:
             cut = "both" if cut in ("prompt", "both") else "response"
-        return replace(one, cut=cut, has_mentions=has_mentions)
+        return replace(item, cut=cut, has_mentions=has_mentions)
 
     def _render_bounded(
         self, sources: Sequence[Source], rule: Truncation, side: Side | None
@@ -211,12 +214,12 @@ class Template:
         for source, item, text in zip(sources, items, written, strict=True):
             ids = next(encoded) if isinstance(text, str) else None
             try:
-                one = self._render(source, item, text, ids, rule, side)
-                self.token_ids.check(one.ids, are_verbatim=isinstance(text, Ids))
+                tokenized = self._render(source, item, text, ids, rule, side)
+                self.token_ids.check(tokenized.ids, are_verbatim=isinstance(text, Ids))
             except AssayError as error:
                 rendered.append(error)
             else:
-                rendered.append(one)
+                rendered.append(tokenized)
         return rendered
 
     # --- special tokens in what is said -----------------------------------------------------
@@ -257,12 +260,12 @@ class Template:
             with self.tokenizer.splitting(stand_ins):
                 if self._forms(apart):
                     return formed.refusal()
-                (one,) = self._render_bounded([apart], rule, side)
+                (item,) = self._render_bounded([apart], rule, side)
         except AssayError as error:
             return error
-        if isinstance(one, TokenizedItem) and one.text is not None:
-            return replace(one, text=stand_ins.written(one.text))
-        return one
+        if isinstance(item, TokenizedItem) and item.text is not None:
+            return replace(item, text=stand_ins.written(item.text))
+        return item
 
     @cached_property
     def _shapes(self) -> Shapes:
@@ -272,8 +275,8 @@ class Template:
         """Whether a special token comes about of what an item's texts have."""
         if not self._shapes.may_form(source):
             return False
-        found = self._special_ids(source)
-        return found is not None and found != self._special_ids(self._shapes.of(source))
+        ids = self._special_ids(source)
+        return ids is not None and ids != self._special_ids(self._shapes.of(source))
 
     def _special_ids(self, source: Source) -> list[int] | None:
         """Return the special tokens in what is written of an item; None where nothing is."""
@@ -288,7 +291,12 @@ class Template:
             case _:
                 return None
         special = self.tokenizer.special_ids
-        return [one for ids in self.tokenizer.encode(texts) for one in ids or () if one in special]
+        return [
+            token_id
+            for ids in self.tokenizer.encode(texts)
+            for token_id in ids or ()
+            if token_id in special
+        ]
 
     def _spell(self, source: Source) -> FormattedItem | AssayError:
         if overlong := self._truncator.overlong(source):
@@ -307,11 +315,12 @@ class Template:
     ) -> list[Written]:
         """Return each item's text to tokenize, or what needs none."""
         written = [
-            one if isinstance(one, AssayError) else self._to_apply(one.item, rule) for one in items
+            formatted if isinstance(formatted, AssayError) else self._to_apply(formatted.item, rule)
+            for formatted in items
         ]
-        talks = [one for one in written if isinstance(one, Conversation)]
+        talks = [talk for talk in written if isinstance(talk, Conversation)]
         applied = iter(self._apply(talks))
-        return [next(applied) if isinstance(one, Conversation) else one for one in written]
+        return [next(applied) if isinstance(text, Conversation) else text for text in written]
 
     def _to_apply(
         self, source: Conversation | Parts | Text | Ids, rule: Truncation
@@ -334,7 +343,7 @@ class Template:
         if self._card.template.eos == "keep":
             return texts
         ended = self._special_tokens.ended
-        return [ended(one) if isinstance(one, str) else one for one in texts]
+        return [ended(text) if isinstance(text, str) else text for text in texts]
 
     def _render(
         self,

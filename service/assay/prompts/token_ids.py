@@ -33,22 +33,22 @@ class TokenIds:
 
     def hold_to(self, loaded: Inputs) -> None:
         """Take no other ids than a loaded model does: the fewest, of several."""
-        known = self.inputs.vocabulary
-        fewest = min(known, loaded.vocabulary) if self._is_held else loaded.vocabulary
+        rows = self.inputs.vocabulary
+        fewest = min(rows, loaded.vocabulary) if self._is_held else loaded.vocabulary
         self.inputs, self._is_held = replace(loaded, vocabulary=fewest), True
 
     @cached_property
     def _highest(self) -> int:
         """The highest id that text and what the tokenizer puts around it can come to."""
-        own = self._tokenizer
-        between = own.joint[0] if own.has_encoder_frame else ()
-        known: dict[str, int] = own.hf.get_vocab()
-        return max(chain(known.values(), *own.frame, between), default=0)
+        tokenizer = self._tokenizer
+        between = tokenizer.joint[0] if tokenizer.has_encoder_frame else ()
+        vocabulary: dict[str, int] = tokenizer.hf.get_vocab()
+        return max(chain(vocabulary.values(), *tokenizer.frame, between), default=0)
 
     def beyond(self) -> list[str]:
         """Return the tokens that text can name and the model has no embedding for, by id."""
-        found = {i: token for token, i in self._tokenizer.hf.get_vocab().items()}
-        return [found[i] for i in sorted(found) if i >= self.inputs.vocabulary]
+        tokens = {i: token for token, i in self._tokenizer.hf.get_vocab().items()}
+        return [tokens[i] for i in sorted(tokens) if i >= self.inputs.vocabulary]
 
     # --- tokens that a card names -----------------------------------------------------------
 
@@ -58,14 +58,14 @@ class TokenIds:
         Raises:
             CheckpointError: The tokenizer hasn't that token, or the model has no row for it.
         """
-        found = token if isinstance(token, int) else self._tokenizer.look_up(token)
-        if not 0 <= found < self.inputs.vocabulary:
+        token_id = token if isinstance(token, int) else self._tokenizer.look_up(token)
+        if not 0 <= token_id < self.inputs.vocabulary:
             raise CheckpointError(
-                f"the card names the token {token!r}, id {found}, and the model's embedding has "
+                f"the card names the token {token!r}, id {token_id}, and the model's embedding has "
                 f"{self.inputs.vocabulary} rows: tokenizer and weights aren't of one model"
             )
-        self._named = max(self._named, found)
-        return found
+        self._named = max(self._named, token_id)
+        return token_id
 
     def check_card(self, card: Card) -> None:
         """Refuse a token of the card that the tokenizer hasn't, with its field.
@@ -106,15 +106,15 @@ class TokenIds:
         Raises:
             InvalidField: There is one.
         """
-        known = self.inputs.vocabulary
-        if not are_verbatim and max(self._highest, self._named) < known:
+        rows = self.inputs.vocabulary
+        if not are_verbatim and max(self._highest, self._named) < rows:
             return
         highest = int(ids.max())
-        if highest < known:
+        if highest < rows:
             return
         if are_verbatim:
             raise InvalidField(
-                f"'input_ids' has an id of {highest}; the model's vocabulary ends at {known - 1}",
+                f"'input_ids' has an id of {highest}; the model's vocabulary ends at {rows - 1}",
                 param="input_ids",
             )
         added = self._tokenizer.hf.added_tokens_decoder.get(highest)  # of others: text is private
@@ -122,7 +122,7 @@ class TokenIds:
             f"the token {added.content!r}, id {highest}" if added else f"a token of id {highest}"
         )
         raise InvalidField(
-            f"the text names {token}; the model's vocabulary ends at {known - 1}: leave it out"
+            f"the text names {token}; the model's vocabulary ends at {rows - 1}: leave it out"
         )
 
     def segments(self, segments: Sequence[int]) -> np.ndarray | None:
@@ -131,13 +131,13 @@ class TokenIds:
         Raises:
             InvalidField: The model hasn't that many segments.
         """
-        known = self.inputs.segments
-        if not known and self._tokenizer.knows_segments:
+        count = self.inputs.segments
+        if not count and self._tokenizer.knows_segments:
             return None
-        if max(segments) >= max(1, known):
+        if max(segments) >= max(1, count):
             raise InvalidField(
                 f"'token_type_ids' has {max(segments)}; the model's segments end at "
-                f"{max(0, known - 1)}",
+                f"{max(0, count - 1)}",
                 param="token_type_ids",
             )
         return np.asarray(segments, dtype=np.int32) if any(segments) else None

@@ -76,7 +76,7 @@ class Tokenizer:
             return self._split_core.ids(texts)
         if self._core is not None:
             encoded = self._core.encode_batch_fast(texts, add_special_tokens=False)
-            return [one.ids for one in encoded]
+            return [encoding.ids for encoding in encoded]
         ids: list[list[int]] = self.hf(texts, add_special_tokens=False, verbose=False)["input_ids"]
         return ids
 
@@ -93,7 +93,7 @@ class Tokenizer:
         # This call also leaves the core without padding and truncation.
         expected = self.hf(_SAMPLES, add_special_tokens=False)["input_ids"]
         encoded = core.encode_batch_fast(_SAMPLES, add_special_tokens=False)
-        return core if [one.ids for one in encoded] == expected else None
+        return core if [encoding.ids for encoding in encoded] == expected else None
 
     def spans(self, text: str) -> Spans:
         """Return where each token of a text stands in it, or each character if none can tell."""
@@ -103,10 +103,10 @@ class Tokenizer:
         """Return where each token of a text stands in it; only fast tokenizers can."""
         if self._splits and self._split_core is not None:
             return self._split_core.offsets(text)
-        found: Spans = self.hf(
+        spans: Spans = self.hf(
             text, add_special_tokens=False, return_offsets_mapping=True, verbose=False
         )["offset_mapping"]
-        return found
+        return spans
 
     @contextmanager
     def splitting(self, stand_ins: StandIns) -> Iterator[None]:
@@ -162,13 +162,13 @@ class Tokenizer:
     def special_tokens(self) -> list[str]:
         """The tokens that it takes for special wherever they stand in a text."""
         added = self.hf.added_tokens_decoder.values()
-        return [one.content for one in added if one.special and one.content.strip()]
+        return [token.content for token in added if token.special and token.content.strip()]
 
     @cached_property
     def special_ids(self) -> frozenset[int]:
         """Their ids, but for that of what isn't in the vocabulary."""
-        known = [one for one in self.special_tokens if one != self.hf.unk_token]
-        return frozenset(self.hf.convert_tokens_to_ids(known))
+        tokens = [token for token in self.special_tokens if token != self.hf.unk_token]
+        return frozenset(self.hf.convert_tokens_to_ids(tokens))
 
     @cached_property
     def longest_token(self) -> int:
@@ -222,7 +222,9 @@ class Tokenizer:
 
     def declared_limit(self, config: Mapping[str, Any]) -> int:
         """Return how many tokens a sequence may have, by tokenizer and config.json."""
-        bounds = [one for one in (stated_tokens(config), steady_tokens(config)) if one is not None]
+        bounds = [
+            limit for limit in (stated_tokens(config), steady_tokens(config)) if limit is not None
+        ]
         return int(min(self.hf.model_max_length, *bounds, _UNLIMITED))
 
 

@@ -102,8 +102,8 @@ class Texts:
         """Return an item's texts; the steps of a solution stay whole."""
         if isinstance(source, Text):
             return cls(source, (spans(source.text),), ())
-        asked = source.messages if isinstance(source, Solution) else source.messages[:-1]
-        turns = tuple(spans(said(turn)) for turn in asked)
+        prompt = source.messages if isinstance(source, Solution) else source.messages[:-1]
+        turns = tuple(spans(said(turn)) for turn in prompt)
         is_answered = isinstance(source, Conversation)
         return cls(source, turns, spans(said(source.messages[-1])) if is_answered else ())
 

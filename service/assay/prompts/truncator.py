@@ -113,12 +113,12 @@ class Truncator:
                 source, tail = self._without_tail(source)
         texts = Texts.of(source, self._tokenizer.spans)
         over = len(whole.ids) - self._max_tokens
-        found: dict[int, tuple[TokenizedItem, FormattedItem]] = {}
+        attempts: dict[int, tuple[TokenizedItem, FormattedItem]] = {}
 
         def excess(removed: int) -> int:
             left = truncation.plan(rule, texts.prompt, len(texts.answer), removed)
-            found[removed] = render(_with_tail(texts.shortened(*left, sides), tail))
-            return len(found[removed][0].ids) - self._max_tokens
+            attempts[removed] = render(_with_tail(texts.shortened(*left, sides), tail))
+            return len(attempts[removed][0].ids) - self._max_tokens
 
         most = texts.most_removed(rule)
         removed = truncation.fewest(over, most, excess) if most else None
@@ -126,7 +126,7 @@ class Truncator:
             return self.shortened(source, item, whole, "longest_first", side, render)
         if removed is None:
             raise self._too_long(item, whole, rule)
-        rendered, spelt = found[removed]
+        rendered, spelt = attempts[removed]
         left = truncation.plan(rule, texts.prompt, len(texts.answer), removed)
         cut = truncation.cut_of(source, left[0] < texts.prompt, left[1] < len(texts.answer))
         return replace(rendered, cut=cut), spelt
@@ -158,8 +158,8 @@ class Truncator:
             and isinstance(source, Text)
             and rule == "longest_first"
         ):
-            own = self._tokenizer.truncation_side
-            return Sides(own, own)
+            tokenizer_side = self._tokenizer.truncation_side
+            return Sides(tokenizer_side, tokenizer_side)
         return Sides()
 
     def _without_tail(self, source: Text) -> tuple[Text, str]:
