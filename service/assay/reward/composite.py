@@ -51,8 +51,8 @@ def passes(safety: float, *, at_least: float) -> bool:
     return safety >= at_least
 
 
-def _match(parts: Mapping[str, float], given: Mapping[str, object], what: str) -> None:
-    if unknown := sorted(given.keys() - parts.keys()):
-        raise ValueError(f"a {what} is given for {unknown}, which aren't parts")
-    if missing := sorted(parts.keys() - given.keys()):
-        raise ValueError(f"no {what} is given for {missing}")
+def _match(parts: Mapping[str, float], values: Mapping[str, object], kind: str) -> None:
+    if unknown := sorted(values.keys() - parts.keys()):
+        raise ValueError(f"a {kind} is given for {unknown}, which aren't parts")
+    if missing := sorted(parts.keys() - values.keys()):
+        raise ValueError(f"no {kind} is given for {missing}")

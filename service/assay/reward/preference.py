@@ -56,7 +56,7 @@ def compare(
     agreement = None
     if winner is not None and len(rewards) > 1:
         side = 1.0 if winner == a else -1.0
-        agreement = sum(side * one > 0 for one in margins) / len(margins)
+        agreement = sum(side * member_margin > 0 for member_margin in margins) / len(margins)
     undecided = winner is None or (margin_std is not None and abs(margin) <= margin_std)
     return Preference(
         ranking=ranking,

@@ -59,7 +59,7 @@ def score(rule: Rule, reward: Sequence[float], gate: Sequence[float] | None = No
         case "softmax":
             at = _numbered(reward, rule.index)
             top = max(reward)
-            value = math.exp(at - top) / math.fsum(math.exp(one - top) for one in reward)
+            value = math.exp(at - top) / math.fsum(math.exp(number - top) for number in reward)
         case "sum":
             raise ValueError("the rule 'sum' is over places, not of one")
     return _reported(rule, value)
@@ -87,7 +87,7 @@ def _numbered(reward: Sequence[float], index: int) -> float:
 def _products(reward: Sequence[float], factors: Sequence[float], whose: str) -> list[float]:
     if len(reward) != len(factors):
         raise ValueError(f"{len(reward)} numbers don't match {whose} {len(factors)}")
-    return [one * factor for one, factor in zip(reward, factors, strict=True)]
+    return [number * factor for number, factor in zip(reward, factors, strict=True)]
 
 
 def _reported(rule: Rule, value: float) -> float:

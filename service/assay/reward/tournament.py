@@ -103,7 +103,7 @@ def matrix(
     _check(wins, n)
     every = all((i, j) in wins or (j, i) in wins for i in range(n) for j in range(i))
     strengths = [0.0] * n if every else bradley_terry(wins, n, prior=prior)
-    filled = [[sigmoid(one - other) for other in strengths] for one in strengths]
+    filled = [[sigmoid(strength - other) for other in strengths] for strength in strengths]
     for (i, j), p in wins.items():
         filled[i][j] = both_orders(p, wins[j, i]) if (j, i) in wins else p
         filled[j][i] = 1.0 - filled[i][j]

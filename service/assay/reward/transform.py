@@ -27,4 +27,4 @@ def softmax(scores: Sequence[float], temperature: float = 1.0) -> list[float]:
     highest = max(scores)
     grown = [math.exp((score - highest) / temperature) for score in scores]
     total = math.fsum(grown)
-    return [one / total for one in grown]
+    return [value / total for value in grown]
