@@ -72,14 +72,14 @@ def configure(level: str, form: Form = "text") -> None:
 def is_structured() -> bool:
     """Return whether each line of the log is a JSON object."""
     handlers = logging.getLogger("assay").handlers
-    return any(isinstance(one.formatter, JsonFormatter) for one in handlers)
+    return any(isinstance(handler.formatter, JsonFormatter) for handler in handlers)
 
 
 def line(text: str) -> str:
     """Return a warning as the log would have it, on a line of its own."""
     handlers = logging.getLogger("assay").handlers
     record = logging.LogRecord("assay.log", logging.WARNING, __file__, 0, text, (), None)
-    return "".join(f"{one.format(record)}\n" for one in handlers[:1])
+    return "".join(f"{handler.format(record)}\n" for handler in handlers[:1])
 
 
 def _cut(text: str) -> str:

@@ -67,7 +67,7 @@ _SECONDS = tuple(round(1e-3 * 1.6**step, 5) for step in range(30))
 _LAGS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 _SIZES = tuple(2**power for power in range(17))
 _MAGNITUDES = (0.1, 0.25, 0.5, 0.75, 1, 1.5, 2, 3, 4, 6, 8, 12, 16, 24, 32, 64)
-_SCORES = (*(-one for one in reversed(_MAGNITUDES)), 0, *_MAGNITUDES)
+_SCORES = (*(-magnitude for magnitude in reversed(_MAGNITUDES)), 0, *_MAGNITUDES)
 _STDS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5)
 _SHARES = (0.0, 0.2, 0.25, 0.34, 0.4, 0.5, 0.6, 0.67, 0.75, 0.8, 0.9, 0.99, 1.0)
 
@@ -385,8 +385,8 @@ class Metrics:
 
     def changed(self, source: str, outcome: str) -> None:
         """Count a change that was asked for: `ok`, `unfinished`, or the code of why it isn't."""
-        known = outcome if outcome in CHANGE_OUTCOMES else "refused"
-        self._changes.labels(source, known).inc()
+        label = outcome if outcome in CHANGE_OUTCOMES else "refused"
+        self._changes.labels(source, label).inc()
 
     def certificate(self, expires: float) -> None:
         """State when the certificate ends, in seconds since 1970."""

@@ -34,17 +34,17 @@ class Row:
 
 def rows(metrics: Metrics) -> list[Row]:
     """Return every metric, by name."""
-    found = [
+    collected = [
         Row(
-            name=one.name + ("_total" if one.type == "counter" else ""),
-            type=one.type,
-            labels=metrics.labels.get(one.name, ()),
-            text=one.documentation,
-            series=tuple(one.name + suffix for suffix in _SUFFIXES[one.type]),
+            name=metric.name + ("_total" if metric.type == "counter" else ""),
+            type=metric.type,
+            labels=metrics.labels.get(metric.name, ()),
+            text=metric.documentation,
+            series=tuple(metric.name + suffix for suffix in _SUFFIXES[metric.type]),
         )
-        for one in metrics.registry.collect()
+        for metric in metrics.registry.collect()
     ]
-    return sorted(found, key=lambda row: row.name)
+    return sorted(collected, key=lambda row: row.name)
 
 
 def markdown() -> str:
@@ -53,7 +53,11 @@ def markdown() -> str:
     for row in rows(Metrics()):
         labels = ", ".join(f"`{label}`" for label in row.labels)
         metrics.append(f"| `{row.name}` | {row.type} | {labels} | {row.text} |")
-    labels_table = ["| label | |", "|---|---|", *(f"| `{one}` | {LABELS[one]} |" for one in LABELS)]
+    labels_table = [
+        "| label | |",
+        "|---|---|",
+        *(f"| `{label}` | {LABELS[label]} |" for label in LABELS),
+    ]
     return "\n".join([*metrics, "", "### Labels", "", *labels_table]) + "\n"
 
 

@@ -128,9 +128,9 @@ def exporting() -> Iterator[Tracing]:
         raise SettingsError(
             f"setting 'tracing': {error.name} isn't there; pip install 'assay-rm[tracing]'"
         ) from error
-    own = Resource.create({"service.name": "assay", "service.version": __version__})
+    resource = Resource.create({"service.name": "assay", "service.version": __version__})
     provider = TracerProvider(
-        resource=own.merge(OTELResourceDetector().detect()), shutdown_on_exit=False
+        resource=resource.merge(OTELResourceDetector().detect()), shutdown_on_exit=False
     )
     provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter(session=_session())))
     try:
