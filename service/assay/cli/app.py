@@ -107,14 +107,14 @@ def names_of(options: list[str] | None) -> dict[str, str] | None:
     Raises:
         typer.BadParameter: One isn't NAME=PATH, or a name is given twice.
     """
-    found: dict[str, str] = {}
+    references: dict[str, str] = {}
     for option in options or ():
         name, _, reference = option.partition("=")
         if not name or not reference:
             raise typer.BadParameter(f"'{option}' is not NAME=PATH", param_hint="--name")
-        if found.setdefault(name, reference) != reference:
+        if references.setdefault(name, reference) != reference:
             raise typer.BadParameter(f"'{name}' is given twice", param_hint="--name")
-    return found or None
+    return references or None
 
 
 def given(flags: dict[str, Any]) -> dict[str, Any]:

@@ -41,13 +41,13 @@ def make_key(
     itself. Two keys may have one name while one takes over from the other; remove an entry, and
     its key is refused.
     """
-    wanted = [part.strip() for part in rights.split(",")]
+    requested = [part.strip() for part in rights.split(",")]
     if not re.fullmatch(NAME, name):
         raise typer.BadParameter("up to 64 letters, digits, '.', '_' and '-'", param_hint="NAME")
-    if unknown := set(wanted) - RIGHTS:
+    if unknown := set(requested) - RIGHTS:
         raise typer.BadParameter(f"there is no right {min(unknown)!r}", param_hint="--rights")
     key = _PREFIX + secrets.token_urlsafe(_BYTES)
-    entry: dict[str, object] = {"name": name, "hash": hashed(key), "rights": wanted}
+    entry: dict[str, object] = {"name": name, "hash": hashed(key), "rights": requested}
     if expires is not None:
         entry["expires"] = expires.replace(tzinfo=UTC)
     text = tomli_w.dumps({"keys": [entry]})

@@ -109,37 +109,37 @@ def verify(
 
 async def _inspect(reference: str, settings: Settings, form: str) -> None:
     with refusing(reference):
-        found = await inspection.find(reference, settings)
+        model = await inspection.find(reference, settings)
     if form == "card":
-        typer.echo(_toml(found.card) or "# transformers' own class: nothing needs to be said")
+        typer.echo(_toml(model.card) or "# transformers' own class: nothing needs to be said")
     elif form == "json":
-        typer.echo(json.dumps(_content(found), ensure_ascii=False, indent=2))
+        typer.echo(json.dumps(_content(model), ensure_ascii=False, indent=2))
     else:
-        _show(found)
-    if found.problem is not None:
-        raise found.problem
-    if found.doubts:
+        _show(model)
+    if model.problem is not None:
+        raise model.problem
+    if model.doubts:
         raise CheckpointError(
-            f"{reference} isn't served until this is settled: {'; '.join(found.doubts)}. Say whose "
+            f"{reference} isn't served until this is settled: {'; '.join(model.doubts)}. Say whose "
             f"card holds (NAME={reference}, with a NAME of `assay models`), or put the card that "
-            f"--card prints, corrected, into {found.folder}/card.toml"
+            f"--card prints, corrected, into {model.folder}/card.toml"
         )
 
 
-def _show(found: Inspected) -> None:
-    out.print(Text(found.name, style="bold"), "", found.family)
-    for doubt in (*found.doubts, *found.notices):
+def _show(model: Inspected) -> None:
+    out.print(Text(model.name, style="bold"), "", model.family)
+    for doubt in (*model.doubts, *model.notices):
         out.print(Text("doubt", style="yellow"), doubt)
-    for note in found.notes:
+    for note in model.notes:
         out.print(Text("note", style="dim"), note)
     out.print(Text("\ncard.toml", style="dim"))
-    out.print(_toml(found.card) or "(empty: transformers' own class)")
-    for ours, theirs in found.roles.items():
+    out.print(_toml(model.card) or "(empty: transformers' own class)")
+    for ours, theirs in model.roles.items():
         out.print(f"the chat template calls the {ours} '{theirs}' ([template.roles])")
-    if found.reading is not None:
-        _show_reading(found.reading)
-    elif found.no_reading:
-        err.print(Text("no sample", style="yellow"), found.no_reading)
+    if model.reading is not None:
+        _show_reading(model.reading)
+    elif model.no_reading:
+        err.print(Text("no sample", style="yellow"), model.no_reading)
 
 
 def _show_reading(reading: Reading) -> None:
@@ -153,18 +153,18 @@ def _show_reading(reading: Reading) -> None:
         out.print(" ", before, Text(tokens[place], style="bold reverse"), after)
 
 
-def _content(found: Inspected) -> dict[str, Any]:
+def _content(model: Inspected) -> dict[str, Any]:
     """Return what `--json` prints."""
-    reading = found.reading
+    reading = model.reading
     return {
-        "name": found.name,
-        "folder": str(found.folder),
-        "family": found.family,
-        "doubts": [*found.doubts, *found.notices],
-        "notes": list(found.notes),
-        "card": _said(found.card),
+        "name": model.name,
+        "folder": str(model.folder),
+        "family": model.family,
+        "doubts": [*model.doubts, *model.notices],
+        "notes": list(model.notes),
+        "card": _said(model.card),
         "sample": reading and {"tokens": reading.tokens, "read_positions": reading.places},
-        "error": found.problem and found.problem.message,
+        "error": model.problem and model.problem.message,
     }
 
 
@@ -187,19 +187,19 @@ async def _verify(settings: Settings, *, as_json: bool) -> bool:
                 raise CheckpointError(
                     f"the card of '{settings.models[0]}' has no golden examples to compare with"
                 )
-            request = wire.ScoreRequest(inputs=[wire.Item(**_item(one)) for one in golden])
+            request = wire.ScoreRequest(inputs=[wire.Item(**_item(example)) for example in golden])
             call = Call(scorer, scorer.target(None), request, "score")
             answer = (await answers.score(call, request, "verify")).whole()
     rows: list[Sequence[str | Text]] = []
     are_right = True
-    for one, entry in zip(golden, answer.data, strict=True):
-        off = abs((entry.score or 0.0) - one.score)
-        is_right = off <= one.tolerance
+    for example, entry in zip(golden, answer.data, strict=True):
+        off = abs((entry.score or 0.0) - example.score)
+        is_right = off <= example.tolerance
         are_right &= is_right
-        numbers = (one.score, entry.score, off, one.tolerance)
+        numbers = (example.score, entry.score, off, example.tolerance)
         rows.append(
             (
-                (one.response or one.text or " ".join(one.steps or []))[:_SHOWN],
+                (example.response or example.text or " ".join(example.steps or []))[:_SHOWN],
                 *(f"{number:.4f}" for number in numbers),
                 Text("right", style="green") if is_right else Text("wrong", style="red"),
             )

@@ -196,14 +196,14 @@ def _bars() -> Progress:
     )
 
 
-def _options(*, include: list[str], **given: object) -> bulk.Options:
+def _options(*, include: list[str], **fields: object) -> bulk.Options:
     """Return what to ask beside the lines.
 
     Raises:
         typer.BadParameter: There is no such choice.
     """
     try:
-        return bulk.Options.model_validate({"include": list(dict.fromkeys(include)), **given})
+        return bulk.Options.model_validate({"include": list(dict.fromkeys(include)), **fields})
     except ValidationError as error:
         location, said = validation.first(error, bulk.Options)
         raise typer.BadParameter(said, param_hint=f"--{location[0]}") from None

@@ -127,11 +127,11 @@ def _sockets(settings: Settings) -> list[socket.socket]:
 
 def _end(code: int, adopted: StandardError) -> None:
     """Exit at once where a thread, such as one that fetches, would hold that up for ever."""
-    for one in threading.enumerate():
-        if one is not threading.main_thread() and not one.daemon:
-            one.join(_LAST_WORDS_S)
-    left = [one for one in threading.enumerate() if one is not threading.main_thread()]
-    if any(one.name == DETACHED or not one.daemon for one in left):
+    for thread in threading.enumerate():
+        if thread is not threading.main_thread() and not thread.daemon:
+            thread.join(_LAST_WORDS_S)
+    left = [thread for thread in threading.enumerate() if thread is not threading.main_thread()]
+    if any(thread.name == DETACHED or not thread.daemon for thread in left):
         scratch.remove()
         sys.stdout.flush()
         adopted.give_back()

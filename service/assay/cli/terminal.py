@@ -52,16 +52,16 @@ def table(head: Sequence[str], rows: Sequence[Sequence[Cell]], *, as_json: bool 
     As JSON they are a list of objects, whose keys are the heads.
     """
     if as_json:
-        found = [dict(zip(head, map(str, row), strict=True)) for row in rows]
-        return out.print(json.dumps(found, ensure_ascii=False, indent=2))
+        objects = [dict(zip(head, map(str, row), strict=True)) for row in rows]
+        return out.print(json.dumps(objects, ensure_ascii=False, indent=2))
     if not out.is_terminal:
         return _lines([head, *rows])
-    made = Table(box=None)
+    grid = Table(box=None)
     for name in head:
-        made.add_column(name, overflow="fold")
+        grid.add_column(name, overflow="fold")
     for row in rows:
-        made.add_row(*(Text(cell) if isinstance(cell, str) else cell for cell in row))
-    return out.print(made, soft_wrap=False)
+        grid.add_row(*(Text(cell) if isinstance(cell, str) else cell for cell in row))
+    return out.print(grid, soft_wrap=False)
 
 
 def _lines(rows: Sequence[Sequence[Cell]]) -> None:
