@@ -24,8 +24,8 @@ def follow_the_front() -> None:
     What came so far, while the signals were held back, is forgotten. Where the front died before,
     the stream has ended.
     """
-    for one in FRONT_SIGNALS:
-        signal.signal(one, signal.SIG_IGN)
+    for signum in FRONT_SIGNALS:
+        signal.signal(signum, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, FRONT_SIGNALS)
     end_with_the_parent()
 

@@ -54,7 +54,7 @@ UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\u
 
 def printable(text: str) -> str:
     """Return a text on one line, in letters that can be written anywhere; others are escaped."""
-    return UNPRINTABLE.sub(lambda found: ascii(found[0])[1:-1], text)
+    return UNPRINTABLE.sub(lambda match: ascii(match[0])[1:-1], text)
 
 
 def is_name(text: str) -> bool:
@@ -310,7 +310,7 @@ class WorkerError(StartupError):
 
 
 @contextlib.contextmanager
-def refusing(what: object) -> Iterator[None]:
+def refusing(source: object) -> Iterator[None]:
     """Make a refusal of whatever nobody foresaw while something is read that others wrote.
 
     It is definite: the same files fail the same way again.
@@ -324,9 +324,9 @@ def refusing(what: object) -> Iterator[None]:
         raise
     except OSError as error:
         raise CheckpointError(
-            f"{error.filename or what} can't be read: {error.strerror or error}"
+            f"{error.filename or source} can't be read: {error.strerror or error}"
         ) from error
     except (Exception, SystemExit) as error:
         lines = str(error).strip().splitlines()
         said = f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
-        raise CheckpointError(f"{what} can't be loaded ({said})") from error
+        raise CheckpointError(f"{source} can't be loaded ({said})") from error

@@ -35,15 +35,15 @@ class TemplateInputs:
     @cached_property
     def names(self) -> list[str]:
         """What is given, as fields of a request."""
-        given = [("tools", self.tools), ("documents", self.documents)]
+        fields = [("tools", self.tools), ("documents", self.documents)]
         variables = (f"chat_template_kwargs.{name}" for name in self.variables or ())
-        return [*(name for name, value in given if value), *variables]
+        return [*(name for name, value in fields if value), *variables]
 
     @cached_property
     def key(self) -> str:
         """What tells them from others, as JSON."""
-        given = (self.tools, self.documents, self.variables)
-        return "" if given == (None, None, None) else json.dumps(given)
+        values = (self.tools, self.documents, self.variables)
+        return "" if values == (None, None, None) else json.dumps(values)
 
 
 NO_INPUTS = TemplateInputs()

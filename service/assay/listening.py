@@ -49,11 +49,11 @@ def take(host: str, port: int) -> list[socket.socket]:
     """
     if handed := _handed():
         return handed
-    found = _opened.pop((host, port), None)
+    sockets = _opened.pop((host, port), None)
     while _opened:
-        for one in _opened.popitem()[1]:
-            one.close()
-    return found if found is not None else _listening(host, port)
+        for sock in _opened.popitem()[1]:
+            sock.close()
+    return sockets if sockets is not None else _listening(host, port)
 
 
 def is_exposed(sockets: Iterable[socket.socket]) -> bool:
@@ -61,19 +61,19 @@ def is_exposed(sockets: Iterable[socket.socket]) -> bool:
     import ipaddress  # noqa: PLC0415  not before the sockets are open
 
     return any(
-        one.family in (socket.AF_INET, socket.AF_INET6)
-        and not ipaddress.ip_address(one.getsockname()[0].partition("%")[0]).is_loopback
-        for one in sockets
+        sock.family in (socket.AF_INET, socket.AF_INET6)
+        and not ipaddress.ip_address(sock.getsockname()[0].partition("%")[0]).is_loopback
+        for sock in sockets
     )
 
 
 def _option(arguments: Sequence[str], name: str) -> str | None:
     """Return the last value of an option, as the command line takes it."""
     value = None
-    for place, one in enumerate(arguments):
-        if one.startswith(f"{name}="):
-            value = one.partition("=")[2]
-        elif one == name and place + 1 < len(arguments):
+    for place, argument in enumerate(arguments):
+        if argument.startswith(f"{name}="):
+            value = argument.partition("=")[2]
+        elif argument == name and place + 1 < len(arguments):
             value = arguments[place + 1]
     return value
 
@@ -92,16 +92,16 @@ def _listening(host: str, port: int) -> list[socket.socket]:
         for family, _, _, _, address in dict.fromkeys(
             socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
         ):
-            one = socket.socket(family, socket.SOCK_STREAM)
-            opened.append(one)
-            one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            sock = socket.socket(family, socket.SOCK_STREAM)
+            opened.append(sock)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             if family == socket.AF_INET6:
-                one.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-            one.bind(address)
-            one.listen(BACKLOG)
+                sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            sock.bind(address)
+            sock.listen(BACKLOG)
     except OSError:
-        for one in opened:
-            one.close()
+        for sock in opened:
+            sock.close()
         raise
     return opened
 

@@ -70,10 +70,10 @@ def ahead(program: str, variables: Mapping[str, str]) -> Iterator[None]:
     try:
         yield
     finally:
-        left = [one for one in _started_ahead if one[0] == program]
-        for one in left:
-            _started_ahead.remove(one)
-            _, process, stream = one
+        left = [entry for entry in _started_ahead if entry[0] == program]
+        for entry in left:
+            _started_ahead.remove(entry)
+            _, process, stream = entry
             process.kill()
             process.wait()
             stream.close()
@@ -86,10 +86,10 @@ def start(
 
     It is to be started in the main thread: it ends with the thread that started it.
     """
-    for one in _started_ahead:
-        if one[0] == program:
-            _started_ahead.remove(one)
-            return one[1:]
+    for entry in _started_ahead:
+        if entry[0] == program:
+            _started_ahead.remove(entry)
+            return entry[1:]
     return _start(program, variables)
 
 

@@ -24,17 +24,17 @@ def folder() -> Path:
     Raises:
         SettingsError: No temporary folder can be written either.
     """
-    if given := os.environ.get(_GIVEN):
-        return Path(given)
+    if configured := os.environ.get(_GIVEN):
+        return Path(configured)
     try:
-        made = Path(tempfile.mkdtemp(prefix="assay-"))
+        path = Path(tempfile.mkdtemp(prefix="assay-"))
     except OSError as error:
         raise SettingsError(
             f"no temporary folder can be written ({error.strerror or error}); set TMPDIR to one "
             "that can"
         ) from error
     atexit.register(remove)
-    return made
+    return path
 
 
 def variables() -> dict[str, str]:

@@ -340,7 +340,7 @@ class Settings(BaseSettings):
     @field_validator("api_key", "admin_key")
     @classmethod
     def _is_a_key(cls, value: tuple[SecretStr, ...]) -> tuple[SecretStr, ...]:
-        if not value or not all(one.get_secret_value() for one in value):
+        if not value or not all(key.get_secret_value() for key in value):
             raise ValueError("it is given, but empty; give a key, or leave the setting out")
         return value
 
@@ -392,8 +392,10 @@ def _with_named(settings: Settings, origins: Mapping[str, str]) -> Settings:
     if not settings.names:
         return settings
     named = {_same(reference): reference for reference in settings.names.values()}
-    given = () if origins["models"] == "default" else settings.models
-    models = dict.fromkeys([*(named.get(_same(one), one) for one in given), *named.values()])
+    references = () if origins["models"] == "default" else settings.models
+    models = dict.fromkeys(
+        [*(named.get(_same(reference), reference) for reference in references), *named.values()]
+    )
     return settings.model_copy(update={"models": tuple(models)})
 
 

@@ -25,9 +25,9 @@ def content(path: Path | str, most_bytes: int = _MOST_BYTES) -> bytes:
             a device has no end.
     """
     with open(path, "rb", opener=_without_waiting) as stream:
-        found = os.fstat(stream.fileno())
-        is_nothing = os.path.samestat(found, os.stat(os.devnull))  # noqa: PTH116
-        if not (stat.S_ISREG(found.st_mode) or is_nothing):
+        status = os.fstat(stream.fileno())
+        is_nothing = os.path.samestat(status, os.stat(os.devnull))  # noqa: PTH116
+        if not (stat.S_ISREG(status.st_mode) or is_nothing):
             raise OSError(errno.EINVAL, "it isn't a regular file")
         read = stream.read(most_bytes + 1)
     if len(read) > most_bytes:

@@ -23,12 +23,12 @@ def first(error: ValidationError, kind: type[BaseModel]) -> tuple[tuple[int | st
     `kind` is what was validated. Values are never repeated.
     """
     details = error.errors(include_url=False, include_input=False)
-    found = max(details, key=lambda one: one["type"] == "extra_forbidden")
-    if found["type"] != "extra_forbidden":
-        return found["loc"], sentence(found)
-    *inside, name = found["loc"]
+    detail = max(details, key=lambda candidate: candidate["type"] == "extra_forbidden")
+    if detail["type"] != "extra_forbidden":
+        return detail["loc"], sentence(detail)
+    *inside, name = detail["loc"]
     near = get_close_matches(str(name), _fields(kind, inside), n=1, cutoff=_SURELY)
-    return found["loc"], f"unknown field; did you mean '{near[0]}'?" if near else "unknown field"
+    return detail["loc"], f"unknown field; did you mean '{near[0]}'?" if near else "unknown field"
 
 
 def sentence(detail: ErrorDetails) -> str:
@@ -51,10 +51,10 @@ def _fields(kind: type[BaseModel], inside: list[int | str]) -> list[str]:
     """Return the fields of what is at a place inside."""
     kinds = [kind]
     for part in inside:
-        fields = [one.model_fields[part] for one in kinds if part in one.model_fields]
+        fields = [model.model_fields[part] for model in kinds if part in model.model_fields]
         if fields:  # else the key of a table, or the place in a list
-            kinds = [found for one in fields for found in _models(one.annotation)]
-    return [name for one in kinds for name in one.model_fields]
+            kinds = [model for field in fields for model in _models(field.annotation)]
+    return [name for model in kinds for name in model.model_fields]
 
 
 def _models(annotation: Any) -> Iterator[type[BaseModel]]:

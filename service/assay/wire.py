@@ -170,13 +170,13 @@ def _called(call: Json) -> Json:
     return {**call, "function": read} if "function" in call else read
 
 
-def _arguments(given: object) -> object:
-    if isinstance(given, str) and given.strip():
+def _arguments(value: object) -> object:
+    if isinstance(value, str) and value.strip():
         try:
-            given = from_json(given)
+            value = from_json(value)
         except ValueError:
             raise ValueError("the 'arguments' are a string that isn't JSON") from None
-    return {} if given is None or given == "" else given
+    return {} if value is None or value == "" else value
 
 
 ToolCall = Annotated[Json, AfterValidator(_called)]
@@ -231,8 +231,8 @@ class Message(Request):
         turn: Json = {"role": self.role}
         if self.content is not None:
             turn["content"] = as_content(self.content)
-        given = ((name, getattr(self, name)) for name in CARRIED)
-        return {**turn, **{name: value for name, value in given if value not in (None, [])}}
+        carried = ((name, getattr(self, name)) for name in CARRIED)
+        return {**turn, **{name: value for name, value in carried if value not in (None, [])}}
 
 
 def as_content(content: str | Iterable[TextPart]) -> str | list[Json]:
@@ -478,7 +478,7 @@ class ScoreRequest(Options):
 
 def _items_of(request: ScoreRequest | TokenizeRequest) -> list[Item]:
     """Return the items of a request: those in `inputs`, or the one at the top level."""
-    short = any(one is not None for one in (request.prompt, request.response, request.steps))
+    short = any(value is not None for value in (request.prompt, request.response, request.steps))
     if short == (request.inputs is not None):
         raise ValueError("send either 'inputs', or 'prompt' with 'response'")
     if request.inputs is not None:
@@ -660,7 +660,7 @@ class TokenizeRequest(TemplateInputs):
     @classmethod
     def _is_there(cls, inputs: list[Item] | None, info: ValidationInfo) -> list[Item] | None:
         short = (info.data.get(name, True) for name in ("prompt", "response", "steps"))
-        if inputs is None and not any(one is not None for one in short):
+        if inputs is None and not any(value is not None for value in short):
             raise ValueError("required, or 'prompt' with 'response'")
         return inputs
 
