@@ -29,18 +29,19 @@ def variables() -> dict[str, str]:
     A temporary one is gone with this process, which is logged.
     """
     home = Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"))  # noqa: PTH111
-    wanted = {
-        name: os.environ.get(name) or str(home / "assay" / one) for name, one in _OURS.items()
+    paths = {
+        name: os.environ.get(name) or str(home / "assay" / subfolder)
+        for name, subfolder in _OURS.items()
     }
-    found = {name: _obstacle(name, path) for name, path in wanted.items()}
-    lost = {name: why for name, why in found.items() if why}
+    obstacles = {name: _obstacle(name, path) for name, path in paths.items()}
+    lost = {name: why for name, why in obstacles.items() if why}
     if not lost:
-        return wanted
+        return paths
     replaced = {name: str(scratch.folder() / _OURS[name]) for name in lost}
     if any(name not in os.environ for name in lost):  # it is the home's cache
         replaced |= {
-            name: str(scratch.folder() / one)
-            for name, one in _OTHERS.items()
+            name: str(scratch.folder() / subfolder)
+            for name, subfolder in _OTHERS.items()
             if name not in os.environ
         }
     for why in dict.fromkeys(lost.values()):
@@ -48,12 +49,12 @@ def variables() -> dict[str, str]:
         logger.warning(
             "%s %s: what is compiled is kept in %s until this process ends, and compiled again at "
             "the next start; set %s to a folder that this user can write and others can't",
-            " and ".join(wanted[name] for name in names),
+            " and ".join(paths[name] for name in names),
             why,
             scratch.folder(),
             " and ".join(names),
         )
-    return wanted | replaced
+    return paths | replaced
 
 
 def _obstacle(name: str, path: str) -> str:

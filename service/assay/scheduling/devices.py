@@ -21,18 +21,18 @@ _DRIVERS = ("/proc/driver/nvidia", "/dev/nvidiactl", "/dev/dxg", "/dev/kfd")
 _PATIENCE_S = 120.0
 
 
-def expand(wanted: Iterable[str], count: Callable[[], int] | None = None) -> tuple[str, ...]:
+def expand(devices: Iterable[str], count: Callable[[], int] | None = None) -> tuple[str, ...]:
     """Return the devices to use, with every visible GPU that isn't named for `auto`; slow.
 
     Where there is none, `auto` stays what it is: the worker takes the CPU.
     """
-    named = tuple(wanted)
+    named = tuple(devices)
     if AUTO not in named:
         return named
     every = [f"cuda:{index}" for index in range((count or gpus)())] or [AUTO]
-    others = [one for one in every if one not in named]
-    found = [one for name in named for one in (others if name == AUTO else [name])]
-    return tuple(found) or named
+    others = [device for device in every if device not in named]
+    expanded = [device for name in named for device in (others if name == AUTO else [name])]
+    return tuple(expanded) or named
 
 
 def gpus() -> int:

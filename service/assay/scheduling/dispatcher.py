@@ -260,9 +260,9 @@ class Dispatcher:
         name = loaded.model
         if name not in self._budgets:
             is_given = len(self._start.warm_up.sizes) == 1  # by the operator
-            found, rate, most = loaded.budget_tokens, loaded.tokens_per_s, loaded.most_batch_tokens
-            search = None if is_given else Search(found, rate, most=most)
-            self._budgets[name] = Budget(found, self._clock, search=search)
+            tokens, rate, most = loaded.budget_tokens, loaded.tokens_per_s, loaded.most_batch_tokens
+            search = None if is_given else Search(tokens, rate, most=most)
+            self._budgets[name] = Budget(tokens, self._clock, search=search)
         self.loaded[name] = replace(loaded, budget_tokens=self._budgets[name].whole)
 
     async def _hear(self, worker: Device) -> FromWorker:
@@ -294,12 +294,14 @@ class Dispatcher:
         """Plan and send whenever the worker has room and there is enough to send."""
         while True:
             self._changed.clear()
-            while taken := self._next_batch():
+            while scheduled := self._next_batch():
                 number = next(self._numbers)
                 if not self._in_flight:
                     self._oldest_since = self._clock()
-                self._in_flight[number] = taken
-                batch = Batch(number, taken.model, taken.plan.prefix_batch, policy.PREFETCH_PART)
+                self._in_flight[number] = scheduled
+                batch = Batch(
+                    number, scheduled.model, scheduled.plan.prefix_batch, policy.PREFETCH_PART
+                )
                 await worker.send(batch)
             await self._changed.wait()
 
@@ -314,10 +316,11 @@ class Dispatcher:
     def _specs(self) -> Mapping[str, Loaded]:
         """Return what is loaded, with the budgets of now."""
         budgets = {name: budget.tokens for name, budget in self._budgets.items()}
-        if all(one.budget_tokens == budgets[name] for name, one in self.loaded.items()):
+        if all(loaded.budget_tokens == budgets[name] for name, loaded in self.loaded.items()):
             return self.loaded
         return {
-            name: replace(one, budget_tokens=budgets[name]) for name, one in self.loaded.items()
+            name: replace(loaded, budget_tokens=budgets[name])
+            for name, loaded in self.loaded.items()
         }
 
     async def _watch(self, worker: Device) -> None:
@@ -354,71 +357,71 @@ class Dispatcher:
         Raises:
             WorkerError: It never was, or asks for other numbers: then it counts as not answered.
         """
-        if (taken := self._in_flight.get(message.number)) is None:
+        if (batch := self._in_flight.get(message.number)) is None:
             raise WorkerError("the worker answers what it wasn't asked")
-        shape = taken.plan.rows, sum(self.loaded[taken.model].outputs.values())
+        shape = batch.plan.rows, sum(self.loaded[batch.model].outputs.values())
         if isinstance(message, Done) and message.shape != shape:
             raise WorkerError("the worker answers with other numbers than it was asked for")
         self._oldest_since = self._clock()
         return self._in_flight.pop(message.number)
 
-    def _resolve(self, taken: ScheduledBatch, done: Done) -> None:
-        plan = taken.plan
+    def _resolve(self, batch: ScheduledBatch, done: Done) -> None:
+        plan = batch.plan
         tokens = plan.prefix_batch.tokens
         self.device_bytes = done.device_bytes
-        if taken.is_full:
+        if batch.is_full:
             served = sum(work.tokens for work in plan.works)
-            self.rate.note(taken.model, computed=tokens, served=served, seconds=done.compute_s)
-        self._weigh(taken, done.compute_s)
+            self.rate.note(batch.model, computed=tokens, served=served, seconds=done.compute_s)
+        self._weigh(batch, done.compute_s)
         self._observer.batch(
-            taken.model,
+            batch.model,
             done,
             items=len(plan.works),
             tokens=tokens,
             shared_tokens=plan.shared_tokens,
             held_tokens=BLOCK_TOKENS * len(plan.prefix_batch.cached_blocks),
         )
-        for ticket in {id(claim.ticket): claim.ticket for claim in taken.claims}.values():
+        for ticket in {id(claim.ticket): claim.ticket for claim in batch.claims}.values():
             usage = ticket.usage
             usage.began_at = min(usage.began_at, self._clock() - done.compute_s)
             usage.compute_s += done.compute_s
-        for (work, claim), computed in zip(taken.entries, plan.computed_tokens(), strict=True):
+        for (work, claim), computed in zip(batch.entries, plan.computed_tokens(), strict=True):
             claim.ticket.usage.tokens += work.tokens
             claim.ticket.usage.computed_tokens += computed
-        for claim, numbers in zip(taken.claims, plan.numbers(done.numbers), strict=True):
+        for claim, numbers in zip(batch.claims, plan.numbers(done.numbers), strict=True):
             is_finite = np.isfinite(numbers).all()
             claim.settle(numbers if is_finite else NonFiniteScore(_NOT_FINITE))
 
-    def _weigh(self, taken: ScheduledBatch, seconds: float) -> None:
+    def _weigh(self, batch: ScheduledBatch, seconds: float) -> None:
         """Let a batch count for how large the next ones may be."""
-        model, budget = taken.model, self._budgets[taken.model]
+        model, budget = batch.model, self._budgets[batch.model]
         budget.note(
-            taken.budget_tokens,
-            computed=taken.plan.prefix_batch.tokens,
+            batch.budget_tokens,
+            computed=batch.plan.prefix_batch.tokens,
             seconds=seconds,
-            is_full=taken.fills_its_budget,
+            is_full=batch.fills_its_budget,
         )
         if budget.whole != self.loaded[model].budget_tokens:
             logger.info("batches of %s now have up to %d tokens", model, budget.whole)
             self.loaded[model] = replace(self.loaded[model], budget_tokens=budget.whole)
 
-    def _retry(self, taken: ScheduledBatch, failed: Failed) -> None:
+    def _retry(self, batch: ScheduledBatch, failed: Failed) -> None:
         """Run each item of a failed batch again, alone; an item that failed alone is answered.
 
         Where memory ran out, they run in smaller batches as long as there are smaller ones. What
         the batch was to leave on the device, and what rests on that, isn't there.
         """
-        if taken.model in self._caches:
-            self._caches[taken.model].clear()
+        if batch.model in self._caches:
+            self._caches[batch.model].clear()
         may_shrink = False
         if failed.out_of_memory:
-            self._observer.out_of_memory(self.device, taken.model)
-            budget = self._budgets[taken.model]
-            may_shrink = budget.halve(taken.budget_tokens) and len(taken.claims) > 1
-        if len(taken.claims) > 1 or taken.plan.prefix_batch.held:
-            self._queue.put_back(taken.model, taken.entries, was_tried=not may_shrink)
+            self._observer.out_of_memory(self.device, batch.model)
+            budget = self._budgets[batch.model]
+            may_shrink = budget.halve(batch.budget_tokens) and len(batch.claims) > 1
+        if len(batch.claims) > 1 or batch.plan.prefix_batch.held:
+            self._queue.put_back(batch.model, batch.entries, was_tried=not may_shrink)
             return
-        (claim,) = taken.claims
+        (claim,) = batch.claims
         claim.settle(ForwardFailed(f"the model failed on this item even alone ({failed.reason})"))
 
     def _recover(self) -> None:
@@ -426,16 +429,16 @@ class Dispatcher:
 
         The worker runs batches in order, so only the oldest can have killed it.
         """
-        for place, taken in reversed(list(enumerate(self._in_flight.values()))):
+        for place, batch in reversed(list(enumerate(self._in_flight.values()))):
             was_running = place == 0
-            if was_running and taken.claims[0].deaths + 1 >= MAX_DEATHS:
-                (claim,) = taken.claims
+            if was_running and batch.claims[0].deaths + 1 >= MAX_DEATHS:
+                (claim,) = batch.claims
                 claim.settle(
                     ForwardFailed("the worker died each time this item ran; it won't run again")
                 )
             else:
                 self._queue.put_back(
-                    taken.model, taken.entries, was_tried=was_running, was_deadly=was_running
+                    batch.model, batch.entries, was_tried=was_running, was_deadly=was_running
                 )
         self._in_flight.clear()
         self._caches.clear()

@@ -61,15 +61,15 @@ class HeadOutputs:
     def add(self, read_at: ReadPositions, path: Sequence[Block]) -> None:
         """Add the next item; `path` are the blocks that its tokens begin with."""
         run = int(self._prefix_batch.reads[len(self._of_items)])
-        found = []
+        outputs = []
         if read_at.joined > 1:
             for position, following in read_at.pairs():
                 self._read(self._row(run, position), following)
-            found = [HeadOutput() for _ in range(read_at.rows)]
-            self._new += found
+            outputs = [HeadOutput() for _ in range(read_at.rows)]
+            self._new += outputs
         else:
-            found = [self._find(run, key, path) for key in read_at.pairs()]
-        self._of_items.append(found)
+            outputs = [self._find(run, key, path) for key in read_at.pairs()]
+        self._of_items.append(outputs)
 
     def batch(self) -> PrefixBatch:
         """Return the batch with the rows that are read."""

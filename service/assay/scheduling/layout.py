@@ -110,15 +110,15 @@ class BatchLayout:
     def _find(self, branch: _Branch) -> list[Block]:
         """Return the blocks that the device has of a node's tokens."""
         node, block = branch.node, branch.block
-        found: list[Block] = []
+        blocks: list[Block] = []
         if branch.begin > node.begin:
-            return found
+            return blocks
         for begin in range(node.begin, node.end - BLOCK_TOKENS + 1, BLOCK_TOKENS):
             block = block.children.get(tokens_at(node.ids, begin)) if block else None
             if block is None:
                 break
-            found.append(block)
-        return found
+            blocks.append(block)
+        return blocks
 
     def _compute(self, branch: _Branch, begin: int) -> None:
         """Lay out a node whose tokens from `begin` on, a block's first, the device hasn't.
@@ -132,10 +132,12 @@ class BatchLayout:
         run = self._run(source.ids[branch.begin : end], branch.parent)
         self._reads.update(dict.fromkeys(node.items, run))
         rows = np.arange(row, self._tokens, dtype=np.int32)
-        own = node.end - branch.begin
-        block = self._keep(node, begin, np.concatenate([branch.rows, rows[:own]]), branch.block)
+        node_tokens = node.end - branch.begin
+        block = self._keep(
+            node, begin, np.concatenate([branch.rows, rows[:node_tokens]]), branch.block
+        )
         for child in reversed(node.children.values()):
-            self._follow(_Branch(child, run, end, rows[own:], block))
+            self._follow(_Branch(child, run, end, rows[node_tokens:], block))
 
     def _branch_off(self, node: Node[WorkItem], parent: int, block: Block) -> None:
         """Go on behind a node that is held; what its other children have in common is a run."""

@@ -246,7 +246,7 @@ def plan(
         if shares:
             raise ValueError("what is shared is known by its ids alone, without segments")
         segments = [
-            np.zeros_like(one.ids) if one.segments is None else one.segments for one in works
+            np.zeros_like(work.ids) if work.segments is None else work.segments for work in works
         ]
         prefix_batch = replace(prefix_batch, segments=np.concatenate(segments))
     if not any(work.read_at for work in works):

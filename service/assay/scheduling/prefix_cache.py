@@ -62,14 +62,14 @@ class PrefixCache:
 
     def path(self, ids: np.ndarray, scope: str = "") -> list[Block]:
         """Return the blocks kept of what a sequence begins with, in order."""
-        found: list[Block] = []
+        blocks: list[Block] = []
         block = self._roots.get(scope)
         for begin in range(0, len(ids) - BLOCK_TOKENS + 1, BLOCK_TOKENS):
             block = block.children.get(tokens_at(ids, begin)) if block else None
             if block is None:
                 break
-            found.append(block)
-        return found
+            blocks.append(block)
+        return blocks
 
     def open(self, blocks: Iterable[Block]) -> None:
         """Begin a batch that reads blocks, parents first: none of them gives way to its own."""

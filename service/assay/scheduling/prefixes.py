@@ -124,10 +124,10 @@ class Prefixes(Generic[T]):
         return upper
 
 
-def shared(one: np.ndarray, other: np.ndarray) -> int:
+def shared(ids: np.ndarray, other: np.ndarray) -> int:
     """Return how many tokens two runs begin with in common."""
-    length = min(len(one), len(other))
-    differs = one[:length] != other[:length]
+    length = min(len(ids), len(other))
+    differs = ids[:length] != other[:length]
     first = int(differs.argmax()) if length else 0
     return first if length and differs[first] else length
 

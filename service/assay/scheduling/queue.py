@@ -267,8 +267,8 @@ class Queue:
         for caller, turn in (served | following).items():
             if caller is not None and caller in served:
                 caller.now = max(caller.now, turn)
-        given = [caller.service_received for caller in following or served if caller is not None]
-        self._level = max(self._level, min(given) if following else max(given))
+        received = [caller.service_received for caller in following or served if caller is not None]
+        self._level = max(self._level, min(received) if following else max(received))
 
     def _hold(self, work: WorkItem, claim: ItemHandle) -> None:
         ticket = claim.ticket

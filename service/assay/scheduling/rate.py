@@ -39,8 +39,8 @@ class Rate:
         """
         if not self._lately:
             return _harmonic_mean([speed for speed in self._speeds.values() if speed > 0])
-        seconds = sum(one.computed / self._speeds[name] for name, one in self._lately.items())
-        return sum(one.served for one in self._lately.values()) / max(seconds, 1e-9)
+        seconds = sum(recent.computed / self._speeds[name] for name, recent in self._lately.items())
+        return sum(recent.served for recent in self._lately.values()) / max(seconds, 1e-9)
 
     @property
     def timed(self) -> float:
@@ -60,9 +60,9 @@ class Rate:
         now, past = computed / max(seconds, 1e-9), self._speeds[model]
         self._speeds[model] = max(now, _MEMORY * past + (1 - _MEMORY) * now, 1e-9)
         self._timed += 1
-        for one in self._lately.values():
-            one.computed *= _MEMORY
-            one.served *= _MEMORY
+        for recent in self._lately.values():
+            recent.computed *= _MEMORY
+            recent.served *= _MEMORY
         lately = self._lately.setdefault(model, _Lately())
         lately.computed += computed
         lately.served += served

@@ -53,8 +53,10 @@ class _Look:
 
     def drop(self, size: int) -> None:
         """Try no batch of so many tokens, or more."""
-        self.above = [one for one in self.above if one < size]
-        self.gains = {one: gains for one, gains in self.gains.items() if one < size}
+        self.above = [candidate for candidate in self.above if candidate < size]
+        self.gains = {
+            candidate: gains for candidate, gains in self.gains.items() if candidate < size
+        }
         self.finalist = None
         self._elect()
 
@@ -62,11 +64,11 @@ class _Look:
         """Once all were tried, let the fastest that is faster prove it, if it has to."""
         if self.above or self.below:
             return
-        found = {size: median(gains) for size, gains in self.gains.items()}
-        most = max(found.values(), default=0.0)
+        medians = {size: median(gains) for size, gains in self.gains.items()}
+        most = max(medians.values(), default=0.0)
         if most < policy.FASTER:
             return
-        best = min(size for size, gain in found.items() if gain >= most - policy.AS_FAST)
+        best = min(size for size, gain in medians.items() if gain >= most - policy.AS_FAST)
         if min(self.gains[best]) >= policy.EVIDENT:
             self.winner = best
         else:
@@ -201,5 +203,5 @@ class Search:
             self._goes_on = self._looks < policy.MOST_LOOKS
 
 
-def _differ(one: float, other: float, times: float) -> bool:
-    return not other / times <= one <= other * times
+def _differ(value: float, other: float, times: float) -> bool:
+    return not other / times <= value <= other * times

@@ -53,8 +53,8 @@ class RequestFlow:
     @property
     def rank(self) -> tuple[float, float, int]:
         """What decides between callers' first requests: the least goes first."""
-        given = self.caller.service_received if self.caller else 0.0
-        return given + self.priority_offset, self.virtual_time, self.number
+        received = self.caller.service_received if self.caller else 0.0
+        return received + self.priority_offset, self.virtual_time, self.number
 
 
 @dataclass(eq=False, slots=True)
