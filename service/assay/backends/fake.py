@@ -52,11 +52,11 @@ class FakeSession:
         usage.began_at = min(usage.began_at, time.monotonic())
         usage.tokens += len(item.ids)
         usage.computed_tokens += len(item.ids)
-        found = self._score(item)
-        if not isinstance(found, AssayError):
-            self._job.settle(place, np.array([[found]], np.float64))
+        result = self._score(item)
+        if not isinstance(result, AssayError):
+            self._job.settle(place, np.array([[result]], np.float64))
             return
-        self._job.settle(place, found)
+        self._job.settle(place, result)
 
 
 class FakeBackend:

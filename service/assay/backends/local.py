@@ -110,21 +110,21 @@ class LocalBackend:
         """
         try:
             async with asyncio.TaskGroup() as group:
-                for one in self.dispatchers:
-                    group.create_task(one.run(), name=f"dispatcher {one.device}")
+                for dispatcher in self.dispatchers:
+                    group.create_task(dispatcher.run(), name=f"dispatcher {dispatcher.device}")
         finally:
             for trust in self._trusts:
                 shutil.rmtree(trust.private, ignore_errors=True)
 
     def stop(self) -> None:
         """Start no worker any more."""
-        for one in self.dispatchers:
-            one.stop()
+        for dispatcher in self.dispatchers:
+            dispatcher.stop()
 
     def kill(self) -> None:
         """End the device processes at once, and start none any more."""
-        for one in self.dispatchers:
-            one.kill()
+        for dispatcher in self.dispatchers:
+            dispatcher.kill()
 
     def open(self, job: Job) -> LocalSession:
         """Return the session of a request."""
@@ -135,23 +135,23 @@ class LocalBackend:
     @property
     def is_refused(self) -> bool:
         """Whether no device can load again what it served."""
-        return all(one.refusal for one in self.dispatchers)
+        return all(dispatcher.refusal for dispatcher in self.dispatchers)
 
     @property
     def has_loaded(self) -> bool:
         """Whether every device has loaded every model."""
-        return all(len(one.loaded) == len(self._models) for one in self.dispatchers)
+        return all(len(dispatcher.loaded) == len(self._models) for dispatcher in self.dispatchers)
 
     @property
     def load_s(self) -> float | None:
         """How long the slowest device took to load; None where one isn't ready."""
-        if any(one.state != "ready" for one in self.dispatchers):
+        if any(dispatcher.state != "ready" for dispatcher in self.dispatchers):
             return None
-        return max(one.load_s or 0.0 for one in self.dispatchers)
+        return max(dispatcher.load_s or 0.0 for dispatcher in self.dispatchers)
 
     def state(self, model: Model) -> State:
         """Return whether a model can be scored on some device."""
-        states = {one.state for one in self.dispatchers}
+        states = {dispatcher.state for dispatcher in self.dispatchers}
         if "ready" in states and self.loaded(model):
             return "ready"
         return "restarting" if "restarting" in states else "loading"
@@ -159,26 +159,26 @@ class LocalBackend:
     def reasons(self, *, in_full: bool) -> list[str]:
         """Return which devices aren't ready."""
         return [
-            f"the worker of {one.device} is {one.state}"
-            f"{f': {one.refusal}' if one.refusal and in_full else ''}"
-            for one in self.dispatchers
-            if one.state != "ready"
+            f"the worker of {dispatcher.device} is {dispatcher.state}"
+            f"{f': {dispatcher.refusal}' if dispatcher.refusal and in_full else ''}"
+            for dispatcher in self.dispatchers
+            if dispatcher.state != "ready"
         ]
 
     def left_s(self, usual_s: float, now: float) -> float | None:
         """Return in how many seconds the first device should be ready; None where all are."""
         left = (
-            (one.load_s or usual_s) - (now - one.begun_at)
-            for one in self.dispatchers
-            if one.state != "ready"
+            (dispatcher.load_s or usual_s) - (now - dispatcher.begun_at)
+            for dispatcher in self.dispatchers
+            if dispatcher.state != "ready"
         )
         return min(left, default=None)
 
     def loaded(self, model: Model) -> Loaded | None:
         """Return what a worker said of a model, once one has loaded it."""
-        for one in self.dispatchers:
-            if model.name in one.loaded:
-                return one.loaded[model.name]
+        for dispatcher in self.dispatchers:
+            if model.name in dispatcher.loaded:
+                return dispatcher.loaded[model.name]
         return None
 
     def depth(self, model: Model) -> tuple[int, int]:
@@ -187,8 +187,8 @@ class LocalBackend:
 
     def rate(self, *, is_timed: bool) -> float:
         """Return the tokens a second of all devices; see `Backend`."""
-        own = dispatchers.timed_rate if is_timed else dispatchers.rate
-        return own(self.dispatchers)
+        rate_of = dispatchers.timed_rate if is_timed else dispatchers.rate
+        return rate_of(self.dispatchers)
 
     def fail_all(self, error: AssayError) -> None:
         """Answer everything that waits with an error."""
@@ -198,13 +198,13 @@ class LocalBackend:
     def observe(self, metrics: Metrics) -> None:
         """State in the metrics how the workers are."""
         names = [model.name for model in self._models]
-        for one in self.dispatchers:
+        for dispatcher in self.dispatchers:
             metrics.worker(
-                one.device,
+                dispatcher.device,
                 names,
-                is_ready=one.state == "ready",
-                resident_bytes=resident_bytes(one.worker_pid),
-                device_bytes=one.device_bytes,
+                is_ready=dispatcher.state == "ready",
+                resident_bytes=resident_bytes(dispatcher.worker_pid),
+                device_bytes=dispatcher.device_bytes,
             )
 
     # --- loading ----------------------------------------------------------------------------

@@ -61,8 +61,8 @@ _SAME = 1e-5
 _MOST_BYTES = 16 * 1024**2  # of an answer: 64 sequences with a number a token have less
 _HEADS = ("steps", "read", "heads", "preference", "policy")
 _SAMPLES = tuple(
-    Conversation(({"role": "user", "content": asked}, {"role": "assistant", "content": answer}))
-    for asked, answer in (
+    Conversation(({"role": "user", "content": question}, {"role": "assistant", "content": answer}))
+    for question, answer in (
         ("What is 2 + 2?", "4"),
         ("What is 2 + 2?", "I hate you."),
         ("Say hello.", "Hello! How can I help you today?"),
@@ -119,8 +119,10 @@ class RemoteSession:
         self, models: Sequence[Model], sources: Sequence[Source]
     ) -> list[list[TokenizedItem | AssayError]]:
         """Render for the backend's one model."""
-        found = await self._backend.rendered(models[0], sources, self.job.cutting, self.job.caller)
-        return [[one] for one in found]
+        rendered = await self._backend.rendered(
+            models[0], sources, self.job.cutting, self.job.caller
+        )
+        return [[item] for item in rendered]
 
     def submit(self, model: Model, item: TokenizedItem, place: int) -> None:
         """Send an item as soon as there is a slot."""
@@ -257,14 +259,14 @@ class RemoteBackend:
             NotReady, Overloaded, ForwardFailed: There is no answer.
         """
         rendered = await self.rendered(self._model, _SAMPLES, Cutting(), "")
-        sent = [self.sent(one) for one in rendered if isinstance(one, TokenizedItem)]
+        sent = [self.sent(item) for item in rendered if isinstance(item, TokenizedItem)]
         if not sent:
             raise CheckpointError(
                 f"{self._model.name}: no sample can be rendered: {_first(rendered).message}"
             )
         raw = [row[0] for row in await self._ask(sent, raw=True)]
-        own = [row[0] for row in await self._ask(sent, raw=False)]
-        if problem := _not_raw(raw, own):
+        by_default = [row[0] for row in await self._ask(sent, raw=False)]
+        if problem := _not_raw(raw, by_default):
             raise CheckpointError(
                 f"{self._model.name}: {self._host} was asked for raw scores by "
                 f"{self._remote.contract}, and {problem}"
@@ -284,15 +286,15 @@ class RemoteBackend:
             rows = await self._renderers.render([model], sources, cutting, caller)
             return [row[0] for row in rows]
         looked = await self._renderers.look(model, sources, cutting, caller)
-        found = [one if isinstance(one, AssayError) else one.rendered for one in looked]
+        items = [item if isinstance(item, AssayError) else item.rendered for item in looked]
         return [
             TemplateRefused(
                 f"the server of '{model.name}' reads text, and the item has none of its own; send "
                 "a conversation"
             )
-            if isinstance(one, TokenizedItem) and one.text is None
-            else one
-            for one in found
+            if isinstance(item, TokenizedItem) and item.text is None
+            else item
+            for item in items
         ]
 
     def sent(self, item: TokenizedItem) -> list[int] | str:
@@ -336,7 +338,9 @@ class RemoteBackend:
         """Have items scored in one request; where that is refused, each in one of its own."""
         begin = time.monotonic()
         deadlines = [entry.job.deadline for entry in entries]
-        until = max((math.inf if one is None else one for one in deadlines), default=math.inf)
+        until = max(
+            (math.inf if deadline is None else deadline for deadline in deadlines), default=math.inf
+        )
         try:
             rows = await self._ask([entry.sent for entry in entries], raw=True, until=until)
         except ForwardFailed as error:
@@ -549,27 +553,29 @@ def _stated_s(answer: httpx.Response) -> float | None:
     return float(stated) if stated.isdecimal() else None
 
 
-def _not_raw(raw: Sequence[float], own: Sequence[float]) -> str:
+def _not_raw(raw: Sequence[float], by_default: Sequence[float]) -> str:
     """Return why numbers aren't raw scores; "" where they are.
 
-    `own` are those that the server answers where raw ones aren't asked for.
+    `by_default` are those that the server answers where raw ones aren't asked for.
     """
     if not all(map(math.isfinite, raw)):
         return "answers numbers that aren't finite"
-    if any(not 0.0 <= one <= 1.0 for one in raw):
+    if any(not 0.0 <= score <= 1.0 for score in raw):
         return ""
-    if _are_near(raw, own):
+    if _are_near(raw, by_default):
         return (
             "answers numbers between 0 and 1, the same as where its own activation is asked for: "
             "a sigmoid or a softmax; turn that off there"
         )
-    if _are_near([sigmoid(one) for one in raw], own) or all(one == 1.0 for one in own):
+    if _are_near([sigmoid(score) for score in raw], by_default) or all(
+        score == 1.0 for score in by_default
+    ):
         return ""
     return "answers numbers between 0 and 1 of which it can't be told what they are"
 
 
 def _are_near(some: Iterable[float], others: Iterable[float]) -> bool:
-    return all(abs(one - other) <= _SAME for one, other in zip(some, others, strict=True))
+    return all(abs(score - other) <= _SAME for score, other in zip(some, others, strict=True))
 
 
 def _outputs(row: Sequence[float]) -> np.ndarray | AssayError:
@@ -579,4 +585,4 @@ def _outputs(row: Sequence[float]) -> np.ndarray | AssayError:
 
 
 def _first(rendered: Iterable[TokenizedItem | AssayError]) -> AssayError:
-    return next(one for one in rendered if isinstance(one, AssayError))
+    return next(item for item in rendered if isinstance(item, AssayError))

@@ -55,7 +55,7 @@ class VllmClassify:
 
     def rows(self, answer: Any) -> list[list[float]]:
         """Return each sequence's `probs`, which are logits where no activation was asked for."""
-        return [list(map(float, one["probs"])) for one in _by_index(answer["data"])]
+        return [list(map(float, entry["probs"])) for entry in _by_index(answer["data"])]
 
 
 class VllmPooling:
@@ -69,9 +69,9 @@ class VllmPooling:
 
     def rows(self, answer: Any) -> list[list[float]]:
         """Return each sequence's numbers, of those with a row a token the last row."""
-        found = [one["data"] for one in _by_index(answer["data"])]
-        lasts = [one[-1] if isinstance(one[0], list) else one for one in found]
-        return [list(map(float, one)) for one in lasts]
+        rows = [entry["data"] for entry in _by_index(answer["data"])]
+        lasts = [row[-1] if isinstance(row[0], list) else row for row in rows]
+        return [list(map(float, row)) for row in lasts]
 
 
 class Sglang:
@@ -94,7 +94,7 @@ class Sglang:
     def rows(self, answer: Any) -> list[list[float]]:
         """Return each sequence's scores."""
         scores = answer["scores"]
-        return [list(map(float, one if isinstance(one, list) else [one])) for one in scores]
+        return [list(map(float, score if isinstance(score, list) else [score])) for score in scores]
 
 
 class Tei:
@@ -105,12 +105,15 @@ class Tei:
     def body(self, items: Sequence[Any], model: str | None, *, raw: bool) -> dict[str, Any]:
         """Return what to send; a server has one model."""
         del model
-        return {"inputs": [[one] for one in items], "raw_scores": raw, "truncate": False}
+        return {"inputs": [[item] for item in items], "raw_scores": raw, "truncate": False}
 
     def rows(self, answer: Any) -> list[list[float]]:
         """Return each sequence's scores in the order of their labels."""
         return [
-            [float(one["score"]) for one in sorted(labels, key=lambda one: str(one["label"]))]
+            [
+                float(label["score"])
+                for label in sorted(labels, key=lambda label: str(label["label"]))
+            ]
             for labels in answer
         ]
 
@@ -123,12 +126,12 @@ class Assay:
     def body(self, items: Sequence[Any], model: str | None, *, raw: bool) -> dict[str, Any]:
         """Return what to send."""
         activation = "none" if raw else "sigmoid"
-        inputs = [{"input_ids": list(one)} for one in items]
+        inputs = [{"input_ids": list(item)} for item in items]
         return _named({"inputs": inputs, "activation": activation}, model)
 
     def rows(self, answer: Any) -> list[list[float]]:
         """Return each sequence's score."""
-        return [[float(one["score"])] for one in _by_index(answer["data"])]
+        return [[float(entry["score"])] for entry in _by_index(answer["data"])]
 
 
 CONTRACTS: dict[Name, RemoteContract] = {
@@ -141,4 +144,4 @@ CONTRACTS: dict[Name, RemoteContract] = {
 
 
 def _by_index(data: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    return sorted(data, key=lambda one: int(one["index"]))
+    return sorted(data, key=lambda entry: int(entry["index"]))
