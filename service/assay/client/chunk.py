@@ -43,11 +43,11 @@ class ClientCall(Generic[EntryT]):
         Raises:
             InvalidField: An option isn't one.
         """
-        given = route.options(options)
-        if given.deadline_ms is not None:
-            deadline_s = given.deadline_ms / 1e3
-        fields = written(given, route.field, "deadline_ms", "on_error")
-        on_error = given.on_error if "on_error" in given.model_fields_set else None
+        request = route.options(options)
+        if request.deadline_ms is not None:
+            deadline_s = request.deadline_ms / 1e3
+        fields = written(request, route.field, "deadline_ms", "on_error")
+        on_error = request.on_error if "on_error" in request.model_fields_set else None
         deadline = None if deadline_s is None else clock.now() + deadline_s
         return cls(pool, route, fields[1:-1], on_error, deadline)
 
@@ -62,13 +62,14 @@ class ClientCall(Generic[EntryT]):
         Raises:
             AssayError: An element is refused and that fails the call, or nothing is answered.
         """
-        refused = {one.place: one.refusal for one in chunk if one.refusal}
+        refused = {element.place: element.refusal for element in chunk if element.refusal}
         if refused and not self.is_lenient:
             raise next(iter(refused.values()))
-        readable = [one for one in chunk if not one.refusal]
+        readable = [element for element in chunk if not element.refusal]
         remaining = iter(await self._with_slot(readable) if readable else ())
         return [
-            self._refused(one, one.refusal) if one.refusal else next(remaining) for one in chunk
+            self._refused(element, element.refusal) if element.refusal else next(remaining)
+            for element in chunk
         ]
 
     async def _with_slot(self, chunk: Sequence[Element]) -> list[EntryT]:
@@ -78,7 +79,7 @@ class ClientCall(Generic[EntryT]):
         except errors.DeadlineExceeded as error:
             if not self.is_lenient:
                 raise
-            return [self.failed(one, error) for one in chunk]
+            return [self.failed(element, error) for element in chunk]
 
     async def answer(self, chunk: Sequence[Element]) -> list[EntryT]:
         """Return the entries of elements that are well-formed; the pool's slot is the caller's."""
@@ -95,7 +96,7 @@ class ClientCall(Generic[EntryT]):
                 ]
             return [self.failed(chunk[0], error)]
         except errors.DeadlineExceeded as error:
-            return [self.failed(one, error) for one in chunk]
+            return [self.failed(element, error) for element in chunk]
         except errors.RequestError as error:
             # A server of another version may refuse what this one sends: by its place.
             place = self._named(error)
@@ -111,7 +112,7 @@ class ClientCall(Generic[EntryT]):
     async def _ask(self, chunk: Sequence[Element]) -> list[EntryT]:
         fields = b'"%b":[%b]' % (
             self.route.field.encode(),
-            b",".join(one.json for one in chunk),
+            b",".join(element.json for element in chunk),
         )
         if self.fields:
             fields += b"," + self.fields
@@ -124,24 +125,26 @@ class ClientCall(Generic[EntryT]):
                 f"the server answered {len(data)} entries to {len(chunk)} elements, or not in order"
             )
         return [
-            entry if entry.index == one.place else entry.model_copy(update={"index": one.place})
-            for one, entry in zip(chunk, data, strict=True)
+            entry
+            if entry.index == element.place
+            else entry.model_copy(update={"index": element.place})
+            for element, entry in zip(chunk, data, strict=True)
         ]
 
-    def failed(self, one: Element, error: errors.AssayError) -> EntryT:
+    def failed(self, element: Element, error: errors.AssayError) -> EntryT:
         """Return an element's error as its entry, or raise it where it fails the call."""
         if self.is_lenient:
-            return self._refused(one, error)
+            return self._refused(element, error)
         param = error.param
         if self._named(error) is not None and param is not None:
-            param = re.sub(r"\[\d+\]", f"[{one.place}]", param, count=1)
+            param = re.sub(r"\[\d+\]", f"[{element.place}]", param, count=1)
         raise type(error)(error.message, param=param) from error
 
-    def _refused(self, one: Element, error: errors.AssayError) -> EntryT:
+    def _refused(self, element: Element, error: errors.AssayError) -> EntryT:
         reason = wire.ItemError(code=error.code, message=error.message)
-        return self.route.refused(one.place, one.id, reason)
+        return self.route.refused(element.place, element.id, reason)
 
     def _named(self, error: errors.AssayError) -> int | None:
         """Return the place in the chunk of the element that a refusal is about."""
-        found = re.match(rf"{self.route.field}\[(\d+)\]", error.param or "")
-        return int(found[1]) if found else None
+        match = re.match(rf"{self.route.field}\[(\d+)\]", error.param or "")
+        return int(match[1]) if match else None

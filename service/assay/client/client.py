@@ -234,7 +234,7 @@ class AsyncClient:
         answers = streams.in_order(
             self._intake(route, things), call.send, self._concurrency, call.deadline
         )
-        with bars.bar(total, wanted=progress) as advance:
+        with bars.bar(total, enabled=progress) as advance:
             async with aclosing(answers):
                 async for entries in answers:
                     advance(len(entries))

@@ -50,7 +50,7 @@ class _Line(Generic[EntryT]):
         share = -(-len(self.waiting) // self.fetching)
         self.fetching -= 1
         several = [self.waiting.popleft() for _ in range(min(share, _TOGETHER))]
-        return [asked for asked in several if not asked.entry.done()]
+        return [waiter for waiter in several if not waiter.entry.done()]
 
 
 class Together:
@@ -61,16 +61,16 @@ class Together:
         self._lines: dict[tuple[str, bytes], _Line[Any]] = {}
         self._requests: set[asyncio.Task[None]] = set()
 
-    async def ask(self, call: ClientCall[EntryT], one: Element) -> EntryT:
+    async def ask(self, call: ClientCall[EntryT], element: Element) -> EntryT:
         """Return the entry of one element; raises as `Call.send`."""
-        if one.refusal is None:
+        if element.refusal is None:
             try:
-                entry = await self._shared(call, one)
+                entry = await self._shared(call, element)
             except errors.DeadlineExceeded as error:
-                return call.failed(one, error)
+                return call.failed(element, error)
             if entry is not None and (call.is_lenient or entry.error is None):
                 return entry
-        (entry,) = await call.send([one])
+        (entry,) = await call.send([element])
         return entry
 
     async def aclose(self) -> None:
@@ -81,13 +81,13 @@ class Together:
         for line in self._lines.values():
             _fail(list(line.waiting), _closed())
 
-    async def _shared(self, call: ClientCall[EntryT], one: Element) -> EntryT | None:
-        asked = _Asked(call, one, asyncio.get_running_loop().create_future())
+    async def _shared(self, call: ClientCall[EntryT], element: Element) -> EntryT | None:
+        waiter = _Asked(call, element, asyncio.get_running_loop().create_future())
         key = (call.route.path, call.fields)
         line = self._lines.setdefault(key, _Line())
-        line.waiting.append(asked)
-        wanted = max(-(-len(line.waiting) // _TOGETHER), len(self._pool.servers))
-        if line.fetching < min(wanted, len(line.waiting)):
+        line.waiting.append(waiter)
+        concurrency = max(-(-len(line.waiting) // _TOGETHER), len(self._pool.servers))
+        if line.fetching < min(concurrency, len(line.waiting)):
             line.fetching += 1
             task = asyncio.create_task(self._fetch(key, line), name="ask together")
             self._requests.add(task)
@@ -96,7 +96,7 @@ class Together:
         until = None if call.deadline is None else call.deadline + 2 * GRACE_S
         try:
             async with asyncio.timeout_at(until):
-                return await asked.entry
+                return await waiter.entry
         except TimeoutError as error:
             raise errors.DeadlineExceeded("the deadline passed without an answer") from error
 
@@ -114,22 +114,22 @@ async def _answer(several: list[_Asked[Any]]) -> None:
     task = asyncio.current_task()
 
     def leave(future: asyncio.Future[Any]) -> None:
-        if future.cancelled() and task and all(asked.entry.done() for asked in several):
+        if future.cancelled() and task and all(waiter.entry.done() for waiter in several):
             task.cancel()
 
-    for asked in several:
-        asked.entry.add_done_callback(leave)
+    for waiter in several:
+        waiter.entry.add_done_callback(leave)
     try:
-        entries = await _call(several).answer([asked.one for asked in several])
+        entries = await _call(several).answer([waiter.one for waiter in several])
     except asyncio.CancelledError:
         _fail(several, _closed())
         raise
     except Exception as error:  # noqa: BLE001  it is raised where it was asked
         _fail(several, error)
     else:
-        for asked, entry in zip(several, entries, strict=True):
-            if not asked.entry.done():
-                asked.entry.set_result(entry)
+        for waiter, entry in zip(several, entries, strict=True):
+            if not waiter.entry.done():
+                waiter.entry.set_result(entry)
 
 
 def _call(several: list[_Asked[Any]]) -> ClientCall[Any]:
@@ -137,8 +137,8 @@ def _call(several: list[_Asked[Any]]) -> ClientCall[Any]:
     first = several[0].call
     if len(several) == 1:
         return first
-    deadlines = [asked.call.deadline for asked in several]
-    until = [one for one in deadlines if one is not None]
+    deadlines = [waiter.call.deadline for waiter in several]
+    until = [deadline for deadline in deadlines if deadline is not None]
     return replace(
         first, on_error="item", deadline=max(until) if len(until) == len(deadlines) else None
     )
@@ -149,13 +149,13 @@ def _fail(several: list[_Asked[Any]], error: Exception) -> None:
     is_of_all = not isinstance(error, errors.ServiceError) or isinstance(
         error, (*response_parsing.AWAY, errors.DeadlineExceeded)
     )
-    for asked in several:
-        if asked.entry.done():
+    for waiter in several:
+        if waiter.entry.done():
             continue
         if is_of_all or len(several) == 1:
-            asked.entry.set_exception(copy.copy(error))
+            waiter.entry.set_exception(copy.copy(error))
         else:
-            asked.entry.set_result(None)
+            waiter.entry.set_result(None)
 
 
 def _closed() -> RuntimeError:

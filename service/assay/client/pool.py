@@ -153,12 +153,12 @@ class Pool:
     @property
     def has_answered(self) -> bool:
         """Whether one of the servers ever answered this process, whichever pool asked."""
-        return any(one.url in _answered for one in self.servers)
+        return any(server.url in _answered for server in self.servers)
 
     def stands_in(self) -> bool:
         """Whether a server can be asked at once."""
         now = clock.now()
-        return any(one.is_open(now) for one in self.servers)
+        return any(server.is_open(now) for server in self.servers)
 
     async def get(self, path: str, kind: type[AnswerT], deadline: float | None) -> AnswerT:
         """Ask for what is served; raises as `post`."""
@@ -211,9 +211,9 @@ class Pool:
     def _choose(self) -> tuple[PooledServer, int]:
         """Return whom to ask, and how many others could be asked afterwards."""
         now = clock.now()
-        if is_open := [one for one in self.servers if one.is_open(now)]:
-            return min(is_open, key=lambda one: (one.pending, one.asked)), len(is_open) - 1
-        return min(self.servers, key=lambda one: one.rests_until), 0
+        if is_open := [server for server in self.servers if server.is_open(now)]:
+            return min(is_open, key=lambda server: (server.pending, server.asked)), len(is_open) - 1
+        return min(self.servers, key=lambda server: server.rests_until), 0
 
 
 @contextlib.contextmanager
@@ -251,7 +251,8 @@ def _is_unfinished(answer: wire.Answer) -> bool:
     away = {kind.code for kind in response_parsing.AWAY}
     entries: list[wire.Entry] = getattr(answer, "data", [])
     return any(
-        isinstance(one, wire.Entry) and one.error and one.error.code in away for one in entries
+        isinstance(entry, wire.Entry) and entry.error and entry.error.code in away
+        for entry in entries
     )
 
 
@@ -304,8 +305,8 @@ def _key(key: str) -> str:
 
 def _keep_alive() -> list[tuple[int, int, int]]:
     """Return the options that let the kernel find a peer that vanished, within two minutes."""
-    found = [(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)]
+    options = [(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)]
     for name, value in (("TCP_KEEPIDLE", 60), ("TCP_KEEPINTVL", 15), ("TCP_KEEPCNT", 4)):
         if hasattr(socket, name):
-            found.append((socket.IPPROTO_TCP, getattr(socket, name), value))
-    return found
+            options.append((socket.IPPROTO_TCP, getattr(socket, name), value))
+    return options

@@ -10,13 +10,13 @@ if TYPE_CHECKING:
 
 
 @contextlib.contextmanager
-def bar(total: int | None, *, wanted: bool) -> Iterator[Callable[[int], object]]:
+def bar(total: int | None, *, enabled: bool) -> Iterator[Callable[[int], object]]:
     """Yield what counts finished elements, and shows them if wanted.
 
     Raises:
         ModuleNotFoundError: rich isn't installed.
     """
-    if not wanted:
+    if not enabled:
         yield lambda _: None
         return
     try:

@@ -70,11 +70,11 @@ def of(url: str) -> Proxy | None:
     server = httpx.URL(url)
     if is_here(server.host):
         return None
-    found = urllib.request.getproxies()
-    scheme = next((one for one in (server.scheme, "all") if found.get(one)), None)
-    if scheme is None or _is_spared(server, found.get("no", "")):
+    proxies = urllib.request.getproxies()
+    scheme = next((name for name in (server.scheme, "all") if proxies.get(name)), None)
+    if scheme is None or _is_spared(server, proxies.get("no", "")):
         return None
-    return Proxy(_address(found[scheme], _variable(scheme)), _variable(scheme), server.host)
+    return Proxy(_address(proxies[scheme], _variable(scheme)), _variable(scheme), server.host)
 
 
 def is_here(host: str) -> bool:
@@ -143,8 +143,8 @@ def _fits(entry: str, host: str, port: int) -> bool:
                 return True
         except ValueError:
             pass
-    name, _, wanted = entry.rpartition(":")
-    if wanted.isdecimal() and (name.startswith("[") or (name and ":" not in name)):
-        return int(wanted) == port and _fits(name, host, port)
+    name, _, entry_port = entry.rpartition(":")
+    if entry_port.isdecimal() and (name.startswith("[") or (name and ":" not in name)):
+        return int(entry_port) == port and _fits(name, host, port)
     bare = entry.strip("[]").removeprefix("*").strip(".")
     return bool(bare) and (host == bare or host.endswith(f".{bare}"))

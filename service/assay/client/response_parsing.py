@@ -75,8 +75,8 @@ def _error_class(code: str, unknown: type[errors.ServiceError]) -> Callable[...,
     """Return the class of the error tree with this code."""
     pending: list[type[errors.AssayError]] = [errors.AssayError]
     while pending:
-        one = pending.pop()
-        if one.code == code:
-            return one
-        pending += one.__subclasses__()
+        kind = pending.pop()
+        if kind.code == code:
+            return kind
+        pending += kind.__subclasses__()
     return unknown

@@ -58,22 +58,22 @@ class Route(Generic[EntryT]):
             read = value if isinstance(value, self.one) else self._read(value)
             return Element(place, read.id, written(read))
         except (ValidationError, errors.InvalidField) as error:
-            given = value.get("id") if isinstance(value, Mapping) else None
+            element_id = value.get("id") if isinstance(value, Mapping) else None
             return Element(
                 place,
-                given if isinstance(given, str) else None,
+                element_id if isinstance(element_id, str) else None,
                 b"",
                 invalid(error, self.one, f"{self.field}[{place}]"),
             )
 
-    def options(self, given: Mapping[str, Any]) -> wire.Options:
+    def options(self, fields: Mapping[str, Any]) -> wire.Options:
         """Return the options of a call.
 
         Raises:
             InvalidField: One is unknown, of the wrong type or out of range.
         """
         try:
-            return self.request.model_validate({**given, self.field: []})
+            return self.request.model_validate({**fields, self.field: []})
         except ValidationError as error:
             raise invalid(error, self.request) from None
 
@@ -126,7 +126,7 @@ BEST_OF_N = Route(
 
 def _kind(value: object) -> str:
     """Return what something is; what it holds stays unsaid."""
-    inside = [type(one).__name__ for one in value[:3]] if isinstance(value, tuple) else []
+    inside = [type(part).__name__ for part in value[:3]] if isinstance(value, tuple) else []
     return type(value).__name__ + (f" of {', '.join(inside)}" if inside else "")
 
 
@@ -152,6 +152,6 @@ def invalid(
     if isinstance(error, errors.InvalidField):
         return errors.InvalidField(f"field '{path}': {error.message}", param=path)
     location, said = validation.first(error, kind)
-    for part in (one for one in location if not str(one).startswith("as-")):
+    for part in (part for part in location if not str(part).startswith("as-")):
         path += f"[{part}]" if isinstance(part, int) else f".{part}" if path else str(part)
     return errors.InvalidField(f"field '{path}': {said}" if path else said, param=path or None)

@@ -46,8 +46,8 @@ class _Ready:
     def is_full(self) -> bool:
         return self._bytes >= self._chunk_bytes or len(self._elements) >= CHUNK_ELEMENTS
 
-    def add(self, one: object) -> None:
-        element = self._write(next(self._places), one)
+    def add(self, value: object) -> None:
+        element = self._write(next(self._places), value)
         self._elements.append(element)
         self._bytes += len(element.json) + 1
 
@@ -60,7 +60,7 @@ class _Ready:
             if chunk and size > self._chunk_bytes:
                 break
             chunk.append(self._elements.popleft())
-        self._bytes -= sum(len(one.json) + 1 for one in chunk)
+        self._bytes -= sum(len(element.json) + 1 for element in chunk)
         return chunk
 
 
@@ -127,8 +127,8 @@ class Fed:
     async def _read(self) -> None:
         assert self._reader is not None
         self._reader.add_done_callback(lambda _: self._news.set())
-        async for one in self._source:
-            self._ready.add(one)
+        async for value in self._source:
+            self._ready.add(value)
             self._news.set()
             while self._ready.is_full:
                 self._room.clear()

@@ -107,7 +107,7 @@ class Client:
     def score(self, items: Any, /, *, progress: bool = False, **options: Any) -> Any:
         """Score an item, many, or a whole request; see `AsyncClient.score`."""
         things = _given(items)
-        return self._thread.run(lambda one: one.score(things, progress=progress, **options))
+        return self._thread.run(lambda client: client.score(things, progress=progress, **options))
 
     @overload
     def compare(self, comparisons: wire.CompareRequest, /) -> wire.CompareAnswer: ...
@@ -132,7 +132,7 @@ class Client:
     def compare(self, comparisons: Any, /, *, progress: bool = False, **options: Any) -> Any:
         """Compare responses; see `AsyncClient.compare`."""
         things = _given(comparisons)
-        return self._thread.run(lambda one: one.compare(things, progress=progress, **options))
+        return self._thread.run(lambda client: client.compare(things, progress=progress, **options))
 
     @overload
     def best_of_n(self, groups: wire.BestOfNRequest, /) -> wire.BestOfNAnswer: ...
@@ -157,7 +157,9 @@ class Client:
     def best_of_n(self, groups: Any, /, *, progress: bool = False, **options: Any) -> Any:
         """Pick the best responses; see `AsyncClient.best_of_n`."""
         things = _given(groups)
-        return self._thread.run(lambda one: one.best_of_n(things, progress=progress, **options))
+        return self._thread.run(
+            lambda client: client.best_of_n(things, progress=progress, **options)
+        )
 
     def stream(
         self,
@@ -170,7 +172,7 @@ class Client:
         """Yield entries in order, as they come; see `AsyncClient.stream`."""
         things = _given(items)
         chunks = self._thread.enter(
-            lambda one: one.chunks(SCORE, things, options, progress=progress)
+            lambda client: client.chunks(SCORE, things, options, progress=progress)
         )
         try:
             while (entries := self._thread.run(lambda _: anext(chunks, None))) is not None:
@@ -180,11 +182,11 @@ class Client:
 
     def models(self) -> wire.ModelList:
         """List what is served; see `AsyncClient.models`."""
-        return self._thread.run(lambda one: one.models())
+        return self._thread.run(lambda client: client.models())
 
     def model(self, name: str) -> wire.ModelDetail:
         """Describe one target; see `AsyncClient.model`."""
-        return self._thread.run(lambda one: one.model(name))
+        return self._thread.run(lambda client: client.model(name))
 
 
 class _Thread:
@@ -286,8 +288,8 @@ _threads: weakref.WeakSet[_Thread] = weakref.WeakSet()
 @atexit.register
 def _close_all() -> None:
     """Close what the program left open: a stream that is collected later would wait for ever."""
-    for one in list(_threads):
-        one.close()
+    for thread in list(_threads):
+        thread.close()
 
 
 async def _left(chunks: AsyncGenerator[Any, None]) -> None:
@@ -339,7 +341,7 @@ def _aside(read: Callable[..., bool], *args: object) -> asyncio.Future[bool]:
 def _read(rest: Iterator[object], some: deque[object]) -> bool:
     """Read some of a source; return whether there may be more."""
     read = 0
-    for one in islice(rest, CHUNK_ELEMENTS):
-        some.append(one)
+    for value in islice(rest, CHUNK_ELEMENTS):
+        some.append(value)
         read += 1
     return read == CHUNK_ELEMENTS

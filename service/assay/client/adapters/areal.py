@@ -50,5 +50,5 @@ def _reward(
     completion_ids: Sequence[int] | None = None,  # noqa: ARG001
     **data: Any,
 ) -> float:
-    asked = prompt if reward.verbatim else data.get("messages") or prompt
-    return reward.numbers(reward.ask([items.pair(reward, asked, completions)]))[0]
+    question = prompt if reward.verbatim else data.get("messages") or prompt
+    return reward.numbers(reward.ask([items.pair(reward, question, completions)]))[0]

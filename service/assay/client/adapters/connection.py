@@ -30,8 +30,8 @@ class AdapterConnection:
 
     def client(self) -> Client:
         """Return the client for callers without an event loop."""
-        found = _clients.get(self)
-        return found or _clients.setdefault(
+        client = _clients.get(self)
+        return client or _clients.setdefault(
             self,
             Client(
                 *self.urls,

@@ -35,7 +35,7 @@ def reward(given: Mapping[str, Any] | None = None, **defaults: Any) -> Reward:
 
 
 def _read() -> dict[str, Any]:
-    found: dict[str, Any] = {}
+    options: dict[str, Any] = {}
     for variable, value in os.environ.items():
         if not variable.startswith(PREFIX) or not value:
             continue
@@ -45,8 +45,8 @@ def _read() -> dict[str, Any]:
             raise errors.InvalidField(
                 f"unknown option {variable}; did you mean {PREFIX}{near.upper()}?", param=name
             )
-        found[name] = _parsed(variable, value) if name in _AS_JSON else value
-    return found
+        options[name] = _parsed(variable, value) if name in _AS_JSON else value
+    return options
 
 
 def _parsed(variable: str, value: str) -> object:

@@ -59,5 +59,5 @@ class AsyncFunction(_Like[ResultT]):
 
     async def __call__(self, /, *args: Any, **kwargs: Any) -> ResultT:
         """Await it."""
-        asked: Awaitable[ResultT] = self.function(self.reward, *args, **kwargs)
-        return await asked
+        awaitable: Awaitable[ResultT] = self.function(self.reward, *args, **kwargs)
+        return await awaitable

@@ -27,16 +27,16 @@ def pair(reward: Reward, prompt: Any, response: Any, **inputs: Any) -> Item:
 
     `inputs` are those of this item for the template: `tools`, `documents`.
     """
-    own = {name: _plain(value) for name, value in inputs.items() if value is not None}
+    template_inputs = {name: _plain(value) for name, value in inputs.items() if value is not None}
     if not isinstance(response, str):
         before = [spoken("user", prompt)] if isinstance(prompt, str) else turns(prompt)
-        return {"messages": [*before, *turns(response)], **own}
+        return {"messages": [*before, *turns(response)], **template_inputs}
     if isinstance(prompt, str) and reward.verbatim:
         return {"text": prompt + response}
     return {
         "prompt": prompt if isinstance(prompt, str) else turns(prompt),
         "response": _unended(response, reward.turn_end),
-        **own,
+        **template_inputs,
     }
 
 
@@ -51,11 +51,11 @@ def pairs(
     Raises:
         InvalidField: There isn't one for each prompt.
     """
-    given = {name: column for name, column in columns.items() if column is not None}
-    rows = together(prompts=prompts, responses=responses, **given)
+    present = {name: column for name, column in columns.items() if column is not None}
+    rows = together(prompts=prompts, responses=responses, **present)
     return [
-        pair(reward, prompt, response, **dict(zip(given, own, strict=True)))
-        for prompt, response, *own in rows
+        pair(reward, prompt, response, **dict(zip(present, values, strict=True)))
+        for prompt, response, *values in rows
     ]
 
 
@@ -65,12 +65,12 @@ def together(**columns: Iterable[Any]) -> list[tuple[Any, ...]]:
     Raises:
         InvalidField: One column is longer than another.
     """
-    given = {name: list(column) for name, column in columns.items()}
-    (first, size), *others = ((name, len(column)) for name, column in given.items())
+    lists = {name: list(column) for name, column in columns.items()}
+    (first, size), *others = ((name, len(column)) for name, column in lists.items())
     for name, other in others:
         if other != size:
             raise InvalidField(f"{size} {first} don't go with {other} {name}: give as many of each")
-    return list(zip(*given.values(), strict=True))
+    return list(zip(*lists.values(), strict=True))
 
 
 def solution(prompt: Any, response: str, separator: str | None) -> Item:
@@ -94,7 +94,7 @@ def spoken(role: str, content: str) -> dict[str, Any]:
 
 def _turn(message: Any) -> dict[str, Any]:
     content = _field(message, "content")
-    also = {name: _plain(found) for name in _CARRIED if _is_given(found := _field(message, name))}
+    also = {name: _plain(value) for name in _CARRIED if _is_given(value := _field(message, name))}
     said = {} if content is None and also else {"content": _content(content)}
     return {"role": _field(message, "role"), **said, **also}
 
@@ -129,9 +129,9 @@ def _part(part: Any) -> Any:
 def _plain(value: Any) -> Any:
     """Return what JSON knows of a value: of an object its fields, of an array its elements."""
     if isinstance(value, Mapping):
-        return {str(name): _plain(one) for name, one in value.items()}
+        return {str(name): _plain(field) for name, field in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(one) for one in value]
+        return [_plain(element) for element in value]
     for name, options in (("model_dump", {"exclude_none": True}), ("tolist", {})):
         if callable(method := getattr(value, name, None)):
             return _plain(method(**options))

@@ -54,16 +54,16 @@ class OutcomeRewardModel:
         self, messages: Any, response: str | Sequence[str] | None = None, **_: Any
     ) -> float | list[float]:
         """Return a score, or one for each of several."""
-        asked, is_one = _outcomes(self.reward, messages, response)
-        scores = self.reward.numbers(self.reward.ask(asked))
+        inputs, is_one = _outcomes(self.reward, messages, response)
+        scores = self.reward.numbers(self.reward.ask(inputs))
         return scores[0] if is_one else scores
 
     async def ascore(
         self, messages: Any, response: str | Sequence[str] | None = None, **_: Any
     ) -> float | list[float]:
         """Return what `score` does."""
-        asked, is_one = _outcomes(self.reward, messages, response)
-        scores = self.reward.numbers(await self.reward.aask(asked))
+        inputs, is_one = _outcomes(self.reward, messages, response)
+        scores = self.reward.numbers(await self.reward.aask(inputs))
         return scores[0] if is_one else scores
 
 
@@ -78,23 +78,23 @@ class ProcessRewardModel:
         self, prompt_or_messages: Any, response_or_responses: str | Sequence[str]
     ) -> float | list[float]:
         """Return a response's score, or those of several."""
-        asked, is_one = self._asked(prompt_or_messages, response_or_responses)
-        scores = self.reward.numbers(self.reward.ask(asked))
+        inputs, is_one = self._asked(prompt_or_messages, response_or_responses)
+        scores = self.reward.numbers(self.reward.ask(inputs))
         return scores[0] if is_one else scores
 
     async def ascore(
         self, prompt_or_messages: Any, response_or_responses: str | Sequence[str]
     ) -> float | list[float]:
         """Return what `score` does."""
-        asked, is_one = self._asked(prompt_or_messages, response_or_responses)
-        scores = self.reward.numbers(await self.reward.aask(asked))
+        inputs, is_one = self._asked(prompt_or_messages, response_or_responses)
+        scores = self.reward.numbers(await self.reward.aask(inputs))
         return scores[0] if is_one else scores
 
     def _asked(self, prompt: Any, response: str | Sequence[str]) -> tuple[list[Item], bool]:
         is_one = isinstance(response, str)
         responses = [response] if isinstance(response, str) else response
         before = _conversation(prompt)
-        return [items.solution(before, one, self.separator) for one in responses], is_one
+        return [items.solution(before, response, self.separator) for response in responses], is_one
 
 
 def _outcomes(
@@ -104,21 +104,21 @@ def _outcomes(
     if response is None:
         is_one = not isinstance(messages, list | tuple) or not _holds_conversations(messages)
         several = [messages] if is_one else messages
-        return [{"messages": items.turns(_conversation(one))} for one in several], is_one
+        return [{"messages": items.turns(_conversation(chat))} for chat in several], is_one
     is_one = isinstance(response, str)
     responses = [response] if isinstance(response, str) else response
     before = _conversation(messages)
-    return [items.pair(reward, before, one) for one in responses], is_one
+    return [items.pair(reward, before, response) for response in responses], is_one
 
 
 def _holds_conversations(messages: Sequence[Any]) -> bool:
     return not messages or isinstance(messages[0], list | tuple) or _is_wrapped(messages[0])
 
 
-def _conversation(given: Any) -> Any:
+def _conversation(messages: Any) -> Any:
     """Return a prompt or messages out of its_hub's `ChatMessages`."""
-    return given.to_chat_messages() if _is_wrapped(given) else given
+    return messages.to_chat_messages() if _is_wrapped(messages) else messages
 
 
-def _is_wrapped(given: Any) -> bool:
-    return hasattr(given, "to_chat_messages")
+def _is_wrapped(messages: Any) -> bool:
+    return hasattr(messages, "to_chat_messages")

@@ -64,8 +64,8 @@ class _Verifier:
         *_: Any,
         **__: Any,
     ) -> Any:
-        asked = [_item(self.reward, query or "", prediction)]
-        return self.result(score=self.reward.numbers(self.reward.ask(asked))[0])
+        inputs = [_item(self.reward, query or "", prediction)]
+        return self.result(score=self.reward.numbers(self.reward.ask(inputs))[0])
 
     async def async_call(
         self,
@@ -76,8 +76,8 @@ class _Verifier:
         *_: Any,
         **__: Any,
     ) -> Any:
-        asked = [_item(self.reward, query or "", prediction)]
-        return self.result(score=self.reward.numbers(await self.reward.aask(asked))[0])
+        inputs = [_item(self.reward, query or "", prediction)]
+        return self.result(score=self.reward.numbers(await self.reward.aask(inputs))[0])
 
 
 def _item(reward: Reward, query: str, prediction: str) -> Item:
@@ -90,10 +90,10 @@ def _turns(query: str) -> list[dict[str, Any]]:
     begins = _begins(query)
     if not begins or begins[0].start():
         return []
-    ends = [*(found.start() for found in begins[1:]), len(query)]
+    ends = [*(match.start() for match in begins[1:]), len(query)]
     return [
-        items.spoken(found[1], query[found.end() : end].removesuffix("\n"))
-        for found, end in zip(begins, ends, strict=True)
+        items.spoken(match[1], query[match.end() : end].removesuffix("\n"))
+        for match, end in zip(begins, ends, strict=True)
     ]
 
 
@@ -104,8 +104,8 @@ def _begins(query: str) -> list[re.Match[str]]:
     where one may stand.
     """
     begins: list[re.Match[str]] = []
-    for found in _TURN.finditer(query):
+    for match in _TURN.finditer(query):
         before = begins[-1][1] if begins else None
-        if found[1] not in _ANSWERS or before in _BEFORE_ANSWERS:
-            begins.append(found)
+        if match[1] not in _ANSWERS or before in _BEFORE_ANSWERS:
+            begins.append(match)
     return begins

@@ -80,7 +80,7 @@ class Options(TypedDict, total=False):
 def _several(value: object) -> object:
     """Return addresses as a tuple; a string has them between commas."""
     if isinstance(value, str):
-        return tuple(one.strip() for one in value.split(",") if one.strip())
+        return tuple(url.strip() for url in value.split(",") if url.strip())
     return _sequence(value)
 
 
@@ -222,15 +222,15 @@ class Reward(BaseModel):
             InvalidField: The target scores no steps.
             RequestError: An item can't be scored, and has no number for that.
         """
-        found = []
+        scores = []
         for item, entry in zip(items, entries, strict=True):
             if entry.error is not None:
-                found.append([self._number(entry)] * len(item["steps"]))
+                scores.append([self._number(entry)] * len(item["steps"]))
             elif entry.steps is None:
                 raise errors.InvalidField("the target scores no steps", param="model")
             else:
-                found.append([self._clipped(self._activated(one)) for one in entry.steps])
-        return found
+                scores.append([self._clipped(self._activated(step)) for step in entry.steps])
+        return scores
 
     @property
     def _connection(self) -> AdapterConnection:
@@ -242,7 +242,7 @@ class Reward(BaseModel):
     def _asked(self) -> dict[str, Any]:
         """The options that the server applies; the others come after a penalty, thus here."""
         deadline_ms = None if self.deadline_s is None else max(1, round(1e3 * self.deadline_s))
-        asked = {
+        options = {
             "model": self.model,
             "aggregate": self.aggregate,
             "truncation": self.truncation,
@@ -252,22 +252,22 @@ class Reward(BaseModel):
             "chat_template_kwargs": self.chat_template_kwargs,
             "deadline_ms": deadline_ms,
         }
-        given = {name: value for name, value in asked.items() if value is not None}
+        present = {name: value for name, value in options.items() if value is not None}
         return {
-            **given,
+            **present,
             "normalize": self.normalize,
             "priority": self.priority,
             "on_error": "item",
         }
 
     def _number(self, entry: wire.ScoreEntry) -> float:
-        (found,) = self.rewards([entry])
-        if found is None:
+        (number,) = self.rewards([entry])
+        if number is None:
             reason = entry.error.message if entry.error else "it has no score"
             raise errors.RequestError(
                 f"an item can't be scored: {reason}; `unscorable` is the reward of such items"
             )
-        return found
+        return number
 
     def _reward(self, entry: wire.ScoreEntry, score: float) -> float:
         if self.uncertainty_penalty:

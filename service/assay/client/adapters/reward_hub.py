@@ -79,9 +79,9 @@ class ProcessRewardModel:
             ValueError: A full result is wanted, by a method that reward_hub doesn't have; or a
                 conversation's last turn has more than text, such as `tool_calls`.
         """
-        asked, how = _in_steps(messages, responses, options)
+        inputs, how = _in_steps(messages, responses, options)
         method = self._method(how, options)
-        return self._read(asked, self._by(method).ask(asked), method, options)
+        return self._read(inputs, self._by(method).ask(inputs), method, options)
 
     async def ascore(
         self,
@@ -90,15 +90,15 @@ class ProcessRewardModel:
         **options: Any,
     ) -> list[Any]:
         """Return what `score` does."""
-        asked, how = _in_steps(messages, responses, options)
+        inputs, how = _in_steps(messages, responses, options)
         method = self._method(how, options)
-        return self._read(asked, await self._by(method).aask(asked), method, options)
+        return self._read(inputs, await self._by(method).aask(inputs), method, options)
 
     def _method(self, how: str | None, options: dict[str, Any]) -> str:
         method = how or self.reward.aggregate or "last"
         if options.get("return_full_prm_result") and method not in _OF_FULL_RESULTS:
-            known = ", ".join(sorted(_OF_FULL_RESULTS))
-            raise ValueError(f"a full result has no method '{method}'; reward_hub knows {known}")
+            methods = ", ".join(sorted(_OF_FULL_RESULTS))
+            raise ValueError(f"a full result has no method '{method}'; reward_hub knows {methods}")
         return method
 
     def _by(self, method: str) -> Reward:
@@ -107,7 +107,7 @@ class ProcessRewardModel:
 
     def _read(
         self,
-        asked: list[Item],
+        inputs: list[Item],
         entries: list[wire.ScoreEntry],
         method: str,
         options: dict[str, Any],
@@ -116,8 +116,8 @@ class ProcessRewardModel:
             return self.reward.numbers(entries)
         home = importlib.import_module("reward_hub.base")
         return [
-            home.PRMResult(scores=one, aggregation_method=method)
-            for one in self.reward.steps(asked, entries)
+            home.PRMResult(scores=scores, aggregation_method=method)
+            for scores in self.reward.steps(inputs, entries)
         ]
 
 
@@ -130,9 +130,12 @@ def _in_steps(
     separator = None if how == "model" else options.get("step_sep", "\n\n")
     question = options.get("question") if messages is None else messages
     if responses is not None:
-        return [items.solution(question, one, separator) for one in responses], how
+        return [items.solution(question, response, separator) for response in responses], how
     conversations = _conversations(question)
-    return [items.solution(one[:-1], _said(one[-1]), separator) for one in conversations], how
+    return [
+        items.solution(conversation[:-1], _said(conversation[-1]), separator)
+        for conversation in conversations
+    ], how
 
 
 def _said(message: Any) -> str:
@@ -166,4 +169,4 @@ def _conversations(messages: Any) -> Any:
 
 
 def _whole(conversations: Sequence[Any]) -> list[Item]:
-    return [{"messages": items.turns(one)} for one in conversations]
+    return [{"messages": items.turns(conversation)} for conversation in conversations]

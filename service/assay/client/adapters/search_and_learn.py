@@ -38,10 +38,10 @@ class PRM:
         self, questions: Sequence[str], outputs: Sequence[Sequence[str]], **_: Any
     ) -> list[list[list[float]]]:
         """Return a score for each step of each output to each question."""
-        asked = [
+        inputs = [
             items.solution(question, output, self.separator)
             for question, several in items.together(questions=questions, outputs=outputs)
             for output in several
         ]
-        scores = iter(self.reward.steps(asked, self.reward.ask(asked)))
+        scores = iter(self.reward.steps(inputs, self.reward.ask(inputs)))
         return [[next(scores) for _ in several] for several in outputs]

@@ -49,11 +49,14 @@ async def _judged(reward: Reward, /, args: Any, sample: Any, **_: Any) -> Given 
 
 
 async def _all_judged(reward: Reward, /, args: Any, samples: Sequence[Any]) -> list[Given]:
-    asked = [items.pair(reward, one.prompt, one.response, tools=_tools(one)) for one in samples]
-    rewards = reward.numbers(await reward.aask(asked))
-    wanted = (getattr(args, name, None) for name in ("reward_key", "eval_reward_key"))
-    keys = [key for key in wanted if key]
-    return [dict.fromkeys(keys, one) if keys else one for one in rewards]
+    inputs = [
+        items.pair(reward, sample.prompt, sample.response, tools=_tools(sample))
+        for sample in samples
+    ]
+    rewards = reward.numbers(await reward.aask(inputs))
+    candidates = (getattr(args, name, None) for name in ("reward_key", "eval_reward_key"))
+    keys = [key for key in candidates if key]
+    return [dict.fromkeys(keys, number) if keys else number for number in rewards]
 
 
 def _tools(sample: Any) -> Any:

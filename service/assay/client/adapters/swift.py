@@ -51,8 +51,8 @@ class ORM(_Made):
         **_: Any,
     ) -> list[float | None]:
         """Return a reward for each completion."""
-        asked = _asked(self.reward, completions, messages, tools)
-        return self.reward.rewards(self.reward.ask(asked))
+        inputs = _asked(self.reward, completions, messages, tools)
+        return self.reward.rewards(self.reward.ask(inputs))
 
 
 class AsyncORM(_Made):
@@ -67,20 +67,20 @@ class AsyncORM(_Made):
         **_: Any,
     ) -> list[float | None]:
         """Return a reward for each completion."""
-        asked = _asked(self.reward, completions, messages, tools)
-        return self.reward.rewards(await self.reward.aask(asked))
+        inputs = _asked(self.reward, completions, messages, tools)
+        return self.reward.rewards(await self.reward.aask(inputs))
 
 
 def reward(url: Urls, **options: Unpack[Options]) -> type[ORM]:
     """Return a class for `orms`; it has the reward's name, which is what ms-swift logs."""
-    made: type[ORM] = _class(ORM, Reward.of(url, options))
-    return made
+    reward_class: type[ORM] = _class(ORM, Reward.of(url, options))
+    return reward_class
 
 
 def async_reward(url: Urls, **options: Unpack[Options]) -> type[AsyncORM]:
     """Return the same as a class whose instances are async."""
-    made: type[AsyncORM] = _class(AsyncORM, Reward.of(url, options))
-    return made
+    reward_class: type[AsyncORM] = _class(AsyncORM, Reward.of(url, options))
+    return reward_class
 
 
 def _class(base: Any, reward: Reward) -> Any:
@@ -99,9 +99,9 @@ def _asked(
 ) -> list[Item]:
     if messages is None:
         raise TypeError("ms-swift hands over the column 'messages'; without it there is no prompt")
-    prompts = [_called(_before(one)) for one in messages]
-    known = None if tools is None else [_tools(one) for one in tools]
-    return items.pairs(reward, prompts, completions, tools=known)
+    prompts = [_called(_before(conversation)) for conversation in messages]
+    parsed_tools = None if tools is None else [_tools(row) for row in tools]
+    return items.pairs(reward, prompts, completions, tools=parsed_tools)
 
 
 def _before(conversation: Sequence[Any]) -> Sequence[Any]:
@@ -128,10 +128,10 @@ def _called(conversation: Sequence[Any]) -> list[Any]:
     return turns
 
 
-def _tools(given: Any) -> Any:
+def _tools(value: Any) -> Any:
     """Return a row's tools."""
-    read = _read(given)
-    if given and read is None:
+    read = _read(value)
+    if value and read is None:
         raise ValueError("a row's 'tools' are neither a list nor JSON")
     return read
 
@@ -144,4 +144,4 @@ def _read(value: Any) -> Any:
         read = json.loads(value)
     except ValueError:
         return None
-    return [_read(one) for one in read] if isinstance(read, list) else read
+    return [_read(element) for element in read] if isinstance(read, list) else read

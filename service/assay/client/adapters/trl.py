@@ -40,8 +40,8 @@ def _rewards(
     documents: Sequence[Any] | None = None,
     **_: Any,
 ) -> list[float | None]:
-    asked = items.pairs(reward, prompts, completions, tools=tools, documents=documents)
-    return reward.rewards(reward.ask(asked))
+    inputs = items.pairs(reward, prompts, completions, tools=tools, documents=documents)
+    return reward.rewards(reward.ask(inputs))
 
 
 async def _async_rewards(
@@ -53,5 +53,5 @@ async def _async_rewards(
     documents: Sequence[Any] | None = None,
     **_: Any,
 ) -> list[float | None]:
-    asked = items.pairs(reward, prompts, completions, tools=tools, documents=documents)
-    return reward.rewards(await reward.aask(asked))
+    inputs = items.pairs(reward, prompts, completions, tools=tools, documents=documents)
+    return reward.rewards(await reward.aask(inputs))

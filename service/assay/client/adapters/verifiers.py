@@ -43,8 +43,8 @@ async def trace_fn(trace: Any) -> float:
 
 
 async def _reward(reward: Reward, /, prompt: Any, completion: Any) -> float:
-    asked = [items.pair(reward, prompt, completion)]
-    return reward.numbers(await reward.aask(asked))[0]
+    inputs = [items.pair(reward, prompt, completion)]
+    return reward.numbers(await reward.aask(inputs))[0]
 
 
 async def _group_reward(
@@ -54,5 +54,5 @@ async def _group_reward(
 
 
 async def _trace_reward(reward: Reward, /, trace: Any) -> float:
-    asked = [{"messages": items.turns(trace.messages)}]
-    return reward.numbers(await reward.aask(asked))[0]
+    inputs = [{"messages": items.turns(trace.messages)}]
+    return reward.numbers(await reward.aask(inputs))[0]

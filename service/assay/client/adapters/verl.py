@@ -34,24 +34,24 @@ def reward(
 
     In a file of your own: `compute_score = verl.reward("http://localhost:8000", model="judge")`.
     """
-    asked = partial(_score, prompt_key=prompt_key)
-    return Function(asked, Reward.of(url, options, unscorable=UNSCORABLE))
+    compute_score = partial(_score, prompt_key=prompt_key)
+    return Function(compute_score, Reward.of(url, options, unscorable=UNSCORABLE))
 
 
 def async_reward(
     url: Urls, *, prompt_key: str | None = None, **options: Unpack[Options]
 ) -> AsyncFunction[float]:
     """Return the same as an async function."""
-    asked = partial(_async_score, prompt_key=prompt_key)
-    return AsyncFunction(asked, Reward.of(url, options, unscorable=UNSCORABLE))
+    compute_score = partial(_async_score, prompt_key=prompt_key)
+    return AsyncFunction(compute_score, Reward.of(url, options, unscorable=UNSCORABLE))
 
 
 def batch_reward(
     url: Urls, *, prompt_key: str | None = None, **options: Unpack[Options]
 ) -> Function[list[float]]:
     """Return the same for the reward manager `batch`."""
-    asked = partial(_scores, prompt_key=prompt_key)
-    return Function(asked, Reward.of(url, options, unscorable=UNSCORABLE))
+    compute_score = partial(_scores, prompt_key=prompt_key)
+    return Function(compute_score, Reward.of(url, options, unscorable=UNSCORABLE))
 
 
 def compute_score(
@@ -137,24 +137,24 @@ def _scores(
     prompt_key: str | None = None,
     **_: Any,
 ) -> list[float]:
-    prompts = [_prompt(one, prompt_key) for one in extra_infos]
+    prompts = [_prompt(extra_info, prompt_key) for extra_info in extra_infos]
     return reward.numbers(reward.ask(items.pairs(reward, prompts, solution_strs)))
 
 
 def _configured(options: Mapping[str, Any]) -> Reward:
-    given = {name: value for name, value in options.items() if name not in _OWN}
-    return environment.reward(given, unscorable=UNSCORABLE)
+    reward_options = {name: value for name, value in options.items() if name not in _OWN}
+    return environment.reward(reward_options, unscorable=UNSCORABLE)
 
 
 def _prompt(extra_info: Mapping[str, Any] | None, key: str | None) -> Any:
     keys = _PROMPT_KEYS if key is None else (key,)
-    found = extra_info or {}
-    for one in keys:
-        if found.get(one) is not None:
-            return found[one]
-    wanted = " or ".join(f"'{one}'" for one in keys)
+    info = extra_info or {}
+    for name in keys:
+        if info.get(name) is not None:
+            return info[name]
+    names = " or ".join(f"'{name}'" for name in keys)
     raise errors.InvalidField(
-        f"extra_info has no {wanted}: the reward model needs the prompt beside the response; add "
+        f"extra_info has no {names}: the reward model needs the prompt beside the response; add "
         "it to the data's extra_info, or name its key in `prompt_key`",
         param="extra_info",
     )
