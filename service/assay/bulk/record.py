@@ -60,9 +60,9 @@ class Record(_Kept):
             },
         }
         return [
-            f"{what} {old} (now {new})"
-            for what, (old, new) in pairs.items()
-            if old != new and not (what == "dtype" and None in {old, new})
+            f"{name} {old} (now {new})"
+            for name, (old, new) in pairs.items()
+            if old != new and not (name == "dtype" and None in {old, new})
         ]
 
 
@@ -77,17 +77,17 @@ def settle(sink: Path, held: int, ours: Record) -> None:
     Raises:
         InvalidField: They are of something else, or nobody knows of what.
     """
-    found = _read(sink) if held else None
-    if held and found is None:
+    existing = _read(sink) if held else None
+    if held and existing is None:
         raise InvalidField(
             f"{sink} holds {held} lines, and nothing says what of ({path(sink).name} is missing); "
             f"{_WAY_OUT}"
         )
-    if found is not None and (others := found.differences(ours)):
+    if existing is not None and (others := existing.differences(ours)):
         raise InvalidField(f"{sink} holds {held} lines of {', '.join(others)}; {_WAY_OUT}")
     if held > ours.lines:
         raise InvalidField(f"{sink} has more lines than there are to score; {_WAY_OUT}")
-    if found is None:
+    if existing is None:
         _write(sink, ours)
 
 

@@ -23,12 +23,12 @@ class Remote:
     async def target(self, model: str | None) -> Target:
         """Return who answers under a name, or by default."""
         if model is not None:
-            one: wire.ModelEntry = await self._client.model(model)
+            entry: wire.ModelEntry = await self._client.model(model)
         else:
-            one = next(one for one in (await self._client.models()).data if one.default)
+            entry = next(entry for entry in (await self._client.models()).data if entry.default)
         return Target(
-            model=one.id,
-            revision=one.revision,
-            dtype=one.dtype,
-            only_compares=one.only_compares,
+            model=entry.id,
+            revision=entry.revision,
+            dtype=entry.dtype,
+            only_compares=entry.only_compares,
         )

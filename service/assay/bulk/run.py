@@ -33,7 +33,7 @@ _SHORT_S = 2.0  # a request that took less is followed by a longer one
 _LONG_S = 8.0
 _AWAY = {kind.code for kind in (NotReady, Overloaded, Draining)}
 _ROUTES: dict[type, route.Route[Any]] = {
-    one.one: one for one in (route.SCORE, route.COMPARE, route.BEST_OF_N)
+    endpoint.one: endpoint for endpoint in (route.SCORE, route.COMPARE, route.BEST_OF_N)
 }
 _KINDS = (wire.Item, wire.Comparison, wire.Group)
 # What a line is scored by, and what its answer has; of an input's columns the others are carried.
@@ -294,9 +294,9 @@ class _Asking:
         named = {} if self.model is None else {"model": self.model}
         fields: dict[str, Any] = {
             "include": [
-                one
-                for one in self.options.include
-                if one != "members" or not self.target.only_compares
+                name
+                for name in self.options.include
+                if name != "members" or not self.target.only_compares
             ],
             "activation": self.options.activation,
             "aggregate": self.options.aggregate,
@@ -325,7 +325,8 @@ class _Asking:
                 f"'{before[0]}' at {before[1]}; name another --output for it"
             )
         gone = next(
-            (one.error for one in answer.data if one.error and one.error.code in _AWAY), None
+            (entry.error for entry in answer.data if entry.error and entry.error.code in _AWAY),
+            None,
         )
         if gone:
             raise NotReady(gone.message)
@@ -348,15 +349,15 @@ class _Asking:
 
 def _known(line: Line, kind: type[wire.Request]) -> Line:
     """Return what a line is asked by; an `id` that is a number is a column like others."""
-    known = {key: value for key, value in line.items() if key in kind.model_fields}
-    return known if isinstance(line.get("id", ""), str) else known | {"id": None}
+    fields = {key: value for key, value in line.items() if key in kind.model_fields}
+    return fields if isinstance(line.get("id", ""), str) else fields | {"id": None}
 
 
 def _carried(line: Line, kind: type[wire.Request]) -> Line:
     """Return a line's own columns; what it calls as the answer does would be taken for that."""
-    own = line.keys() - _INPUTS - _ANSWERS[kind] - _OF_ALL
-    own |= line.keys() & {"id"}
-    return {key: value for key, value in line.items() if key in own}
+    columns = line.keys() - _INPUTS - _ANSWERS[kind] - _OF_ALL
+    columns |= line.keys() & {"id"}
+    return {key: value for key, value in line.items() if key in columns}
 
 
 def _element(line: Line, kind: type[wire.Request]) -> wire.Request:
@@ -367,8 +368,8 @@ def _element(line: Line, kind: type[wire.Request]) -> wire.Request:
             which would be passed over; or half of a character, which no request can carry.
         ValidationError, TypeError: A field is missing or wrong.
     """
-    if found := sorted(_OPTIONS & line.keys()):
-        raise InvalidField(f"'{found[0]}' would do nothing in a line; give --{found[0]}")
+    if options := sorted(_OPTIONS & line.keys()):
+        raise InvalidField(f"'{options[0]}' would do nothing in a line; give --{options[0]}")
     for name in sorted((_INPUTS & line.keys()) - kind.model_fields.keys()):
         if line[name] is not None:
             raise InvalidField(
@@ -388,11 +389,11 @@ def _like(kind: type[wire.Request]) -> str:
 
 def _refused(line: Line, kind: type[wire.Request], error: AssayError) -> Line:
     """Return the answer of a line that has no score; it keeps its id."""
-    own = line.get("id")
-    told = wire.ItemError(code=error.code, message=error.message)
-    entry = _ROUTES[kind].refused(0, own if isinstance(own, str) else None, told)
-    found: Line = entry.model_dump(mode="json")
-    return found
+    line_id = line.get("id")
+    reason = wire.ItemError(code=error.code, message=error.message)
+    entry = _ROUTES[kind].refused(0, line_id if isinstance(line_id, str) else None, reason)
+    answer: Line = entry.model_dump(mode="json")
+    return answer
 
 
 def _line_error(

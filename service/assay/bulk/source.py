@@ -97,8 +97,8 @@ def _parsed(text: bytes, number: int) -> Line:
     except json.JSONDecodeError as error:
         raise MalformedBody(f"line {number} is not JSON: {error.msg} at {_place(error)}") from error
     except (ValueError, RecursionError) as error:
-        what = "it is nested too deeply" if isinstance(error, RecursionError) else str(error)
-        raise MalformedBody(f"line {number} is not JSON that can be read: {what}") from error
+        reason = "it is nested too deeply" if isinstance(error, RecursionError) else str(error)
+        raise MalformedBody(f"line {number} is not JSON that can be read: {reason}") from error
     if not isinstance(line, dict):
         raise MalformedBody(f"line {number} is not a JSON object, but {_kind(line)}")
     return line
