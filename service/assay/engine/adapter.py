@@ -90,9 +90,11 @@ class Adapter:
             raise CheckpointError(
                 f"{self._folder} is an adapter of type {kind}, which can't be merged into its base"
             )
-        known = {field.name for field in fields(config)} | {"peft_version"}
+        config_fields = {field.name for field in fields(config)} | {"peft_version"}
         said = headers.json_object(self._folder / adapters.CONFIG)
-        if unknown := sorted(name for name, value in said.items() if value and name not in known):
+        if unknown := sorted(
+            name for name, value in said.items() if value and name not in config_fields
+        ):
             raise CheckpointError(
                 f"{self._folder / adapters.CONFIG} sets '{unknown[0]}', which peft "
                 f"{self._peft.__version__} doesn't know; install the peft that wrote it"

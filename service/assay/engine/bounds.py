@@ -29,8 +29,8 @@ def check(model: transformers.PreTrainedModel, readout: Readout, card: Card, lim
     Raises:
         CheckpointError: It doesn't; says which field.
     """
-    if found := validation.of_score(card, outputs(model, readout)):
-        raise CheckpointError("; ".join(found))
+    if problems := validation.of_score(card, outputs(model, readout)):
+        raise CheckpointError("; ".join(problems))
     most = max_tokens(model)
     if most is not None and limit > most:
         raise CheckpointError(

@@ -151,8 +151,8 @@ def _adapted(
         )
     adapter = Adapter(folder)
     config = _config(adapters.config_folder(folder, base), None)
-    labels, wanted = adapter.labels or config.num_labels, max(1, len(card.score.outputs))
-    if labels != wanted:
+    labels, expected = adapter.labels or config.num_labels, max(1, len(card.score.outputs))
+    if labels != expected:
         raise CheckpointError(
             f"the head of {folder} gives {labels} numbers; a reward head gives one, or a card "
             f"names them, and this one names {len(card.score.outputs)}: [score] outputs"
@@ -169,7 +169,9 @@ def _adapted(
             "filled with random numbers. A head is saved with modules_to_save"
         )
     report["missing_keys"] = []
-    report["mismatched_keys"] = [one for one in report["mismatched_keys"] if one[0] not in saved]
+    report["mismatched_keys"] = [
+        mismatch for mismatch in report["mismatched_keys"] if mismatch[0] not in saved
+    ]
     unused = [*card.trunk.unused, *(_OUTPUT_EMBEDDINGS if adapter.labels else ())]
     _check_complete(base, report, used=(), unused=unused)
     model.to(device)
@@ -319,7 +321,7 @@ def _named_class(architecture: Any, config: Any) -> Any:
 def _readout(card: Card, folder: Path, tensors: _Tensors) -> Readout:
     if card.policy is not None:
         return Readout("last", NextToken(VocabularyHead(tensors(VOCABULARY))))
-    heads = {name: Head(one, tensors.of(folder, one.file)) for name, one in card.heads.items()}
+    heads = {name: Head(head, tensors.of(folder, head.file)) for name, head in card.heads.items()}
     at = card.read.at if card.read else "last"
     return Readout(at if at in ("first", "mean") else "last", CardHeads(heads))
 
@@ -410,8 +412,10 @@ def _read_head(folder: Path, name: str) -> tuple[Path, dict[str, torch.Tensor]]:
     return first
 
 
-def _are_equal(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
-    return one.keys() == other.keys() and all(torch.equal(one[n], other[n]) for n in one)
+def _are_equal(tensors: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
+    return tensors.keys() == other.keys() and all(
+        torch.equal(tensors[n], other[n]) for n in tensors
+    )
 
 
 def _read_head_file(path: Path) -> dict[str, torch.Tensor]:
@@ -419,14 +423,14 @@ def _read_head_file(path: Path) -> dict[str, torch.Tensor]:
         if path.suffix == ".safetensors":
             with safe_open(path, framework="pt") as tensors:
                 return {name: tensors.get_tensor(name) for name in tensors.keys()}  # noqa: SIM118
-        found = torch.load(path, map_location="cpu", weights_only=True)
+        loaded = torch.load(path, map_location="cpu", weights_only=True)
     except (SafetensorError, OSError, RuntimeError, pickle.UnpicklingError, EOFError) as error:
         raise CheckpointError(
             f"{path} can't be read as plain tensors ({type(error).__name__})"
         ) from error
-    if not isinstance(found, dict):
+    if not isinstance(loaded, dict):
         raise CheckpointError(f"{path} holds no tensors by name")
-    return {name: tensor for name, tensor in found.items() if isinstance(tensor, torch.Tensor)}
+    return {name: tensor for name, tensor in loaded.items() if isinstance(tensor, torch.Tensor)}
 
 
 def _unread_output(card: Card) -> tuple[str, ...]:

@@ -46,13 +46,13 @@ def restore_blocks(trunk: torch.nn.Module) -> None:
 
 def _repeated_blocks(trunk: torch.nn.Module) -> list[torch.nn.ModuleList]:
     """Return the outermost lists of like modules."""
-    found: list[torch.nn.ModuleList] = []
+    blocks: list[torch.nn.ModuleList] = []
     for module in trunk.children():
         if isinstance(module, torch.nn.ModuleList) and len(set(map(type, module))) == 1:
-            found.append(module)
+            blocks.append(module)
         else:
-            found.extend(_repeated_blocks(module))
-    return found
+            blocks.extend(_repeated_blocks(module))
+    return blocks
 
 
 def _configure() -> None:

@@ -54,10 +54,10 @@ def load(
             state[renamed] = tensor
         else:
             left_over.append(name)
-    wanted = dtype or next(iter(state.values())).dtype
+    trunk_dtype = dtype or next(iter(state.values())).dtype
     with device:
         model = transformers.LlamaModel._from_config(  # noqa: SLF001  takes attention and dtype
-            config, attn_implementation="eager", dtype=wanted
+            config, attn_implementation="eager", dtype=trunk_dtype
         )
     missing = model.state_dict().keys() - state.keys()
     shapes = {name: tensor.shape for name, tensor in model.state_dict().items()}

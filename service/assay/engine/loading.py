@@ -127,11 +127,11 @@ def _prefix_bytes(spec: ModelSpec, device: torch.device) -> int:
     return _PREFIX_BYTES
 
 
-def _has_compiler(wanted: Compile) -> bool:
+def _has_compiler(mode: Compile) -> bool:
     """Return whether to compile; a compiler that was asked for must be there."""
-    if wanted == "off":
+    if mode == "off":
         return False
-    if wanted == "on" and not compilation.is_available():
+    if mode == "on" and not compilation.is_available():
         raise CheckpointError("compile is on, but there is no C++ compiler; install g++")
     return compilation.is_available()
 

@@ -71,5 +71,5 @@ def _imported(private: Path, digest: str, reference: str) -> Any:
         package = ModuleType(name)
         package.__path__ = [str(private)]
         sys.modules[name] = package
-    module, _, wanted = reference.rpartition(".")
-    return getattr(importlib.import_module(f"{name}.{module}"), wanted)
+    module, _, class_name = reference.rpartition(".")
+    return getattr(importlib.import_module(f"{name}.{module}"), class_name)

@@ -95,10 +95,10 @@ class Budgets:
     def of(self, trunk: ModelRunner) -> MeasuredBudget:
         """Return a trunk's budget; raises as `find_budget`."""
         shape = _shape(trunk)
-        found = self._known.get(shape)
-        if found is None or _time(trunk, found.tokens, most_runs=1) is None:  # it warms up, too
-            found = self._known[shape] = find_budget(trunk, self._warm_up)
-        return found
+        budget = self._known.get(shape)
+        if budget is None or _time(trunk, budget.tokens, most_runs=1) is None:  # it warms up, too
+            budget = self._known[shape] = find_budget(trunk, self._warm_up)
+        return budget
 
 
 def _shape(trunk: ModelRunner) -> tuple[object, ...]:
@@ -116,7 +116,7 @@ def _best(tried: Sequence[MeasuredBudget], warm_up: WarmUp) -> MeasuredBudget:
     faster = [
         budget
         for neighbours in pairwise(tried)
-        if all(one.tokens_per_s >= fastest * warm_up.faster for one in neighbours)
+        if all(neighbour.tokens_per_s >= fastest * warm_up.faster for neighbour in neighbours)
         for budget in neighbours
         if budget.seconds >= warm_up.shortest_fast_s
     ]
