@@ -165,6 +165,37 @@ def test_a_short_run_behind_a_prefix_changes_no_bit(attend, shape, threads, thre
         assert torch.equal(ends[: prefix + 1], alone[: prefix + 1])
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("parents", [[-1, -1, -1, -1], [-1, 0, 1, 0]])
+@pytest.mark.parametrize(
+    "pattern", [Pattern(SCALE, True), Pattern(SCALE, True, 50), Pattern(SCALE, False, None, 2.0)]
+)
+def test_queries_of_a_few_rows_get_the_bits_that_they_get_among_all(
+    attend, dtype, pattern, parents
+):
+    """Ends of runs, rows side by side, in no order and twice; what fills them up gets zero."""
+    packed = prefix_batch([200, 77, 33, 300], parents if pattern.causal else None)
+    query, key, value = inputs(len(packed.ids), dtype)
+    rows = np.array([199, 276, 309, 609, 276, 40, 41, 42, 0, 350, 349], np.int32)
+    few = torch.nn.functional.pad(query[:, rows], (0, 0, 0, 16 - len(rows)), value=1.0)
+
+    whole = attend(query, key, value, packed, pattern)
+    out = attend(few, key, value, packed, pattern, rows=rows)
+
+    assert torch.equal(out[: len(rows)], whole[rows])
+    assert not out[len(rows) :].any()
+
+
+@pytest.mark.parametrize("row", [-1, 16, 1 << 20])
+def test_a_row_that_is_no_runs_cannot_be_read(row):
+    """The kernel reads nothing beyond what it was given."""
+    assert native.is_available(CPU, torch.float32)
+    arguments = *inputs(32), prefix_batch([16]), Pattern(SCALE, causal=True)
+
+    with pytest.raises(RuntimeError, match="a row is of no run"):
+        native.attend(*arguments, rows=np.array([row], np.int32))
+
+
 def test_rows_outside_every_run_are_zero(attend):
     """Rows that fill the batch up carry nothing into later layers."""
     out = attend(*inputs(16), prefix_batch([5]), Pattern(SCALE, causal=True))
@@ -241,8 +272,11 @@ def test_flash_attention_is_told_each_runs_own_path(monkeypatch, flash_of, patte
     arguments = inputs(len(packed.ids))
 
     out = varlen.attend(*arguments, packed, pattern)
+    few = arguments[0][:, [309, 199, 0]], *arguments[1:]
+    ends = varlen.attend(*few, packed, pattern, rows=np.array([309, 199], np.int32))
 
     assert (out - blocks.attend(*arguments, packed, pattern)).abs().max() < 2e-6
+    assert torch.equal(ends, torch.cat([out[[309, 199]], torch.zeros_like(out[:1])]))
 
 
 def test_flash_attention_does_not_cap():

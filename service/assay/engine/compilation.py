@@ -32,26 +32,26 @@ def is_available() -> bool:
 def compile_blocks(trunk: torch.nn.Module) -> None:
     """Compile the repeated blocks of a trunk, in place; they are traced on their next call."""
     _configure()
-    for blocks in _repeated_blocks(trunk):
+    for blocks in repeated_blocks(trunk):
         for block in blocks:
             block.forward = torch.compile(block.forward, dynamic=True)
 
 
 def restore_blocks(trunk: torch.nn.Module) -> None:
     """Undo `compile_blocks`."""
-    for blocks in _repeated_blocks(trunk):
+    for blocks in repeated_blocks(trunk):
         for block in blocks:
             del block.forward
 
 
-def _repeated_blocks(trunk: torch.nn.Module) -> list[torch.nn.ModuleList]:
+def repeated_blocks(trunk: torch.nn.Module) -> list[torch.nn.ModuleList]:
     """Return the outermost lists of like modules."""
     blocks: list[torch.nn.ModuleList] = []
     for module in trunk.children():
         if isinstance(module, torch.nn.ModuleList) and len(set(map(type, module))) == 1:
             blocks.append(module)
         else:
-            blocks.extend(_repeated_blocks(module))
+            blocks.extend(repeated_blocks(module))
     return blocks
 
 

@@ -9,6 +9,7 @@ refused.
 
 from __future__ import annotations
 
+import contextlib
 from collections import defaultdict
 from dataclasses import replace
 from typing import TYPE_CHECKING, Literal
@@ -23,6 +24,7 @@ from assay.engine import (
     checkpoint,
     compilation,
     faults,
+    last_layer,
     packing,
     readout,
 )
@@ -78,6 +80,7 @@ class ModelRunner:
         self.shares_prefixes = False  # whether a run may continue another one's tokens
         self.block_cache: BlockCache | None = None  # what stays on the device between batches
         self.is_compiled = False
+        self.last_layer: last_layer.LastLayer | None = None  # where it computes what is read alone
         self.warnings: list[str] = _slow_dtype(
             self.device, self.dtype
         )  # why it is slower than it could be, for the operator
@@ -87,6 +90,7 @@ class ModelRunner:
         self.parameters = sum(parameter.numel() for parameter in model.parameters())
         self._first_position = bounds.first_position(model)
         self._segments = _segments(model)
+        self._layers = 0  # that attend, once it has run
 
     @property
     def is_worth_compiling(self) -> bool:
@@ -198,11 +202,45 @@ class ModelRunner:
         own = self.readout.position
         if self._position is not None:
             self.readout = replace(self.readout, position=self._position)
-        if self.forward == "packed" and own == self.readout.position == "last":
-            bound = gaps[self.attention] + self._tolerance_of_itself(expected)
-            self.shares_prefixes = self._gap(_shared(sample), expected) <= bound
-            # A run is known by its ids alone.
-            self.shares_prefixes &= self.readout.head.joined == 1 and self._segments <= 1
+        if self.forward == "packed":
+            is_last = own == self.readout.position == "last"
+            self.shares_prefixes = is_last and self._may_share(
+                sample, expected, gaps[self.attention]
+            )
+            self._narrow(sample)
+
+    def _may_share(self, sample: Sequence[np.ndarray], expected: torch.Tensor, gap: float) -> bool:
+        """Return whether the sample's scores stay what they are where it shares a prefix.
+
+        `gap` is by how much they differ from what is expected where it doesn't.
+        """
+        bound = gap + self._tolerance_of_itself(expected)
+        # A run is known by its ids alone.
+        is_known = self.readout.head.joined == 1 and self._segments <= 1
+        return is_known and self._gap(_shared(sample), expected) <= bound
+
+    def _narrow(self, sample: Sequence[np.ndarray]) -> None:
+        """Compute of the last layer what is read, if scores stay what they are."""
+        if self.readout.position == "mean":
+            return
+        batches = [self._in_segments(sample)]
+        if self.shares_prefixes:
+            batches.append(_shared(sample))
+        before = [torch.from_numpy(self.score(batch)).float() for batch in batches]
+        bound = self._tolerance_of_itself(torch.cat(before))
+        for drops_queries in (True, False):
+            with contextlib.suppress(interface.UnsupportedAttention):
+                self.last_layer = last_layer.LastLayer(
+                    self.model.base_model, self._layers, drops_queries=drops_queries
+                )
+            if self.last_layer is None:
+                continue
+            self.last_layer.install()
+            gaps = [self._gap(*pair) for pair in zip(batches, before, strict=True)]
+            if max(gaps) <= bound:
+                return
+            self.last_layer.remove()
+            self.last_layer = None
 
     def _attentions(self, *, compiled: bool) -> list[str]:
         """Return the ways to try, the fastest first: packed ones, then padded, as the card says."""
@@ -262,7 +300,7 @@ class ModelRunner:
             scores = run(batch)
         except (
             interface.UnsupportedAttention,
-            *(ValueError, TypeError, RuntimeError, KeyError, OSError),
+            *(ValueError, TypeError, RuntimeError, LookupError, AttributeError, OSError),
         ) as error:
             if faults.is_fault(error):  # of the device, whatever the path
                 raise
@@ -356,15 +394,26 @@ class ModelRunner:
             if number == ending:
                 on_ending()
 
-        with interface.over(packed, self.block_cache, on_layer):
+        rows = None if self.last_layer is None else self._rows_read(batch, packed)
+        with interface.over(packed, self.block_cache, on_layer, rows) as under_way:
             hidden = self.model.base_model(
                 input_ids=self._row(packed.ids),
                 position_ids=self._row(self._positions(packed)),
                 **self._told(packed.segments),
             ).last_hidden_state[0]  # (rows, hidden)
+        self._layers = under_way.layers
+        if rows is not None:
+            return self.readout.score(hidden[: len(rows)].float(), batch.next_ids)
         if batch.read_rows is not None:
             return self.readout.score(readout.rows_of(hidden, batch.read_rows), batch.next_ids)
         return self.readout.score(self.readout.gather(hidden, packed.first_rows, packed.last_rows))
+
+    def _rows_read(self, batch: PrefixBatch, packed: PackedBatch) -> np.ndarray:
+        """Return the rows that a head reads, in its order, (read rows,) int32."""
+        if batch.read_rows is not None:
+            return batch.read_rows.astype(np.int32)
+        rows = packed.last_rows if self.readout.position == "last" else packed.first_rows
+        return rows.astype(np.int32)
 
     def _positions(self, packed: PackedBatch) -> np.ndarray:
         """Return each row's position, (rows,); RoBERTa's kind counts what isn't padding.

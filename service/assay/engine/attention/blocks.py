@@ -29,53 +29,57 @@ def attend(
     packed: PackedBatch,
     pattern: Pattern,
     layer: Layer | None = None,
+    rows: np.ndarray | None = None,
 ) -> torch.Tensor:
-    """Attend run by run; see `pattern.Backend`."""
+    """Attend run by run; see `pattern.AttentionBackend`."""
     out = query.new_zeros(query.shape[1], query.shape[0], value.shape[-1])
     if layer is not None and packed.held:
         key, value = layer.behind(key, value, packed)
     for run in range(packed.held, len(packed.lengths)):
+        start, offset = int(packed.starts[run]), int(packed.offsets[run])
+        length = offset + int(packed.lengths[run])
+        own = np.arange(start, start + length - offset)
+        read = own if rows is None else np.flatnonzero(np.isin(rows, own))
+        if not len(read):
+            continue
+        positions = (read if rows is None else rows[read]) - start + offset
         path = packed.path(run)
-        offset, length = int(packed.offsets[run]), len(path)
         if pattern.causal:  # whole blocks of keys; what fills the last one up is masked
             path = np.pad(path, (0, -length % BLOCK), mode="edge")
-        rows = torch.from_numpy(path).to(query.device)
-        start = int(packed.starts[run])
-        own = slice(start, start + length - offset)
-        _attend(query[:, own], key[:, rows], value[:, rows], out[own], offset, length, pattern)
+        there = torch.from_numpy(path).to(query.device)
+        keys, values = key[:, there].transpose(1, 2), value[:, there]
+        for block in np.unique(positions // BLOCK * BLOCK).tolist():
+            inside = (positions >= block) & (positions < block + BLOCK)
+            at = torch.from_numpy(read[inside]).to(query.device)
+            place = torch.from_numpy(positions[inside] - block).to(query.device)
+            queries = query.new_zeros(query.shape[0], BLOCK, query.shape[-1])
+            queries[:, place] = query[:, at]
+            mixed = _attend(queries, keys, values, block, length, pattern)
+            out[at] = mixed[:, place].transpose(0, 1)
     return out
 
 
 def _attend(
-    query: torch.Tensor,  # (heads, length - offset, width)
-    key: torch.Tensor,  # (kv_heads, keys, width), keys >= length
-    value: torch.Tensor,  # (kv_heads, keys, value width)
-    out: torch.Tensor,  # (length - offset, heads, value width), written
-    offset: int,
+    queries: torch.Tensor,  # (heads, BLOCK, width)
+    keys: torch.Tensor,  # (kv_heads, width, keys), keys >= length
+    values: torch.Tensor,  # (kv_heads, keys, value width)
+    block: int,
     length: int,
     pattern: Pattern,
-) -> None:
-    """Attend within one sequence from position `offset` on, a block of rows at a time."""
-    heads, _, width = query.shape
-    kv_heads = key.shape[0]
-    keys = key.transpose(1, 2)
-    for block in range(offset // BLOCK * BLOCK, length, BLOCK):
-        begin, end = max(block, offset), min(block + BLOCK, length)
-        first, last = _seen(block, length, pattern)
-        own, inside = slice(begin - offset, end - offset), slice(begin - block, end - block)
-        queries = query.new_zeros(heads, BLOCK, width)
-        queries[:, inside] = query[:, own]
-        # Heads that share keys stand side by side.
-        scores = torch.bmm(queries.view(kv_heads, -1, width), keys[:, :, first:last])
-        scores.mul_(pattern.scale)
-        if pattern.softcap is not None:
-            scores = torch.tanh(scores.div_(pattern.softcap)).mul_(pattern.softcap)
-        hidden = _hidden((block, block + BLOCK), (first, last), pattern, query.device)
-        if hidden is not None:
-            scores.view(heads, BLOCK, -1).masked_fill_(hidden, float("-inf"))
-        weights = torch.softmax(scores, dim=-1, dtype=torch.float32).to(query.dtype)
-        mixed = torch.bmm(weights, value[:, first:last])
-        out[own] = mixed.view(heads, BLOCK, -1)[:, inside].transpose(0, 1)
+) -> torch.Tensor:
+    """Return what a block of rows makes of one sequence, (heads, BLOCK, value width)."""
+    heads, _, width = queries.shape
+    first, last = _seen(block, length, pattern)
+    # Heads that share keys stand side by side.
+    scores = torch.bmm(queries.view(keys.shape[0], -1, width), keys[:, :, first:last])
+    scores.mul_(pattern.scale)
+    if pattern.softcap is not None:
+        scores = torch.tanh(scores.div_(pattern.softcap)).mul_(pattern.softcap)
+    hidden = _hidden((block, block + BLOCK), (first, last), pattern, queries.device)
+    if hidden is not None:
+        scores.view(heads, BLOCK, -1).masked_fill_(hidden, float("-inf"))
+    weights = torch.softmax(scores, dim=-1, dtype=torch.float32).to(queries.dtype)
+    return torch.bmm(weights, values[:, first:last]).view(heads, BLOCK, -1)
 
 
 def _seen(block: int, length: int, pattern: Pattern) -> tuple[int, int]:

@@ -23,8 +23,10 @@ from assay.engine.attention.pattern import Pattern
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    import numpy as np
+
     from assay.engine.attention.pattern import AttentionBackend
-    from assay.engine.block_cache import BlockCache
+    from assay.engine.block_cache import BlockCache, Layer
     from assay.engine.packing import PackedBatch
 
 _BACKENDS: dict[str, AttentionBackend] = {
@@ -42,7 +44,34 @@ class _Pass:
     packed: PackedBatch
     cache: BlockCache | None
     on_layer: Callable[[int], None]
+    rows: np.ndarray | None  # that are read
     layers: int = 0
+    is_taking: bool = False
+    taken: _Taken | None = None  # by a layer that attends next
+
+    def meet(self, key: torch.Tensor, value: torch.Tensor) -> Layer | None:
+        """Count a layer, and keep of its keys and values what is to be kept."""
+        self.on_layer(self.layers)
+        layer = None
+        if self.cache is not None:
+            layer = self.cache.layer(self.layers, key, value)
+            if len(self.packed.new_slots):
+                layer.keep(key, value, self.packed)
+        self.layers += 1
+        return layer
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Taken:
+    """One layer's keys and values of all rows, (kv_heads, rows, width) each."""
+
+    key: torch.Tensor
+    value: torch.Tensor
+    layer: Layer | None
+
+
+class _Enough(Exception):
+    """The keys and values are there."""
 
 
 class UnsupportedAttention(Exception):
@@ -78,10 +107,12 @@ def over(
     packed: PackedBatch,
     cache: BlockCache | None = None,
     on_layer: Callable[[int], None] = lambda _: None,
-) -> Iterator[None]:
+    rows: np.ndarray | None = None,
+) -> Iterator[_Pass]:
     """Let the layers called inside attend over this batch, in a trunk's order, all of them.
 
-    `on_layer` is called with each layer's number before it attends.
+    `on_layer` is called with each layer's number before it attends. `rows`, (read rows,) int32, are
+    what the last one may be narrowed to; see `last_layer`.
 
     Raises:
         ValueError: The batch reads blocks that there aren't, or that were never written.
@@ -90,13 +121,38 @@ def over(
         cache.open(packed)
     elif packed.held or len(packed.new_slots):
         raise ValueError("there are no blocks to read or write")
-    token = _pass.set(_Pass(packed, cache, on_layer))
+    at = _Pass(packed, cache, on_layer, rows)
+    token = _pass.set(at)
     try:
-        yield
+        yield at
     finally:
         _pass.reset(token)
     if cache is not None:
         cache.close(packed)
+
+
+def rows_read(layer: int) -> np.ndarray | None:
+    """Return the rows that are read of the pass under way, where this layer comes next."""
+    at = _pass.get(None)
+    return at.rows if at is not None and at.layers == layer else None
+
+
+@contextmanager
+def taking_keys() -> Iterator[None]:
+    """Call a layer inside: it ends where it attends, and its keys and values are for the next one.
+
+    Raises:
+        UnsupportedAttention: It doesn't attend.
+    """
+    at = _pass.get()
+    at.is_taking = True
+    try:
+        yield
+    except _Enough:
+        return
+    finally:
+        at.is_taking = False
+    raise UnsupportedAttention
 
 
 def _attend(
@@ -113,15 +169,16 @@ def _attend(
     packed = at.packed
     if packed.is_shared and not causal:
         raise ValueError("a token that sees what follows it can't be shared")
-    at.on_layer(at.layers)
-    layer = None
-    if at.cache is not None:
-        layer = at.cache.layer(at.layers, key, value)
-        if len(packed.new_slots):
-            layer.keep(key, value, packed)
-    at.layers += 1
+    if at.is_taking:
+        at.taken = _Taken(key, value, at.meet(key, value))
+        raise _Enough
     pattern = Pattern(scale, causal, window, softcap)
-    return _BACKENDS[backend](query, key, value, packed, pattern, layer)
+    if (taken := at.taken) is not None:
+        at.taken = None
+        return _BACKENDS[backend](
+            query, taken.key, taken.value, packed, pattern, taken.layer, at.rows
+        )
+    return _BACKENDS[backend](query, key, value, packed, pattern, at.meet(key, value))
 
 
 def _shape(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, *_: Any) -> torch.Tensor:

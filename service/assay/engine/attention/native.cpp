@@ -6,7 +6,7 @@
 // anew. A row's arithmetic depends on its absolute position and the tokens before it alone: masked
 // keys weigh exactly 0 and come last, products accumulate in one order. So a score has the same bits
 // alone, in any batch, shared or not. Runs that an earlier batch computed have their keys and values
-// in slots of their own, and no rows.
+// in slots of their own, and no rows. Queries may be those of a few rows; keys and values are all.
 //
 // Roundings and orders are those of transformers' eager attention on the same machine: scores in the
 // model's dtype, softmax in float32 as torch's, weights in the model's dtype.
@@ -56,6 +56,7 @@ struct Tile {
   int64_t run;
   int64_t first;  // first position of the tile
   int64_t last;   // one past its last position
+  int64_t query;  // where among the queries that of its first position is
 };
 
 struct Chunk {
@@ -107,7 +108,29 @@ std::vector<Tile> cut(const Runs& runs, int64_t positions) {
   std::vector<Tile> tiles;
   for (int64_t i = 0; i < static_cast<int64_t>(runs.size()); ++i)
     for (int64_t first = runs[i].position; first < runs[i].end() && !runs[i].is_held; first += positions)
-      tiles.push_back({i, first, std::min(runs[i].end(), first + positions)});
+      tiles.push_back({i, first, std::min(runs[i].end(), first + positions),
+                       runs[i].start + first - runs[i].position});
+  return tiles;
+}
+
+// Of these rows alone; those that follow one another within a run share a tile.
+std::vector<Tile> cut(const Runs& runs, int64_t held, const at::Tensor& rows, int64_t positions) {
+  std::vector<Tile> tiles;
+  const auto* row = rows.const_data_ptr<int32_t>();
+  for (int64_t i = 0; i < rows.numel(); ++i) {
+    const auto after = std::upper_bound(runs.begin() + held, runs.end(), row[i],
+                                        [](int64_t at, const Run& run) { return at < run.start; });
+    TORCH_CHECK(after != runs.begin() + held, "a row is of no run");
+    const auto run = after - 1;
+    const int64_t position = run->position + row[i] - run->start;
+    TORCH_CHECK(position < run->end(), "a row is of no run");
+    const int64_t number = run - runs.begin();
+    if (!tiles.empty() && tiles.back().run == number && tiles.back().last == position &&
+        position - tiles.back().first < positions)
+      ++tiles.back().last;
+    else
+      tiles.push_back({number, position, position + 1, i});
+  }
   return tiles;
 }
 
@@ -303,6 +326,7 @@ struct Attention {
   const Source<T> key_source, value_source;
   at::Tensor& out;
   const Runs& runs;
+  const std::vector<Tile>& tiles;
   const Options options;
   const int64_t heads = query.size(0), kv_heads = key.size(0);
   const int64_t group = heads / kv_heads;
@@ -326,7 +350,6 @@ struct Attention {
              find_tokens(value_chunks.all[chunk], value_source, head, scratch.tokens);
              pack_values(scratch.tokens, value_width, packed_values(chunk, head));
            });
-    const auto tiles = cut(runs, std::max<int64_t>(1, TILE / group));
     spread(tiles.size() * kv_heads, [&](int64_t job, Scratch<T>& scratch) {
       attend(tiles[job / kv_heads], job % kv_heads, scratch);
     });
@@ -374,7 +397,7 @@ struct Attention {
         options.window ? std::max<int64_t>(0, tile.first - options.window + 1) : 0;
     const int64_t base = seen_from / VALUES * VALUES;
     const int64_t width = round_up(end - base, STEP);
-    load_queries(run, tile, head, rows, scratch);
+    load_queries(tile, head, rows, scratch);
     scratch.scores.resize(rows * width);
     scratch.weights.resize(rows * width);
     scratch.mixed.resize(rows * value_width);
@@ -399,55 +422,57 @@ struct Attention {
              packed_values(value_chunks.find(tile.run, first), head), scratch.mixed.data(),
              sizeof(T) == 2);
     }
-    store(run, tile, head, scratch);
+    store(tile, head, scratch);
   }
 
   // Rows are (position, query head of this key head); those that fill up the tile are zero.
-  void load_queries(const Run& run, const Tile& tile, int64_t head, int64_t rows,
-                    Scratch<T>& scratch) {
+  void load_queries(const Tile& tile, int64_t head, int64_t rows, Scratch<T>& scratch) {
     scratch.queries.assign(rows * key_width, T(0));
     T* target = scratch.queries.data();
-    for (int64_t position = tile.first; position < tile.last; ++position) {
-      const T* source =
-          query.const_data_ptr<T>() + (run.start + position - run.position) * query.stride(1);
+    for (int64_t i = 0; i < tile.last - tile.first; ++i) {
+      const T* source = query.const_data_ptr<T>() + (tile.query + i) * query.stride(1);
       for (int64_t g = 0; g < group; ++g, target += key_width)
         std::copy_n(source + (head * group + g) * query.stride(0), key_width, target);
     }
   }
 
-  void store(const Run& run, const Tile& tile, int64_t head, const Scratch<T>& scratch) {
+  void store(const Tile& tile, int64_t head, const Scratch<T>& scratch) {
     const float* source = scratch.mixed.data();
-    for (int64_t position = tile.first; position < tile.last; ++position) {
-      T* target = out.mutable_data_ptr<T>() +
-          ((run.start + position - run.position) * heads + head * group) * value_width;
-      for (int64_t i = 0; i < group * value_width; ++i) target[i] = static_cast<T>(*source++);
+    for (int64_t i = 0; i < tile.last - tile.first; ++i) {
+      T* target =
+          out.mutable_data_ptr<T>() + ((tile.query + i) * heads + head * group) * value_width;
+      for (int64_t n = 0; n < group * value_width; ++n) target[n] = static_cast<T>(*source++);
     }
   }
 };
 
 // query (heads, rows, width), key and value (kv_heads, rows, width), kept ones (slots, kv_heads,
 // width), lengths and parents (runs,) int32 -> (rows, heads, width). The first `held` runs' tokens
-// are in `slots` (held tokens,) int32 of the kept ones. Rows outside every run are zero.
+// are in `slots` (held tokens,) int32 of the kept ones. With `read` (queries,) int32 the first
+// queries are those of these rows. Rows that are no run's are zero.
 at::Tensor forest_attention(const at::Tensor& query, const at::Tensor& key,
                             const at::Tensor& value, const std::optional<at::Tensor>& kept_keys,
                             const std::optional<at::Tensor>& kept_values, const at::Tensor& slots,
-                            const at::Tensor& lengths, const at::Tensor& parents, int64_t held,
-                            double scale, int64_t window, double softcap, bool causal) {
+                            const at::Tensor& lengths, const at::Tensor& parents,
+                            const std::optional<at::Tensor>& read, int64_t held, double scale,
+                            int64_t window, double softcap, bool causal) {
   TORCH_CHECK(query.stride(2) == 1 && key.stride(2) == 1 && value.stride(2) == 1,
               "a token's numbers lie side by side");
   TORCH_CHECK(query.size(2) % 2 == 0 && query.size(0) % key.size(0) == 0);
   at::Tensor out = at::empty({query.size(1), query.size(0), value.size(2)}, query.options());
   TORCH_CHECK(held == 0 || (kept_keys && kept_values), "held runs lie in kept keys and values");
   const Runs runs = lay_out(lengths, parents, held);
-  const int64_t computed =
-      static_cast<int64_t>(runs.size()) > held ? runs.back().start + runs.back().length : 0;
+  const int64_t positions = std::max<int64_t>(1, TILE / (query.size(0) / key.size(0)));
+  const auto tiles = read ? cut(runs, held, *read, positions) : cut(runs, positions);
+  const int64_t computed = tiles.empty() ? 0 : tiles.back().query + tiles.back().last - tiles.back().first;
+  TORCH_CHECK(computed <= out.size(0), "there are fewer queries than rows to read");
   out.narrow(0, computed, out.size(0) - computed).zero_();
   const int32_t* slot = slots.const_data_ptr<int32_t>();
   const Options options{static_cast<float>(scale), window, static_cast<float>(softcap), causal,
                         std::exp2(std::round(std::log2(scale))) == scale};
   const auto run = [&]<typename T>(T) {
     const Source<T> keys(key, kept_keys, slot), values(value, kept_values, slot);
-    Attention<T>{query, key, value, keys, values, out, runs, options}.run();
+    Attention<T>{query, key, value, keys, values, out, runs, tiles, options}.run();
   };
   if (query.scalar_type() == at::kBFloat16)
     run(at::BFloat16());
@@ -461,7 +486,7 @@ at::Tensor forest_attention(const at::Tensor& query, const at::Tensor& key,
 TORCH_LIBRARY_FRAGMENT(assay, library) {
   library.def(
       "forest_attention(Tensor query, Tensor key, Tensor value, Tensor? kept_keys, "
-      "Tensor? kept_values, Tensor slots, Tensor lengths, Tensor parents, int held, float scale, "
-      "int window, float softcap, bool causal) -> Tensor");
+      "Tensor? kept_values, Tensor slots, Tensor lengths, Tensor parents, Tensor? read, int held, "
+      "float scale, int window, float softcap, bool causal) -> Tensor");
   library.impl("forest_attention", c10::DispatchKey::CPU, &forest_attention);
 }

@@ -32,8 +32,9 @@ def attend(
     packed: PackedBatch,
     pattern: Pattern,
     layer: Layer | None = None,
+    rows: np.ndarray | None = None,
 ) -> torch.Tensor:
-    """Attend all runs in one call; see `pattern.Backend`."""
+    """Attend all runs in one call; see `pattern.AttentionBackend`."""
     mixed: torch.Tensor = torch.ops.assay.forest_attention(
         query,
         key,
@@ -43,6 +44,7 @@ def attend(
         torch.from_numpy(packed.cached_slots),
         torch.from_numpy(packed.lengths),
         torch.from_numpy(packed.parents),
+        None if rows is None else torch.from_numpy(rows),
         packed.held,
         pattern.scale,
         pattern.window or 0,

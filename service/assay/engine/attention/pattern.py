@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
+    import numpy as np
     import torch
 
     from assay.engine.block_cache import Layer
@@ -33,8 +34,11 @@ class AttentionBackend(Protocol):
         packed: PackedBatch,
         pattern: Pattern,
         layer: Layer | None = None,
+        rows: np.ndarray | None = None,
     ) -> torch.Tensor:
         """Return (rows, heads, value width), zero in rows outside every run.
 
-        `layer` has the keys and values of the batch's held runs, where there are any.
+        `layer` has the keys and values of the batch's held runs, where there are any. With `rows`,
+        (read rows,) int32, the first queries are those of these rows alone, and so is what is
+        returned; keys and values are still those of all.
         """

@@ -37,8 +37,9 @@ def attend(
     packed: PackedBatch,
     pattern: Pattern,
     layer: Layer | None = None,
+    rows: np.ndarray | None = None,
 ) -> torch.Tensor:
-    """Attend all runs in one call; see `pattern.Backend`.
+    """Attend all runs in one call; see `pattern.AttentionBackend`.
 
     Raises:
         ValueError: The layer caps its products, which flash attention can't.
@@ -46,6 +47,14 @@ def attend(
     if pattern.softcap is not None:
         raise ValueError("flash attention can't cap products")
     device = query.device
+    if rows is not None:
+        # All rows, of which most are zero: flash attention splits the keys of a query that is
+        # alone in its run, and sums in another order then.
+        read = torch.from_numpy(rows).to(device, non_blocking=True).long()
+        whole = query.new_zeros(query.shape[0], key.shape[1], query.shape[2])
+        whole[:, read] = query[:, : len(rows)]
+        mixed = attend(whole, key, value, packed, pattern, layer)[read]
+        return torch.nn.functional.pad(mixed, (0, 0, 0, 0, 0, query.shape[1] - len(rows)))
     if layer is not None and packed.held:
         key, value = layer.behind(key, value, packed)
     key, value = key.transpose(0, 1), value.transpose(0, 1)
