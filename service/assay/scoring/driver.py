@@ -1,0 +1,86 @@
+"""Runs handlers: generators that say what is to be awaited, and hold no asyncio themselves.
+
+What a handler does between two pauses is done off the loop where the request is large. It knows
+nothing of it, but may say how large.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from dataclasses import dataclass
+from functools import partial
+from inspect import GEN_RUNNING, getgeneratorstate
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+from assay.scoring.offload import offload
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+T = TypeVar("T")
+ResultT = TypeVar("ResultT")
+
+
+@dataclass(frozen=True, slots=True)
+class Pause:
+    """What a handler waits for, if anything, and how many items all that follows is about."""
+
+    start: Callable[[], Awaitable[Any]] | None  # called on the loop
+    items: int = 0
+
+
+Handler = Generator[Pause, Any, ResultT]  # what it returns in the end
+
+
+@dataclass(frozen=True, slots=True)
+class _Returned(Generic[ResultT]):
+    value: ResultT
+
+
+def awaited(start: Callable[[], Awaitable[T]], items: int = 0) -> Handler[T]:
+    """Wait in a handler for what `start` begins, and return its result.
+
+    `items` is how many the rest of the handler is about.
+    """
+    result: T = yield Pause(start, items)
+    return result
+
+
+def sized(items: int) -> Handler[None]:
+    """Say how many items the rest of a handler is about, where the body's lists don't."""
+    yield Pause(None, items)
+
+
+async def drive(handler: Handler[ResultT], items: int = 0) -> ResultT:
+    """Return a handler's result; what it does is done off the loop where it is about many items.
+
+    What it waits for is awaited here, and errors of that are raised in it. A cancellation closes
+    it, at once or, where a thread is at it, at its next pause; it isn't waited for.
+    """
+    try:
+        step = await offload(items, partial(_next, handler.send, [None]))
+        while isinstance(step, Pause):
+            items = max(items, step.items)
+            try:
+                result = await step.start() if step.start else None
+            except Exception as error:  # noqa: BLE001  the handler's, to catch or not
+                step = await offload(items, partial(_next, handler.throw, [error]))
+            else:
+                step = await offload(items, partial(_next, handler.send, [result]))
+        value: ResultT = step.value
+        return value
+    finally:
+        if getgeneratorstate(handler) != GEN_RUNNING:  # else the thread drops it, which closes it
+            handler.close()
+
+
+def _next(resume: Callable[[Any], Pause], argument: list[Any]) -> Pause | _Returned[Any]:
+    """Return a handler's next pause, or its result: no future can have a StopIteration.
+
+    The argument is taken out of its list: an error that a frame of its own traceback holds would
+    keep the whole request in memory.
+    """
+    try:
+        return resume(argument.pop())
+    except StopIteration as end:
+        return _Returned(end.value)
