@@ -69,7 +69,7 @@ def create_app(
         routes=contracts.routes(own),
         max_body_bytes=settings.max_body_bytes,
         body_timeout_s=settings.body_timeout_s,
-        shapes=contracts.shapes(own),
+        shapes=contracts.error_shapes(own),
         id_headers=contracts.id_headers(),
         strangers=Strangers(settings.unauthorized_per_minute),
         log_sample=settings.log_sample,

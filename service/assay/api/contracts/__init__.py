@@ -67,7 +67,7 @@ def posted(native: Mapping[str, Endpoint]) -> dict[str, Endpoint]:
     return {**native, **foreign}
 
 
-def shapes(native: Iterable[str]) -> dict[str, Shape]:
+def error_shapes(native: Iterable[str]) -> dict[str, Shape]:
     """Return how errors look at each path that isn't native too, where no body was read."""
     return {path: some[-1][0].problem for path, some in _by_path().items() if path not in native}
 
