@@ -19,15 +19,16 @@ from assay.api.pieces import Pieces
 from assay.api.request_context import context_of
 from assay.scoring import answers, inspection
 from assay.scoring.call import Call
-from assay.scoring.offload import offload
+from assay.scoring.driver import drive
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Sequence
+    from collections.abc import Callable, Sequence
 
     from pydantic import BaseModel
 
     from assay.api.request_context import RequestContext
     from assay.scoring.answers import EntryByEntry
+    from assay.scoring.driver import Handler
     from assay.scoring.targets import Target
 
 OptionsT = TypeVar("OptionsT", bound=wire.Options)
@@ -129,7 +130,7 @@ def _owner(request: Request) -> Literal["assay"] | None:
 async def _answer(
     request: Request,
     kind: type[OptionsT],
-    answer: Callable[[Call, OptionsT, str], Awaitable[EntryByEntry[Any]]],
+    answer: Callable[[Call, OptionsT, str], Handler[EntryByEntry[Any]]],
 ) -> Response:
     """Parse, and answer unless the caller leaves first."""
     context = context_of(request)
@@ -138,11 +139,9 @@ async def _answer(
     route, scorer = context.route, context.scorer
     target = context.target(wanted.model)
     call = Call(scorer, target, wanted, route, caller=context.caller or "")
-    result = await cancel_on_disconnect(
-        request, answer(call, wanted, f"{route}-{context.request_id}")
-    )
-    has_errors, content = await offload(result.size, lambda: _written(result))
-    http_s = time.perf_counter() - begin - result.bare.timing_ms.total / 1e3
+    handler = answer(call, wanted, f"{route}-{context.request_id}")
+    total_ms, has_errors, content = await cancel_on_disconnect(request, drive(_written(handler)))
+    http_s = time.perf_counter() - begin - total_ms / 1e3
     scorer.metrics.http(target.name, route, max(0.0, http_s))
     context.outcome = "partial" if has_errors else "ok"
     return Response(content, media_type="application/json")
@@ -152,18 +151,20 @@ def _json(answer: BaseModel) -> Response:
     return Response(answer.model_dump_json(), media_type="application/json")
 
 
-def _written(answer: EntryByEntry[Any]) -> tuple[bool, bytes]:
-    """Return whether an entry has an error, and the answer as JSON.
+def _written(handler: Handler[EntryByEntry[Any]]) -> Handler[tuple[float, bool, bytes]]:
+    """Return how long scoring took, whether an entry has an error, and the answer as JSON.
 
     It is made and written in parts: each a short call, and its entries gone before the next's.
     """
+    answer = yield from handler
     has_errors = False
     parts: list[bytes] = []
     while part := list(islice(answer.entries, _WRITTEN_AT_ONCE)):
         has_errors = has_errors or any(entry.error for entry in part)
         parts.append(_in_list(part))
     content = answer.bare.model_dump_json().encode()
-    return has_errors, content.replace(_NO_DATA, b'"data":[%b]' % b",".join(parts), 1)
+    content = content.replace(_NO_DATA, b'"data":[%b]' % b",".join(parts), 1)
+    return answer.bare.timing_ms.total, has_errors, content
 
 
 def _in_list(entries: Sequence[BaseModel]) -> bytes:

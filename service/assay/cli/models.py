@@ -26,6 +26,7 @@ from assay.cli.terminal import err, out, table
 from assay.errors import AssayError, CheckpointError, refusing
 from assay.scoring import answers, inspection
 from assay.scoring.call import Call
+from assay.scoring.driver import drive
 from assay.scoring.scorer import Scorer
 from assay.telemetry import logging as logs
 from assay.telemetry.metrics import Metrics
@@ -189,7 +190,7 @@ async def _verify(settings: Settings, *, as_json: bool) -> bool:
                 )
             request = wire.ScoreRequest(inputs=[wire.Item(**_item(example)) for example in golden])
             call = Call(scorer, scorer.target(None), request, "score")
-            answer = (await answers.score(call, request, "verify")).whole()
+            answer = (await drive(answers.score(call, request, "verify"))).whole()
     rows: list[Sequence[str | Text]] = []
     are_right = True
     for example, entry in zip(golden, answer.data, strict=True):

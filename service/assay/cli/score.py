@@ -37,6 +37,7 @@ from assay.prompts import loader
 from assay.scheduling import workers
 from assay.scoring import answers, interpretation
 from assay.scoring.call import Call
+from assay.scoring.driver import drive
 from assay.scoring.scorer import Scorer
 from assay.telemetry import logging as logs
 from assay.telemetry.metrics import Metrics
@@ -241,14 +242,16 @@ class _Here:
         )
 
     async def score(self, request: wire.ScoreRequest) -> wire.ScoreAnswer:
-        return (await answers.score(self._call(request, "score"), request, "score")).whole()
+        call = self._call(request, "score")
+        return (await drive(answers.score(call, request, "score"))).whole()
 
     async def compare(self, request: wire.CompareRequest) -> wire.CompareAnswer:
-        return (await answers.compare(self._call(request, "compare"), request, "compare")).whole()
+        call = self._call(request, "compare")
+        return (await drive(answers.compare(call, request, "compare"))).whole()
 
     async def best_of_n(self, request: wire.BestOfNRequest) -> wire.BestOfNAnswer:
         call = self._call(request, "best-of-n")
-        return (await answers.best_of_n(call, request, "best-of-n")).whole()
+        return (await drive(answers.best_of_n(call, request, "best-of-n"))).whole()
 
     def _call(self, request: wire.Options, route: str) -> Call:
         return Call(self._scorer, self._scorer.target(request.model), request, route)

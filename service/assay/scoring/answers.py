@@ -10,14 +10,15 @@ from assay.errors import AssayError
 from assay.reward import ensemble, preference, selection, tournament
 from assay.scoring import items as given
 from assay.scoring.call import ScoredItem
+from assay.scoring.driver import sized
 from assay.scoring.interpretation import TargetScore
-from assay.scoring.offload import offload
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from assay.scoring import pairwise
     from assay.scoring.call import Call
+    from assay.scoring.driver import Handler
     from assay.scoring.scorer import RequestResult
 
 
@@ -29,7 +30,6 @@ class EntryByEntry(Generic[AnswerT]):
     """An answer whose entries are made as they are read: all at once take much memory."""
 
     bare: AnswerT  # without its data
-    size: int  # items that the entries are about
     entries: Iterator[wire.Entry]
 
     def whole(self) -> AnswerT:
@@ -37,18 +37,18 @@ class EntryByEntry(Generic[AnswerT]):
         return self.bare.model_copy(update={"data": list(self.entries)})
 
 
-async def score(
+def score(
     call: Call, request: wire.ScoreRequest, request_id: str
-) -> EntryByEntry[wire.ScoreAnswer]:
+) -> Handler[EntryByEntry[wire.ScoreAnswer]]:
     """Answer `POST /score`."""
     items = request.items()
-    sources = await offload(len(items), lambda: given.sources_of(items, request))
-    outcome, judged = await call.run(
-        sources, lambda place, param: given.item_path(items[place], place, param)
+    yield from sized(len(items))
+    outcome, judged = yield from call.run(
+        given.sources_of(items, request),
+        lambda place, param: given.item_path(items[place], place, param),
     )
     return EntryByEntry(
         wire.ScoreAnswer(data=[], **call.envelope(outcome, request_id)),
-        len(items),
         (
             _entry(call, index, item, one)
             for index, (item, one) in enumerate(zip(items, judged, strict=True))
@@ -56,46 +56,47 @@ async def score(
     )
 
 
-async def compare(
+def compare(
     call: Call, request: wire.CompareRequest, request_id: str
-) -> EntryByEntry[wire.CompareAnswer]:
+) -> Handler[EntryByEntry[wire.CompareAnswer]]:
     """Answer `POST /compare`."""
     comparisons = request.all()
     groups = [(one.prompt, one.candidates()) for one in comparisons]
+    yield from sized(_size(groups))
     entries: Iterator[wire.CompareEntry]
     if call.only_compares:
-        outcome, matrices = await call.contest(groups, "comparisons", comparisons)
+        outcome, matrices = yield from call.contest(groups, "comparisons", comparisons)
         entries = (
             _contest(request, index, one.id, matrix)
             for index, (one, matrix) in enumerate(zip(comparisons, matrices, strict=True))
         )
     else:
-        outcome, parts = await _judged(call, groups, "comparisons", comparisons)
+        outcome, parts = yield from _judged(call, groups, "comparisons", comparisons)
         entries = (
             _comparison(call, request, index, one.id, part)
             for index, (one, part) in enumerate(zip(comparisons, parts, strict=True))
         )
     bare = wire.CompareAnswer(data=[], **call.envelope(outcome, request_id))
-    return EntryByEntry(bare, _size(groups), entries)
+    return EntryByEntry(bare, entries)
 
 
-async def best_of_n(
+def best_of_n(
     call: Call, request: wire.BestOfNRequest, request_id: str
-) -> EntryByEntry[wire.BestOfNAnswer]:
+) -> Handler[EntryByEntry[wire.BestOfNAnswer]]:
     """Answer `POST /best-of-n`."""
     wanted = request.all()
     groups = [(group.prompt, group.candidates()) for group in wanted]
+    yield from sized(_size(groups))
     if call.only_compares:
-        outcome, matrices = await call.contest(groups, "groups", wanted)
+        outcome, matrices = yield from call.contest(groups, "groups", wanted)
         parts = [
             _winners(matrix, len(responses))
             for matrix, (_, responses) in zip(matrices, groups, strict=True)
         ]
     else:
-        outcome, parts = await _judged(call, groups, "groups", wanted)
+        outcome, parts = yield from _judged(call, groups, "groups", wanted)
     return EntryByEntry(
         wire.BestOfNAnswer(data=[], **call.envelope(outcome, request_id)),
-        _size(groups),
         (
             _best(call, request, index, group, part)
             for index, (group, part) in enumerate(zip(wanted, parts, strict=True))
@@ -103,16 +104,16 @@ async def best_of_n(
     )
 
 
-async def _judged(
+def _judged(
     call: Call,
     groups: Sequence[pairwise.Group],
     field: str,
     things: Sequence[wire.TemplateInputs],
-) -> tuple[RequestResult, list[list[ScoredItem]]]:
+) -> Handler[tuple[RequestResult, list[list[ScoredItem]]]]:
     """Score the responses of each group."""
     beside = given.each_inputs(call.options, things)
-    sources = await offload(_size(groups), lambda: given.sources(groups, beside))
-    outcome, judged = await call.run(sources, given.paths(field, groups, things))
+    sources = given.sources(groups, beside)
+    outcome, judged = yield from call.run(sources, given.paths(field, groups, things))
     remaining = iter(judged)
     return outcome, [[next(remaining) for _ in responses] for _, responses in groups]
 

@@ -12,8 +12,8 @@ from assay.errors import BodyTooLarge, DeadlineExceeded, ServiceError
 from assay.items import Cutting, Ids
 from assay.reward import ensemble, transform
 from assay.scoring import garbage, interpretation, items, pairwise, reward_metrics, validation
+from assay.scoring.driver import awaited
 from assay.scoring.interpretation import ScoreOptions, TargetScore
-from assay.scoring.offload import offload
 from assay.telemetry import tracing
 from assay.telemetry.metrics import CLIENT_GONE
 
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from assay.errors import AssayError
     from assay.items import Source, TemplateInputs
+    from assay.scoring.driver import Handler
     from assay.scoring.items import Path
     from assay.scoring.scorer import RawResult, RequestResult, Scorer
     from assay.scoring.targets import Target
@@ -82,12 +83,12 @@ class Call:
         )
         validation.check(self.target, options)
 
-    async def run(
+    def run(
         self, sources: list[Source], path: Path
-    ) -> tuple[RequestResult, list[ScoredItem]]:
+    ) -> Handler[tuple[RequestResult, list[ScoredItem]]]:
         """Score the items; raise the first bad one's error where the caller wants that."""
-        outcome = await self._score(sources, path)
-        judged = await offload(len(sources), lambda: self._judged(sources, outcome))
+        outcome = yield from self._score(sources, path)
+        judged = self._judged(sources, outcome)
         garbage.note([outcome.items, judged])
         return outcome, judged
 
@@ -102,28 +103,24 @@ class Call:
         self._observe(sources, judged)
         return judged
 
-    async def contest(
+    def contest(
         self,
         groups: Sequence[pairwise.Group],
         field: str,
         things: Sequence[wire.TemplateInputs] = (),
         inputs: Sequence[TemplateInputs] = (),
-    ) -> tuple[RequestResult, list[pairwise.Matrix | AssayError]]:
+    ) -> Handler[tuple[RequestResult, list[pairwise.Matrix | AssayError]]]:
         """Let each group's responses meet; return P(i ≻ j) for each group.
 
         `things` are the groups as they came, which may have tools and the like of their own;
         foreign contracts give these as `inputs`.
         """
-        size = sum(len(responses) for _, responses in groups)
         own = things or [self.options] * len(groups)
         beside = inputs or items.each_inputs(self.options, own)
-        rounds = await offload(
-            size,
-            lambda: [
-                pairwise.Round(self.target.card, *group, its)
-                for group, its in zip(groups, beside, strict=True)
-            ],
-        )
+        rounds = [
+            pairwise.Round(self.target.card, *group, its)
+            for group, its in zip(groups, beside, strict=True)
+        ]
         for index, one in enumerate(rounds):
             if self._fails_whole and one.error is not None:
                 raise _located(one.error, f"{field}[{index}].{one.error.param}")
@@ -135,13 +132,10 @@ class Call:
             where, thing = f"{field}[{owner}]", own[owner] if things else None
             return items.beside(where, thing, param, groups[owner][0]) or where
 
-        outcome = await self._score(sources, path)
+        outcome = yield from self._score(sources, path)
         remaining = iter(outcome.items)
         sizes = self._scorer.served.sizes(self.target)[0]
-        found = await offload(
-            len(sources),
-            lambda: [one.matrix([next(remaining) for _ in one.sources], sizes) for one in rounds],
-        )
+        found = [one.matrix([next(remaining) for _ in one.sources], sizes) for one in rounds]
         self._count(outcome, [])
         return outcome, found
 
@@ -149,7 +143,7 @@ class Call:
     def _fails_whole(self) -> bool:
         return self.options.on_error == "fail"
 
-    async def _score(self, sources: list[Source], path: Path) -> RequestResult:
+    def _score(self, sources: list[Source], path: Path) -> Handler[RequestResult]:
         options = self.options
         garbage.note([sources])
         if len(sources) > wire.MOST_ITEMS:
@@ -158,18 +152,21 @@ class Call:
             )
         begin = time.monotonic()
         try:
-            outcome = await self._scorer.score(
-                self.target,
-                sources,
-                cutting=self._cutting,
-                is_batch=options.priority == "batch",
-                deadline_s=None if options.deadline_ms is None else options.deadline_ms / 1e3,
-                stop_at_error=self._fails_whole,
-                caller=self._caller,
-                salt=options.cache_salt,
-                on_left=lambda timings: tracing.passed(
-                    begin, timings, self._named(len(sources)), error=CLIENT_GONE
+            outcome = yield from awaited(
+                lambda: self._scorer.score(
+                    self.target,
+                    sources,
+                    cutting=self._cutting,
+                    is_batch=options.priority == "batch",
+                    deadline_s=None if options.deadline_ms is None else options.deadline_ms / 1e3,
+                    stop_at_error=self._fails_whole,
+                    caller=self._caller,
+                    salt=options.cache_salt,
+                    on_left=lambda timings: tracing.passed(
+                        begin, timings, self._named(len(sources)), error=CLIENT_GONE
+                    ),
                 ),
+                items=len(sources),
             )
         except ServiceError as error:
             self._scorer.metrics.shed(self.target.name, error.code, len(sources))

@@ -20,6 +20,7 @@ from assay.worker_protocol import OUTLINE, ModelSpec, Refused, Start
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Sequence
 
+    from assay.items import Source
     from assay.prompts.models import Inspected, Model
     from assay.prompts.renderer import Looked
     from assay.scoring.scorer import Scorer
@@ -71,6 +72,19 @@ async def _outline(spec: ModelSpec, settings: Settings) -> None:
         message = await worker.receive()
     if isinstance(message, Refused):
         raise CheckpointError(message.message)
+
+
+async def look(scorer: Scorer, target: Target, source: Source, caller: str) -> Looked:
+    """Return what the target's first member reads of one item.
+
+    Raises:
+        AssayError: It can't be rendered, or the request isn't admitted.
+    """
+    async with contextlib.aclosing(scorer.rendered(target, [source], caller=caller)) as chunks:
+        (looked,) = [one async for chunk in chunks for one in chunk]
+    if isinstance(looked, AssayError):
+        raise looked
+    return looked
 
 
 async def tokenized(

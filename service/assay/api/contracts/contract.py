@@ -1,8 +1,9 @@
 """What every foreign contract has: its paths, its request, its answer, its errors.
 
-A contract never scores: it says what its items are (`assay.items` sources) and spells the
-answer. Unknown optional fields are taken, but for what `unread` refuses. Where two contracts share
-a path, or one shares it with a native route, the body's top-level keys tell which is meant.
+A contract never scores: its handler says what the items are (`assay.items` sources) and spells the
+answer; `scoring.driver` runs it. Unknown optional fields are taken, but for what `unread` refuses.
+Where two contracts share a path, or one shares it with a native route, the body's top-level keys
+tell which is meant.
 """
 
 from __future__ import annotations
@@ -11,7 +12,6 @@ import time
 from array import array
 from dataclasses import dataclass
 from difflib import get_close_matches
-from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from fastapi import Response
@@ -28,7 +28,7 @@ from assay.errors import BodyTooLarge, InvalidField, shown
 from assay.items import Ids, Text
 from assay.scoring import garbage, items
 from assay.scoring.call import Call
-from assay.scoring.offload import offload
+from assay.scoring.driver import drive
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from assay.api.request_context import RequestContext, Shape
     from assay.items import Cutting, Source, Specials
     from assay.scoring.call import ScoredItem
+    from assay.scoring.driver import Handler
     from assay.scoring.scorer import RequestResult, Scorer
     from assay.scoring.targets import Target
 
@@ -147,7 +148,7 @@ class Ask:
             is_native=False,
         )
 
-    async def read(
+    def read(
         self,
         sources: Sequence[Source],
         path: Path,
@@ -156,7 +157,7 @@ class Ask:
         cutting: Cutting | None = None,
         turns: Path | None = None,
         **options: Any,
-    ) -> tuple[Call, RequestResult, list[ScoredItem]]:
+    ) -> Handler[tuple[Call, RequestResult, list[ScoredItem]]]:
         """Let a target that scores read items; one bad item fails the request."""
         call = self.call(model, cutting=cutting, **options)
         if call.only_compares:
@@ -165,20 +166,21 @@ class Ask:
                 "/compare or /best-of-n",
                 param="model",
             )
-        return call, *await self.run(call, sources, path, turns)
+        outcome, judged = yield from self.run(call, sources, path, turns)
+        return call, outcome, judged
 
-    async def run(
+    def run(
         self, call: Call, sources: Sequence[Source], path: Path, turns: Path | None = None
-    ) -> tuple[RequestResult, list[ScoredItem]]:
+    ) -> Handler[tuple[RequestResult, list[ScoredItem]]]:
         """Let a call's target read items, those that are spelt in its steps as steps.
 
         `turns` is where an item's turns are, if that isn't the item's own path. How many were cut
         is in the answer's headers: most contracts have no field for it.
         """
         steps = call.target.card.steps
-        spelt = await offload(len(sources), lambda: [in_steps(one, steps) for one in sources])
-        outcome, judged = await call.run(
-            spelt, lambda place, param: _located(path, turns or path, place, param)
+        outcome, judged = yield from call.run(
+            [in_steps(one, steps) for one in sources],
+            lambda place, param: _located(path, turns or path, place, param),
         )
         if cut := sum(one.truncated for one in judged):
             self.headers["x-assay-truncated"] = str(cut)
@@ -189,14 +191,14 @@ class Ask:
 class Contract:
     """One foreign contract at its paths, which may have parts like {model}: see `fit`.
 
-    `answer` returns what is sent, in the form that the body had. `query` are the parameters of the
-    URL that it knows. `problem` is how its errors look, which are always JSON.
+    `answer` is its handler, which returns what is sent, in the form that the body had. `query` are
+    the parameters of the URL that it knows. `problem` is how its errors look, always in JSON.
     """
 
     route: str  # its name in metrics
     paths: tuple[str, ...]
     request: type[Body]
-    answer: Callable[[Ask, Any], Awaitable[Any]]
+    answer: Callable[[Ask, Any], Handler[Any]]
     problem: Shape
     forms: tuple[Form, ...] = (JSON,)
     id_header: str | None = None  # where its clients look for the request's id, too
@@ -234,20 +236,24 @@ class Contract:
         context.route, context.shape = self.route, self.problem
         ask = Ask(context, request.query_params, request.path_params)
         self._check_query(request)
-        size = _size(content)
-        try:
-            wanted = await offload(size, lambda: self.request.model_validate(content))
-            garbage.note(vars(wanted).values())
-            unread.check_meaning(wanted.model_extra or {}, vars(wanted))
-            answer = await cancel_on_disconnect(request, self.answer(ask, wanted))
-        except ValidationError as error:
-            hint = await offload(size, partial(self._right_path, error, content, others))
-            raise _invalid(error, hint) from None
-        garbage.note(answer.values() if isinstance(answer, dict) else [answer])
-        is_written = isinstance(answer, bytes)
-        body = answer if is_written else await offload(size, lambda: form.write(answer))
+        handler = self._written(ask, content, form, others)
+        body = await cancel_on_disconnect(request, drive(handler, _size(content)))
         context.outcome = "ok"
         return Response(body, media_type=form.media_type, headers=context.headers)
+
+    def _written(
+        self, ask: Ask, content: Mapping[str, Any], form: Form, others: Sequence[Contract]
+    ) -> Handler[bytes]:
+        """Return the answer to a body as it is sent."""
+        try:
+            wanted = self.request.model_validate(content)
+            garbage.note(vars(wanted).values())
+            unread.check_meaning(wanted.model_extra or {}, vars(wanted))
+            answer = yield from self.answer(ask, wanted)
+        except ValidationError as error:
+            raise _invalid(error, self._right_path(error, content, others)) from None
+        garbage.note(answer.values() if isinstance(answer, dict) else [answer])
+        return answer if isinstance(answer, bytes) else form.write(answer)
 
     def _right_path(
         self, error: ValidationError, content: Mapping[str, Any], others: Sequence[Contract]
@@ -320,7 +326,7 @@ class Given:
     is_one: bool
 
 
-async def text_or_ids(value: object, field: str, specials: Specials = "tokenizer") -> Given:
+def text_or_ids(value: object, field: str, specials: Specials = "tokenizer") -> Given:
     """Return the items of a field that has a text or token ids, or many of these.
 
     A text gets the special tokens that the tokenizer adds, unless `specials` says otherwise.
@@ -330,10 +336,7 @@ async def text_or_ids(value: object, field: str, specials: Specials = "tokenizer
     """
     if not isinstance(value, list) or (value and set(map(type, value)) == {int}):
         return Given([_one_of(value, field, specials)], only(field), is_one=True)
-    sources = await offload(
-        len(value),
-        lambda: [_one_of(one, f"{field}[{place}]", specials) for place, one in enumerate(value)],
-    )
+    sources = [_one_of(one, f"{field}[{place}]", specials) for place, one in enumerate(value)]
     return Given(sources, each(field), is_one=False)
 
 

@@ -22,12 +22,12 @@ from assay.api.contracts.contract import Ask, Body, Contract
 from assay.api.contracts.questions import Answer, Content, Question
 from assay.api.contracts.turns import BY_FORM, ROLES
 from assay.errors import InvalidField, UnknownTarget
-from assay.scoring.offload import offload
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from assay.errors import AssayError
+    from assay.scoring.driver import Handler
 
 
 class Part(Body):
@@ -160,10 +160,10 @@ class Decisions(Body):
     stream: bool | None = None
 
 
-async def _answer(ask: Ask, wanted: Decisions) -> dict[str, Any]:
+def _answer(ask: Ask, wanted: Decisions) -> Handler[dict[str, Any]]:
     call = ask.call(wanted.model)
-    asked = await offload(len(wanted.questions), lambda: list(_asked(ask, wanted)))
-    outcome, answers = await questions.answered(call, asked, _entry)
+    asked = list(_asked(ask, wanted))
+    outcome, answers = yield from questions.answered(call, asked, _entry)
     read = questions.tokens(outcome)
     cached = max(0, read - round(outcome.computed_tokens / len(call.target.members)))
     return {

@@ -14,13 +14,13 @@ from assay.api.contracts.contract import Ask, Body, Contract, created, each
 from assay.api.contracts.rerank import CUT, rank
 from assay.items import Text
 from assay.reward.transform import sigmoid
-from assay.scoring.offload import offload
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from assay.errors import AssayError
     from assay.scoring.call import Call
+    from assay.scoring.driver import Handler
 
 _UNNAMED = "default/not-specified"  # what the client sends for no model
 
@@ -50,21 +50,16 @@ class Rerank(_Named):
     top_n: int | None = None
 
 
-async def _classify(ask: Ask, wanted: Classify) -> dict[str, Any]:
-    sources = await offload(
-        len(wanted.input), lambda: [Text(text, "tokenizer") for text in wanted.input]
-    )
-    call, _, judged = await ask.read(sources, each("input"), model=wanted.target, cutting=CUT)
-    data = await offload(
-        len(judged),
-        lambda: [labels.of(call, one, "none" if wanted.raw_scores else None) for one in judged],
-    )
+def _classify(ask: Ask, wanted: Classify) -> Handler[dict[str, Any]]:
+    sources = [Text(text, "tokenizer") for text in wanted.input]
+    call, _, judged = yield from ask.read(sources, each("input"), model=wanted.target, cutting=CUT)
+    data = [labels.of(call, one, "none" if wanted.raw_scores else None) for one in judged]
     tokens = [one.n_tokens for one in judged]
     return {"object": "classify", "data": data, **_envelope(ask, call, tokens)}
 
 
-async def _rerank(ask: Ask, wanted: Rerank) -> dict[str, Any]:
-    call, ranking, tokens = await rank(
+def _rerank(ask: Ask, wanted: Rerank) -> Handler[dict[str, Any]]:
+    call, ranking, tokens = yield from rank(
         ask, wanted.query, wanted.documents, "documents", model=wanted.target, top_n=wanted.top_n
     )
     results = [

@@ -9,7 +9,6 @@ it) is answered, too. There is one version of a model, "1"; a path may name it.
 from __future__ import annotations
 
 import re
-from functools import partial
 from math import prod
 from typing import TYPE_CHECKING, Any
 
@@ -29,7 +28,7 @@ from assay.api.request_context import context_of
 from assay.errors import AssayError, InvalidField
 from assay.items import Ids, Text
 from assay.reward import ensemble
-from assay.scoring.offload import offload
+from assay.scoring.driver import sized
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -37,6 +36,7 @@ if TYPE_CHECKING:
     from assay.items import Source
     from assay.prompts.models import Padding
     from assay.scoring.call import ScoredItem
+    from assay.scoring.driver import Handler
 
 _MOST_ITEMS = 65_536
 _OUTPUT = "rewards"
@@ -83,16 +83,16 @@ class Infer(Body):
         return bool(self.parameters.get("binary_data_output"))
 
 
-async def _infer(ask: Ask, wanted: Infer) -> dict[str, Any] | bytes:
+def _infer(ask: Ask, wanted: Infer) -> Handler[dict[str, Any] | bytes]:
     for place, one in enumerate(wanted.outputs or ()):
         if one.name != _OUTPUT:
             raise InvalidField(f"the only output is '{_OUTPUT}'", param=f"outputs[{place}].name")
     name = ask.path["model"]
     padding = ask.target(name).members[0].facts.padding
     # Of two dimensions alone: the product of a shape of thousands takes seconds.
-    size = max((prod(one.shape[:2]) for one in wanted.inputs), default=0)
-    field, sources = await offload(size, partial(_sources, wanted.inputs, padding))
-    _, _, judged = await ask.read(sources, each(field), model=name)
+    yield from sized(max((prod(one.shape[:2]) for one in wanted.inputs), default=0))
+    field, sources = _sources(wanted.inputs, padding)
+    _, _, judged = yield from ask.read(sources, each(field), model=name)
     return _answer(ask, wanted, judged)
 
 

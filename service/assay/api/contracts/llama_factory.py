@@ -6,14 +6,16 @@ sends is echoed, and the default target answers.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from assay.api.contracts import shapes
 from assay.api.contracts.contract import Ask, Body, Contract, each
 from assay.api.contracts.vllm import refuse_limit
 from assay.items import Text
 from assay.reward import ensemble
-from assay.scoring.offload import offload
+
+if TYPE_CHECKING:
+    from assay.scoring.driver import Handler
 
 
 class ScoreEvaluation(Body):
@@ -24,13 +26,12 @@ class ScoreEvaluation(Body):
     max_length: int | None = None
 
 
-async def _evaluate(ask: Ask, wanted: ScoreEvaluation) -> dict[str, Any]:
+def _evaluate(ask: Ask, wanted: ScoreEvaluation) -> Handler[dict[str, Any]]:
     refuse_limit(ask, None, wanted.max_length, "max_length")
     scores: list[float] = []
     if wanted.messages:
-        texts = wanted.messages
-        sources = await offload(len(texts), lambda: [Text(text) for text in texts])
-        _, _, judged = await ask.read(sources, each("messages"))
+        sources = [Text(text) for text in wanted.messages]
+        _, _, judged = yield from ask.read(sources, each("messages"))
         scores = [ensemble.mean(one.rewards) for one in judged]
     return {
         "id": f"scoreeval-{ask.request_id}",

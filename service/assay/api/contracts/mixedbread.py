@@ -18,6 +18,7 @@ from assay.reward.transform import sigmoid
 
 if TYPE_CHECKING:
     from assay.errors import AssayError
+    from assay.scoring.driver import Handler
 
 
 class Reranking(Body):
@@ -32,8 +33,8 @@ class Reranking(Body):
     rewrite_query: Annotated[bool | None, unheeded("a query is scored as it is")] = None
 
 
-async def _rerank(ask: Ask, wanted: Reranking) -> dict[str, Any]:
-    call, ranking, tokens = await rank(
+def _rerank(ask: Ask, wanted: Reranking) -> Handler[dict[str, Any]]:
+    call, ranking, tokens = yield from rank(
         ask, wanted.query, wanted.input, "input", model=wanted.model, top_n=wanted.top_k
     )
     return {

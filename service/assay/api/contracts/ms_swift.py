@@ -18,6 +18,7 @@ from assay.reward import ensemble
 
 if TYPE_CHECKING:
     from assay.scoring.call import ScoredItem
+    from assay.scoring.driver import Handler
 
 router = APIRouter(include_in_schema=False)
 
@@ -30,8 +31,8 @@ async def models(request: Request) -> dict[str, Any]:
     return {"object": "list", "data": [{"id": name, **entry} for name in names]}
 
 
-async def _complete(ask: Ask, wanted: ChatCompletion) -> dict[str, Any]:
-    call, judged = await read(ask, wanted)
+def _complete(ask: Ask, wanted: ChatCompletion) -> Handler[dict[str, Any]]:
+    call, judged = yield from read(ask, wanted)
     return completion(ask, call, judged, _content(judged), {})
 
 

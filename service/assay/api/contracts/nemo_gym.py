@@ -17,13 +17,13 @@ from assay.api.contracts.contract import Ask, Body, Contract, each, only
 from assay.api.contracts.turns import Turn
 from assay.reward import ensemble, preference, tournament
 from assay.scoring import items
-from assay.scoring.offload import offload
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from assay import wire
     from assay.scoring.call import Call
+    from assay.scoring.driver import Handler
 
 _NOTHING = "None"  # what Gym writes for a response without text
 
@@ -75,19 +75,18 @@ class Compare(Body):
     model: str | None = None
 
 
-async def _compare(ask: Ask, wanted: Compare) -> dict[str, Any]:
-    given = wanted.response_objs
-    texts = await offload(len(given), lambda: [one.text() for one in given])
+def _compare(ask: Ask, wanted: Compare) -> Handler[dict[str, Any]]:
+    texts = [one.text() for one in wanted.response_objs]
     prompt = [one.native("conversation_history") for one in wanted.conversation_history]
     call = ask.call(wanted.model)
     if len(texts) < 2 and call.only_compares:
         return {"rewards": [0.5] * len(texts), "comparison_results": None, "metrics": None}
-    rewards, wins = await _met(ask, call, prompt, texts)
+    rewards, wins = yield from _met(ask, call, prompt, texts)
     if len(texts) < 2:
         return {"rewards": rewards, "comparison_results": None, "metrics": None}
     return {
         "rewards": rewards,
-        "comparison_results": await offload(len(texts), lambda: _circle(rewards, wins)),
+        "comparison_results": _circle(rewards, wins),
         "metrics": {
             "mean_individual_score": ensemble.mean(rewards),
             "std_individual_score": ensemble.std(rewards),
@@ -96,18 +95,18 @@ async def _compare(ask: Ask, wanted: Compare) -> dict[str, Any]:
     }
 
 
-async def _met(
+def _met(
     ask: Ask, call: Call, prompt: list[wire.Message], texts: list[str]
-) -> tuple[list[float], Callable[[int, int], float]]:
+) -> Handler[tuple[list[float], Callable[[int, int], float]]]:
     """Return a reward for each response, and with what probability one beats another."""
     if call.only_compares:
-        _, (matrix,) = await call.contest([(prompt, texts)], "response_objs")
+        _, (matrix,) = yield from call.contest([(prompt, texts)], "response_objs")
         if not isinstance(matrix, list):
             raise matrix
         return tournament.scores(matrix), lambda i, j: matrix[i][j]
-    sources = await offload(len(texts), lambda: items.sources([(prompt, texts)]))
+    sources = items.sources([(prompt, texts)])
     talk = only("conversation_history")
-    _, judged = await ask.run(call, sources, each("response_objs"), talk)
+    _, judged = yield from ask.run(call, sources, each("response_objs"), talk)
 
     def wins(i: int, j: int) -> float:
         rows = [list(pair) for pair in zip(judged[i].rewards, judged[j].rewards, strict=True)]

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
     from assay.errors import AssayError
     from assay.scoring.call import Call, ScoredItem
+    from assay.scoring.driver import Handler
 
 
 def _no_form(value: object) -> object:
@@ -60,8 +61,8 @@ class ChatCompletion(Whole, Templated):
     prompt_logprobs: Annotated[Any, AfterValidator(_no_logprobs)] = None
 
 
-async def _complete(ask: Ask, wanted: ChatCompletion) -> dict[str, Any]:
-    call, judged = await read(ask, wanted)
+def _complete(ask: Ask, wanted: ChatCompletion) -> Handler[dict[str, Any]]:
+    call, judged = yield from read(ask, wanted)
     numbers = _numbers(call, judged)
     listed: list[dict[str, Any]] = [
         {"token": name, "logprob": number, "bytes": None, "top_logprobs": []}
@@ -71,7 +72,7 @@ async def _complete(ask: Ask, wanted: ChatCompletion) -> dict[str, Any]:
     return completion(ask, call, judged, content, {"logprobs": {"content": listed}})
 
 
-async def read(ask: Ask, wanted: ChatCompletion) -> tuple[Call, ScoredItem]:
+def read(ask: Ask, wanted: ChatCompletion) -> Handler[tuple[Call, ScoredItem]]:
     """Let a target read the conversation.
 
     Raises:
@@ -86,7 +87,7 @@ async def read(ask: Ask, wanted: ChatCompletion) -> tuple[Call, ScoredItem]:
     ]
     talk = conversation(turns, "messages", inputs_of(wanted))
     source = replace(talk, specials=specials(wanted.add_special_tokens, "card"))
-    call, _, (judged,) = await ask.read(
+    call, _, (judged,) = yield from ask.read(
         [source], only("messages"), model=wanted.model, cache_salt=wanted.cache_salt
     )
     return call, judged

@@ -18,6 +18,7 @@ from assay.items import Cutting
 
 if TYPE_CHECKING:
     from assay.errors import AssayError
+    from assay.scoring.driver import Handler
 
 _PATHS = ("/v1/ranking", "/ranking", "/reranking", "/v1/retrieval/{model}/reranking")
 
@@ -39,8 +40,8 @@ class Ranking(Body):
     top_n: int | None = Field(default=None, ge=0)
 
 
-async def _rank(ask: Ask, wanted: Ranking) -> dict[str, Any]:
-    _, ranking, tokens = await rank(
+def _rank(ask: Ask, wanted: Ranking) -> Handler[dict[str, Any]]:
+    _, ranking, tokens = yield from rank(
         ask,
         wanted.query.text,
         [one.text for one in wanted.passages],

@@ -18,12 +18,12 @@ from assay.api.contracts.contract import Ask, Body, Contract, each
 from assay.errors import InvalidField
 from assay.reward import ensemble, preference
 from assay.scoring import items
-from assay.scoring.offload import offload
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from assay.scoring.call import ScoredItem
+    from assay.scoring.driver import Handler
 
 Pair = Annotated[list[str], Field(min_length=2, max_length=2)]
 
@@ -38,41 +38,34 @@ class Feedback(Body):
     model: str | None = None
 
 
-async def _compare(ask: Ask, wanted: Feedback) -> dict[str, list[float]]:
-    return {"batch_first_win_prob": await _first_wins(ask, wanted)}
+def _compare(ask: Ask, wanted: Feedback) -> Handler[dict[str, list[float]]]:
+    return {"batch_first_win_prob": (yield from _first_wins(ask, wanted))}
 
 
-async def _feedback(ask: Ask, wanted: Feedback) -> dict[str, list[float]]:
+def _feedback(ask: Ask, wanted: Feedback) -> Handler[dict[str, list[float]]]:
     if wanted.batch_candidates or not wanted.batch_response:
-        return {"batch_score": [], "batch_first_win_prob": await _first_wins(ask, wanted)}
+        return {"batch_score": [], "batch_first_win_prob": (yield from _first_wins(ask, wanted))}
     _check(wanted, wanted.batch_response, "batch_response")
     pairs = zip(wanted.batch_prompt, wanted.batch_response, strict=True)
-    sources = await offload(
-        len(wanted.batch_prompt),
-        lambda: items.sources([(prompt, [response]) for prompt, response in pairs]),
-    )
-    _, _, judged = await ask.read(sources, each("batch_response"), model=wanted.model)
+    sources = items.sources([(prompt, [response]) for prompt, response in pairs])
+    _, _, judged = yield from ask.read(sources, each("batch_response"), model=wanted.model)
     scores = [ensemble.mean(one.rewards) for one in judged]
     return {"batch_score": scores, "batch_first_win_prob": []}
 
 
-async def _first_wins(ask: Ask, wanted: Feedback) -> list[float]:
+def _first_wins(ask: Ask, wanted: Feedback) -> Handler[list[float]]:
     _check(wanted, wanted.batch_candidates, "batch_candidates")
     groups: list[tuple[str, list[str]]] = list(
         zip(wanted.batch_prompt, wanted.batch_candidates, strict=True)
     )
     call = ask.call(wanted.model)
     if call.only_compares:
-        _, matrices = await call.contest(groups, "batch_candidates")
+        _, matrices = yield from call.contest(groups, "batch_candidates")
         return [one[0][1] for one in matrices if isinstance(one, list)]
-    sources = await offload(len(groups), lambda: items.sources(groups))
-    _, judged = await ask.run(
-        call, sources, lambda place: f"batch_candidates[{place // 2}][{place % 2}]"
+    _, judged = yield from ask.run(
+        call, items.sources(groups), lambda place: f"batch_candidates[{place // 2}][{place % 2}]"
     )
-    return await offload(
-        len(judged),
-        lambda: [_probability(*pair) for pair in zip(judged[::2], judged[1::2], strict=True)],
-    )
+    return [_probability(*pair) for pair in zip(judged[::2], judged[1::2], strict=True)]
 
 
 def _probability(one: ScoredItem, other: ScoredItem) -> float:

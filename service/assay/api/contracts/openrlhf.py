@@ -6,7 +6,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from pydantic import model_validator
 
@@ -15,7 +15,9 @@ from assay.api.contracts.contract import Ask, Body, Contract, each
 from assay.items import Text
 from assay.reward import ensemble
 from assay.reward.transform import sigmoid
-from assay.scoring.offload import offload
+
+if TYPE_CHECKING:
+    from assay.scoring.driver import Handler
 
 
 class GetReward(Body):
@@ -33,15 +35,12 @@ class GetReward(Body):
         return self
 
 
-async def _get_reward(ask: Ask, wanted: GetReward) -> dict[str, Any]:
+def _get_reward(ask: Ask, wanted: GetReward) -> Handler[dict[str, Any]]:
     if not wanted.query:  # sent where there are more servers than samples
         return {"rewards": [], "scores": [], "extra_logs": {}}
     padding = ask.target(wanted.model).members[0].facts.padding
-    sources = await offload(
-        len(wanted.query),
-        lambda: [Text(padding.taken_off_text(text)) for text in wanted.query],
-    )
-    _, _, judged = await ask.read(sources, each("query"), model=wanted.model)
+    sources = [Text(padding.taken_off_text(text)) for text in wanted.query]
+    _, _, judged = yield from ask.read(sources, each("query"), model=wanted.model)
     rewards = [ensemble.mean(one.rewards) for one in judged]
     return {"rewards": rewards, "scores": [sigmoid(one) for one in rewards], "extra_logs": {}}
 

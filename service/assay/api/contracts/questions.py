@@ -24,7 +24,7 @@ from assay.errors import Unanswerable
 from assay.items import NO_INPUTS, said
 from assay.reward import choice, ensemble
 from assay.scoring import items
-from assay.scoring.offload import offload
+from assay.scoring.driver import sized
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from assay.items import TemplateInputs
     from assay.reward.choice import Choice
     from assay.scoring.call import Call, ScoredItem
+    from assay.scoring.driver import Handler
     from assay.scoring.scorer import RequestResult
 
 Content = str | dict[str, Any] | list[Any]
@@ -125,36 +126,35 @@ def no_image(ask: Ask, where: str) -> Unanswerable:
     return unanswerable(ask, "the models served here read text only; leave images out", where)
 
 
-async def answered(
+def answered(
     call: Call,
     questions: Sequence[Question],
     entry: Callable[[Any, Answer], dict[str, Any]],
     *,
     temperature: float = 1.0,
     inputs: TemplateInputs = NO_INPUTS,
-) -> tuple[RequestResult, list[dict[str, Any]]]:
+) -> Handler[tuple[RequestResult, list[dict[str, Any]]]]:
     """Answer all questions in one call; one bad option fails the request.
 
     `entry` makes of a question and its answer what the contract has for it.
     """
+    yield from sized(sum(len(one.responses) for one in questions))
     groups = [(one.prompt, list(one.responses.values())) for one in questions]
     beside = [inputs] * len(groups)
     chosen: Iterator[Choice]
     if call.only_compares:
-        outcome, matrices = await call.contest(groups, "questions", inputs=beside)
-        size = sum(len(one.responses) ** 2 for one in questions)
+        outcome, matrices = yield from call.contest(groups, "questions", inputs=beside)
+        yield from sized(sum(len(one.responses) ** 2 for one in questions))
         met = (one for one in matrices if isinstance(one, list))
         chosen = (choice.by_preferences(one, temperature=temperature) for one in met)
     else:
         owners = [one for one in questions for _ in one.responses]
-        size = len(owners)
-        sources = await offload(size, lambda: items.sources(groups, beside))
-        outcome, judged = await call.run(sources, lambda place, param: _path(owners[place], param))
+        outcome, judged = yield from call.run(
+            items.sources(groups, beside), lambda place, param: _path(owners[place], param)
+        )
         chosen = _by_rewards(questions, judged, temperature)
     pairs = zip(questions, chosen, strict=True)
-    return outcome, await offload(
-        size, lambda: [entry(one.asked, _answer(one, found)) for one, found in pairs]
-    )
+    return outcome, [entry(one.asked, _answer(one, found)) for one, found in pairs]
 
 
 def tokens(outcome: RequestResult) -> int:

@@ -25,14 +25,14 @@ from assay.items import NO_INPUTS, Cutting
 from assay.reward import ensemble
 from assay.reward.transform import sigmoid
 from assay.scoring import items
-from assay.scoring.offload import offload
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Sequence
+    from collections.abc import Callable, Sequence
 
     from assay.errors import AssayError
     from assay.items import TemplateInputs
     from assay.scoring.call import Call, ScoredItem
+    from assay.scoring.driver import Handler
 
 CUT = Cutting("longest_first")  # as these servers cut
 _UNPROCESSABLE = 422
@@ -81,11 +81,11 @@ class Rerank(Asked):
         return Cutting("longest_first", response_tokens=self.max_tokens_per_doc or None)
 
 
-def _answering(version: int) -> Callable[[Ask, Rerank], Awaitable[dict[str, Any]]]:
+def _answering(version: int) -> Callable[[Ask, Rerank], Handler[dict[str, Any]]]:
     """Return what answers with Cohere's fields of that version."""
 
-    async def answer(ask: Ask, wanted: Rerank) -> dict[str, Any]:
-        call, ranking, tokens = await read(ask, wanted)
+    def answer(ask: Ask, wanted: Rerank) -> Handler[dict[str, Any]]:
+        call, ranking, tokens = yield from read(ask, wanted)
         is_raw = wanted.activates is False
         shows = version == 1 if wanted.return_documents is None else wanted.return_documents
         results = [
@@ -115,11 +115,11 @@ def _document(text: str) -> dict[str, Any]:
     return {"text": text, "multi_modal": None}
 
 
-async def read(ask: Ask, wanted: Rerank) -> tuple[Call, list[tuple[int, float]], list[int]]:
+def read(ask: Ask, wanted: Rerank) -> Handler[tuple[Call, list[tuple[int, float]], list[int]]]:
     """Return the call, the ranking, and how many tokens each document's item has."""
     check_limit(ask, wanted)
     variables = wire.TemplateInputs(chat_template_kwargs=wanted.chat_template_kwargs)
-    return await rank(
+    return rank(
         ask,
         wanted.query,
         wanted.documents,
@@ -132,7 +132,7 @@ async def read(ask: Ask, wanted: Rerank) -> tuple[Call, list[tuple[int, float]],
     )
 
 
-async def rank(
+def rank(
     ask: Ask,
     query: str,
     documents: list[str],
@@ -144,7 +144,7 @@ async def rank(
     refuses_long: str | None = None,
     inputs: TemplateInputs = NO_INPUTS,
     cache_salt: str | None = None,
-) -> tuple[Call, list[tuple[int, float]], list[int]]:
+) -> Handler[tuple[Call, list[tuple[int, float]], list[int]]]:
     """Return the call, the ranking of a field's documents, and how many tokens each item has.
 
     The query is the prompt, a document the response. `refuses_long` says what to do where an item
@@ -153,8 +153,8 @@ async def rank(
     Raises:
         ItemTooLong: One is.
     """
-    sources = await offload(len(documents), lambda: items.sources([(query, documents)], [inputs]))
-    call, _, judged = await ask.read(
+    sources = items.sources([(query, documents)], [inputs])
+    call, _, judged = yield from ask.read(
         sources, each(field), model=model, cutting=cutting, cache_salt=cache_salt
     )
     cut = next((place for place, one in enumerate(judged) if one.truncated), None)
@@ -162,8 +162,7 @@ async def rank(
         raise ItemTooLong(
             f"it has more tokens than the model takes; {refuses_long}", param=f"{field}[{cut}]"
         )
-    ranking = await offload(len(judged), lambda: ranked(judged, top_n))
-    return call, ranking, [one.n_tokens for one in judged]
+    return call, ranked(judged, top_n), [one.n_tokens for one in judged]
 
 
 def ranked(judged: Sequence[ScoredItem], top_n: int | None) -> list[tuple[int, float]]:

@@ -39,12 +39,12 @@ from assay.errors import InvalidField
 from assay.items import Ids, Text
 from assay.reward import ensemble
 from assay.reward.transform import sigmoid
-from assay.scoring.offload import offload
 
 if TYPE_CHECKING:
     from assay.errors import AssayError
     from assay.items import Source
     from assay.scoring.call import ScoredItem
+    from assay.scoring.driver import Handler
 
 
 router = APIRouter(include_in_schema=False)
@@ -100,13 +100,13 @@ async def model_info(request: Request) -> dict[str, Any]:
     }
 
 
-async def _classify(ask: Ask, wanted: Classify) -> Any:
+def _classify(ask: Ask, wanted: Classify) -> Handler[Any]:
     if wanted.conv is not None:
-        given = await _conversations(wanted.conv)
+        given = _conversations(wanted.conv)
     else:
         field = "text" if wanted.text is not None else "input_ids"
-        given = await text_or_ids(getattr(wanted, field), field)
-    _, outcome, judged = await ask.read(given.sources, given.path, model=wanted.model)
+        given = text_or_ids(getattr(wanted, field), field)
+    _, outcome, judged = yield from ask.read(given.sources, given.path, model=wanted.model)
 
     def entry(index: int, one: ScoredItem) -> dict[str, Any]:
         return {
@@ -118,11 +118,11 @@ async def _classify(ask: Ask, wanted: Classify) -> Any:
             },
         }
 
-    data = await offload(len(judged), lambda: [entry(*numbered) for numbered in enumerate(judged)])
+    data = [entry(*numbered) for numbered in enumerate(judged)]
     return data[0] if given.is_one else data
 
 
-async def _conversations(given: Any) -> Given:
+def _conversations(given: Any) -> Given:
     """Return the items of `conv`, which is a conversation, or a list of them.
 
     Raises:
@@ -130,13 +130,8 @@ async def _conversations(given: Any) -> Given:
     """
     is_one = isinstance(given, list) and bool(given) and isinstance(given[0], dict)
     path = only("conv") if is_one else each("conv")
-
-    def read() -> list[Source]:
-        talks = _TALKS.validate_python([given] if is_one else given)
-        return [conversation(turns, path(place)) for place, turns in enumerate(talks)]
-
     try:
-        sources = await offload(len(given) if isinstance(given, list) else 0, read)
+        talks = _TALKS.validate_python([given] if is_one else given)
     except ValidationError as error:
         place, *inside = error.errors(include_url=False, include_input=False)[0]["loc"] or [0]
         where = path_of(("conv", *inside) if is_one else ("conv", place, *inside))
@@ -145,13 +140,15 @@ async def _conversations(given: Any) -> Given:
             "which is text or parts of text",
             param=where if inside else "conv",
         ) from None
-    return Given(sources, path, is_one)
+    return Given(
+        [conversation(turns, path(place)) for place, turns in enumerate(talks)], path, is_one
+    )
 
 
-async def _embed(ask: Ask, wanted: Embeddings) -> dict[str, Any]:
-    given = await text_or_ids(wanted.input, "input")
+def _embed(ask: Ask, wanted: Embeddings) -> Handler[dict[str, Any]]:
+    given = text_or_ids(wanted.input, "input")
     given = step_rows.at_every_token(given, ask.target(wanted.model))
-    call, _, judged = await ask.read(given.sources, given.path, model=wanted.model)
+    call, _, judged = yield from ask.read(given.sources, given.path, model=wanted.model)
     outputs = list(ask.scorer.served.sizes(call.target)[0].items())
 
     def entry(index: int, one: ScoredItem) -> dict[str, Any]:
@@ -161,16 +158,16 @@ async def _embed(ask: Ask, wanted: Embeddings) -> dict[str, Any]:
         )
         return {"object": "embedding", "index": index, "embedding": numbers}
 
-    data = await offload(len(judged), lambda: [entry(*numbered) for numbered in enumerate(judged)])
+    data = [entry(*numbered) for numbered in enumerate(judged)]
     return {"object": "list", "data": data, "model": call.target.name, "usage": usage(judged)}
 
 
-async def _score(ask: Ask, wanted: Score) -> dict[str, Any]:
+def _score(ask: Ask, wanted: Score) -> Handler[dict[str, Any]]:
     if wanted.label_token_ids and ask.call(wanted.model).only_compares:
         reason = "the model compares responses: it has no probabilities of tokens, and no scores"
         raise unanswerable(ask, reason, "label_token_ids")
-    given = await _joined(wanted)
-    call, _, judged = await ask.read(given.sources, given.path, model=wanted.model)
+    given = _joined(wanted)
+    call, _, judged = yield from ask.read(given.sources, given.path, model=wanted.model)
     rewards = [ensemble.mean(one.rewards) for one in judged]
     # SGLang's softmax of one number would be 1 for every item.
     scores = [[sigmoid(one) if wanted.apply_softmax else one] for one in rewards]
@@ -182,28 +179,25 @@ async def _score(ask: Ask, wanted: Score) -> dict[str, Any]:
     }
 
 
-async def _joined(wanted: Score) -> Given:
+def _joined(wanted: Score) -> Given:
     """Return each item with the query.
 
     Raises:
         InvalidField: There are several queries, or some are text and others token ids.
     """
-    items = await text_or_ids(wanted.items, "items")
+    items = text_or_ids(wanted.items, "items")
     if not wanted.query:
         return items
-    query = await text_or_ids(wanted.query, "query")
+    query = text_or_ids(wanted.query, "query")
     if not query.is_one:
         raise InvalidField("field 'query': send one text, or one list of token ids", param="query")
     (one,) = query.sources
     size = len(one.ids) if isinstance(one, Ids) else len(wanted.query)
     check_joined(size, len(items.sources), "query")
-    joined = await offload(
-        len(items.sources),
-        lambda: [
-            _one(one, item, items.path(place), item_first=wanted.item_first)
-            for place, item in enumerate(items.sources)
-        ],
-    )
+    joined = [
+        _one(one, item, items.path(place), item_first=wanted.item_first)
+        for place, item in enumerate(items.sources)
+    ]
     return replace(items, sources=joined)
 
 
@@ -224,7 +218,7 @@ class Rerank(rerank.Rerank):
     instruct: str | None = None
 
 
-async def _bare_list(ask: Ask, wanted: Rerank) -> list[dict[str, Any]]:
+def _bare_list(ask: Ask, wanted: Rerank) -> Handler[list[dict[str, Any]]]:
     """Answer `/v1/rerank`."""
     if wanted.instruct:
         ask.call(wanted.model)
@@ -233,7 +227,7 @@ async def _bare_list(ask: Ask, wanted: Rerank) -> list[dict[str, Any]]:
             "null, or write it into 'query'",
             param="instruct",
         )
-    _, ranking, tokens = await rerank.read(ask, wanted)
+    _, ranking, tokens = yield from rerank.read(ask, wanted)
     shows = wanted.return_documents is not False
     return [
         {

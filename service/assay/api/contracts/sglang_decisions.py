@@ -19,10 +19,11 @@ from assay.api.contracts.contract import Ask, Body, Contract
 from assay.api.contracts.questions import Answer, Content, Question
 from assay.api.contracts.turns import inputs_of
 from assay.errors import InvalidField
-from assay.scoring.offload import offload
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from assay.scoring.driver import Handler
 
 _WORDING = 1
 
@@ -96,10 +97,10 @@ class Decisions(Body):
         return self
 
 
-async def _answer(ask: Ask, wanted: Decisions) -> dict[str, Any]:
+def _answer(ask: Ask, wanted: Decisions) -> Handler[dict[str, Any]]:
     call = ask.call(wanted.model)
-    asked = await offload(len(wanted.questions), lambda: list(_asked(ask, wanted)))
-    outcome, answers = await questions.answered(
+    asked = list(_asked(ask, wanted))
+    outcome, answers = yield from questions.answered(
         call, asked, _entry, temperature=wanted.temperature, inputs=inputs_of(wanted)
     )
     read = questions.tokens(outcome)

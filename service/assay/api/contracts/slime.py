@@ -18,6 +18,7 @@ from assay.reward import ensemble
 
 if TYPE_CHECKING:
     from assay.items import Source
+    from assay.scoring.driver import Handler
 
 
 class Sample(Templated):
@@ -28,9 +29,9 @@ class Sample(Templated):
     model: str | None = None
 
 
-async def _reward(ask: Ask, wanted: Sample) -> float | dict[str, float]:
+def _reward(ask: Ask, wanted: Sample) -> Handler[float | dict[str, float]]:
     source = _source(wanted, is_templated=_is_templated(ask))
-    _, _, judged = await ask.read(
+    _, _, judged = yield from ask.read(
         [source], only("response"), model=wanted.model, turns=only("prompt")
     )
     reward = ensemble.mean(judged[0].rewards)

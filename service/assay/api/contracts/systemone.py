@@ -18,10 +18,12 @@ from assay.api.contracts import questions, shapes
 from assay.api.contracts.contract import Ask, Body, Contract
 from assay.api.contracts.questions import Answer, Content, Question
 from assay.api.contracts.turns import inputs_of
-from assay.scoring.offload import offload
+from assay.scoring.driver import sized
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from assay.scoring.driver import Handler
 
 
 class Asked(Body):
@@ -78,10 +80,11 @@ class SystemOne(Body):
     chat_template_kwargs: dict[str, Any] | None = None  # vLLM's
 
 
-async def _answer(ask: Ask, wanted: SystemOne) -> dict[str, Any]:
+def _answer(ask: Ask, wanted: SystemOne) -> Handler[dict[str, Any]]:
     call = ask.call(wanted.model)
-    asked = await offload(len(wanted.questions), lambda: list(_asked(ask, wanted)))
-    outcome, answers = await questions.answered(call, asked, _entry, inputs=inputs_of(wanted))
+    yield from sized(len(wanted.questions))  # no list has them
+    asked = list(_asked(ask, wanted))
+    outcome, answers = yield from questions.answered(call, asked, _entry, inputs=inputs_of(wanted))
     return {
         "model": call.target.name,
         "answers": dict(zip(wanted.questions, answers, strict=True)),

@@ -43,13 +43,14 @@ from assay.errors import (
 from assay.items import Cutting, Text
 from assay.reward.transform import sigmoid
 from assay.scoring import items
-from assay.scoring.offload import offload
+from assay.scoring.driver import sized
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from assay.items import Side, Source
     from assay.scoring.call import Call, ScoredItem
+    from assay.scoring.driver import Handler
     from assay.scoring.scorer import RequestResult, Scorer
     from assay.scoring.targets import Target
 
@@ -230,9 +231,9 @@ class Vertex(Body):
     model: str | None = None  # of instances that name none
 
 
-async def _answer(ask: Ask, wanted: Predict | Rerank) -> list[Any]:
+def _answer(ask: Ask, wanted: Predict | Rerank) -> Handler[list[Any]]:
     """Answer, and state the times in the answer's headers."""
-    call, outcome, tokens, (answer,) = await _read(ask, [wanted], [""], wanted.model)
+    call, outcome, tokens, (answer,) = yield from _read(ask, [wanted], [""], wanted.model)
     device = _device(ask.scorer, call.target)
     ask.headers.update(_times(outcome), **{"x-compute-type": device})
     ask.headers["x-compute-characters"] = str(wanted.characters)
@@ -240,7 +241,7 @@ async def _answer(ask: Ask, wanted: Predict | Rerank) -> list[Any]:
     return answer
 
 
-async def _vertex(ask: Ask, wanted: Vertex) -> dict[str, list[Any]]:
+def _vertex(ask: Ask, wanted: Vertex) -> Handler[dict[str, list[Any]]]:
     """Answer every instance; those that ask alike are read together."""
     alike: dict[tuple[str | None, bool | None, Cutting], list[int]] = {}
     for place, one in enumerate(wanted.instances):
@@ -251,19 +252,22 @@ async def _vertex(ask: Ask, wanted: Vertex) -> dict[str, list[Any]]:
     for (model, *_), places in alike.items():
         prefixes = [f"instances[{place}]." for place in places]
         some = [wanted.instances[place] for place in places]
-        _, _, _, answers = await _read(ask, some, prefixes, model)
+        _, _, _, answers = yield from _read(ask, some, prefixes, model)
         found.update(zip(places, answers, strict=True))
     return {"predictions": [found[place] for place in range(len(wanted.instances))]}
 
 
-async def _read(
+def _read(
     ask: Ask, asked: Sequence[Predict | Rerank], prefixes: Sequence[str], model: str | None
-) -> tuple[Call, RequestResult, int, list[list[Any]]]:
+) -> Handler[tuple[Call, RequestResult, int, list[list[Any]]]]:
     """Read the items of bodies that ask for the same model and `truncate`.
 
     Return their answers, and how many tokens an ensemble's first member reads of them.
     """
-    groups = await offload(_size(asked), lambda: [one.sources() for one in asked])
+    yield from sized(
+        sum(len(one.texts if isinstance(one, Rerank) else one.listed) for one in asked)
+    )
+    groups = [one.sources() for one in asked]
     for one, group, prefix in zip(asked, groups, prefixes, strict=True):
         if not group:
             param = prefix + one.field
@@ -276,25 +280,18 @@ async def _read(
 
     first = asked[0]
     sources = [source for group in groups for source in group]
-    call, outcome, judged = await ask.read(sources, path, model=model, cutting=first.cutting)
+    call, outcome, judged = yield from ask.read(sources, path, model=model, cutting=first.cutting)
     cut = next((place for place, one in enumerate(judged) if one.truncated), None)
     if first.truncate is False and cut is not None:
         raise ItemTooLong(
             "it has more tokens than the model takes; send 'truncate': true", param=path(cut)
         )
     each = iter(judged)
-    answers = await offload(
-        len(judged),
-        lambda: [
-            one.shown(call, list(islice(each, len(group))))
-            for one, group in zip(asked, groups, strict=True)
-        ],
-    )
+    answers = [
+        one.shown(call, list(islice(each, len(group))))
+        for one, group in zip(asked, groups, strict=True)
+    ]
     return call, outcome, sum(one.n_tokens for one in judged), answers
-
-
-def _size(asked: Sequence[Predict | Rerank]) -> int:
-    return sum(len(one.texts) if isinstance(one, Rerank) else len(one.inputs) for one in asked)
 
 
 def _device(scorer: Scorer, target: Target) -> str:

@@ -14,7 +14,6 @@ clients (xtuner's of POLAR) read the last: it is [[reward]].
 from __future__ import annotations
 
 import base64
-import contextlib
 from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NamedTuple, Self
 
@@ -45,18 +44,19 @@ from assay.api.contracts.turns import (
     inputs_of,
 )
 from assay.api.request_context import context_of
-from assay.errors import AssayError, InvalidField
+from assay.errors import InvalidField
 from assay.items import Cutting, Text
 from assay.reward import ensemble
 from assay.reward.transform import sigmoid
-from assay.scoring import items
-from assay.scoring.offload import offload
+from assay.scoring import inspection, items
+from assay.scoring.driver import awaited
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from assay.items import Source, Specials
     from assay.scoring.call import Call, ScoredItem
+    from assay.scoring.driver import Handler
     from assay.scoring.targets import Target
 
 _PAIRS = (
@@ -150,12 +150,6 @@ class Score(Asked):
     data_2: Any = None
     chat_template_kwargs: dict[str, Any] | None = None
 
-    @property
-    def size(self) -> int:
-        """How many texts the longest list has."""
-        fields = (getattr(self, name) for pair in _PAIRS for name in pair)
-        return max((len(one) for one in fields if isinstance(one, list)), default=0)
-
 
 class Tokenize(Templated):
     """`POST /tokenize`."""
@@ -219,7 +213,7 @@ def _limit(target: Target) -> int:
     return min(member.facts.max_tokens for member in target.members)
 
 
-async def classify(ask: Ask, wanted: Inputs) -> dict[str, Any]:
+def classify(ask: Ask, wanted: Inputs) -> Handler[dict[str, Any]]:
     """Answer each item's reward, as the one label of a classifier."""
 
     def entry(index: int, judged: ScoredItem) -> dict[str, Any]:
@@ -228,11 +222,11 @@ async def classify(ask: Ask, wanted: Inputs) -> dict[str, Any]:
 
     check_limit(ask, wanted)
     _check_one_number(wanted)
-    given = await _given(wanted)
-    call, _, judged = await ask.read(
+    given = _given(wanted)
+    call, _, judged = yield from ask.read(
         given.sources, given.path, model=wanted.model, cache_salt=wanted.cache_salt
     )
-    return await _answer(ask, call, "classify", judged, entry)
+    return _answer(ask, call, "classify", judged, entry)
 
 
 def _check_one_number(wanted: Inputs) -> None:
@@ -249,7 +243,7 @@ def _check_one_number(wanted: Inputs) -> None:
         )
 
 
-async def _pool(ask: Ask, wanted: Pooling) -> dict[str, Any]:
+def _pool(ask: Ask, wanted: Pooling) -> Handler[dict[str, Any]]:
     check_limit(ask, wanted)
     if wanted.encoding_format == "base64" and wanted.embed_dtype != "float32":
         raise InvalidField("numbers in base64 are of type 'float32' only", param="embed_dtype")
@@ -257,8 +251,8 @@ async def _pool(ask: Ask, wanted: Pooling) -> dict[str, Any]:
     is_row_a_token = card.trunk.layout == "internlm2"
     if card.steps is None and not is_row_a_token:
         _check_one_number(wanted)
-    given = step_rows.at_every_token(await _given(wanted), ask.target(wanted.model))
-    call, _, judged = await ask.read(
+    given = step_rows.at_every_token(_given(wanted), ask.target(wanted.model))
+    call, _, judged = yield from ask.read(
         given.sources, given.path, model=wanted.model, cache_salt=wanted.cache_salt
     )
     outputs = list(ask.scorer.served.sizes(call.target)[0].items())
@@ -277,36 +271,35 @@ async def _pool(ask: Ask, wanted: Pooling) -> dict[str, Any]:
             data = base64.b64encode(np.asarray(data, f"{order}f4").tobytes()).decode()
         return {"index": index, "object": "pooling", "data": data}
 
-    return await _answer(ask, call, "pool", judged, entry)
+    return _answer(ask, call, "pool", judged, entry)
 
 
-async def _invoke(ask: Ask, wanted: Pooling) -> dict[str, Any]:
+def _invoke(ask: Ask, wanted: Pooling) -> Handler[dict[str, Any]]:
     """Answer as vLLM's own order of routes has it: models of steps pool, others classify."""
     steps = ask.target(wanted.model).card.steps
-    return await (classify if steps is None else _pool)(ask, wanted)
+    return (classify if steps is None else _pool)(ask, wanted)
 
 
-async def _score(ask: Ask, wanted: Score) -> dict[str, Any]:
+def _score(ask: Ask, wanted: Score) -> Handler[dict[str, Any]]:
     def entry(index: int, judged: ScoredItem) -> dict[str, Any]:
         return {"index": index, "object": "score", "score": wanted.shown(judged)}
 
     check_limit(ask, wanted)
-    pairs = await offload(wanted.size, lambda: _pairs(wanted))
+    pairs = _pairs(wanted)
     variables = wire.TemplateInputs(chat_template_kwargs=wanted.chat_template_kwargs)
     groups = [(query, [document]) for query, document in pairs.texts]
     beside = [items.inputs(variables)] * len(groups)
-    sources = await offload(len(groups), lambda: items.sources(groups, beside))
-    call, _, judged = await ask.read(
-        sources,
+    call, _, judged = yield from ask.read(
+        items.sources(groups, beside),
         each(pairs.field),
         model=wanted.model,
         cutting=wanted.cutting,
         cache_salt=wanted.cache_salt,
     )
-    return await _answer(ask, call, "score", judged, entry)
+    return _answer(ask, call, "score", judged, entry)
 
 
-async def _tokenize(ask: Ask, wanted: Tokenize) -> dict[str, Any]:
+def _tokenize(ask: Ask, wanted: Tokenize) -> Handler[dict[str, Any]]:
     target = ask.call(wanted.model).target
     source: Source
     if wanted.messages is not None:
@@ -316,22 +309,17 @@ async def _tokenize(ask: Ask, wanted: Tokenize) -> dict[str, Any]:
         source = Text(wanted.prompt, specials(wanted.add_special_tokens, "tokenizer"))
     else:
         raise InvalidField("send 'prompt' or 'messages'", param="prompt")
-    async with contextlib.aclosing(
-        ask.scorer.rendered(target, [source], caller=ask.caller)
-    ) as chunks:
-        (rendered,) = [one async for chunk in chunks for one in chunk]
-    if isinstance(rendered, AssayError):
-        raise rendered
-    ids = rendered.rendered.ids.tolist()
+    looked = yield from awaited(lambda: inspection.look(ask.scorer, target, source, ask.caller))
+    ids = looked.rendered.ids.tolist()
     return {
         "count": len(ids),
         "max_model_len": _limit(target),
         "tokens": ids,
-        "token_strs": rendered.tokens if wanted.return_token_strs else None,
+        "token_strs": looked.tokens if wanted.return_token_strs else None,
     }
 
 
-async def _given(wanted: Inputs) -> Given:
+def _given(wanted: Inputs) -> Given:
     """Return the items of a request; a conversation is one.
 
     Raises:
@@ -343,9 +331,7 @@ async def _given(wanted: Inputs) -> Given:
     if wanted.input is None:
         raise InvalidField("send 'input' or 'messages'", param="input")
     check_untemplated(wanted, "input")
-    return await text_or_ids(
-        wanted.input, "input", specials(wanted.add_special_tokens, "tokenizer")
-    )
+    return text_or_ids(wanted.input, "input", specials(wanted.add_special_tokens, "tokenizer"))
 
 
 def specials(adds: bool | None, unsaid: Specials) -> Specials:
@@ -412,20 +398,19 @@ def _texts(value: object, field: str) -> list[str]:
     return texts
 
 
-async def _answer(
+def _answer(
     ask: Ask,
     call: Call,
     kind: str,
     judged: Sequence[ScoredItem],
     entry: Callable[[int, ScoredItem], dict[str, Any]],
 ) -> dict[str, Any]:
-    data = await offload(len(judged), lambda: [entry(*numbered) for numbered in enumerate(judged)])
     return {
         "id": f"{kind}-{ask.request_id}",
         "object": "list",
         "created": created(),
         "model": call.target.name,
-        "data": data,
+        "data": [entry(*numbered) for numbered in enumerate(judged)],
         "usage": usage(judged),
     }
 

@@ -6,7 +6,7 @@ The answer's list is `data`, sorted, the best first; a `relevance_score` is a pr
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
@@ -14,6 +14,9 @@ from assay.api.contracts import shapes
 from assay.api.contracts.contract import Ask, Body, Contract
 from assay.api.contracts.rerank import rank
 from assay.reward.transform import sigmoid
+
+if TYPE_CHECKING:
+    from assay.scoring.driver import Handler
 
 
 class Rerank(Body):
@@ -27,8 +30,8 @@ class Rerank(Body):
     truncation: bool = True
 
 
-async def _rerank(ask: Ask, wanted: Rerank) -> dict[str, Any]:
-    call, ranking, tokens = await rank(
+def _rerank(ask: Ask, wanted: Rerank) -> Handler[dict[str, Any]]:
+    call, ranking, tokens = yield from rank(
         ask,
         wanted.query,
         wanted.documents,
