@@ -52,6 +52,7 @@ ADMIN_KEY = "chaos-admin-key-of-32-characters"
 SLOW_READERS = 200
 SLOW_ADDRESS = "127.0.0.2"  # theirs: another caller's than that of all the others
 SLOW_ITEMS = 12_000  # of an answer that no socket's buffers hold
+SLOW_AT_ONCE = 50  # requests for such that gather while a worker that was frozen comes back
 SLOW_STAY_S = (60.0, 300.0)  # the first are there for as long as the server lets them
 LOAD_TIMEOUT_S = 20.0
 Deed = Literal["kill", "stop", "reload", "greed", "hang"]
@@ -287,7 +288,7 @@ class _Chaos:
             await asyncio.gather(
                 *(self._ask_all(shuffled[place::CALLERS]) for place in range(CALLERS))
             )
-            await asyncio.gather(*(self._read_much() for _ in range(CALLERS)))
+            await asyncio.gather(*(self._read_much() for _ in range(SLOW_AT_ONCE)))
             await self._reload(turn)
         await self._ask_all(self._questions)
         await self._take_everything()  # a process that renders is started when it is first asked

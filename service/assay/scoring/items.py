@@ -116,31 +116,43 @@ def sources(groups: Groups, beside: Sequence[TemplateInputs] = ()) -> list[Sourc
     ]
 
 
-def item_path(item: wire.Item, place: int, param: str | None) -> str:
+Origin = wire.Item | int | None  # what the path of an error needs of an item
+
+
+def origin(item: wire.Item) -> Origin:
+    """Return an item that has tools and the like of its own; of another its prompt's `_turns`."""
+    return item if has_inputs(item) else _turns(item.prompt)
+
+
+def item_path(item: Origin, place: int, param: str | None) -> str:
     """Return the path of an item of `/score`, or of the field of it that an error is about."""
     if not param:
         return f"inputs[{place}]"
-    if is_shared(item, param):
+    own = item if isinstance(item, wire.Item) else None
+    if is_shared(own, param):
         return param
-    if item.prompt is not None:
-        param = _answered_path(item.prompt, param)
+    turns = _turns(item.prompt) if isinstance(item, wire.Item) else item
+    if turns is not None:
+        param = _answered_path(turns, param)
     return f"inputs[{place}].{param}"
+
+
+def _turns(prompt: Prompt | None) -> int | None:
+    """Return how many turns a prompt has; -1 where it came as a text, which has no fields."""
+    return len(prompt) if isinstance(prompt, list) else None if prompt is None else -1
 
 
 _TURN = re.compile(rf"{_MESSAGES}\[(\d+)\]")
 
 
-def _answered_path(prompt: Prompt, param: str) -> str:
-    """Return a field of an item by its name where the last turn came as its response.
-
-    A prompt that came as a text has no fields.
-    """
+def _answered_path(turns: int, param: str) -> str:
+    """Return a field of an item by its name where the last turn came as its response."""
     turn = _TURN.match(param)
     if turn is None:
         return param
-    if int(turn[1]) >= (1 if isinstance(prompt, str) else len(prompt)):
+    if int(turn[1]) >= abs(turns):
         return "response"
-    return "prompt" if isinstance(prompt, str) else within("prompt", param)
+    return "prompt" if turns < 0 else within("prompt", param)
 
 
 def within(turns: str, param: str) -> str:
@@ -185,5 +197,5 @@ def beside(
         return f"{where}.{param}"
     if not param.startswith(f"{_MESSAGES}["):
         return None
-    answered = _answered_path(prompt, param)
+    answered = _answered_path(-1 if isinstance(prompt, str) else len(prompt), param)
     return None if answered == "response" else f"{where}.{answered}"
