@@ -95,3 +95,9 @@ def test_after_clearing_nothing_is_kept():
     cache.clear()
     assert (len(cache), cache.path(ids(4 * BLOCK_TOKENS))) == (0, [])
     assert len(keep(cache, np.full(4 * BLOCK_TOKENS, 99, np.int32))) == 4
+
+
+def test_places_that_are_free_take_no_memory():
+    """A cache of as many as there may ever be is there at once; they are given in order."""
+    cache = PrefixCache(1 << 50)
+    assert numbers(keep(cache, ids(4 * BLOCK_TOKENS))) == [0, 1, 2, 3]
