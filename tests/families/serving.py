@@ -41,7 +41,7 @@ class Served:
         settings = Settings(models=(str(folder),))
         self.target = resolving.load(settings).default
         self.trunks = [_trunk(model, compiled=compiled) for model in self.target.members]
-        wanted, known = targets.wanted(settings), {}
+        wanted, known = targets.resolve_settings(settings), {}
         for model in self.target.members:
             if model.template_key not in known:  # a policy's reference has none of its own
                 known[model.template_key] = resolution.template_of(model.checkpoint, wanted)

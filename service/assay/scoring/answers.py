@@ -9,7 +9,7 @@ from assay import wire
 from assay.errors import AssayError
 from assay.reward import ensemble, preference, selection, tournament
 from assay.scoring import garbage
-from assay.scoring import items as given
+from assay.scoring import items as scoring_items
 from assay.scoring.call import ScoredItem
 from assay.scoring.driver import sized
 from assay.scoring.interpretation import TargetScore
@@ -47,11 +47,11 @@ def score(
     """
     items = request.items()
     yield from sized(len(items))
-    ids, origins = [item.id for item in items], [given.origin(item) for item in items]
-    sources = given.sources_of(items, request)
+    ids, origins = [item.id for item in items], [scoring_items.origin(item) for item in items]
+    sources = scoring_items.sources_of(items, request)
     garbage.empty([items])
     outcome, judged = yield from call.run(
-        sources, lambda place, param: given.item_path(origins[place], place, param)
+        sources, lambda place, param: scoring_items.item_path(origins[place], place, param)
     )
     return EntryByEntry(
         wire.ScoreAnswer(data=[], **call.envelope(outcome, request_id)),
@@ -67,20 +67,20 @@ def compare(
 ) -> Handler[EntryByEntry[wire.CompareAnswer]]:
     """Answer `POST /compare`."""
     comparisons = request.all()
-    groups = [(one.prompt, one.candidates()) for one in comparisons]
+    groups = [(comparison.prompt, comparison.candidates()) for comparison in comparisons]
     yield from sized(_size(groups))
     entries: Iterator[wire.CompareEntry]
     if call.only_compares:
         outcome, matrices = yield from call.contest(groups, "comparisons", comparisons)
         entries = (
-            _contest(request, index, one.id, matrix)
-            for index, (one, matrix) in enumerate(zip(comparisons, matrices, strict=True))
+            _contest(request, index, comparison.id, matrix)
+            for index, (comparison, matrix) in enumerate(zip(comparisons, matrices, strict=True))
         )
     else:
         outcome, parts = yield from _judged(call, groups, "comparisons", comparisons)
         entries = (
-            _comparison(call, request, index, one.id, part)
-            for index, (one, part) in enumerate(zip(comparisons, parts, strict=True))
+            _comparison(call, request, index, comparison.id, part)
+            for index, (comparison, part) in enumerate(zip(comparisons, parts, strict=True))
         )
     bare = wire.CompareAnswer(data=[], **call.envelope(outcome, request_id))
     return EntryByEntry(bare, entries)
@@ -90,22 +90,22 @@ def best_of_n(
     call: Call, request: wire.BestOfNRequest, request_id: str
 ) -> Handler[EntryByEntry[wire.BestOfNAnswer]]:
     """Answer `POST /best-of-n`."""
-    wanted = request.all()
-    groups = [(group.prompt, group.candidates()) for group in wanted]
+    requested = request.all()
+    groups = [(group.prompt, group.candidates()) for group in requested]
     yield from sized(_size(groups))
     if call.only_compares:
-        outcome, matrices = yield from call.contest(groups, "groups", wanted)
+        outcome, matrices = yield from call.contest(groups, "groups", requested)
         parts = [
             _winners(matrix, len(responses))
             for matrix, (_, responses) in zip(matrices, groups, strict=True)
         ]
     else:
-        outcome, parts = yield from _judged(call, groups, "groups", wanted)
+        outcome, parts = yield from _judged(call, groups, "groups", requested)
     return EntryByEntry(
         wire.BestOfNAnswer(data=[], **call.envelope(outcome, request_id)),
         (
             _best(call, request, index, group, part)
-            for index, (group, part) in enumerate(zip(wanted, parts, strict=True))
+            for index, (group, part) in enumerate(zip(requested, parts, strict=True))
         ),
     )
 
@@ -114,12 +114,12 @@ def _judged(
     call: Call,
     groups: Sequence[pairwise.Group],
     field: str,
-    things: Sequence[wire.TemplateInputs],
+    entries: Sequence[wire.TemplateInputs],
 ) -> Handler[tuple[RequestResult, list[list[ScoredItem]]]]:
     """Score the responses of each group."""
-    beside = given.each_inputs(call.options, things)
-    sources = given.sources(groups, beside)
-    outcome, judged = yield from call.run(sources, given.paths(field, groups, things))
+    beside = scoring_items.each_inputs(call.options, entries)
+    sources = scoring_items.sources(groups, beside)
+    outcome, judged = yield from call.run(sources, scoring_items.paths(field, groups, entries))
     remaining = iter(judged)
     return outcome, [[next(remaining) for _ in responses] for _, responses in groups]
 
@@ -132,7 +132,7 @@ def _entry(call: Call, index: int, item_id: str | None, judged: ScoredItem) -> w
     """Return one item's part of the answer."""
     rewards, verdict = judged.rewards, judged.verdict
     several = call.target.is_ensemble and rewards
-    given = {
+    fields = {
         "attributes": dict(verdict.attributes) if verdict.attributes else None,
         "steps": list(verdict.steps) if verdict.steps is not None else None,
         "first_error": verdict.first_error,
@@ -142,7 +142,7 @@ def _entry(call: Call, index: int, item_id: str | None, judged: ScoredItem) -> w
         id=item_id,
         score=call.shown(ensemble.mean(rewards)) if rewards else None,
         uncertainty=_uncertainty(rewards) if several else None,
-        **{**given, **_included(call, judged)},
+        **{**fields, **_included(call, judged)},
         gated=verdict.gated,
         n_tokens=judged.n_tokens,
         truncated=judged.truncated,
@@ -185,7 +185,9 @@ def _winners(matrix: pairwise.Matrix | AssayError, count: int) -> list[ScoredIte
     """Return responses by their mean probability of winning."""
     if isinstance(matrix, AssayError):
         return [ScoredItem(matrix)] * count
-    return [ScoredItem(None, TargetScore((one,))) for one in tournament.scores(matrix)]
+    return [
+        ScoredItem(None, TargetScore((probability,))) for probability in tournament.scores(matrix)
+    ]
 
 
 def _comparison(
@@ -277,8 +279,8 @@ def _top(
 
 def _gated(items: Sequence[ScoredItem]) -> list[bool] | None:
     """Return whose reward a composite's gate replaced; None where there is no gate."""
-    found = [item.verdict.gated for item in items]
-    return None if None in found else [bool(one) for one in found]
+    gated = [item.verdict.gated for item in items]
+    return None if None in gated else [bool(is_gated) for is_gated in gated]
 
 
 def _by_member(items: Sequence[ScoredItem]) -> list[list[float]]:
@@ -288,26 +290,26 @@ def _by_member(items: Sequence[ScoredItem]) -> list[list[float]]:
 
 def _included(call: Call, judged: ScoredItem) -> dict[str, Any]:
     """Return what `include` asks of one item, by field; nothing of one that has no score."""
-    wanted, verdict = call.options.include, judged.verdict
-    found: dict[str, Any] = {}
+    included, verdict = call.options.include, judged.verdict
+    fields: dict[str, Any] = {}
     if judged.error is not None:
-        return found
-    if "members" in wanted:
-        found["members"] = _members(call, verdict)
-    if "attributes" in wanted:
-        found["attributes"] = dict(verdict.attributes)
-    if "steps" in wanted:
-        found["steps"] = list(verdict.steps or ())
-    if "steps" in wanted or call.options.threshold is not None:
-        found["first_error"] = verdict.first_error
-    if "tokens" in wanted and judged.scored is not None:
-        found["tokens"] = judged.scored.ids.tolist()
-    return found
+        return fields
+    if "members" in included:
+        fields["members"] = _members(call, verdict)
+    if "attributes" in included:
+        fields["attributes"] = dict(verdict.attributes)
+    if "steps" in included:
+        fields["steps"] = list(verdict.steps or ())
+    if "steps" in included or call.options.threshold is not None:
+        fields["first_error"] = verdict.first_error
+    if "tokens" in included and judged.scored is not None:
+        fields["tokens"] = judged.scored.ids.tolist()
+    return fields
 
 
 def _listed(included: Sequence[dict[str, Any]]) -> dict[str, list[Any]]:
     """Return what each response has, as a list by field."""
-    return {name: [one[name] for one in included] for name in included[0]}
+    return {name: [fields[name] for fields in included] for name in included[0]}
 
 
 def _members(call: Call, verdict: TargetScore) -> dict[str, float] | None:
@@ -315,7 +317,7 @@ def _members(call: Call, verdict: TargetScore) -> dict[str, float] | None:
     labels = map(call.target.member_label, call.target.members)
     rewards = verdict.members or verdict.rewards
     named = zip(labels, rewards, strict=True) if rewards else ()
-    return {name: call.shown(one) for name, one in named} or None
+    return {name: call.shown(reward) for name, reward in named} or None
 
 
 def _uncertainty(rewards: Sequence[float]) -> wire.Uncertainty:

@@ -107,37 +107,40 @@ class Call:
         self,
         groups: Sequence[pairwise.Group],
         field: str,
-        things: Sequence[wire.TemplateInputs] = (),
+        entries: Sequence[wire.TemplateInputs] = (),
         inputs: Sequence[TemplateInputs] = (),
     ) -> Handler[tuple[RequestResult, list[pairwise.Matrix | AssayError]]]:
         """Let each group's responses meet; return P(i ≻ j) for each group.
 
-        `things` are the groups as they came, which may have tools and the like of their own;
+        `entries` are the groups as they came, which may have tools and the like of their own;
         foreign contracts give these as `inputs`.
         """
-        own = things or [self.options] * len(groups)
-        beside = inputs or items.each_inputs(self.options, own)
+        overrides = entries or [self.options] * len(groups)
+        beside = inputs or items.each_inputs(self.options, overrides)
         rounds = [
-            pairwise.Round(self.target.card, *group, its)
-            for group, its in zip(groups, beside, strict=True)
+            pairwise.Round(self.target.card, *group, group_inputs)
+            for group, group_inputs in zip(groups, beside, strict=True)
         ]
-        for index, one in enumerate(rounds):
-            if self._fails_whole and one.error is not None:
-                raise _located(one.error, f"{field}[{index}].{one.error.param}")
-        sources = [source for one in rounds for source in one.sources]
-        owners = [index for index, one in enumerate(rounds) for _ in one.sources]
+        for index, comparison in enumerate(rounds):
+            if self._fails_whole and comparison.error is not None:
+                raise _located(comparison.error, f"{field}[{index}].{comparison.error.param}")
+        sources = [source for comparison in rounds for source in comparison.sources]
+        owners = [index for index, comparison in enumerate(rounds) for _ in comparison.sources]
 
         def path(place: int, param: str | None) -> str:
             owner = owners[place]
-            where, thing = f"{field}[{owner}]", own[owner] if things else None
-            return items.beside(where, thing, param, groups[owner][0]) or where
+            where, entry = f"{field}[{owner}]", overrides[owner] if entries else None
+            return items.beside(where, entry, param, groups[owner][0]) or where
 
         outcome = yield from self._score(sources, path)
         remaining = iter(outcome.items)
         sizes = self._scorer.served.sizes(self.target)[0]
-        found = [one.matrix([next(remaining) for _ in one.sources], sizes) for one in rounds]
+        matrices = [
+            comparison.matrix([next(remaining) for _ in comparison.sources], sizes)
+            for comparison in rounds
+        ]
         self._count(outcome, [])
-        return outcome, found
+        return outcome, matrices
 
     @property
     def _fails_whole(self) -> bool:
@@ -178,7 +181,7 @@ class Call:
         for index, item in enumerate(outcome.items):
             if self._fails_whole and item.error is not None:
                 self._fail(outcome, item.error)
-                raise _located(self._told(item.error), path(index, item.error.param))
+                raise _located(self._advised(item.error), path(index, item.error.param))
         return outcome
 
     def _fail(self, outcome: RequestResult, error: AssayError) -> None:
@@ -205,13 +208,13 @@ class Call:
         self, source: Source, scored: RawResult, sizes: Sequence[Mapping[str, int]]
     ) -> ScoredItem:
         if scored.numbers is None:
-            return ScoredItem(scored.error and self._told(scored.error), scored=scored)
-        found = interpretation.interpret(self.target, scored.numbers, sizes, self._wish)
+            return ScoredItem(scored.error and self._advised(scored.error), scored=scored)
+        target_score = interpretation.interpret(self.target, scored.numbers, sizes, self._wish)
         if isinstance(source, Ids) and source.reads_all:  # which are steps isn't known here
-            found = TargetScore((), steps=found.steps)
-        return ScoredItem(None, found, scored)
+            target_score = TargetScore((), steps=target_score.steps)
+        return ScoredItem(None, target_score, scored)
 
-    def _told(self, error: AssayError) -> AssayError:
+    def _advised(self, error: AssayError) -> AssayError:
         """Return an error; it advises a field of the native routes on these only."""
         return error.advised() if self._is_native else error
 
@@ -245,8 +248,10 @@ class Call:
         rewards = [item.rewards for item in judged if item.rewards]
         metrics.scores(
             name,
-            [ensemble.mean(one) for one in rewards],
-            [ensemble.std(one) for one in rewards] if self.target.is_ensemble else [],
+            [ensemble.mean(item_rewards) for item_rewards in rewards],
+            [ensemble.std(item_rewards) for item_rewards in rewards]
+            if self.target.is_ensemble
+            else [],
         )
         metrics.answered(
             name,
@@ -263,22 +268,22 @@ class Call:
         """Note how rewards go with lengths, and whether an ensemble's members agree."""
         metrics, name = self._scorer.metrics, self.target.name
         rewards = [item.rewards for item in judged]
-        means = [ensemble.mean(one) if one else 0.0 for one in rewards]
+        means = [ensemble.mean(item_rewards) if item_rewards else 0.0 for item_rewards in rewards]
         pairs: dict[reward_metrics.Length, list[tuple[float, float]]] = {}
-        for source, own, mean in zip(sources, rewards, means, strict=True):
-            if own:
+        for source, item_rewards, mean in zip(sources, rewards, means, strict=True):
+            if item_rewards:
                 kind, size = reward_metrics.length(source)
                 pairs.setdefault(kind, []).append((size, mean))
-        for kind, found in pairs.items():
-            metrics.lengths(name, kind, found)
+        for kind, observations in pairs.items():
+            metrics.lengths(name, kind, observations)
         if self.target.is_ensemble:
             metrics.agreements(name, reward_metrics.agreements(sources, rewards, means))
 
 
 def _failure(outcome: RequestResult) -> str | None:
     """Return the code of the first error that is the service's own."""
-    errors = (one.error for one in outcome.items)
-    return next((one.code for one in errors if isinstance(one, ServiceError)), None)
+    errors = (item.error for item in outcome.items)
+    return next((error.code for error in errors if isinstance(error, ServiceError)), None)
 
 
 def _located(error: AssayError, path: str) -> AssayError:

@@ -32,9 +32,9 @@ def note(values: Iterable[object]) -> None:
     left = _LEFT.get()
     if left is None:
         return
-    for one in values:
-        if isinstance(one, list) and len(one) > ON_THE_LOOP_ITEMS:
-            left.append(one)
+    for value in values:
+        if isinstance(value, list) and len(value) > ON_THE_LOOP_ITEMS:
+            left.append(value)
 
 
 def free(lists: Iterable[list[Any]]) -> None:
@@ -44,6 +44,6 @@ def free(lists: Iterable[list[Any]]) -> None:
 
 def empty(lists: Iterable[list[Any]]) -> None:
     """Free what is in these lists; others have their turn between any two elements."""
-    for one in lists:
-        while one:
-            one.pop()
+    for elements in lists:
+        while elements:
+            elements.pop()

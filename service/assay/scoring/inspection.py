@@ -36,7 +36,9 @@ async def find(reference: str, settings: Settings) -> Inspected:
     Raises:
         CheckpointError: It can't be told what it is.
     """
-    async with Loader(targets.wanted(settings), timeout_s=settings.load_timeout_s) as loader:
+    async with Loader(
+        targets.resolve_settings(settings), timeout_s=settings.load_timeout_s
+    ) as loader:
         said = await loader.inspect(reference)
     try:
         for model in said.models:
@@ -48,11 +50,11 @@ async def find(reference: str, settings: Settings) -> Inspected:
 
 async def _check(model: Model, settings: Settings) -> None:
     """Refuse what a start would before it reads weights."""
-    one = model.checkpoint
+    checkpoint = model.checkpoint
     spec = ModelSpec(
-        name=one.name,
-        folder=one.folder,
-        base=one.base,
+        name=checkpoint.name,
+        folder=checkpoint.folder,
+        base=checkpoint.base,
         card=model.facts.card_in_ids,
         dtype="auto",
         max_tokens=model.facts.max_tokens,
@@ -63,7 +65,7 @@ async def _check(model: Model, settings: Settings) -> None:
     try:
         await _outline(spec, settings)
     except CheckpointError as error:
-        raise CheckpointError(f"{one.name}: {error.message}") from error
+        raise CheckpointError(f"{checkpoint.name}: {error.message}") from error
 
 
 async def _outline(spec: ModelSpec, settings: Settings) -> None:
@@ -81,7 +83,7 @@ async def look(scorer: Scorer, target: Target, source: Source, caller: str) -> L
         AssayError: It can't be rendered, or the request isn't admitted.
     """
     async with contextlib.aclosing(scorer.rendered(target, [source], caller=caller)) as chunks:
-        (looked,) = [one async for chunk in chunks for one in chunk]
+        (looked,) = [outcome async for chunk in chunks for outcome in chunk]
     if isinstance(looked, AssayError):
         raise looked
     return looked
@@ -95,8 +97,8 @@ async def tokenized(
     Raises:
         Overloaded, Draining: The request isn't admitted.
     """
-    wanted = request.items()
-    sources = await offload(len(wanted), lambda: items.sources_of(wanted, request))
+    wire_items = request.items()
+    sources = await offload(len(wire_items), lambda: items.sources_of(wire_items, request))
     cutting = Cutting(request.truncation, special_tokens=request.special_tokens)
     loaded = scorer.served.loaded(target.members[0])
     reads = loaded.reads if loaded else "last"
@@ -104,8 +106,8 @@ async def tokenized(
     rendered = scorer.rendered(target, sources, cutting, caller=caller)
     async with contextlib.aclosing(rendered) as chunks:
         async for chunk in chunks:
-            own = wanted[begin : begin + len(chunk)]
-            yield await asyncio.to_thread(_tokenized_each, own, chunk, begin, reads)
+            chunk_items = wire_items[begin : begin + len(chunk)]
+            yield await asyncio.to_thread(_tokenized_each, chunk_items, chunk, begin, reads)
             begin += len(chunk)
 
 
@@ -148,7 +150,9 @@ def describe(
             "attention": loaded.attention,
             "warnings": _warnings(scorer, target),
             "parameters": sum(
-                one.parameters for model in target.members if (one := scorer.served.loaded(model))
+                member.parameters
+                for model in target.members
+                if (member := scorer.served.loaded(model))
             ),
             "batch_tokens": loaded.budget_tokens,
         }
@@ -169,7 +173,7 @@ def _part(part: CompositePart) -> wire.PartEntry:
 def _warnings(scorer: Scorer, target: Target) -> list[str]:
     """Return what the workers said of a target's members, each thing once."""
     loaded = filter(None, map(scorer.served.loaded, target.members))
-    return list(dict.fromkeys(warning for one in loaded for warning in one.warnings))
+    return list(dict.fromkeys(warning for member in loaded for warning in member.warnings))
 
 
 def _stats(scorer: Scorer, target: Target) -> wire.Stats:
@@ -184,11 +188,11 @@ def _stats(scorer: Scorer, target: Target) -> wire.Stats:
 
 
 def _tokenized_each(
-    wanted: Sequence[wire.Item], looked: Sequence[Looked | AssayError], begin: int, reads: str
+    wire_items: Sequence[wire.Item], looked: Sequence[Looked | AssayError], begin: int, reads: str
 ) -> list[wire.TokenizeEntry]:
     return [
-        _tokenized(index, item, one, reads=reads)
-        for index, (item, one) in enumerate(zip(wanted, looked, strict=True), begin)
+        _tokenized(index, item, outcome, reads=reads)
+        for index, (item, outcome) in enumerate(zip(wire_items, looked, strict=True), begin)
     ]
 
 

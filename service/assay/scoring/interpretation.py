@@ -98,8 +98,8 @@ def interpret(
     `numbers` are those of each member, (places, outputs); `sizes` say which head gave which.
     """
     read = [
-        reward(model.checkpoint.card, its, size, wish)
-        for model, its, size in zip(target.members, numbers, sizes, strict=True)
+        reward(model.checkpoint.card, member_numbers, size, wish)
+        for model, member_numbers, size in zip(target.members, numbers, sizes, strict=True)
     ]
     match target.kind:
         case "model":
@@ -107,11 +107,11 @@ def interpret(
         case "composite":
             return _of_composite(target, read, wish)
         case "policy":
-            values = tuple(one.score for one in read)
+            values = tuple(reading.score for reading in read)
             value = _normal(_policy_reward(target, values), target.card, wish)
             return TargetScore((value,), members=values)
         case "ensemble":
-            rewards = tuple(_normal(one.score, target.card, wish) for one in read)
+            rewards = tuple(_normal(reading.score, target.card, wish) for reading in read)
             return TargetScore(rewards, members=rewards)
 
 
@@ -130,7 +130,8 @@ def reward(card: Card, numbers: np.ndarray, sizes: Mapping[str, int], wish: Scor
     if rule.kind != "gated":
         gates = [None] * len(heads["reward"])
     scores = [
-        score.score(rule, one, gate) for one, gate in zip(heads["reward"], gates, strict=True)
+        score.score(rule, outputs, gate)
+        for outputs, gate in zip(heads["reward"], gates, strict=True)
     ]
     if card.steps is not None and is_by_step(card):
         how = wish.aggregate or card.steps.aggregate
@@ -138,18 +139,18 @@ def reward(card: Card, numbers: np.ndarray, sizes: Mapping[str, int], wish: Scor
     return Reward(scores[-1], dict(zip(card.score.outputs, heads["reward"][-1], strict=False)))
 
 
-def probability(card: Card, one: np.ndarray, other: np.ndarray | None) -> float:
-    """Return P(a ≻ b) by a model that reads both: `one` with a first, `other` with b first."""
+def probability(card: Card, ordered: np.ndarray, swapped: np.ndarray | None) -> float:
+    """Return P(a ≻ b) by a model that reads both: in `ordered` a first, in `swapped` b first."""
     preference = card.preference
     if preference is not None and preference.logit:
-        first = _logit(one)
-        logit = first if other is None else tournament.both_orders_logit(first, _logit(other))
+        first = _logit(ordered)
+        logit = first if swapped is None else tournament.both_orders_logit(first, _logit(swapped))
         return transform.sigmoid(logit / preference.temperature)
     rule = _rule(card)
-    first = score.score(rule, one[-1].tolist())
-    if other is None:
+    first = score.score(rule, ordered[-1].tolist())
+    if swapped is None:
         return first
-    return tournament.both_orders(first, score.score(rule, other[-1].tolist()))
+    return tournament.both_orders(first, score.score(rule, swapped[-1].tolist()))
 
 
 def embedding(
@@ -171,14 +172,14 @@ def _of_model(card: Card, read: Reward, wish: ScoreOptions) -> TargetScore:
 
 
 def _of_composite(target: Target, read: Sequence[Reward], wish: ScoreOptions) -> TargetScore:
-    by_name = {model.name: one for model, one in zip(target.members, read, strict=True)}
+    by_name = {model.name: reading for model, reading in zip(target.members, read, strict=True)}
     parts = {part.name: _part(part, by_name) for part in target.parts}
     value = _weighted(parts, wish.attributes or {part.name: part.weight for part in target.parts})
     gated = None
     if gate := target.gate:
         gated = not composite.passes(parts[gate.part], at_least=gate.at_least)
         value = gate.otherwise if gated else value
-    members = tuple(one.score for one in read)
+    members = tuple(reading.score for reading in read)
     return TargetScore((value,), attributes=parts, members=members, gated=gated)
 
 

@@ -32,20 +32,23 @@ _MESSAGES = "messages"  # how the engine calls the turns of any item
 
 
 def inputs(
-    request: wire.TemplateInputs, thing: wire.TemplateInputs | None = None
+    request: wire.TemplateInputs, entry: wire.TemplateInputs | None = None
 ) -> TemplateInputs:
     """Return what the chat template gets beside the turns: an item's own, else its request's."""
     tools, documents, variables = (
-        _own(name, request, thing) for name in ("tools", "documents", "chat_template_kwargs")
+        _template_input(name, request, entry)
+        for name in ("tools", "documents", "chat_template_kwargs")
     )
     if tools is None and documents is None and variables is None:
         return NO_INPUTS
     return TemplateInputs(tools, documents, variables)
 
 
-def _own(name: str, request: wire.TemplateInputs, thing: wire.TemplateInputs | None) -> Any:
-    own = getattr(thing, name, None)
-    return getattr(request, name) if own is None else own
+def _template_input(
+    name: str, request: wire.TemplateInputs, entry: wire.TemplateInputs | None
+) -> Any:
+    value = getattr(entry, name, None)
+    return getattr(request, name) if value is None else value
 
 
 def sources_of(items: Sequence[wire.Item], request: wire.TemplateInputs) -> list[Source]:
@@ -57,16 +60,16 @@ def sources_of(items: Sequence[wire.Item], request: wire.TemplateInputs) -> list
 
 
 def each_inputs(
-    request: wire.TemplateInputs, things: Sequence[wire.TemplateInputs]
+    request: wire.TemplateInputs, entries: Sequence[wire.TemplateInputs]
 ) -> list[TemplateInputs]:
     """Return what the chat template gets beside the turns of each thing; mostly one for all."""
     shared = inputs(request)
-    return [inputs(request, one) if has_inputs(one) else shared for one in things]
+    return [inputs(request, entry) if has_inputs(entry) else shared for entry in entries]
 
 
-def has_inputs(thing: wire.TemplateInputs) -> bool:
+def has_inputs(entry: wire.TemplateInputs) -> bool:
     """Tell whether an item, comparison or group has tools and the like of its own."""
-    return any(getattr(thing, name) is not None for name in wire.TemplateInputs.model_fields)
+    return any(getattr(entry, name) is not None for name in wire.TemplateInputs.model_fields)
 
 
 def source(item: wire.Item, beside: TemplateInputs = NO_INPUTS) -> Source:
@@ -87,17 +90,17 @@ def contests(
     beside: TemplateInputs = NO_INPUTS,
 ) -> list[Source]:
     """Return one source for each pair of responses, in order; the first of a pair is read first."""
-    asked = _asked(prompt)
-    return [Contest(asked, responses[one], responses[other], beside) for one, other in pairs]
+    turns = _prompt_turns(prompt)
+    return [Contest(turns, responses[first], responses[second], beside) for first, second in pairs]
 
 
 def _answered(prompt: Prompt, answer: str | list[str], beside: TemplateInputs) -> Source:
     if isinstance(answer, list):
-        return Solution(_asked(prompt), tuple(answer), beside)
-    return Conversation((*_asked(prompt), {"role": "assistant", "content": answer}), beside)
+        return Solution(_prompt_turns(prompt), tuple(answer), beside)
+    return Conversation((*_prompt_turns(prompt), {"role": "assistant", "content": answer}), beside)
 
 
-def _asked(prompt: Prompt) -> tuple[Message, ...]:
+def _prompt_turns(prompt: Prompt) -> tuple[Message, ...]:
     if isinstance(prompt, str):
         return ({"role": "user", "content": prompt},)
     return tuple(message.turn() for message in prompt)
@@ -110,8 +113,8 @@ def sources(groups: Groups, beside: Sequence[TemplateInputs] = ()) -> list[Sourc
     """
     each = beside or [NO_INPUTS] * len(groups)
     return [
-        _answered(prompt, answer, own)
-        for (prompt, answers), own in zip(groups, each, strict=True)
+        _answered(prompt, answer, group_inputs)
+        for (prompt, answers), group_inputs in zip(groups, each, strict=True)
         for answer in answers
     ]
 
@@ -128,8 +131,8 @@ def item_path(item: Origin, place: int, param: str | None) -> str:
     """Return the path of an item of `/score`, or of the field of it that an error is about."""
     if not param:
         return f"inputs[{place}]"
-    own = item if isinstance(item, wire.Item) else None
-    if is_shared(own, param):
+    entry = item if isinstance(item, wire.Item) else None
+    if is_shared(entry, param):
         return param
     turns = _turns(item.prompt) if isinstance(item, wire.Item) else item
     if turns is not None:
@@ -160,25 +163,25 @@ def within(turns: str, param: str) -> str:
     return turns + param.removeprefix(_MESSAGES) if param.startswith(_MESSAGES) else param
 
 
-def is_shared(thing: wire.TemplateInputs | None, param: str) -> bool:
+def is_shared(entry: wire.TemplateInputs | None, param: str) -> bool:
     """Tell whether an error is about what the request says for all of its items."""
     name = param.partition(".")[0]
-    return name in wire.TemplateInputs.model_fields and getattr(thing, name, None) is None
+    return name in wire.TemplateInputs.model_fields and getattr(entry, name, None) is None
 
 
-def paths(field: str, groups: Groups, things: Sequence[wire.TemplateInputs] = ()) -> Path:
+def paths(field: str, groups: Groups, entries: Sequence[wire.TemplateInputs] = ()) -> Path:
     """Return the function from a source's place to its path in the request.
 
-    `things` are the groups as they came, which may have tools and the like of their own.
+    `entries` are the groups as they came, which may have tools and the like of their own.
     """
 
     def path(place: int, param: str | None) -> str:
         for group, (prompt, answers) in enumerate(groups):
             if place < len(answers):
                 kind = "responses" if isinstance(answers[place], str) else "chains"
-                own = things[group] if things else None
-                found = beside(f"{field}[{group}]", own, param, prompt)
-                return found or f"{field}[{group}].{kind}[{place}]"
+                entry = entries[group] if entries else None
+                error_path = beside(f"{field}[{group}]", entry, param, prompt)
+                return error_path or f"{field}[{group}].{kind}[{place}]"
             place -= len(answers)
         raise IndexError(place)
 
@@ -186,12 +189,12 @@ def paths(field: str, groups: Groups, things: Sequence[wire.TemplateInputs] = ()
 
 
 def beside(
-    where: str, thing: wire.TemplateInputs | None, param: str | None, prompt: Prompt
+    where: str, entry: wire.TemplateInputs | None, param: str | None, prompt: Prompt
 ) -> str | None:
     """Return the path of an error about a group's prompt or its tools; None of another error."""
     if param is None:
         return None
-    if is_shared(thing, param):
+    if is_shared(entry, param):
         return param
     if param.partition(".")[0] in wire.TemplateInputs.model_fields:
         return f"{where}.{param}"

@@ -33,7 +33,7 @@ class Round:
         responses: items.Candidates,
         inputs: TemplateInputs = NO_INPUTS,
     ) -> None:
-        texts = [one for one in responses if isinstance(one, str)]
+        texts = [response for response in responses if isinstance(response, str)]
         preference = card.preference
         self.sources: list[Source] = []
         self.error: AssayError | None = None
@@ -63,20 +63,22 @@ class Round:
 
     def matrix(self, read: Sequence[RawResult], sizes: Mapping[str, int]) -> Matrix | AssayError:
         """Return P(i ≻ j) of what the model read of the sources, or why there is none."""
-        if error := self.error or next((one.error for one in read if one.error), None):
+        if error := self.error or next((result.error for result in read if result.error), None):
             return error
-        numbers = [one.numbers[0] for one in read if one.numbers]
+        numbers = [result.numbers[0] for result in read if result.numbers]
         preference = self._card.preference
         if preference is not None and preference.form == "bilinear":
-            found = [interpretation.embedding(self._card, one, sizes) for one in numbers]
+            embeddings = [interpretation.embedding(self._card, array, sizes) for array in numbers]
             return tournament.bilinear(
-                [vector for vector, _ in found], found[0][1], temperature=preference.temperature
+                [vector for vector, _ in embeddings],
+                embeddings[0][1],
+                temperature=preference.temperature,
             )
         others = numbers[1::2] if self._swaps else [None] * len(numbers)
         firsts = numbers[::2] if self._swaps else numbers
         wins = {
-            pair: interpretation.probability(self._card, one, other)
-            for pair, one, other in zip(self._pairs, firsts, others, strict=True)
+            pair: interpretation.probability(self._card, ordered, swapped)
+            for pair, ordered, swapped in zip(self._pairs, firsts, others, strict=True)
         }
         return tournament.matrix(wins, self._count)
 

@@ -42,16 +42,16 @@ def agreements(
     is no side to be on.
     """
     for place in range(1, len(sources)):
-        one, other = rewards[place - 1], rewards[place]
+        previous, current = rewards[place - 1], rewards[place]
         margin = means[place - 1] - means[place]
-        if one and other and margin and _share_prompt(sources[place - 1], sources[place]):
-            above = sum(map(gt if margin > 0 else lt, one, other))
-            yield above / len(one)
+        if previous and current and margin and _share_prompt(sources[place - 1], sources[place]):
+            above = sum(map(gt if margin > 0 else lt, previous, current))
+            yield above / len(previous)
 
 
-def _share_prompt(one: Source, other: Source) -> bool:
-    if isinstance(one, Conversation) and isinstance(other, Conversation):
-        return one.messages[:-1] == other.messages[:-1] and one.inputs == other.inputs
-    if isinstance(one, Solution) and isinstance(other, Solution):
-        return one.messages == other.messages and one.inputs == other.inputs
+def _share_prompt(previous: Source, current: Source) -> bool:
+    if isinstance(previous, Conversation) and isinstance(current, Conversation):
+        return previous.messages[:-1] == current.messages[:-1] and previous.inputs == current.inputs
+    if isinstance(previous, Solution) and isinstance(current, Solution):
+        return previous.messages == current.messages and previous.inputs == current.inputs
     return False

@@ -303,7 +303,8 @@ class Scorer:
                 outcomes = [_first_refusal(row) or row[0] for row in rows]
                 rendered += outcomes
                 if stop_at_error and (
-                    collector.has_failed or any(isinstance(one, AssayError) for one in outcomes)
+                    collector.has_failed
+                    or any(isinstance(outcome, AssayError) for outcome in outcomes)
                 ):
                     _cancel(sessions)
                     break
@@ -314,15 +315,15 @@ class Scorer:
                 garbage.note([collector.numbers, rendered])
         except asyncio.CancelledError:
             _cancel(sessions)
-            unscored = sum(any(one is None for one in row) for row in collector.numbers)
+            unscored = sum(any(value is None for value in row) for row in collector.numbers)
             self._count_gone(target, unscored, on_left, timings())
             raise
-        taken = timings()
+        total_timings = timings()
         return RequestResult(
             items=await offload(len(rendered), lambda: _outcomes(rendered, collector.numbers)),
             tokens=job.usage.tokens,
             computed_tokens=round(job.usage.computed_tokens),
-            timings=taken,
+            timings=total_timings,
         )
 
     def _count_gone(
@@ -353,15 +354,15 @@ async def _prepared(
 ) -> list[list[TokenizedItem | AssayError]]:
     """Return what each member reads of each item; rows are items."""
     first = sessions[members[0].name]
-    if all(one is first for one in sessions.values()):
+    if all(session is first for session in sessions.values()):
         return await first.prepare(members, sources)
     columns: dict[str, list[TokenizedItem | AssayError]] = {}
     for session in dict.fromkeys(sessions.values()):
-        own = [model for model in members if sessions[model.name] is session]
-        rows = await session.prepare(own, sources)
-        for place, model in enumerate(own):
+        session_members = [model for model in members if sessions[model.name] is session]
+        rows = await session.prepare(session_members, sources)
+        for place, model in enumerate(session_members):
             columns[model.name] = [row[place] for row in rows]
-    return [list(row) for row in zip(*(columns[one.name] for one in members), strict=True)]
+    return [list(row) for row in zip(*(columns[model.name] for model in members), strict=True)]
 
 
 def _submit(
@@ -372,12 +373,12 @@ def _submit(
     place: int,
 ) -> None:
     """Have one item scored by each member; a bad one by none."""
-    good = [one for one in prepared if isinstance(one, TokenizedItem)]
+    good = [item for item in prepared if isinstance(item, TokenizedItem)]
     if len(good) < len(prepared):
         return
-    for index, (model, one) in enumerate(zip(members, good, strict=True)):
+    for index, (model, item) in enumerate(zip(members, good, strict=True)):
         collector.waiting += 1
-        sessions[model.name].submit(model, one, place * len(members) + index)
+        sessions[model.name].submit(model, item, place * len(members) + index)
 
 
 def _cancel(sessions: Mapping[str, Session]) -> None:
@@ -396,22 +397,22 @@ def prefix_scope(caller: str, salt: str | None) -> str:
     return f"{caller} {digest}"
 
 
-def _identity(own: str, target: Target, sources: Sequence[Source]) -> Hashable:
+def _identity(caller: str, target: Target, sources: Sequence[Source]) -> Hashable:
     """Return what a caller's request has in common with itself when it is sent again.
 
     An item at a time: one call for all would hold the interpreter, and with it the loop.
     """
-    return hash((own, target.name, tuple(hash(chunking.identity(one)) for one in sources)))
+    return hash((caller, target.name, tuple(hash(chunking.identity(source)) for source in sources)))
 
 
 def _tokens(rows: Sequence[Sequence[TokenizedItem | AssayError]]) -> int:
     """Return how many tokens all members read of some items."""
-    return sum(len(one.ids) for row in rows for one in row if isinstance(one, TokenizedItem))
+    return sum(len(item.ids) for row in rows for item in row if isinstance(item, TokenizedItem))
 
 
 def _first_refusal(row: Sequence[TokenizedItem | AssayError]) -> AssayError | None:
     """Return why an item isn't read: one member's refusal is enough."""
-    return next((one for one in row if isinstance(one, AssayError)), None)
+    return next((outcome for outcome in row if isinstance(outcome, AssayError)), None)
 
 
 def _outcomes(
@@ -419,7 +420,7 @@ def _outcomes(
     numbers: Sequence[Sequence[np.ndarray | AssayError | None]],
 ) -> list[RawResult]:
     """Return what came of each item that was rendered: the first ones of a request that failed."""
-    return [_scored(one, row) for one, row in zip(rendered, numbers, strict=False)]
+    return [_scored(item, row) for item, row in zip(rendered, numbers, strict=False)]
 
 
 def _scored(
@@ -427,12 +428,12 @@ def _scored(
 ) -> RawResult:
     if isinstance(rendered, AssayError):
         return RawResult(None, rendered, _NO_IDS, truncated=False)
-    for one in numbers:
-        if isinstance(one, AssayError):
-            return RawResult(None, one, rendered.ids, rendered.truncated, rendered.cut)
-    found = tuple(one for one in numbers if isinstance(one, np.ndarray))
+    for outcome in numbers:
+        if isinstance(outcome, AssayError):
+            return RawResult(None, outcome, rendered.ids, rendered.truncated, rendered.cut)
+    arrays = tuple(array for array in numbers if isinstance(array, np.ndarray))
     return RawResult(
-        found,
+        arrays,
         None,
         rendered.ids,
         rendered.truncated,

@@ -57,7 +57,7 @@ class ServedModels:
     ) -> None:
         self.targets = Targets()
         self.renderers = Renderers(
-            targets.wanted(settings),
+            targets.resolve_settings(settings),
             pace,
             metrics.renderer_restarted,
             timeout_s=settings.load_timeout_s,
@@ -90,8 +90,8 @@ class ServedModels:
     async def stop(self) -> None:
         """Stop every process."""
         self.renderers.cancel()
-        for one in self.backends:
-            one.stop()
+        for backend in self.backends:
+            backend.stop()
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
@@ -104,8 +104,8 @@ class ServedModels:
 
     def kill(self) -> None:
         """End what computes at once, and start nothing any more."""
-        for one in self.backends:
-            one.kill()
+        for backend in self.backends:
+            backend.kill()
 
     def leave(self) -> None:
         """Know that another scorer has taken over; see `_changed`."""
@@ -174,7 +174,11 @@ class ServedModels:
     def _left_s(self) -> float:
         """Return in how many seconds it should be ready: whole ones, more the later it is."""
         now, usual_s = time.monotonic(), self._usual_s or starts.guess(())
-        left = [one_s for one in self.backends if (one_s := one.left_s(usual_s, now)) is not None]
+        left = [
+            each_s
+            for backend in self.backends
+            if (each_s := backend.left_s(usual_s, now)) is not None
+        ]
         left_s = min(left) if left else usual_s - (now - self._begun_at)
         return float(math.ceil(left_s if left_s >= 1 else max(1.0, -left_s / 4)))
 
@@ -205,7 +209,7 @@ class ServedModels:
     def sizes(self, target: Target) -> list[Mapping[str, int]]:
         """Return how many numbers each head of each member gives, by the head's name."""
         loaded = [self.loaded(model) for model in target.members]
-        return [one.outputs if one else {} for one in loaded]
+        return [member.outputs if member else {} for member in loaded]
 
     def state(self, target: Target) -> str:
         """Return 'ready', 'loading' or 'restarting' for a target."""
@@ -217,12 +221,12 @@ class ServedModels:
     def depth(self, target: Target) -> tuple[int, int]:
         """Return how many items and tokens wait for a target's models."""
         models = {model.name: model for model in target.members}.values()
-        depths = [self.backend(one).depth(one) for one in models] if self.backends else []
+        depths = [self.backend(model).depth(model) for model in models] if self.backends else []
         return sum(items for items, _ in depths), sum(tokens for _, tokens in depths)
 
     def rate(self, *, is_timed: bool) -> float:
         """Return the tokens a second of all backends; timed, 0 until each has been."""
-        rates = [one.rate(is_timed=is_timed) for one in self.backends]
+        rates = [backend.rate(is_timed=is_timed) for backend in self.backends]
         return sum(rates) if all(rates) or not is_timed else 0.0
 
     def reasons(self, *, in_full: bool = True) -> list[str]:
@@ -234,7 +238,9 @@ class ServedModels:
             return [self.failure.message if in_full else "the start has failed"]
         if not self.backends:
             return ["the models are being resolved"]
-        reasons = [reason for one in self.backends for reason in one.reasons(in_full=in_full)]
+        reasons = [
+            reason for backend in self.backends for reason in backend.reasons(in_full=in_full)
+        ]
         if (overdue := self.renderers.overdue) and not in_full:
             reasons.append("rendering is overdue")
         elif overdue:
@@ -246,8 +252,8 @@ class ServedModels:
         for model in self.targets.models:
             items, tokens = self.backend(model).depth(model) if self.backends else (0, 0)
             self._metrics.depth(model.name, items=items, tokens=tokens)
-        for one in self.backends:
-            one.observe(self._metrics)
+        for backend in self.backends:
+            backend.observe(self._metrics)
 
     def announce(self) -> None:
         """State in the metrics what is served."""
@@ -269,16 +275,16 @@ class ServedModels:
             self._usual_s = await run_in_daemon_thread(
                 lambda: starts.recall(self._name_by_settings)
             )
-            found, names = await asyncio.gather(
+            served, names = await asyncio.gather(
                 self._resolved(),
                 run_in_daemon_thread(lambda: devices.expand(self._settings.device)),
             )
-            self._take_up(found, names)
+            self._take_up(served, names)
             self._usual_s = await run_in_daemon_thread(self._usual)
             self._wake()
             async with asyncio.TaskGroup() as group:
-                for one in self.backends:
-                    group.create_task(one.run(), name="backend")
+                for backend in self.backends:
+                    group.create_task(backend.run(), name="backend")
         except* AssayError as errors:
             self._fail(_first(errors))
         except* Exception as errors:
@@ -287,18 +293,18 @@ class ServedModels:
 
     async def _resolved(self) -> Targets:
         """Have what the settings name read, and be ready to render for it."""
-        found = await self.renderers.resolve(self._settings.models)
-        return await run_in_daemon_thread(lambda: targets.assemble(self._settings, found))
+        resolved = await self.renderers.resolve(self._settings.models)
+        return await run_in_daemon_thread(lambda: targets.assemble(self._settings, resolved))
 
-    def _take_up(self, found: Targets, device_names: Sequence[str]) -> None:
+    def _take_up(self, served: Targets, device_names: Sequence[str]) -> None:
         """Serve these targets, by backends that are yet to load."""
         backends: Mapping[str, Backend]
         if self._make_backend is not None:
-            own = self._make_backend(found.models, self._changed)
-            backends = dict.fromkeys((one.name for one in found.models), own)
+            backend = self._make_backend(served.models, self._changed)
+            backends = dict.fromkeys((model.name for model in served.models), backend)
         else:
-            backends = self._own_backends(found.models, device_names)
-        self.targets, self._by_model = found, backends
+            backends = self._own_backends(served.models, device_names)
+        self.targets, self._by_model = served, backends
         self.backends = list(dict.fromkeys(backends.values()))
 
     def _own_backends(
@@ -307,11 +313,13 @@ class ServedModels:
         """Return the backend of each model: a server of its own, or this machine."""
         remotes = self._settings.remotes
         backends: dict[str, Backend] = {
-            one.name: RemoteBackend(one, remotes[one.name], self.renderers, on_change=self._changed)
-            for one in models
-            if one.name in remotes
+            model.name: RemoteBackend(
+                model, remotes[model.name], self.renderers, on_change=self._changed
+            )
+            for model in models
+            if model.name in remotes
         }
-        here = [one for one in models if one.name not in remotes]
+        here = [model for model in models if model.name not in remotes]
         if here:
             local = LocalBackend(
                 here,
@@ -323,18 +331,24 @@ class ServedModels:
                 on_change=self._changed,
                 is_needed=self._is_needed,
             )
-            backends |= dict.fromkeys((one.name for one in here), local)
+            backends |= dict.fromkeys((model.name for model in here), local)
         return backends
 
     @property
     def _name_by_settings(self) -> str:
-        one = self._settings
-        return starts.name(one.models, str(one.repository), one.device, one.compile, one.dtype)
+        settings = self._settings
+        return starts.name(
+            settings.models,
+            str(settings.repository),
+            settings.device,
+            settings.compile,
+            settings.dtype,
+        )
 
     @property
     def _name_by_revisions(self) -> str:
-        one, revisions = self._settings, [model.revision for model in self.targets.models]
-        return starts.name(revisions, one.device, one.compile, one.dtype)
+        settings, revisions = self._settings, [model.revision for model in self.targets.models]
+        return starts.name(revisions, settings.device, settings.compile, settings.dtype)
 
     def _usual(self) -> float:
         """Return how long such a start takes: as last time, or by the size of what is to read."""
@@ -349,16 +363,19 @@ class ServedModels:
         """
         self._wake()
         self._look()
-        if self._is_leaving and all(one.is_refused for one in self.backends):
+        if self._is_leaving and all(backend.is_refused for backend in self.backends):
             self._fail_all("that revision is gone, and another is served; send it again")
-        load_s = [one.load_s for one in self.backends]
-        known_s = [one for one in load_s if one is not None]
+        load_s = [backend.load_s for backend in self.backends]
+        known_s = [seconds for seconds in load_s if seconds is not None]
         if len(known_s) < len(load_s) or self._is_remembered:
             return
         self._is_remembered = True
         took_s = time.monotonic() - self._begun_at
-        known = {self._name_by_settings: took_s, self._name_by_revisions: max(known_s, default=0.0)}
-        threading.Thread(target=starts.remember, args=(known,), daemon=True).start()
+        durations = {
+            self._name_by_settings: took_s,
+            self._name_by_revisions: max(known_s, default=0.0),
+        }
+        threading.Thread(target=starts.remember, args=(durations,), daemon=True).start()
 
     def _progress(self, device: str, message: Progress | Loaded) -> None:
         if self._on_progress:
@@ -367,12 +384,12 @@ class ServedModels:
 
     def _look(self) -> None:
         """Know whether everything has been loaded."""
-        if all(one.has_loaded for one in self.backends):
+        if all(backend.has_loaded for backend in self.backends):
             self._ready.set()
 
     def _fail_all(self, message: str) -> None:
-        for one in self.backends:
-            one.fail_all(NotReady(message, retry_after_s=_RETRY_S))
+        for backend in self.backends:
+            backend.fail_all(NotReady(message, retry_after_s=_RETRY_S))
 
     def _fail(self, error: AssayError) -> None:
         self.failure = error

@@ -87,8 +87,8 @@ class Service:
         self._is_closed = True
         if self._introducing is not None:
             self._introducing.cancel()
-        for one in self._leaving.values():
-            one.is_vacant.set()  # nobody is answered any more
+        for generation in self._leaving.values():
+            generation.is_vacant.set()  # nobody is answered any more
         await asyncio.gather(self._current.scorer.__aexit__(), *self._leaving, self._give_up())
 
     async def _give_up(self) -> None:
@@ -144,7 +144,7 @@ class Service:
         """Serve a target no more; raises as `change`, and `UnknownTarget`."""
         async with self._changing:
             reference = self.scorer.served.targets.reference(name)
-            rest = tuple(one for one in self._settings.models if one != reference)
+            rest = tuple(model for model in self._settings.models if model != reference)
             if not rest:
                 raise ChangeRefused(f"'{name}' is all that is served; load another one before")
             await self._change_models(rest, self._settings.names)

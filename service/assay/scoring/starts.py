@@ -36,14 +36,14 @@ def recall(key: str) -> float | None:
 def remember(seconds: dict[str, float]) -> None:
     """Keep how long starts took, by their names; the latest of them."""
     with contextlib.suppress(OSError, RuntimeError):
-        known = _read()
+        remembered = _read()
         for key, value in seconds.items():
-            known.pop(key, None)
-            known[key] = round(value, 3)
+            remembered.pop(key, None)
+            remembered[key] = round(value, 3)
         file = _file()
         ownership.make(file.parent)
         draft = file.with_name(f"{file.name}.{os.getpid()}")
-        draft.write_text(json.dumps(dict(list(known.items())[-_MOST:])), encoding="utf-8")
+        draft.write_text(json.dumps(dict(list(remembered.items())[-_MOST:])), encoding="utf-8")
         draft.replace(file)
 
 
@@ -51,7 +51,9 @@ def guess(folders: Iterable[Path]) -> float:
     """Return how many seconds a start may take that is the first: by the bytes to read."""
     size = 0
     with contextlib.suppress(OSError):
-        size = sum(file.stat().st_size for one in folders for file in one.glob("*.safetensors"))
+        size = sum(
+            file.stat().st_size for folder in folders for file in folder.glob("*.safetensors")
+        )
     return _BESIDES_S + size / _BYTES_PER_S
 
 
@@ -62,9 +64,11 @@ def _file() -> Path:
 
 def _read() -> dict[str, float]:
     try:
-        known = json.loads(_file().read_text(encoding="utf-8"))
+        content = json.loads(_file().read_text(encoding="utf-8"))
     except (OSError, ValueError, RuntimeError):
         return {}
-    if not isinstance(known, dict):
+    if not isinstance(content, dict):
         return {}
-    return {key: float(one) for key, one in known.items() if isinstance(one, int | float)}
+    return {
+        key: float(seconds) for key, seconds in content.items() if isinstance(seconds, int | float)
+    }

@@ -103,7 +103,7 @@ class Targets:
             return self.default
         name = self.aliases.get(name, name)
         if name not in self.by_name:
-            served = ", ".join(f"'{known}'" for known in self.by_name)
+            served = ", ".join(f"'{target_name}'" for target_name in self.by_name)
             raise UnknownTarget(
                 f"no model '{shown(name)}' is served; there are {served}", param="model"
             )
@@ -117,14 +117,14 @@ class Targets:
         """
         name = self.aliases.get(name, name)
         if name not in self.references:
-            known = ", ".join(f"'{one}'" for one in self.references)
+            loaded = ", ".join(f"'{target_name}'" for target_name in self.references)
             raise UnknownTarget(
-                f"no model '{shown(name)}' was loaded; there are {known}", param="model"
+                f"no model '{shown(name)}' was loaded; there are {loaded}", param="model"
             )
         return self.references[name]
 
 
-def wanted(settings: Settings) -> Wanted:
+def resolve_settings(settings: Settings) -> Wanted:
     """Return the settings by which names are resolved."""
     return Wanted(
         repository=settings.repository,
@@ -146,23 +146,25 @@ def assemble(settings: Settings, resolved: Iterable[Resolved]) -> Targets:
     """
     targets: dict[str, Target] = {}
     references: dict[str, str] = {}
-    for reference, one in zip(settings.models, resolved, strict=True):
-        if one.name in references:
-            raise SettingsError(_namesakes(one.name, references[one.name], reference))
-        for note in one.notes:
-            logger.info("%s: %s", one.name, note)
-        for notice in one.notices:
+    for reference, entry in zip(settings.models, resolved, strict=True):
+        if entry.name in references:
+            raise SettingsError(_namesakes(entry.name, references[entry.name], reference))
+        for note in entry.notes:
+            logger.info("%s: %s", entry.name, note)
+        for notice in entry.notices:
             logger.warning("%s", notice)
-        references[one.name] = reference
-        for target in _of(one):
+        references[entry.name] = reference
+        for target in _of(entry):
             _add(targets, target)
     by_path = _as_given(references, targets)
     aliases = {alias: by_path.get(name, name) for alias, name in settings.aliases.items()}
-    known = by_path | aliases
+    all_aliases = by_path | aliases
     for name, members in settings.ensembles.items():
-        named = [known.get(member, member) for member in members]
+        named = [all_aliases.get(member, member) for member in members]
         _add(targets, _ensemble(name, cards.Card(), tuple(_members(name, named, targets))))
-    composites = [_composite(*one, targets, known) for one in settings.composites.items()]
+    composites = [
+        _composite(*composite, targets, all_aliases) for composite in settings.composites.items()
+    ]
     for target in composites:
         _add(targets, target)
     for alias, name in aliases.items():
@@ -189,12 +191,14 @@ def _check_remotes(settings: Settings, targets: Mapping[str, Target]) -> None:
         )
 
 
-def _of(one: Resolved) -> list[Target]:
+def _of(entry: Resolved) -> list[Target]:
     """Return the targets of one argument: a model, a policy, or an ensemble and its members."""
-    if one.kind == "policy":
-        return [Target(one.name, one.card, one.models, "policy", _combined_revision(one.models))]
-    whole = [_ensemble(one.name, one.card, one.models)] if one.kind == "ensemble" else []
-    return [*whole, *map(_single, one.models)]
+    if entry.kind == "policy":
+        return [
+            Target(entry.name, entry.card, entry.models, "policy", _combined_revision(entry.models))
+        ]
+    whole = [_ensemble(entry.name, entry.card, entry.models)] if entry.kind == "ensemble" else []
+    return [*whole, *map(_single, entry.models)]
 
 
 def _as_given(references: Mapping[str, str], targets: Mapping[str, Target]) -> dict[str, str]:
@@ -202,30 +206,30 @@ def _as_given(references: Mapping[str, str], targets: Mapping[str, Target]) -> d
 
     A path that two were given as, under two cards, is neither's.
     """
-    found: dict[str, set[str]] = {}
+    names_by_path: dict[str, set[str]] = {}
     for name, reference in references.items():
         for spelt in paths.spellings(reference):
-            found.setdefault(spelt, set()).add(name)
+            names_by_path.setdefault(spelt, set()).add(name)
     return {
         spelt: names.pop()
-        for spelt, names in found.items()
+        for spelt, names in names_by_path.items()
         if len(names) == 1 and spelt not in targets
     }
 
 
-def _namesakes(name: str, one: str, other: str) -> str:
+def _namesakes(name: str, first: str, other: str) -> str:
     """Say that two models have one name, and the options that tell them apart."""
-    if one == other:
-        return f"'{one}' is to be served twice under one name; give it once"
-    told_apart = [paths.longer_name(reference) for reference in (one, other)]
+    if first == other:
+        return f"'{first}' is to be served twice under one name; give it once"
+    told_apart = [paths.longer_name(reference) for reference in (first, other)]
     if len(set(told_apart)) == 1:
         told_apart = [f"{told_apart[0]}-{number}" for number in (1, 2)]
     options = " ".join(
         f"--name {shlex.quote(f'{apart}={reference}')}"
-        for apart, reference in zip(told_apart, (one, other), strict=True)
+        for apart, reference in zip(told_apart, (first, other), strict=True)
     )
     return (
-        f"two served models are named '{name}', '{one}' and '{other}'; name them, such as by "
+        f"two served models are named '{name}', '{first}' and '{other}'; name them, such as by "
         f"{options}"
     )
 
@@ -233,10 +237,10 @@ def _namesakes(name: str, one: str, other: str) -> str:
 def _members(ensemble: str, names: Iterable[str], targets: Mapping[str, Target]) -> Iterable[Model]:
     for name in names:
         if name not in targets or targets[name].kind != "model":
-            known = ", ".join(n for n, target in targets.items() if target.kind == "model")
+            models = ", ".join(n for n, target in targets.items() if target.kind == "model")
             raise SettingsError(
                 f"ensemble '{ensemble}' names '{name}', which isn't a served model; there are "
-                f"{known}"
+                f"{models}"
             )
         yield targets[name].members[0]
 
@@ -264,21 +268,21 @@ def _ensemble(name: str, card: cards.Card, members: tuple[Model, ...]) -> Target
 
 
 def _composite(
-    name: str, wanted: Composite, targets: Mapping[str, Target], known: Mapping[str, str]
+    name: str, table: Composite, targets: Mapping[str, Target], aliases: Mapping[str, str]
 ) -> Target:
-    """Return the target of a `[composites]` table; `known` are other names of its parts.
+    """Return the target of a `[composites]` table; `aliases` are other names of its parts.
 
     Raises:
         SettingsError: A part isn't served, or isn't what the table says of it.
     """
     parts = tuple(
-        _part(f"composites.{name}.parts.{label}", label, part, targets, known)
-        for label, part in wanted.parts.items()
+        _part(f"composites.{name}.parts.{label}", label, part, targets, aliases)
+        for label, part in table.parts.items()
     )
-    if wanted.gate is not None and wanted.gate.part not in wanted.parts:
+    if table.gate is not None and table.gate.part not in table.parts:
         raise SettingsError(
-            f"composites.{name}.gate: '{wanted.gate.part}' isn't one of its parts "
-            f"({', '.join(wanted.parts)})"
+            f"composites.{name}.gate: '{table.gate.part}' isn't one of its parts "
+            f"({', '.join(table.parts)})"
         )
     named = dict.fromkeys(model for part in parts for model in part.models)
     every = {model.name: model for target in targets.values() for model in target.members}
@@ -288,9 +292,9 @@ def _composite(
         cards.Card(),
         members,
         "composite",
-        _combined_revision(members, _said(parts, wanted.gate, targets)),
+        _combined_revision(members, _said(parts, table.gate, targets)),
         parts=parts,
-        gate=wanted.gate,
+        gate=table.gate,
     )
 
 
@@ -310,28 +314,28 @@ def _said(
 def _part(
     where: str,
     label: str,
-    wanted: PartSetting,
+    part: PartSetting,
     targets: Mapping[str, Target],
-    known: Mapping[str, str],
+    aliases: Mapping[str, str],
 ) -> CompositePart:
-    target = targets.get(known.get(wanted.target, wanted.target))
+    target = targets.get(aliases.get(part.target, part.target))
     if target is None or target.kind not in ("model", "ensemble") or target.card.preference:
-        raise SettingsError(f"{where}: '{wanted.target}' isn't a served model or ensemble")
+        raise SettingsError(f"{where}: '{part.target}' isn't a served model or ensemble")
     attributes = interpretation.attributes(target)
-    if wanted.attribute is not None and wanted.attribute not in attributes:
+    if part.attribute is not None and part.attribute not in attributes:
         named = ", ".join(attributes) or "none"
         raise SettingsError(
-            f"{where}: '{wanted.target}' has no attribute '{wanted.attribute}'; it has {named}"
+            f"{where}: '{part.target}' has no attribute '{part.attribute}'; it has {named}"
         )
-    moments = target.card.statistics if wanted.normalize else None
-    if wanted.normalize and (moments is None or wanted.attribute is not None):
-        raise SettingsError(f"{where}: '{wanted.target}' has no stored mean and std of that score")
+    moments = target.card.statistics if part.normalize else None
+    if part.normalize and (moments is None or part.attribute is not None):
+        raise SettingsError(f"{where}: '{part.target}' has no stored mean and std of that score")
     return CompositePart(
         name=label,
         target=target.name,
         models=tuple(model.name for model in target.members),
-        attribute=wanted.attribute,
-        weight=wanted.weight,
+        attribute=part.attribute,
+        weight=part.weight,
         mean=moments.mean if moments else 0.0,
         std=moments.std if moments else 1.0,
     )

@@ -45,7 +45,7 @@ def _check_comparing(target: Target, options: wire.Options) -> None:
             "/best-of-n",
             param="model",
         )
-    asked = {
+    requested = {
         "normalize": options.normalize,
         "activation": options.activation != "none",
         "aggregate": options.aggregate is not None,
@@ -54,7 +54,7 @@ def _check_comparing(target: Target, options: wire.Options) -> None:
         "include": bool(options.include),
         "temperature": isinstance(options, wire.CompareRequest) and options.temperature != 1.0,
     }
-    if name := next((name for name, is_asked in asked.items() if is_asked), None):
+    if name := next((name for name, is_asked in requested.items() if is_asked), None):
         raise InvalidField(
             f"'{target.name}' gives probabilities of winning, not scores; leave '{name}' out",
             param=name,
