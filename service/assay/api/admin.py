@@ -33,16 +33,16 @@ logger = logging.getLogger("assay.audit")
 @router.post("/load", openapi_extra=takes(wire.ModelToLoad))
 async def load(request: Request) -> wire.ModelList:
     """Serve one more model: a name of the repository, a path or a hub id."""
-    wanted = await body_of(request, wire.ModelToLoad)
-    change = _service(request).load(wanted.model, wanted.name)
-    return await _changed(request, change, wanted.model)
+    body = await body_of(request, wire.ModelToLoad)
+    change = _service(request).load(body.model, body.name)
+    return await _changed(request, change, body.model)
 
 
 @router.post("/unload", openapi_extra=takes(wire.ModelReference))
 async def unload(request: Request) -> wire.ModelList:
     """Serve a model no more."""
-    wanted = await body_of(request, wire.ModelReference)
-    return await _changed(request, _service(request).unload(wanted.model), wanted.model)
+    body = await body_of(request, wire.ModelReference)
+    return await _changed(request, _service(request).unload(body.model), body.model)
 
 
 @router.post("/reload", openapi_extra=takes(wire.Reload, is_required=False))
@@ -76,5 +76,7 @@ async def _changed(
         )
     scorer = _service(request).scorer
     return wire.ModelList(
-        data=[inspection.describe(scorer, one) for one in scorer.served.targets.by_name.values()]
+        data=[
+            inspection.describe(scorer, target) for target in scorer.served.targets.by_name.values()
+        ]
     )

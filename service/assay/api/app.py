@@ -58,18 +58,18 @@ def create_app(
     app.state.document = functools.cache(
         lambda: to_json(openapi.document(app, native.posted, bodies))
     )
-    own = posted(native.posted, "", "/v1")
-    endpoints = contracts.posted(own)
+    native_endpoints = posted(native.posted, "", "/v1")
+    endpoints = contracts.posted(native_endpoints)
     framed = Frame(
         FastRoutes(app, endpoints, service),
         keys=keys,
         origins=Origins(settings),
         metrics=service.metrics,
         holdings=Holdings(settings.max_held_bytes, service.metrics),
-        routes=contracts.routes(own),
+        routes=contracts.routes(native_endpoints),
         max_body_bytes=settings.max_body_bytes,
         body_timeout_s=settings.body_timeout_s,
-        shapes=contracts.error_shapes(own),
+        shapes=contracts.error_shapes(native_endpoints),
         id_headers=contracts.id_headers(),
         strangers=Strangers(settings.unauthorized_per_minute),
         log_sample=settings.log_sample,

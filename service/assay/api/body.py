@@ -104,9 +104,9 @@ async def body_of(request: Request, kind: type[RequestT], *, empty: bytes = b"")
             param=shown(name),
         )
     try:
-        wanted = await body.parsed(kind.model_validate_json, kind.model_validate)
-        garbage.note(vars(wanted).values())
-        return wanted  # noqa: TRY300  noting can't fail
+        parsed = await body.parsed(kind.model_validate_json, kind.model_validate)
+        garbage.note(vars(parsed).values())
+        return parsed  # noqa: TRY300  noting can't fail
     except ValidationError as error:
         raise problems.from_validation(error, kind) from None
 
@@ -114,7 +114,7 @@ async def body_of(request: Request, kind: type[RequestT], *, empty: bytes = b"")
 async def _received(request: Request, holding: Holding) -> Body:
     chunks = request.stream()
     try:
-        return await _taken(chunks, holding, has_tail=TAILED in request.headers)
+        return await _parsed_or_freed(chunks, holding, has_tail=TAILED in request.headers)
     except (BodyTooLarge, MalformedBody, Overloaded, UnsupportedMedia) as error:
         error.__traceback__ = error.__context__ = None  # they hold what was parsed
         holding.leave()
@@ -125,7 +125,9 @@ async def _received(request: Request, holding: Holding) -> Body:
         raise
 
 
-async def _taken(chunks: AsyncIterator[bytes], holding: Holding, *, has_tail: bool) -> Body:
+async def _parsed_or_freed(
+    chunks: AsyncIterator[bytes], holding: Holding, *, has_tail: bool
+) -> Body:
     """Return what came; with a tail behind its JSON it can't be parsed as it comes."""
     parser = IncrementalParser()
     try:
@@ -136,7 +138,11 @@ async def _taken(chunks: AsyncIterator[bytes], holding: Holding, *, has_tail: bo
 
 
 async def _parsed(
-    chunks: AsyncIterator[bytes], holding: Holding, own: IncrementalParser, *, has_tail: bool
+    chunks: AsyncIterator[bytes],
+    holding: Holding,
+    incremental: IncrementalParser,
+    *,
+    has_tail: bool,
 ) -> Body:
     buffer = bytearray()
     parser: IncrementalParser | None = None
@@ -151,7 +157,7 @@ async def _parsed(
         if parser is None:
             buffer = _said(buffer)
         if parser is None and not has_tail and bytes(buffer.lstrip()[:1]) in _JSON_BEGINS:
-            parser = own
+            parser = incremental
         if parser is not None:
             await asyncio.to_thread(parser.feed, bytes(buffer))
             buffer.clear()
@@ -177,7 +183,7 @@ def _said(buffer: bytearray) -> bytearray:
     Raises:
         UnsupportedMedia: It can't be read as what its headers say.
     """
-    for begin, what in _UNSAID:
+    for begin, encoding in _UNSAID:
         if begin.match(buffer):
-            raise UnsupportedMedia(f"the body is {what}")
+            raise UnsupportedMedia(f"the body is {encoding}")
     return buffer.removeprefix(_BYTE_ORDER_MARK)

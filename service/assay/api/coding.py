@@ -37,19 +37,19 @@ def codings(headers: Iterable[tuple[bytes, bytes]]) -> list[str]:
         UnsupportedMedia: One isn't known, or there are too many.
     """
     values = [value for name, value in headers if name == b"content-encoding"]
-    named = [one.strip().lower() for one in b",".join(values).decode("latin-1").split(",")]
-    found = [_ALIASES.get(one, one) for one in named if one not in ("", "identity")]
-    for one in found:
-        if one not in KNOWN:
+    named = [coding.strip().lower() for coding in b",".join(values).decode("latin-1").split(",")]
+    applied = [_ALIASES.get(coding, coding) for coding in named if coding not in ("", "identity")]
+    for name in applied:
+        if name not in KNOWN:
             raise UnsupportedMedia(
-                f"bodies in '{shown(one)}' aren't taken; send {' or '.join(KNOWN)}, or plain JSON",
+                f"bodies in '{shown(name)}' aren't taken; send {' or '.join(KNOWN)}, or plain JSON",
                 param="content-encoding",
             )
-    if len(found) > _MOST_CODINGS:
+    if len(applied) > _MOST_CODINGS:
         raise UnsupportedMedia(
             f"a body may be encoded {_MOST_CODINGS} times at most", param="content-encoding"
         )
-    return found
+    return applied
 
 
 def check_charset(content_type: bytes) -> None:
@@ -58,8 +58,8 @@ def check_charset(content_type: bytes) -> None:
     Raises:
         UnsupportedMedia: It isn't.
     """
-    found = _CHARSET.search(content_type)
-    name = found[1].decode("latin-1").lower() if found else "utf-8"
+    match = _CHARSET.search(content_type)
+    name = match[1].decode("latin-1").lower() if match else "utf-8"
     if name not in _UTF_8:
         raise UnsupportedMedia(
             f"bodies in the charset '{shown(name)}' aren't taken; send UTF-8", param="content-type"

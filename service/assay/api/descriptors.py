@@ -26,17 +26,17 @@ def raise_limit() -> int:
     return soft
 
 
-def connections(wanted: int | None, limit: int) -> int:
+def connections(setting: int | None, limit: int) -> int:
     """Return how many connections there may be, where so many files may be open.
 
     Raises:
         SettingsError: More are wanted than that allows.
     """
     most = limit - min(_KEPT, limit // 4)
-    if wanted is not None and wanted > most:
+    if setting is not None and setting > most:
         raise SettingsError(
-            f"max_connections is {wanted}, but this process may open {limit} files, which leaves "
+            f"max_connections is {setting}, but this process may open {limit} files, which leaves "
             f"{most} for connections; lower it, or raise that limit (ulimit -n, LimitNOFILE)",
             param="max_connections",
         )
-    return wanted or most
+    return setting or most

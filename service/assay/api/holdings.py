@@ -34,10 +34,10 @@ def worth(content: bytes | bytearray, *, is_json: bool) -> int:
     """
     commas = content.count(b",") + content.count(b":")
     containers = content.count(b"[") + content.count(b"{")
-    known = TEXT_FACTOR * len(content) + VALUE_BYTES * commas + CONTAINER_BYTES * containers
+    size = TEXT_FACTOR * len(content) + VALUE_BYTES * commas + CONTAINER_BYTES * containers
     if is_json:
-        return known
-    return known + _SHORT_BYTES * (len(content) - len(content.translate(None, _MAYBE_SHORT)))
+        return size
+    return size + _SHORT_BYTES * (len(content) - len(content.translate(None, _MAYBE_SHORT)))
 
 
 class Holdings:

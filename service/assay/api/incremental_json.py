@@ -55,13 +55,13 @@ class _Signs:
 
     def last(self, kind: int, depth: int, begin: int) -> int:
         """Return the place of the last one of a kind and depth from a place on; -1 for none."""
-        found = self.places[(self.kinds == kind) & (self.depths == depth) & (self.places >= begin)]
-        return int(found[-1]) if len(found) else -1
+        places = self.places[(self.kinds == kind) & (self.depths == depth) & (self.places >= begin)]
+        return int(places[-1]) if len(places) else -1
 
     def first(self, kind: int, depth: int) -> int:
         """Return the place of the first one of a kind and depth; -1 for none."""
-        found = self.places[(self.kinds == kind) & (self.depths == depth)]
-        return int(found[0]) if len(found) else -1
+        places = self.places[(self.kinds == kind) & (self.depths == depth)]
+        return int(places[0]) if len(places) else -1
 
     def count(self, kind: int, begin: int, end: int) -> int:
         """Return how many of a kind are between two places."""
@@ -194,7 +194,7 @@ class IncrementalParser:
         document = _json(self._frame.content)
         if not isinstance(document, dict | list):
             return document
-        marks = {f"{self._mark}{place}": one for place, one in enumerate(self._lists)}
+        marks = {f"{self._mark}{place}": elements for place, elements in enumerate(self._lists)}
         for place in document if isinstance(document, dict) else range(len(document)):
             value = document[place]
             if isinstance(value, list) and len(value) == 1 and type(value[0]) is str:
@@ -214,12 +214,12 @@ class IncrementalParser:
 
     def _parse(self, element: _Part, *, is_last: bool) -> None:
         """Add the elements of a piece of the list that is open."""
-        found = _json(b"[" + element.content + b"]")
+        parsed = _json(b"[" + element.content + b"]")
         elements = self._lists[-1]
-        if not found and (elements or not is_last):
+        if not parsed and (elements or not is_last):
             raise MalformedBody("the body is not valid JSON: a comma in a list has no value")
         self._values += element.values + element.keys
-        elements += map(self._packed, found)
+        elements += map(self._packed, parsed)
         are_ids = bool(elements) and type(elements[0]) is int
         if self._values > MOST_VALUES or (len(elements) > MOST_ITEMS and not are_ids):
             raise BodyTooLarge(

@@ -88,14 +88,14 @@ class Ring:
         """Whether anyone may score; a key file closes the door even where it is empty."""
         return not self.settings.api_key and self.settings.key_file is None
 
-    def find(self, given: bytes) -> Key | None:
+    def find(self, secret: bytes) -> Key | None:
         """Return the key that this is, compared with every one, whichever fits."""
-        digest = hashlib.sha256(given).digest()
-        found = None
-        for one in self.keys:
-            if hmac.compare_digest(digest, one.digest):
-                found = one
-        return found
+        digest = hashlib.sha256(secret).digest()
+        match = None
+        for key in self.keys:
+            if hmac.compare_digest(digest, key.digest):
+                match = key
+        return match
 
 
 class Keys:
@@ -120,8 +120,8 @@ class Keys:
         ring = self._ring
         is_health = path in OPEN_ROUTES
         right = _right(path)
-        given = _key(headers)
-        key = ring.find(given)
+        secret = _key(headers)
+        key = ring.find(secret)
         has_expired = key is not None and key.has_expired
         if is_health and ring.settings.open_health:
             return key.name if key is not None and not has_expired else None
@@ -136,9 +136,9 @@ class Keys:
             self._on_unauthorized("expired")
             raise Unauthorized("this API key has expired; send another one")
         if key is None and (ring.keys or not ring.is_open):
-            self._on_unauthorized("unknown" if given else "missing")
+            self._on_unauthorized("unknown" if secret else "missing")
             raise Unauthorized("send a valid API key as 'Authorization: Bearer KEY'")
-        if right == "admin" and not any("admin" in one.rights for one in ring.keys):
+        if right == "admin" and not any("admin" in ring_key.rights for ring_key in ring.keys):
             raise Forbidden("changes are off; ASSAY_ADMIN_KEY or a key file allows them")
         raise Forbidden(f"this key hasn't the right '{right}'; send one that has")
 
@@ -317,9 +317,9 @@ def _of_text(file: Path, text: str) -> Iterator[Key]:
         raise SettingsError(f"the key file {file}: {place}: {first['msg']}") from None
     except ValueError as error:
         raise SettingsError(f"the key file {file} is not valid TOML: {error}") from None
-    if len({one.hash for one in content.keys}) < len(content.keys):
+    if len({entry.hash for entry in content.keys}) < len(content.keys):
         raise SettingsError(f"the key file {file}: two keys have the same hash")
-    return (one.key for one in content.keys)
+    return (entry.key for entry in content.keys)
 
 
 def _stamp(file: Path) -> tuple[int, ...] | None:

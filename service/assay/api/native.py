@@ -73,10 +73,10 @@ async def best_of_n(request: Request) -> Response:
 )
 async def tokenize(request: Request) -> Response:
     """Show what the model sees: ids, reading position, rendered text."""
-    wanted = await body_of(request, wire.TokenizeRequest)
+    body = await body_of(request, wire.TokenizeRequest)
     context = context_of(request)
-    target = context.target(wanted.model)
-    entries = await cancel_on_disconnect(request, _tokens(context, target, wanted))
+    target = context.target(body.model)
+    entries = await cancel_on_disconnect(request, _tokens(context, target, body))
     bare = wire.TokenizeAnswer(model=target.name, data=[]).model_dump_json().encode()
     head, tail = bare.split(_NO_DATA)
     pieces = [head + b'"data":[', *entries, b"]" + tail]
@@ -84,7 +84,7 @@ async def tokenize(request: Request) -> Response:
 
 
 async def _tokens(
-    context: RequestContext, target: Target, wanted: wire.TokenizeRequest
+    context: RequestContext, target: Target, body: wire.TokenizeRequest
 ) -> list[bytes]:
     """Return the entries of an answer as JSON, some at a time: each has a string a token.
 
@@ -93,7 +93,7 @@ async def _tokens(
     """
     written: list[bytes] = []
     holding = context.holding
-    rendered = inspection.tokenized(context.scorer, target, wanted, context.caller or "")
+    rendered = inspection.tokenized(context.scorer, target, body, context.caller or "")
     async with contextlib.aclosing(rendered) as parts:
         async for entries in parts:
             comma = b"," if written else b""
@@ -108,7 +108,7 @@ async def models(request: Request) -> Response:
     scorer = context_of(request).scorer
     owner = _owner(request)
     targets = scorer.served.targets.by_name.values()
-    data = [inspection.describe(scorer, one, owner) for one in targets]
+    data = [inspection.describe(scorer, target, owner) for target in targets]
     return _json(wire.ModelList(data=data))
 
 
@@ -135,11 +135,11 @@ async def _answer(
     """Parse, and answer unless the caller leaves first."""
     context = context_of(request)
     begin = time.perf_counter()
-    wanted = await body_of(request, kind)
+    body = await body_of(request, kind)
     route, scorer = context.route, context.scorer
-    target = context.target(wanted.model)
-    call = Call(scorer, target, wanted, route, caller=context.caller or "")
-    handler = answer(call, wanted, f"{route}-{context.request_id}")
+    target = context.target(body.model)
+    call = Call(scorer, target, body, route, caller=context.caller or "")
+    handler = answer(call, body, f"{route}-{context.request_id}")
     total_ms, has_errors, content = await cancel_on_disconnect(request, drive(_written(handler)))
     http_s = time.perf_counter() - begin - total_ms / 1e3
     scorer.metrics.http(target.name, route, max(0.0, http_s))

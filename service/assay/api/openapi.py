@@ -101,9 +101,9 @@ def _add(paths: dict[str, Any], path: str, contract: Contract, body: dict[str, A
     operation = paths.setdefault(path, {}).setdefault("post", _operation(contract, path))
     _add_answers(operation["responses"], contract)
     content = operation["requestBody"]["content"][_JSON]
-    taken = content["schema"].get("anyOf", [content["schema"]] if content["schema"] else [])
-    if body not in taken:
-        content["schema"] = {"anyOf": [*taken, body]}
+    schemas = content["schema"].get("anyOf", [content["schema"]] if content["schema"] else [])
+    if body not in schemas:
+        content["schema"] = {"anyOf": [*schemas, body]}
         operation["description"] = f"{operation.get('description', '')}\n\n{words}".strip()
     if contract.route not in operation["summary"].split(", "):
         operation["summary"] += f", {contract.route}"
@@ -158,14 +158,14 @@ def _add_error(responses: dict[str, Any], status: int, schema: dict[str, Any]) -
         str(status),
         {"description": _reasons(status), "content": {_JSON: {"schema": {"anyOf": []}}}},
     )
-    known = response["content"][_JSON]["schema"]["anyOf"]
-    if schema not in known:
-        known.append(schema)
+    schemas = response["content"][_JSON]["schema"]["anyOf"]
+    if schema not in schemas:
+        schemas.append(schema)
 
 
 def _reasons(status: int) -> str:
-    kinds: list[type[AssayError]] = [one for one in _OF_CONTRACTS if one.status == status]
-    words = [inspect.cleandoc(one.__doc__ or "").partition("\n")[0] for one in kinds]
+    kinds: list[type[AssayError]] = [kind for kind in _OF_CONTRACTS if kind.status == status]
+    words = [inspect.cleandoc(kind.__doc__ or "").partition("\n")[0] for kind in kinds]
     return " ".join(words) or "An error as the contract spells it."
 
 
@@ -173,5 +173,5 @@ def _like(example: object) -> dict[str, Any]:
     """Return the schema of what has the fields of an example, by name."""
     if not isinstance(example, dict):
         return {}
-    inner = {name: _like(one) for name, one in example.items()}
+    inner = {name: _like(value) for name, value in example.items()}
     return {"type": "object", "required": list(example), "properties": inner}

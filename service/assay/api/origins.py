@@ -64,11 +64,11 @@ class Origins:
     def _may_ask(self, origin: str, host: str) -> bool:
         if not self._origins.isdisjoint((ANY, origin)):
             return True
-        found = _ORIGIN.fullmatch(origin.lower())
-        if found is None:
+        match = _ORIGIN.fullmatch(origin.lower())
+        if match is None:
             return False
-        port = _DEFAULT_PORTS[found[1]]
-        return found[2].removesuffix(port) == host.removesuffix(port)
+        port = _DEFAULT_PORTS[match[1]]
+        return match[2].removesuffix(port) == host.removesuffix(port)
 
     def _is_known(self, host: str) -> bool:
         name = _name(host)
@@ -91,8 +91,8 @@ def is_loopback(host: str) -> bool:
 @lru_cache(maxsize=_KEPT)
 def _name(host: str) -> str:
     """Return what `Host` says without the port."""
-    found = _HOST.fullmatch(host)
-    return _plain(found[1]) if found else host
+    match = _HOST.fullmatch(host)
+    return _plain(match[1]) if match else host
 
 
 def _is_address(name: str) -> bool:

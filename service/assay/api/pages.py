@@ -91,8 +91,8 @@ async def start() -> Response:
 
 def _folder() -> Path | None:
     """Return where the package's files are, without importing it; none where it isn't installed."""
-    found = importlib.util.find_spec(_PACKAGE)
-    return None if found is None or found.origin is None else Path(found.origin).parent / "static"
+    spec = importlib.util.find_spec(_PACKAGE)
+    return None if spec is None or spec.origin is None else Path(spec.origin).parent / "static"
 
 
 def _answering(path: Path, media_type: str) -> Callable[[], Awaitable[FileResponse]]:

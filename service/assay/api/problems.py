@@ -114,8 +114,8 @@ def answered(error: Exception, context: RequestContext) -> Response:
         lines = traceback.format_tb(error.__traceback__)
         where = "".join([*lines, type(error).__qualname__])
         logger.error("request %s failed:\n%s", context.request_id, where)
-        told = f"a defect of Assay; the log has it under request {context.request_id}"
-        error = InternalError(told)
+        message = f"a defect of Assay; the log has it under request {context.request_id}"
+        error = InternalError(message)
     return answer(error, context)
 
 
@@ -181,10 +181,10 @@ def _nearest(location: tuple[int | str, ...], kind: type[wire.Request]) -> str |
     """Return the field of that place whose name is most like the one that was given."""
     names = [part for part in location[:-1] if part in _INSIDE]
     fields = (_INSIDE[names[-1]] if names else kind).model_fields
-    given = str(location[-1])
-    near = get_close_matches(given, fields, n=1, cutoff=_SURELY)
-    known = [_ELSEWHERE[given]] if _ELSEWHERE.get(given) in fields else []
-    return next(iter([*near, *known, *get_close_matches(given, fields, n=1)]), None)
+    name = str(location[-1])
+    near = get_close_matches(name, fields, n=1, cutoff=_SURELY)
+    elsewhere = [_ELSEWHERE[name]] if _ELSEWHERE.get(name) in fields else []
+    return next(iter([*near, *elsewhere, *get_close_matches(name, fields, n=1)]), None)
 
 
 def path_of(location: tuple[int | str, ...]) -> str:

@@ -255,14 +255,16 @@ class Frame:
 
     def _limited(self, receive: Receive) -> Receive:
         """Bound the body while it is read: its bytes, and the time that these may take."""
-        taken, is_whole = 0, False
+        received, is_whole = 0, False
         begin = time.monotonic()
 
         async def receive_limited() -> Message:
-            nonlocal taken, is_whole
+            nonlocal received, is_whole
             if is_whole:
                 return await receive()
-            left_s = begin + self._body_timeout_s + taken / _SLOWEST_BYTES_PER_S - time.monotonic()
+            left_s = (
+                begin + self._body_timeout_s + received / _SLOWEST_BYTES_PER_S - time.monotonic()
+            )
             try:
                 async with asyncio.timeout(left_s):
                     message = await receive()
@@ -272,9 +274,9 @@ class Frame:
                     f"{_SLOWEST_BYTES_PER_S} bytes of it"
                 ) from None
             if message["type"] == "http.request":
-                taken += len(message.get("body", b""))
+                received += len(message.get("body", b""))
                 is_whole = not message.get("more_body", False)
-                if taken > self._max_body_bytes:
+                if received > self._max_body_bytes:
                     raise self._too_large()
             return message
 
@@ -299,7 +301,7 @@ def _headers(lines: Sequence[tuple[bytes, bytes]]) -> dict[bytes, bytes]:
     headers = dict(lines)
     if len(headers) < len(lines):
         for name in (b"host", b"origin"):
-            if values := [value for own, value in lines if own == name]:
+            if values := [value for header, value in lines if header == name]:
                 headers[name] = b", ".join(values)
     return headers
 
@@ -351,9 +353,9 @@ def _log(scope: Scope, context: RequestContext, status: int, ms: float) -> None:
     )
 
 
-def _request_id(given: bytes | None) -> str:
+def _request_id(header: bytes | None) -> str:
     """Take the caller's id where it is printable, else make one."""
-    text = (given or b"").decode("latin-1")
+    text = (header or b"").decode("latin-1")
     if _SAFE_ID.fullmatch(text):
         return text
     return f"{random.getrandbits(128):032x}"  # a name, no secret: no call to the kernel

@@ -54,7 +54,7 @@ class Server(uvicorn.Server):
         self,
         config: uvicorn.Config,
         service: Service,
-        known: keys.Keys,
+        api_keys: keys.Keys,
         reread: Callable[[], Settings],
         *,
         is_exposed: bool = False,
@@ -62,7 +62,7 @@ class Server(uvicorn.Server):
         super().__init__(config)
         self._is_exposed = is_exposed  # to other machines
         self._service = service
-        self._keys = known
+        self._keys = api_keys
         self._reread = reread
         self._reading: asyncio.Task[None] | None = None
         self._is_asked = False  # to read the settings again
@@ -108,7 +108,9 @@ class Server(uvicorn.Server):
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Drain. An idle TLS connection isn't waited for until its caller says goodbye, too."""
         if self.config.is_ssl:
-            idle = [one for one in self.server_state.connections if _is_idle(one)]
+            idle = [
+                connection for connection in self.server_state.connections if _is_idle(connection)
+            ]
             asyncio.get_running_loop().call_later(_GOODBYE_S, _hang_up, idle)
         await super().shutdown(sockets)
         await self._cut_short()
@@ -118,9 +120,9 @@ class Server(uvicorn.Server):
         left = list(self.server_state.tasks)
         if not left:
             return
-        for one in left:
-            if not one.cancelling():
-                one.cancel()
+        for task in left:
+            if not task.cancelling():
+                task.cancel()
         await asyncio.wait(left, timeout=_GOODBYE_S)
         self._service.kill()
 
@@ -138,8 +140,8 @@ class Server(uvicorn.Server):
             signal.SIGINT: self._stop,
             signal.SIGHUP: self._read_again,
         }
-        for one, handler in handlers.items():
-            loop.add_signal_handler(one, handler)
+        for signum, handler in handlers.items():
+            loop.add_signal_handler(signum, handler)
         yield
 
     def _stop(self) -> None:
@@ -199,9 +201,9 @@ def _is_idle(connection: Any) -> bool:
 
 
 def _hang_up(connections: list[Any]) -> None:
-    for one in connections:
-        if not one.transport.get_write_buffer_size():
-            one.transport.abort()
+    for connection in connections:
+        if not connection.transport.get_write_buffer_size():
+            connection.transport.abort()
 
 
 def spare_the_collector() -> None:
@@ -236,13 +238,13 @@ def build(
             "bound beyond this machine without an API key: anyone who reaches this port can use "
             "it; set ASSAY_API_KEY"
         )
-    known = keys.Keys(ring, service.metrics.unauthorized)
+    api_keys = keys.Keys(ring, service.metrics.unauthorized)
     most_connections = descriptors.connections(settings.max_connections, descriptors.raise_limit())
     pair = tls.files(settings)
     certificate, key = pair or (None, None)
     service.metrics.certificate(tls.expires(pair))
     config = uvicorn.Config(
-        create_app(settings, service, known, tracing),
+        create_app(settings, service, api_keys, tracing),
         host=settings.host,
         port=settings.port,
         lifespan="off",
@@ -259,7 +261,7 @@ def build(
         ssl_certfile=certificate,
         ssl_keyfile=key,
     )
-    return Server(config, service, known, reread, is_exposed=is_exposed)
+    return Server(config, service, api_keys, reread, is_exposed=is_exposed)
 
 
 def _drain_s(timeout_s: float) -> int | None:

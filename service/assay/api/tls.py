@@ -52,8 +52,8 @@ def expires(pair: tuple[Path, Path] | None) -> float:
 
     certificate, _ = pair
     try:
-        own, *_ = x509.load_pem_x509_certificates(certificate.read_bytes())
-        return own.not_valid_after_utc.timestamp()
+        leaf, *_ = x509.load_pem_x509_certificates(certificate.read_bytes())
+        return leaf.not_valid_after_utc.timestamp()
     except (OSError, ValueError) as error:  # OpenSSL takes more than this reads
         logger.warning("it isn't known when the certificate %s ends: %s", certificate, error)
         return 0.0

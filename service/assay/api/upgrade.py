@@ -57,7 +57,9 @@ class RequestParser:
 
     def _take_over(self) -> None:
         """Let a new parser go on behind the head."""
-        lines = [b"%b: %b\r\n" % one for one in self._connection.headers if one[0] in _FRAMING]
+        lines = [
+            b"%b: %b\r\n" % header for header in self._connection.headers if header[0] in _FRAMING
+        ]
         self._use(_request_parser(self._connection))
         self.is_replaying = True
         self._parser.feed_data(b"POST / HTTP/1.1\r\n%b\r\n" % b"".join(lines))
