@@ -61,7 +61,11 @@ CONTRACTS: tuple[Contract, ...] = (
 def posted(native: Mapping[str, Endpoint]) -> dict[str, Endpoint]:
     """Return what answers each path that is posted to, native paths included."""
     foreign = {
-        path: endpoint(some, native.get(path), [one for one in CONTRACTS if path not in one.paths])
+        path: endpoint(
+            some,
+            native.get(path),
+            [contract for contract in CONTRACTS if path not in contract.paths],
+        )
         for path, some in _by_path().items()
     }
     return {**native, **foreign}
@@ -80,14 +84,19 @@ def routes(native: Iterable[str]) -> dict[str, str]:
 
 def id_headers() -> dict[str, str]:
     """Return the header in which a path's clients look for the request's id, beside our own."""
-    return {path: one.id_header for one in CONTRACTS if one.id_header for path in one.paths}
+    return {
+        path: contract.id_header
+        for contract in CONTRACTS
+        if contract.id_header
+        for path in contract.paths
+    }
 
 
 def fit(path: str) -> tuple[str, dict[str, str]]:
     """Return the path as contracts name it, and what stands for its parts like {model}."""
-    for known, pattern in _TEMPLATED.items():
-        if found := pattern.fullmatch(path):
-            return known, found.groupdict()
+    for template, pattern in _TEMPLATED.items():
+        if match := pattern.fullmatch(path):
+            return template, match.groupdict()
     return path, {}
 
 

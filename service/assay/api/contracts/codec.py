@@ -42,7 +42,7 @@ JSON = Form(
     "application/json",
     frozenset(),
     from_json,
-    lambda one: to_json(one, inf_nan_mode="null"),
+    lambda content: to_json(content, inf_nan_mode="null"),
 )
 MESSAGE_PACK = Form(
     "MessagePack",

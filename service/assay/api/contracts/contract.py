@@ -139,10 +139,10 @@ class Ask:
             UnknownTarget: Nothing of that name is served.
             InvalidField: An option means nothing to the target.
         """
-        wanted = wire.Options(model=model or None, **options)
+        call_options = wire.Options(model=model or None, **options)
         context = self.context
         return Call(
-            *(context.scorer, context.target(wanted.model), wanted, context.route),
+            *(context.scorer, context.target(call_options.model), call_options, context.route),
             caller=self.caller,
             cutting=cutting,
             is_native=False,
@@ -179,10 +179,10 @@ class Ask:
         """
         steps = call.target.card.steps
         outcome, judged = yield from call.run(
-            [in_steps(one, steps) for one in sources],
+            [in_steps(source, steps) for source in sources],
             lambda place, param: _located(path, turns or path, place, param),
         )
-        if cut := sum(one.truncated for one in judged):
+        if cut := sum(item.truncated for item in judged):
             self.headers["x-assay-truncated"] = str(cut)
         return outcome, judged
 
@@ -246,10 +246,10 @@ class Contract:
     ) -> Handler[bytes]:
         """Return the answer to a body as it is sent."""
         try:
-            wanted = self.request.model_validate(content)
-            garbage.note(vars(wanted).values())
-            unread.check_meaning(wanted.model_extra or {}, vars(wanted))
-            answer = yield from self.answer(ask, wanted)
+            body = self.request.model_validate(content)
+            garbage.note(vars(body).values())
+            unread.check_meaning(body.model_extra or {}, vars(body))
+            answer = yield from self.answer(ask, body)
         except ValidationError as error:
             raise _invalid(error, self._right_path(error, content, others)) from None
         garbage.note(answer.values() if isinstance(answer, dict) else [answer])
@@ -261,8 +261,8 @@ class Contract:
         """Return which path a body is for that lacks a field here and is whole elsewhere."""
         if error.errors(include_url=False, include_input=False)[0]["type"] != "missing":
             return ""
-        likely = sorted(others, key=lambda one: -len(one.needs))
-        other = next((one for one in likely if one.takes(content)), None)
+        likely = sorted(others, key=lambda contract: -len(contract.needs))
+        other = next((contract for contract in likely if contract.takes(content)), None)
         return f"; a body with these fields is for {other.paths[0]}" if other else ""
 
     def _check_query(self, request: Request) -> None:
@@ -285,7 +285,7 @@ class Contract:
 
 def _size(content: Mapping[str, Any]) -> int:
     """Return the length of a body's longest list."""
-    return max((len(one) for one in content.values() if isinstance(one, list)), default=0)
+    return max((len(value) for value in content.values() if isinstance(value, list)), default=0)
 
 
 def _invalid(error: ValidationError, hint: str = "") -> InvalidField:
@@ -294,8 +294,8 @@ def _invalid(error: ValidationError, hint: str = "") -> InvalidField:
     first = error.errors(include_url=False, include_input=False)[0]
     path = problems.path_of(first["loc"])
     message = validation.sentence(first)
-    told = f"field '{path}': {message}" if path else message
-    return InvalidField(told + hint, param=path or None)
+    located = f"field '{path}': {message}" if path else message
+    return InvalidField(located + hint, param=path or None)
 
 
 def _located(path: Path, turns: Path, place: int, param: str | None) -> str:
@@ -318,7 +318,7 @@ def only(field: str) -> Path:
 
 
 @dataclass(frozen=True, slots=True)
-class Given:
+class FieldItems:
     """The items of a field, their paths, and whether the field has but one, not in a list."""
 
     sources: list[Source]
@@ -326,7 +326,7 @@ class Given:
     is_one: bool
 
 
-def text_or_ids(value: object, field: str, specials: Specials = "tokenizer") -> Given:
+def text_or_ids(value: object, field: str, specials: Specials = "tokenizer") -> FieldItems:
     """Return the items of a field that has a text or token ids, or many of these.
 
     A text gets the special tokens that the tokenizer adds, unless `specials` says otherwise.
@@ -335,9 +335,11 @@ def text_or_ids(value: object, field: str, specials: Specials = "tokenizer") -> 
         InvalidField: It has neither.
     """
     if not isinstance(value, list) or (value and set(map(type, value)) == {int}):
-        return Given([_one_of(value, field, specials)], only(field), is_one=True)
-    sources = [_one_of(one, f"{field}[{place}]", specials) for place, one in enumerate(value)]
-    return Given(sources, each(field), is_one=False)
+        return FieldItems([_one_of(value, field, specials)], only(field), is_one=True)
+    sources = [
+        _one_of(element, f"{field}[{place}]", specials) for place, element in enumerate(value)
+    ]
+    return FieldItems(sources, each(field), is_one=False)
 
 
 def _one_of(value: object, where: str, specials: Specials) -> Source:

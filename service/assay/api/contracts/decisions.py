@@ -121,13 +121,13 @@ class Choice(Asked):
 
     @model_validator(mode="after")
     def _has_no_choice_twice(self) -> Self:
-        if len({(type(one.value), one.value) for one in self.choices}) < len(self.choices):
+        if len({(type(option.value), option.value) for option in self.choices}) < len(self.choices):
             raise ValueError("each of the 'choices' must have a value of its own")
         return self
 
     def responses(self) -> dict[str | bool, str]:
         """Return the responses that the choices are, by value."""
-        return {one.value: one.response() for one in self.choices}
+        return {option.value: option.response() for option in self.choices}
 
 
 class Level(Body):
@@ -146,7 +146,7 @@ class Score(Asked):
     def responses(self) -> dict[int, str]:
         """Return the responses that the levels are, by place."""
         levels = enumerate(self.levels)
-        return {place: questions.option(one.label, one.description) for place, one in levels}
+        return {place: questions.option(level.label, level.description) for place, level in levels}
 
 
 class Decisions(Body):
@@ -160,10 +160,10 @@ class Decisions(Body):
     stream: bool | None = None
 
 
-def _answer(ask: Ask, wanted: Decisions) -> Handler[dict[str, Any]]:
-    call = ask.call(wanted.model)
-    asked = list(_asked(ask, wanted))
-    outcome, answers = yield from questions.answered(call, asked, _entry)
+def _answer(ask: Ask, body: Decisions) -> Handler[dict[str, Any]]:
+    call = ask.call(body.model)
+    parsed_questions = list(_questions(ask, body))
+    outcome, answers = yield from questions.answered(call, parsed_questions, _entry)
     read = questions.tokens(outcome)
     cached = max(0, read - round(outcome.computed_tokens / len(call.target.members)))
     return {
@@ -179,18 +179,18 @@ def _answer(ask: Ask, wanted: Decisions) -> Handler[dict[str, Any]]:
     }
 
 
-def _asked(ask: Ask, wanted: Decisions) -> Iterator[Question]:
-    if wanted.stream:
+def _questions(ask: Ask, body: Decisions) -> Iterator[Question]:
+    if body.stream:
         raise questions.unanswerable(ask, "decisions come at once; leave 'stream' out", "stream")
-    turns = _turns(ask, wanted.input)
-    questions.check_size(turns, len(wanted.questions), "input")
-    for place, one in enumerate(wanted.questions):
+    turns = _turns(ask, body.input)
+    questions.check_size(turns, len(body.questions), "input")
+    for place, question in enumerate(body.questions):
         where = f"questions[{place}]"
-        if isinstance(one, Predicate):
+        if isinstance(question, Predicate):
             raise questions.no_truth(ask, where)
-        words = _said(ask, one.instructions, f"{where}.instructions")
+        words = _said(ask, question.instructions, f"{where}.instructions")
         prompt = questions.prompt(turns, words)
-        yield Question(one, prompt, one.responses(), where, turns="input")
+        yield Question(question, prompt, question.responses(), where, turns="input")
 
 
 def _entry(question: Choice | Score, answer: Answer) -> dict[str, Any]:
@@ -211,23 +211,23 @@ def _entry(question: Choice | Score, answer: Answer) -> dict[str, Any]:
     }
 
 
-def _turns(ask: Ask, given: Input) -> list[wire.Message]:
-    if isinstance(given, str):
-        return [questions.turn(given)]
+def _turns(ask: Ask, body_input: Input) -> list[wire.Message]:
+    if isinstance(body_input, str):
+        return [questions.turn(body_input)]
     turns: list[dict[str, Any]] = []
-    for place, one in enumerate(given):
+    for place, entry in enumerate(body_input):
         where = f"input[{place}]"
-        match one.type:
+        match entry.type:
             case "function_call" if turns and turns[-1]["role"] == "assistant":
-                turns[-1].setdefault("tool_calls", []).append(one.call())  # of the same turn
+                turns[-1].setdefault("tool_calls", []).append(entry.call())  # of the same turn
             case "function_call":
-                turns.append({"role": "assistant", "tool_calls": [one.call()]})
+                turns.append({"role": "assistant", "tool_calls": [entry.call()]})
             case "function_call_output":
-                said = _said(ask, one.output or "", f"{where}.output")
-                turns.append({"role": "tool", "content": said, "tool_call_id": one.call_id})
+                said = _said(ask, entry.output or "", f"{where}.output")
+                turns.append({"role": "tool", "content": said, "tool_call_id": entry.call_id})
             case "message":
-                said = _said(ask, one.content or "", f"{where}.content")
-                turns.append({"role": ROLES.get(one.role or "", one.role), "content": said})
+                said = _said(ask, entry.content or "", f"{where}.content")
+                turns.append({"role": ROLES.get(entry.role or "", entry.role), "content": said})
             case _:
                 reason = "a reward model's template has no custom tools; tell of them in a message"
                 raise questions.unanswerable(ask, reason, where)
@@ -236,7 +236,7 @@ def _turns(ask: Ask, given: Input) -> list[wire.Message]:
 
 def _checked(turns: list[dict[str, Any]]) -> list[wire.Message]:
     try:
-        return [wire.Message.model_validate(one) for one in turns]
+        return [wire.Message.model_validate(turn) for turn in turns]
     except ValidationError as error:
         said = validation.sentence(error.errors(include_url=False, include_input=False)[0])
         raise InvalidField(said, param="input") from None

@@ -50,23 +50,23 @@ class Rerank(_Named):
     top_n: int | None = None
 
 
-def _classify(ask: Ask, wanted: Classify) -> Handler[dict[str, Any]]:
-    sources = [Text(text, "tokenizer") for text in wanted.input]
-    call, _, judged = yield from ask.read(sources, each("input"), model=wanted.target, cutting=CUT)
-    data = [labels.of(call, one, "none" if wanted.raw_scores else None) for one in judged]
-    tokens = [one.n_tokens for one in judged]
+def _classify(ask: Ask, body: Classify) -> Handler[dict[str, Any]]:
+    sources = [Text(text, "tokenizer") for text in body.input]
+    call, _, judged = yield from ask.read(sources, each("input"), model=body.target, cutting=CUT)
+    data = [labels.of(call, item, "none" if body.raw_scores else None) for item in judged]
+    tokens = [item.n_tokens for item in judged]
     return {"object": "classify", "data": data, **_envelope(ask, call, tokens)}
 
 
-def _rerank(ask: Ask, wanted: Rerank) -> Handler[dict[str, Any]]:
+def _rerank(ask: Ask, body: Rerank) -> Handler[dict[str, Any]]:
     call, ranking, tokens = yield from rank(
-        ask, wanted.query, wanted.documents, "documents", model=wanted.target, top_n=wanted.top_n
+        ask, body.query, body.documents, "documents", model=body.target, top_n=body.top_n
     )
     results = [
         {
-            "relevance_score": reward if wanted.raw_scores else sigmoid(reward),
+            "relevance_score": reward if body.raw_scores else sigmoid(reward),
             "index": index,
-            "document": wanted.documents[index] if wanted.return_documents else None,
+            "document": body.documents[index] if body.return_documents else None,
         }
         for index, reward in ranking
     ]

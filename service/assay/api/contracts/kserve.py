@@ -23,7 +23,7 @@ from assay.api import problems
 from assay.api.contracts import tensors
 from assay.api.contracts.codec import JSON
 from assay.api.contracts.contract import Ask, Body, Contract, each, in_range
-from assay.api.contracts.shapes import named, told
+from assay.api.contracts.shapes import message_with_field, named
 from assay.api.request_context import context_of
 from assay.errors import AssayError, InvalidField
 from assay.items import Ids, Text
@@ -83,29 +83,29 @@ class Infer(Body):
         return bool(self.parameters.get("binary_data_output"))
 
 
-def _infer(ask: Ask, wanted: Infer) -> Handler[dict[str, Any] | bytes]:
-    for place, one in enumerate(wanted.outputs or ()):
-        if one.name != _OUTPUT:
+def _infer(ask: Ask, body: Infer) -> Handler[dict[str, Any] | bytes]:
+    for place, output in enumerate(body.outputs or ()):
+        if output.name != _OUTPUT:
             raise InvalidField(f"the only output is '{_OUTPUT}'", param=f"outputs[{place}].name")
     name = ask.path["model"]
     padding = ask.target(name).members[0].facts.padding
     # Of two dimensions alone: the product of a shape of thousands takes seconds.
-    yield from sized(max((prod(one.shape[:2]) for one in wanted.inputs), default=0))
-    field, sources = _sources(wanted.inputs, padding)
+    yield from sized(max((prod(tensor.shape[:2]) for tensor in body.inputs), default=0))
+    field, sources = _sources(body.inputs, padding)
     _, _, judged = yield from ask.read(sources, each(field), model=name)
-    return _answer(ask, wanted, judged)
+    return _answer(ask, body, judged)
 
 
-def _answer(ask: Ask, wanted: Infer, judged: Sequence[ScoredItem]) -> dict[str, Any] | bytes:
-    rewards = [ensemble.mean(one.rewards) for one in judged]
+def _answer(ask: Ask, body: Infer, judged: Sequence[ScoredItem]) -> dict[str, Any] | bytes:
+    rewards = [ensemble.mean(item.rewards) for item in judged]
     output: dict[str, Any] = {"name": _OUTPUT, "datatype": "FP32", "shape": [len(rewards), 1]}
     head = {
         "model_name": ask.path["model"],
         "model_version": "1",
-        **({"id": wanted.id} if wanted.id is not None else {}),
+        **({"id": body.id} if body.id is not None else {}),
         "outputs": [output],
     }
-    if not wanted.is_binary:
+    if not body.is_binary:
         output["data"] = rewards
         return head
     tail = np.asarray(rewards, "<f4").tobytes()
@@ -116,35 +116,35 @@ def _answer(ask: Ask, wanted: Infer, judged: Sequence[ScoredItem]) -> dict[str, 
     return written + tail
 
 
-def _sources(given: Sequence[Tensor], padding: Padding) -> tuple[str, list[Source]]:
+def _sources(inputs: Sequence[Tensor], padding: Padding) -> tuple[str, list[Source]]:
     """Return the items, and the path of the tensor that has them.
 
     Raises:
         InvalidField: A tensor is unknown or not of the stated shape, or none has items.
     """
-    places = {one.name: f"inputs[{place}].data" for place, one in enumerate(given)}
-    known = {one.name: _read(one, places[one.name]) for one in given}
-    if texts := known.get("sentences"):
+    places = {tensor.name: f"inputs[{place}].data" for place, tensor in enumerate(inputs)}
+    rows_by_name = {tensor.name: _read(tensor, places[tensor.name]) for tensor in inputs}
+    if texts := rows_by_name.get("sentences"):
         _check_width(texts, places["sentences"])
         return places["sentences"], [Text(row[0]) for row in texts]
-    if "sentences" in known:
+    if "sentences" in rows_by_name:
         return places["sentences"], []
-    if "tokens" in known and "sequence_lengths" in known:
-        lengths = known["sequence_lengths"]
-        _check_count(lengths, known["tokens"], places["sequence_lengths"])
+    if "tokens" in rows_by_name and "sequence_lengths" in rows_by_name:
+        lengths = rows_by_name["sequence_lengths"]
+        _check_count(lengths, rows_by_name["tokens"], places["sequence_lengths"])
         _check_width(lengths, places["sequence_lengths"])
-        pairs = zip(known["tokens"], lengths, strict=True)
+        pairs = zip(rows_by_name["tokens"], lengths, strict=True)
         return places["tokens"], _ids(
             [_first(ids, row[0], places) for ids, row in pairs], places["tokens"]
         )
-    if "input_ids" in known and "attention_mask" in known:
-        masks = known["attention_mask"]
-        _check_count(masks, known["input_ids"], places["attention_mask"])
-        pairs = zip(known["input_ids"], masks, strict=True)
+    if "input_ids" in rows_by_name and "attention_mask" in rows_by_name:
+        masks = rows_by_name["attention_mask"]
+        _check_count(masks, rows_by_name["input_ids"], places["attention_mask"])
+        pairs = zip(rows_by_name["input_ids"], masks, strict=True)
         rows = [_unmasked(*pair, places) for pair in pairs]
         return places["input_ids"], _ids(rows, places["input_ids"])
-    if "input_ids" in known:
-        rows = [padding.taken_off_ids(row) for row in known["input_ids"]]
+    if "input_ids" in rows_by_name:
+        rows = [padding.taken_off_ids(row) for row in rows_by_name["input_ids"]]
         return places["input_ids"], _ids(rows, places["input_ids"])
     raise InvalidField(
         "send 'sentences', 'tokens' with 'sequence_lengths', or 'input_ids'", param="inputs"
@@ -169,8 +169,8 @@ def _read(tensor: Tensor, path: str) -> list[list[Any]]:
     if is_text != (tensor.datatype == "BYTES") or (
         not is_text and tensor.datatype not in tensors.INTEGERS
     ):
-        wanted = "BYTES" if is_text else "whole numbers"
-        raise InvalidField(f"'{tensor.name}' has {wanted}", param=path)
+        expected = "BYTES" if is_text else "whole numbers"
+        raise InvalidField(f"'{tensor.name}' has {expected}", param=path)
     try:
         return tensors.rows(tensor.data, tensor.shape, tensor.datatype)
     except ValueError as error:
@@ -200,7 +200,7 @@ def _first(ids: list[int], size: int, places: Mapping[str, str]) -> list[int]:
 def _unmasked(ids: list[int], mask: list[int], places: Mapping[str, str]) -> list[int]:
     if len(ids) != len(mask):
         raise InvalidField("it has another width than 'input_ids'", param=places["attention_mask"])
-    return [one for one, is_read in zip(ids, mask, strict=True) if is_read]
+    return [token_id for token_id, is_read in zip(ids, mask, strict=True) if is_read]
 
 
 @router.get("/v2")
@@ -249,8 +249,8 @@ async def config(request: Request, name: str) -> Any:
         "backend": "assay",
         "max_batch_size": _MOST_ITEMS,
         "input": [
-            {"name": one, "data_type": kinds[kind], "dims": [-1], "optional": True}
-            for one, kind in _INPUTS.items()
+            {"name": input_name, "data_type": kinds[kind], "dims": [-1], "optional": True}
+            for input_name, kind in _INPUTS.items()
         ],
         "output": [{"name": _OUTPUT, "data_type": "TYPE_FP32", "dims": [1]}],
     }
@@ -271,7 +271,8 @@ async def metadata(request: Request, name: str) -> Any:
         "versions": ["1"],
         "platform": "assay",
         "inputs": [
-            {"name": one, "datatype": kind, "shape": [-1, -1]} for one, kind in _INPUTS.items()
+            {"name": input_name, "datatype": kind, "shape": [-1, -1]}
+            for input_name, kind in _INPUTS.items()
         ],
         "outputs": [{"name": _OUTPUT, "datatype": "FP32", "shape": [-1, 1]}],
     }
@@ -288,7 +289,7 @@ def _refused(error: AssayError, request: Request) -> Response:
 
 
 def _problem(error: AssayError, _: str) -> tuple[int, dict[str, Any]]:
-    return named(error)[0], {"error": told(error)}
+    return named(error)[0], {"error": message_with_field(error)}
 
 
 CONTRACTS = (

@@ -21,13 +21,13 @@ def names(target: Target) -> list[str]:
     return _attributes(target) or [LABEL]
 
 
-def of(call: Call, one: ScoredItem, applied: Applied | None = None) -> list[dict[str, Any]]:
+def of(call: Call, item: ScoredItem, applied: Applied | None = None) -> list[dict[str, Any]]:
     """Return an item's labels with their scores, the highest first.
 
     `applied` is "none" for raw ones; by default a softmax of several, and of one its sigmoid.
     """
-    numbers = {name: one.verdict.attributes[name] for name in _attributes(call.target)}
-    numbers = numbers or {LABEL: ensemble.mean(one.rewards)}
+    numbers = {name: item.verdict.attributes[name] for name in _attributes(call.target)}
+    numbers = numbers or {LABEL: ensemble.mean(item.rewards)}
     scores = list(numbers.values())
     if applied is None:
         applied = "softmax" if len(scores) > 1 else "sigmoid"

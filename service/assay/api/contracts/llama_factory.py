@@ -26,17 +26,17 @@ class ScoreEvaluation(Body):
     max_length: int | None = None
 
 
-def _evaluate(ask: Ask, wanted: ScoreEvaluation) -> Handler[dict[str, Any]]:
-    refuse_limit(ask, None, wanted.max_length, "max_length")
+def _evaluate(ask: Ask, body: ScoreEvaluation) -> Handler[dict[str, Any]]:
+    refuse_limit(ask, None, body.max_length, "max_length")
     scores: list[float] = []
-    if wanted.messages:
-        sources = [Text(text) for text in wanted.messages]
+    if body.messages:
+        sources = [Text(text) for text in body.messages]
         _, _, judged = yield from ask.read(sources, each("messages"))
-        scores = [ensemble.mean(one.rewards) for one in judged]
+        scores = [ensemble.mean(item.rewards) for item in judged]
     return {
         "id": f"scoreeval-{ask.request_id}",
         "object": "score.evaluation",
-        "model": wanted.model or "",
+        "model": body.model or "",
         "scores": scores,
     }
 

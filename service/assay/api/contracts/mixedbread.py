@@ -13,7 +13,7 @@ from pydantic import BeforeValidator, Field
 
 from assay.api.contracts.contract import Ask, Body, Contract, unheeded
 from assay.api.contracts.rerank import Words, fields, rank
-from assay.api.contracts.shapes import told
+from assay.api.contracts.shapes import message_with_field
 from assay.reward.transform import sigmoid
 
 if TYPE_CHECKING:
@@ -33,9 +33,9 @@ class Reranking(Body):
     rewrite_query: Annotated[bool | None, unheeded("a query is scored as it is")] = None
 
 
-def _rerank(ask: Ask, wanted: Reranking) -> Handler[dict[str, Any]]:
+def _rerank(ask: Ask, body: Reranking) -> Handler[dict[str, Any]]:
     call, ranking, tokens = yield from rank(
-        ask, wanted.query, wanted.input, "input", model=wanted.model, top_n=wanted.top_k
+        ask, body.query, body.input, "input", model=body.model, top_n=body.top_k
     )
     return {
         "usage": {"prompt_tokens": sum(tokens), "total_tokens": sum(tokens)},
@@ -44,19 +44,23 @@ def _rerank(ask: Ask, wanted: Reranking) -> Handler[dict[str, Any]]:
             {
                 "index": index,
                 "score": sigmoid(reward),
-                **({"input": wanted.input[index]} if wanted.return_input else {}),
+                **({"input": body.input[index]} if body.return_input else {}),
                 "object": "rank_result",
             }
             for index, reward in ranking
         ],
         "object": "list",
         "top_k": len(ranking),
-        "return_input": wanted.return_input,
+        "return_input": body.return_input,
     }
 
 
 def _problem(error: AssayError, _: str) -> tuple[int, dict[str, Any]]:
-    return error.status, {"object": "error", "message": told(error), "detail": told(error)}
+    return error.status, {
+        "object": "error",
+        "message": message_with_field(error),
+        "detail": message_with_field(error),
+    }
 
 
 CONTRACTS = (Contract("mixedbread.rerank", ("/v1/reranking",), Reranking, _rerank, _problem),)

@@ -31,8 +31,8 @@ async def models(request: Request) -> dict[str, Any]:
     return {"object": "list", "data": [{"id": name, **entry} for name in names]}
 
 
-def _complete(ask: Ask, wanted: ChatCompletion) -> Handler[dict[str, Any]]:
-    call, judged = yield from read(ask, wanted)
+def _complete(ask: Ask, body: ChatCompletion) -> Handler[dict[str, Any]]:
+    call, judged = yield from read(ask, body)
     return completion(ask, call, judged, _content(judged), {})
 
 

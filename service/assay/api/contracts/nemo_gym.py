@@ -47,7 +47,7 @@ class Output(Body):
             return ""
         if isinstance(self.content, str):
             return self.content
-        return "".join(one.text or "" for one in self.content if one.type == "output_text")
+        return "".join(part.text or "" for part in self.content if part.type == "output_text")
 
 
 class Response(Body):
@@ -57,7 +57,7 @@ class Response(Body):
 
     def text(self) -> str:
         """Return the final answer, without reasoning."""
-        text = "".join(one.text() for one in self.output)
+        text = "".join(output.text() for output in self.output)
         return text if text.strip() else _NOTHING
 
 
@@ -75,10 +75,10 @@ class Compare(Body):
     model: str | None = None
 
 
-def _compare(ask: Ask, wanted: Compare) -> Handler[dict[str, Any]]:
-    texts = [one.text() for one in wanted.response_objs]
-    prompt = [one.native("conversation_history") for one in wanted.conversation_history]
-    call = ask.call(wanted.model)
+def _compare(ask: Ask, body: Compare) -> Handler[dict[str, Any]]:
+    texts = [response.text() for response in body.response_objs]
+    prompt = [turn.native("conversation_history") for turn in body.conversation_history]
+    call = ask.call(body.model)
     if len(texts) < 2 and call.only_compares:
         return {"rewards": [0.5] * len(texts), "comparison_results": None, "metrics": None}
     rewards, wins = yield from _met(ask, call, prompt, texts)
@@ -112,7 +112,7 @@ def _met(
         rows = [list(pair) for pair in zip(judged[i].rewards, judged[j].rewards, strict=True)]
         return preference.compare(rows).probability
 
-    return [ensemble.mean(one.rewards) for one in judged], wins
+    return [ensemble.mean(item.rewards) for item in judged], wins
 
 
 def _circle(rewards: list[float], wins: Callable[[int, int], float]) -> list[dict[str, Any]]:

@@ -61,8 +61,8 @@ class ChatCompletion(Whole, Templated):
     prompt_logprobs: Annotated[Any, AfterValidator(_no_logprobs)] = None
 
 
-def _complete(ask: Ask, wanted: ChatCompletion) -> Handler[dict[str, Any]]:
-    call, judged = yield from read(ask, wanted)
+def _complete(ask: Ask, body: ChatCompletion) -> Handler[dict[str, Any]]:
+    call, judged = yield from read(ask, body)
     numbers = _numbers(call, judged)
     listed: list[dict[str, Any]] = [
         {"token": name, "logprob": number, "bytes": None, "top_logprobs": []}
@@ -72,23 +72,23 @@ def _complete(ask: Ask, wanted: ChatCompletion) -> Handler[dict[str, Any]]:
     return completion(ask, call, judged, content, {"logprobs": {"content": listed}})
 
 
-def read(ask: Ask, wanted: ChatCompletion) -> Handler[tuple[Call, ScoredItem]]:
+def read(ask: Ask, body: ChatCompletion) -> Handler[tuple[Call, ScoredItem]]:
     """Let a target read the conversation.
 
     Raises:
         InvalidField: It asks for text to be generated, or for what would be another's reward.
     """
-    refuse_limit(ask, wanted.model, wanted.truncate_prompt_tokens, "truncate_prompt_tokens")
-    _check_asks_for_a_reward(ask, wanted)
-    if wanted.functions:
+    refuse_limit(ask, body.model, body.truncate_prompt_tokens, "truncate_prompt_tokens")
+    _check_asks_for_a_reward(ask, body)
+    if body.functions:
         raise InvalidField("send 'tools' instead of 'functions'", param="functions")
     turns = [
-        one.model_copy(update={"role": ROLES.get(one.role, one.role)}) for one in wanted.messages
+        turn.model_copy(update={"role": ROLES.get(turn.role, turn.role)}) for turn in body.messages
     ]
-    talk = conversation(turns, "messages", inputs_of(wanted))
-    source = replace(talk, specials=specials(wanted.add_special_tokens, "card"))
+    talk = conversation(turns, "messages", inputs_of(body))
+    source = replace(talk, specials=specials(body.add_special_tokens, "card"))
     call, _, (judged,) = yield from ask.read(
-        [source], only("messages"), model=wanted.model, cache_salt=wanted.cache_salt
+        [source], only("messages"), model=body.model, cache_salt=body.cache_salt
     )
     return call, judged
 
@@ -115,16 +115,16 @@ def completion(
     }
 
 
-def _check_asks_for_a_reward(ask: Ask, wanted: ChatCompletion) -> None:
+def _check_asks_for_a_reward(ask: Ask, body: ChatCompletion) -> None:
     """Refuse what clients of generative judges send: there is no text to generate.
 
     Raises:
         InvalidField: The last turn isn't the assistant's, or the answer is to be streamed.
     """
-    asks_for_text = wanted.messages[-1].role in wire.NO_ANSWERS
-    if not asks_for_text and not wanted.stream:
+    asks_for_text = body.messages[-1].role in wire.NO_ANSWERS
+    if not asks_for_text and not body.stream:
         return
-    name = ask.target(wanted.model).name
+    name = ask.target(body.model).name
     mend = (
         "end 'messages' with the assistant turn to score"
         if asks_for_text

@@ -13,7 +13,7 @@ from pydantic import Field
 
 from assay.api.contracts.contract import Ask, Body, Contract, unheeded
 from assay.api.contracts.rerank import rank
-from assay.api.contracts.shapes import told
+from assay.api.contracts.shapes import message_with_field
 from assay.items import Cutting
 
 if TYPE_CHECKING:
@@ -40,16 +40,16 @@ class Ranking(Body):
     top_n: int | None = Field(default=None, ge=0)
 
 
-def _rank(ask: Ask, wanted: Ranking) -> Handler[dict[str, Any]]:
+def _rank(ask: Ask, body: Ranking) -> Handler[dict[str, Any]]:
     _, ranking, tokens = yield from rank(
         ask,
-        wanted.query.text,
-        [one.text for one in wanted.passages],
+        body.query.text,
+        [passage.text for passage in body.passages],
         "passages",
-        model=wanted.model or ask.path.get("model"),
-        top_n=wanted.top_n,
+        model=body.model or ask.path.get("model"),
+        top_n=body.top_n,
         cutting=Cutting("longest_first", side="end"),
-        refuses_long='send "truncate": "END"' if wanted.truncate != "END" else None,
+        refuses_long='send "truncate": "END"' if body.truncate != "END" else None,
     )
     return {
         "rankings": [{"index": index, "logit": reward} for index, reward in ranking],
@@ -62,8 +62,8 @@ def _problem(error: AssayError, request_id: str) -> tuple[int, dict[str, Any]]:
     return error.status, {
         "object": "error",
         "error": error.code,
-        "message": told(error),
-        "detail": told(error),
+        "message": message_with_field(error),
+        "detail": message_with_field(error),
         "type": error.code,
         "requestId": request_id,
     }

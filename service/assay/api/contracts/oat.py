@@ -38,45 +38,45 @@ class Feedback(Body):
     model: str | None = None
 
 
-def _compare(ask: Ask, wanted: Feedback) -> Handler[dict[str, list[float]]]:
-    return {"batch_first_win_prob": (yield from _first_wins(ask, wanted))}
+def _compare(ask: Ask, body: Feedback) -> Handler[dict[str, list[float]]]:
+    return {"batch_first_win_prob": (yield from _first_wins(ask, body))}
 
 
-def _feedback(ask: Ask, wanted: Feedback) -> Handler[dict[str, list[float]]]:
-    if wanted.batch_candidates or not wanted.batch_response:
-        return {"batch_score": [], "batch_first_win_prob": (yield from _first_wins(ask, wanted))}
-    _check(wanted, wanted.batch_response, "batch_response")
-    pairs = zip(wanted.batch_prompt, wanted.batch_response, strict=True)
+def _feedback(ask: Ask, body: Feedback) -> Handler[dict[str, list[float]]]:
+    if body.batch_candidates or not body.batch_response:
+        return {"batch_score": [], "batch_first_win_prob": (yield from _first_wins(ask, body))}
+    _check(body, body.batch_response, "batch_response")
+    pairs = zip(body.batch_prompt, body.batch_response, strict=True)
     sources = items.sources([(prompt, [response]) for prompt, response in pairs])
-    _, _, judged = yield from ask.read(sources, each("batch_response"), model=wanted.model)
-    scores = [ensemble.mean(one.rewards) for one in judged]
+    _, _, judged = yield from ask.read(sources, each("batch_response"), model=body.model)
+    scores = [ensemble.mean(item.rewards) for item in judged]
     return {"batch_score": scores, "batch_first_win_prob": []}
 
 
-def _first_wins(ask: Ask, wanted: Feedback) -> Handler[list[float]]:
-    _check(wanted, wanted.batch_candidates, "batch_candidates")
+def _first_wins(ask: Ask, body: Feedback) -> Handler[list[float]]:
+    _check(body, body.batch_candidates, "batch_candidates")
     groups: list[tuple[str, list[str]]] = list(
-        zip(wanted.batch_prompt, wanted.batch_candidates, strict=True)
+        zip(body.batch_prompt, body.batch_candidates, strict=True)
     )
-    call = ask.call(wanted.model)
+    call = ask.call(body.model)
     if call.only_compares:
         _, matrices = yield from call.contest(groups, "batch_candidates")
-        return [one[0][1] for one in matrices if isinstance(one, list)]
+        return [matrix[0][1] for matrix in matrices if isinstance(matrix, list)]
     _, judged = yield from ask.run(
         call, items.sources(groups), lambda place: f"batch_candidates[{place // 2}][{place % 2}]"
     )
     return [_probability(*pair) for pair in zip(judged[::2], judged[1::2], strict=True)]
 
 
-def _probability(one: ScoredItem, other: ScoredItem) -> float:
-    rows = [list(pair) for pair in zip(one.rewards, other.rewards, strict=True)]
+def _probability(first: ScoredItem, second: ScoredItem) -> float:
+    rows = [list(pair) for pair in zip(first.rewards, second.rewards, strict=True)]
     return preference.compare(rows).probability
 
 
-def _check(wanted: Feedback, given: Sequence[object], name: str) -> None:
-    if len(given) != len(wanted.batch_prompt):
+def _check(body: Feedback, entries: Sequence[object], name: str) -> None:
+    if len(entries) != len(body.batch_prompt):
         raise InvalidField(
-            f"'{name}' has {len(given)} entries for {len(wanted.batch_prompt)} prompts", param=name
+            f"'{name}' has {len(entries)} entries for {len(body.batch_prompt)} prompts", param=name
         )
 
 

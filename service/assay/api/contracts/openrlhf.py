@@ -35,14 +35,14 @@ class GetReward(Body):
         return self
 
 
-def _get_reward(ask: Ask, wanted: GetReward) -> Handler[dict[str, Any]]:
-    if not wanted.query:  # sent where there are more servers than samples
+def _get_reward(ask: Ask, body: GetReward) -> Handler[dict[str, Any]]:
+    if not body.query:  # sent where there are more servers than samples
         return {"rewards": [], "scores": [], "extra_logs": {}}
-    padding = ask.target(wanted.model).members[0].facts.padding
-    sources = [Text(padding.taken_off_text(text)) for text in wanted.query]
-    _, _, judged = yield from ask.read(sources, each("query"), model=wanted.model)
-    rewards = [ensemble.mean(one.rewards) for one in judged]
-    return {"rewards": rewards, "scores": [sigmoid(one) for one in rewards], "extra_logs": {}}
+    padding = ask.target(body.model).members[0].facts.padding
+    sources = [Text(padding.taken_off_text(text)) for text in body.query]
+    _, _, judged = yield from ask.read(sources, each("query"), model=body.model)
+    rewards = [ensemble.mean(item.rewards) for item in judged]
+    return {"rewards": rewards, "scores": [sigmoid(reward) for reward in rewards], "extra_logs": {}}
 
 
 CONTRACTS = (

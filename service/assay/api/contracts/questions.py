@@ -54,7 +54,7 @@ class Asked(Protocol):
 class Question:
     """A prompt and the responses to it, and where they are in the request."""
 
-    asked: Asked
+    body: Asked
     prompt: list[wire.Message]
     responses: dict[Any, str]
     where: str
@@ -79,7 +79,7 @@ def text(content: Content | None) -> str:
 
 def option(name: str, description: Content | None = None) -> str:
     """Return the response that an option is."""
-    return f"{name}: {told}" if (told := text(description)) else name
+    return f"{name}: {words}" if (words := text(description)) else name
 
 
 def turn(content: Content, role: str = "user") -> wire.Message:
@@ -89,7 +89,7 @@ def turn(content: Content, role: str = "user") -> wire.Message:
 
 def prompt(turns: Sequence[wire.Message], *words: Content | None) -> list[wire.Message]:
     """Return the turns with the words at their end, blank lines between."""
-    texts = [one for one in map(text, words) if one]
+    texts = [part for part in map(text, words) if part]
     before = list(turns)
     if texts and before and before[-1].role == "user":
         texts[:0] = filter(None, [said(before.pop().turn())])
@@ -138,28 +138,28 @@ def answered(
 
     `entry` makes of a question and its answer what the contract has for it.
     """
-    yield from sized(sum(len(one.responses) for one in questions))
-    groups = [(one.prompt, list(one.responses.values())) for one in questions]
+    yield from sized(sum(len(question.responses) for question in questions))
+    groups = [(question.prompt, list(question.responses.values())) for question in questions]
     beside = [inputs] * len(groups)
     chosen: Iterator[Choice]
     if call.only_compares:
         outcome, matrices = yield from call.contest(groups, "questions", inputs=beside)
-        yield from sized(sum(len(one.responses) ** 2 for one in questions))
-        met = (one for one in matrices if isinstance(one, list))
-        chosen = (choice.by_preferences(one, temperature=temperature) for one in met)
+        yield from sized(sum(len(question.responses) ** 2 for question in questions))
+        met = (matrix for matrix in matrices if isinstance(matrix, list))
+        chosen = (choice.by_preferences(matrix, temperature=temperature) for matrix in met)
     else:
-        owners = [one for one in questions for _ in one.responses]
+        owners = [question for question in questions for _ in question.responses]
         outcome, judged = yield from call.run(
             items.sources(groups, beside), lambda place, param: _path(owners[place], param)
         )
         chosen = _by_rewards(questions, judged, temperature)
     pairs = zip(questions, chosen, strict=True)
-    return outcome, [entry(one.asked, _answer(one, found)) for one, found in pairs]
+    return outcome, [entry(question.body, _answer(question, pick)) for question, pick in pairs]
 
 
 def tokens(outcome: RequestResult) -> int:
     """Return how many tokens the options have, as an ensemble's first member reads them."""
-    return sum(len(one.ids) for one in outcome.items)
+    return sum(len(item.ids) for item in outcome.items)
 
 
 def _path(question: Question, param: str | None) -> str:
@@ -173,16 +173,16 @@ def _path(question: Question, param: str | None) -> str:
 def _by_rewards(
     questions: Sequence[Question], judged: Sequence[ScoredItem], temperature: float
 ) -> Iterator[Choice]:
-    rewards = (ensemble.mean(one.rewards) for one in judged)
-    for one in questions:
-        its = list(islice(rewards, len(one.responses)))
-        yield choice.by_rewards(its, temperature=temperature)
+    rewards = (ensemble.mean(item.rewards) for item in judged)
+    for question in questions:
+        question_rewards = list(islice(rewards, len(question.responses)))
+        yield choice.by_rewards(question_rewards, temperature=temperature)
 
 
 def _answer(question: Question, chosen: Choice) -> Answer:
     numbers = chosen.probabilities
     probabilities = dict(zip(question.responses, numbers, strict=True))
-    if question.asked.type == "score":
+    if question.body.type == "score":
         return Answer(choice.level(numbers), choice.level_confidence(numbers), probabilities)
     best = list(question.responses)[chosen.best]
     return Answer(best, choice.confidence(numbers), probabilities)

@@ -84,14 +84,14 @@ class Rerank(Asked):
 def _answering(version: int) -> Callable[[Ask, Rerank], Handler[dict[str, Any]]]:
     """Return what answers with Cohere's fields of that version."""
 
-    def answer(ask: Ask, wanted: Rerank) -> Handler[dict[str, Any]]:
-        call, ranking, tokens = yield from read(ask, wanted)
-        is_raw = wanted.activates is False
-        shows = version == 1 if wanted.return_documents is None else wanted.return_documents
+    def answer(ask: Ask, body: Rerank) -> Handler[dict[str, Any]]:
+        call, ranking, tokens = yield from read(ask, body)
+        is_raw = body.activates is False
+        shows = version == 1 if body.return_documents is None else body.return_documents
         results = [
             {
                 "index": index,
-                **({"document": _document(wanted.documents[index])} if shows else {}),
+                **({"document": _document(body.documents[index])} if shows else {}),
                 "relevance_score": reward if is_raw else sigmoid(reward),
             }
             for index, reward in ranking
@@ -115,20 +115,20 @@ def _document(text: str) -> dict[str, Any]:
     return {"text": text, "multi_modal": None}
 
 
-def read(ask: Ask, wanted: Rerank) -> Handler[tuple[Call, list[tuple[int, float]], list[int]]]:
+def read(ask: Ask, body: Rerank) -> Handler[tuple[Call, list[tuple[int, float]], list[int]]]:
     """Return the call, the ranking, and how many tokens each document's item has."""
-    check_limit(ask, wanted)
-    variables = wire.TemplateInputs(chat_template_kwargs=wanted.chat_template_kwargs)
+    check_limit(ask, body)
+    variables = wire.TemplateInputs(chat_template_kwargs=body.chat_template_kwargs)
     return rank(
         ask,
-        wanted.query,
-        wanted.documents,
+        body.query,
+        body.documents,
         "documents",
-        model=wanted.model,
-        top_n=wanted.top_n,
-        cutting=wanted.cutting,
+        model=body.model,
+        top_n=body.top_n,
+        cutting=body.cutting,
         inputs=items.inputs(variables),
-        cache_salt=wanted.cache_salt,
+        cache_salt=body.cache_salt,
     )
 
 
@@ -157,18 +157,18 @@ def rank(
     call, _, judged = yield from ask.read(
         sources, each(field), model=model, cutting=cutting, cache_salt=cache_salt
     )
-    cut = next((place for place, one in enumerate(judged) if one.truncated), None)
+    cut = next((place for place, item in enumerate(judged) if item.truncated), None)
     if refuses_long is not None and cut is not None:
         raise ItemTooLong(
             f"it has more tokens than the model takes; {refuses_long}", param=f"{field}[{cut}]"
         )
-    return call, ranked(judged, top_n), [one.n_tokens for one in judged]
+    return call, ranked(judged, top_n), [item.n_tokens for item in judged]
 
 
 def ranked(judged: Sequence[ScoredItem], top_n: int | None) -> list[tuple[int, float]]:
     """Return each item's place and reward, the highest first, of all or of the best."""
-    rewards = [ensemble.mean(one.rewards) for one in judged]
-    ranking = sorted(enumerate(rewards), key=lambda one: -one[1])
+    rewards = [ensemble.mean(item.rewards) for item in judged]
+    ranking = sorted(enumerate(rewards), key=lambda entry: -entry[1])
     return ranking[:top_n] if top_n and top_n > 0 else ranking
 
 

@@ -23,7 +23,7 @@ from assay.api.contracts.contract import (
     Ask,
     Body,
     Contract,
-    Given,
+    FieldItems,
     check_joined,
     each,
     only,
@@ -100,38 +100,38 @@ async def model_info(request: Request) -> dict[str, Any]:
     }
 
 
-def _classify(ask: Ask, wanted: Classify) -> Handler[Any]:
-    if wanted.conv is not None:
-        given = _conversations(wanted.conv)
+def _classify(ask: Ask, body: Classify) -> Handler[Any]:
+    if body.conv is not None:
+        inputs = _conversations(body.conv)
     else:
-        field = "text" if wanted.text is not None else "input_ids"
-        given = text_or_ids(getattr(wanted, field), field)
-    _, outcome, judged = yield from ask.read(given.sources, given.path, model=wanted.model)
+        field = "text" if body.text is not None else "input_ids"
+        inputs = text_or_ids(getattr(body, field), field)
+    _, outcome, judged = yield from ask.read(inputs.sources, inputs.path, model=body.model)
 
-    def entry(index: int, one: ScoredItem) -> dict[str, Any]:
+    def entry(index: int, item: ScoredItem) -> dict[str, Any]:
         return {
-            "embedding": _numbers(one),
+            "embedding": _numbers(item),
             "meta_info": {
-                "id": ask.request_id if given.is_one else f"{ask.request_id}-{index}",
-                "prompt_tokens": one.n_tokens,
+                "id": ask.request_id if inputs.is_one else f"{ask.request_id}-{index}",
+                "prompt_tokens": item.n_tokens,
                 "e2e_latency": outcome.timings.total_s,
             },
         }
 
     data = [entry(*numbered) for numbered in enumerate(judged)]
-    return data[0] if given.is_one else data
+    return data[0] if inputs.is_one else data
 
 
-def _conversations(given: Any) -> Given:
+def _conversations(conv: Any) -> FieldItems:
     """Return the items of `conv`, which is a conversation, or a list of them.
 
     Raises:
         InvalidField: It is neither, or one doesn't end with the assistant's turn.
     """
-    is_one = isinstance(given, list) and bool(given) and isinstance(given[0], dict)
+    is_one = isinstance(conv, list) and bool(conv) and isinstance(conv[0], dict)
     path = only("conv") if is_one else each("conv")
     try:
-        talks = _TALKS.validate_python([given] if is_one else given)
+        talks = _TALKS.validate_python([conv] if is_one else conv)
     except ValidationError as error:
         place, *inside = error.errors(include_url=False, include_input=False)[0]["loc"] or [0]
         where = path_of(("conv", *inside) if is_one else ("conv", place, *inside))
@@ -140,21 +140,21 @@ def _conversations(given: Any) -> Given:
             "which is text or parts of text",
             param=where if inside else "conv",
         ) from None
-    return Given(
+    return FieldItems(
         [conversation(turns, path(place)) for place, turns in enumerate(talks)], path, is_one
     )
 
 
-def _embed(ask: Ask, wanted: Embeddings) -> Handler[dict[str, Any]]:
-    given = text_or_ids(wanted.input, "input")
-    given = step_rows.at_every_token(given, ask.target(wanted.model))
-    call, _, judged = yield from ask.read(given.sources, given.path, model=wanted.model)
+def _embed(ask: Ask, body: Embeddings) -> Handler[dict[str, Any]]:
+    inputs = text_or_ids(body.input, "input")
+    inputs = step_rows.at_every_token(inputs, ask.target(body.model))
+    call, _, judged = yield from ask.read(inputs.sources, inputs.path, model=body.model)
     outputs = list(ask.scorer.served.sizes(call.target)[0].items())
 
-    def entry(index: int, one: ScoredItem) -> dict[str, Any]:
-        is_read = not one.rewards  # at every token
+    def entry(index: int, item: ScoredItem) -> dict[str, Any]:
+        is_read = not item.rewards  # at every token
         numbers = (
-            [row[-1] for row in step_rows.raw(call, one, outputs)] if is_read else _numbers(one)
+            [row[-1] for row in step_rows.raw(call, item, outputs)] if is_read else _numbers(item)
         )
         return {"object": "embedding", "index": index, "embedding": numbers}
 
@@ -162,15 +162,15 @@ def _embed(ask: Ask, wanted: Embeddings) -> Handler[dict[str, Any]]:
     return {"object": "list", "data": data, "model": call.target.name, "usage": usage(judged)}
 
 
-def _score(ask: Ask, wanted: Score) -> Handler[dict[str, Any]]:
-    if wanted.label_token_ids and ask.call(wanted.model).only_compares:
+def _score(ask: Ask, body: Score) -> Handler[dict[str, Any]]:
+    if body.label_token_ids and ask.call(body.model).only_compares:
         reason = "the model compares responses: it has no probabilities of tokens, and no scores"
         raise unanswerable(ask, reason, "label_token_ids")
-    given = _joined(wanted)
-    call, _, judged = yield from ask.read(given.sources, given.path, model=wanted.model)
-    rewards = [ensemble.mean(one.rewards) for one in judged]
+    inputs = _joined(body)
+    call, _, judged = yield from ask.read(inputs.sources, inputs.path, model=body.model)
+    rewards = [ensemble.mean(item.rewards) for item in judged]
     # SGLang's softmax of one number would be 1 for every item.
-    scores = [[sigmoid(one) if wanted.apply_softmax else one] for one in rewards]
+    scores = [[sigmoid(reward) if body.apply_softmax else reward] for reward in rewards]
     return {
         "scores": scores,
         "model": call.target.name,
@@ -179,34 +179,34 @@ def _score(ask: Ask, wanted: Score) -> Handler[dict[str, Any]]:
     }
 
 
-def _joined(wanted: Score) -> Given:
+def _joined(body: Score) -> FieldItems:
     """Return each item with the query.
 
     Raises:
         InvalidField: There are several queries, or some are text and others token ids.
     """
-    items = text_or_ids(wanted.items, "items")
-    if not wanted.query:
+    items = text_or_ids(body.items, "items")
+    if not body.query:
         return items
-    query = text_or_ids(wanted.query, "query")
+    query = text_or_ids(body.query, "query")
     if not query.is_one:
         raise InvalidField("field 'query': send one text, or one list of token ids", param="query")
-    (one,) = query.sources
-    size = len(one.ids) if isinstance(one, Ids) else len(wanted.query)
+    (query_source,) = query.sources
+    size = len(query_source.ids) if isinstance(query_source, Ids) else len(body.query)
     check_joined(size, len(items.sources), "query")
     joined = [
-        _one(one, item, items.path(place), item_first=wanted.item_first)
+        _join(query_source, item, items.path(place), item_first=body.item_first)
         for place, item in enumerate(items.sources)
     ]
     return replace(items, sources=joined)
 
 
-def _one(query: Source, item: Source, where: str, *, item_first: bool) -> Source:
+def _join(query: Source, item: Source, where: str, *, item_first: bool) -> Source:
     match (item, query) if item_first else (query, item):
-        case Text(one, specials), Text(other):
-            return Text(one + other, specials)
-        case Ids(one), Ids(other):
-            return Ids([*one, *other])
+        case Text(first, specials), Text(second):
+            return Text(first + second, specials)
+        case Ids(first), Ids(second):
+            return Ids([*first, *second])
     raise InvalidField(
         f"field '{where}': send query and items both as text, or both as token ids", param=where
     )
@@ -218,21 +218,21 @@ class Rerank(rerank.Rerank):
     instruct: str | None = None
 
 
-def _bare_list(ask: Ask, wanted: Rerank) -> Handler[list[dict[str, Any]]]:
+def _bare_list(ask: Ask, body: Rerank) -> Handler[list[dict[str, Any]]]:
     """Answer `/v1/rerank`."""
-    if wanted.instruct:
-        ask.call(wanted.model)
+    if body.instruct:
+        ask.call(body.model)
         raise InvalidField(
             "a request can't change the instruction, which stands in the model's template; send "
             "null, or write it into 'query'",
             param="instruct",
         )
-    _, ranking, tokens = yield from rerank.read(ask, wanted)
-    shows = wanted.return_documents is not False
+    _, ranking, tokens = yield from rerank.read(ask, body)
+    shows = body.return_documents is not False
     return [
         {
             "score": reward,
-            "document": wanted.documents[index] if shows else None,
+            "document": body.documents[index] if shows else None,
             "index": index,
             "meta_info": {"id": ask.request_id, "prompt_tokens": tokens[index]},
         }
@@ -248,7 +248,7 @@ def _numbers(judged: ScoredItem) -> list[float]:
 
 
 def _native_problem(error: AssayError, _: str) -> tuple[int, dict[str, Any]]:
-    return shapes.named(error)[0], {"error": {"message": shapes.told(error)}}
+    return shapes.named(error)[0], {"error": {"message": shapes.message_with_field(error)}}
 
 
 CONTRACTS = (

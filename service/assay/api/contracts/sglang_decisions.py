@@ -50,13 +50,16 @@ class Choice(Asked):
 
     @model_validator(mode="after")
     def _has_no_option_twice(self) -> Self:
-        if len({one.name.strip().casefold() for one in self.choices}) < len(self.choices):
+        if len({option.name.strip().casefold() for option in self.choices}) < len(self.choices):
             raise ValueError("each of the 'options' must have a name of its own")
         return self
 
     def responses(self) -> dict[str, str]:
         """Return the responses that the options are, by name."""
-        return {one.name: questions.option(one.name, one.description) for one in self.choices}
+        return {
+            option.name: questions.option(option.name, option.description)
+            for option in self.choices
+        }
 
 
 class Score(Asked):
@@ -67,7 +70,7 @@ class Score(Asked):
 
     def responses(self) -> dict[str, str]:
         """Return the responses that the levels are, by place."""
-        return {str(place): questions.text(one) for place, one in enumerate(self.levels)}
+        return {str(place): questions.text(level) for place, level in enumerate(self.levels)}
 
 
 class YesNo(Asked):
@@ -92,36 +95,38 @@ class Decisions(Body):
 
     @model_validator(mode="after")
     def _has_no_id_twice(self) -> Self:
-        if len({one.id for one in self.questions}) < len(self.questions):
+        if len({question.id for question in self.questions}) < len(self.questions):
             raise ValueError("each of the 'questions' must have an id of its own")
         return self
 
 
-def _answer(ask: Ask, wanted: Decisions) -> Handler[dict[str, Any]]:
-    call = ask.call(wanted.model)
-    asked = list(_asked(ask, wanted))
+def _answer(ask: Ask, body: Decisions) -> Handler[dict[str, Any]]:
+    call = ask.call(body.model)
+    parsed_questions = list(_questions(ask, body))
     outcome, answers = yield from questions.answered(
-        call, asked, _entry, temperature=wanted.temperature, inputs=inputs_of(wanted)
+        call, parsed_questions, _entry, temperature=body.temperature, inputs=inputs_of(body)
     )
     read = questions.tokens(outcome)
     return {
         "object": "decisions",
         "model": call.target.name,
         "prompt_format_version": _WORDING,
-        "answers": dict(zip((one.id for one in wanted.questions), answers, strict=True)),
+        "answers": dict(zip((question.id for question in body.questions), answers, strict=True)),
         "usage": {"prompt_tokens": read, "total_tokens": read, "completion_tokens": 0},
     }
 
 
-def _asked(ask: Ask, wanted: Decisions) -> Iterator[Question]:
-    _check(ask, wanted)
-    turns = [questions.turn(wanted.input)]
-    questions.check_size(turns, len(wanted.questions), "input")
-    for place, one in enumerate(wanted.questions):
+def _questions(ask: Ask, body: Decisions) -> Iterator[Question]:
+    _check(ask, body)
+    turns = [questions.turn(body.input)]
+    questions.check_size(turns, len(body.questions), "input")
+    for place, question in enumerate(body.questions):
         where = f"questions[{place}]"
-        if isinstance(one, YesNo):
+        if isinstance(question, YesNo):
             raise questions.no_truth(ask, where)
-        yield Question(one, questions.prompt(turns, one.question), one.responses(), where)
+        yield Question(
+            question, questions.prompt(turns, question.question), question.responses(), where
+        )
 
 
 def _entry(question: Choice | Score, answer: Answer) -> dict[str, Any]:
@@ -129,13 +134,13 @@ def _entry(question: Choice | Score, answer: Answer) -> dict[str, Any]:
     return {"type": kind, "probabilities": answer.probabilities, kind: answer.value}
 
 
-def _check(ask: Ask, wanted: Decisions) -> None:
-    if wanted.images:
+def _check(ask: Ask, body: Decisions) -> None:
+    if body.images:
         raise questions.no_image(ask, "images")
-    if wanted.return_prompt_token_ids:
+    if body.return_prompt_token_ids:
         reason = "a reward model reads a sequence for each option, no labels; POST /tokenize shows"
         raise questions.unanswerable(ask, f"{reason} what it sees", "return_prompt_token_ids")
-    if wanted.prompt_format_version not in (None, _WORDING):
+    if body.prompt_format_version not in (None, _WORDING):
         raise InvalidField(
             f"prompts have the wording of version {_WORDING} here", param="prompt_format_version"
         )

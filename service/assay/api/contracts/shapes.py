@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 _PART = re.compile(r"\[(\d+)\]|([^.\[\]]+)")
 
 
-def told(error: AssayError) -> str:
+def message_with_field(error: AssayError) -> str:
     """Return an error's message with the field it is about, for a shape without one for that."""
     if error.param is None or error.param in error.message:
         return error.message
@@ -57,7 +57,7 @@ def flat(error: AssayError, _: str) -> tuple[int, dict[str, Any]]:
 
 def sentence(error: AssayError, _: str) -> tuple[int, dict[str, Any]]:
     """Spell an error as FastAPI does that a server raises by itself."""
-    return error.status, {"detail": told(error)}
+    return error.status, {"detail": message_with_field(error)}
 
 
 def located(error: AssayError, request_id: str) -> tuple[int, dict[str, Any]]:

@@ -114,13 +114,13 @@ def endpoint(
     async def answer(request: Request) -> Response:
         body = await read(request)
         raw = body.raw or b""
-        form = next((one for one in forms if one.has(raw)), JSON)
+        form = next((candidate for candidate in forms if candidate.has(raw)), JSON)
         if tensors.BINARY in forms and tensors.HEADER in request.headers:
             form = tensors.headed(request.headers[tensors.HEADER])
         # Parsed once, by the native route, where no contract's key is anywhere in it.
         if native is not None and form is JSON and body.raw is not None and not signs.search(raw):
             return await native(request)
-        meant = [(one, sign) for one, sign in contracts if form in one.forms]
+        meant = [(contract, sign) for contract, sign in contracts if form in contract.forms]
         contract, content = await _chosen(meant, body, form, has_native=native is not None)
         if contract is None and native is not None:
             return await native(request)
@@ -134,7 +134,7 @@ async def _chosen(
 ) -> tuple[Contract | None, dict[str, Any]]:
     """Return the contract that a body is of, and its content."""
     try:
-        content = await body.parsed(form.read, lambda known: known)
+        content = await body.parsed(form.read, lambda content: content)
     except (MalformedBody, ValueError) as error:
         if has_native:
             return None, {}
@@ -160,6 +160,11 @@ def _keys(content: Mapping[str, Any]) -> set[str]:
     inputs = unread.INPUTS & content.keys()
     absent = {name for name in inputs if content[name] is None}
     absent = absent if absent < inputs else set()
-    firsts = {name: one[0] for name, one in content.items() if isinstance(one, list) and one}
-    inner = ((name, one) for name, one in firsts.items() if isinstance(one, dict))
-    return {*(content.keys() - absent), *(f"{name}[].{key}" for name, one in inner for key in one)}
+    firsts = {
+        name: values[0] for name, values in content.items() if isinstance(values, list) and values
+    }
+    inner = ((name, first) for name, first in firsts.items() if isinstance(first, dict))
+    return {
+        *(content.keys() - absent),
+        *(f"{name}[].{key}" for name, first in inner for key in first),
+    }

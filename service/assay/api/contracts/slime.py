@@ -29,10 +29,10 @@ class Sample(Templated):
     model: str | None = None
 
 
-def _reward(ask: Ask, wanted: Sample) -> Handler[float | dict[str, float]]:
-    source = _source(wanted, is_templated=_is_templated(ask))
+def _reward(ask: Ask, body: Sample) -> Handler[float | dict[str, float]]:
+    source = _source(body, is_templated=_is_templated(ask))
     _, _, judged = yield from ask.read(
-        [source], only("response"), model=wanted.model, turns=only("prompt")
+        [source], only("response"), model=body.model, turns=only("prompt")
     )
     reward = ensemble.mean(judged[0].rewards)
     key = ask.query.get("reward_key")
@@ -51,14 +51,14 @@ def _is_templated(ask: Ask) -> bool:
     return said == "true"
 
 
-def _source(wanted: Sample, *, is_templated: bool) -> Source:
-    if is_templated and isinstance(wanted.prompt, str):
-        check_untemplated(wanted, "prompt")
-        return Text(wanted.prompt + wanted.response)
-    prompt = wanted.prompt
-    asked = [Turn(role="user", content=prompt)] if isinstance(prompt, str) else prompt
-    turns = [*asked, Turn(role="assistant", content=wanted.response)]
-    return Conversation(tuple(one.message() for one in turns), inputs_of(wanted))
+def _source(body: Sample, *, is_templated: bool) -> Source:
+    if is_templated and isinstance(body.prompt, str):
+        check_untemplated(body, "prompt")
+        return Text(body.prompt + body.response)
+    prompt = body.prompt
+    prompt_turns = [Turn(role="user", content=prompt)] if isinstance(prompt, str) else prompt
+    turns = [*prompt_turns, Turn(role="assistant", content=body.response)]
+    return Conversation(tuple(turn.message() for turn in turns), inputs_of(body))
 
 
 CONTRACTS = (

@@ -26,22 +26,22 @@ def in_steps(source: Source, steps: Steps | None) -> Source:
     *prompt, response = source.messages
     if carried(response):  # which no step has a place for
         return source
-    found = _read(said(response), steps)
-    return Solution(tuple(prompt), tuple(found), source.inputs) if found else source
+    step_texts = _read(said(response), steps)
+    return Solution(tuple(prompt), tuple(step_texts), source.inputs) if step_texts else source
 
 
 def _read(text: str, steps: Steps) -> list[str]:
     """Return the steps that a text begins with; none where a marker stands elsewhere, too."""
-    found: list[str] = []
+    step_texts: list[str] = []
     at, end = 0, 0
     while True:
-        spelt = steps.step.replace("{number}", str(len(found) + 1))
-        ahead, _, marker = (steps.between * bool(found) + spelt).partition(_STEP)
+        spelt = steps.step.replace("{number}", str(len(step_texts) + 1))
+        ahead, _, marker = (steps.between * bool(step_texts) + spelt).partition(_STEP)
         if not marker:
             return []
         begin = at + len(ahead)
         end = text.find(marker, begin) if text.startswith(ahead, at) else -1
         if end < 0:
-            return [] if marker in text[at:] else found
-        found.append(text[begin:end])
+            return [] if marker in text[at:] else step_texts
+        step_texts.append(text[begin:end])
         at = end + len(marker)

@@ -11,30 +11,31 @@ from assay.scoring import interpretation
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from assay.api.contracts.contract import Given
+    from assay.api.contracts.contract import FieldItems
     from assay.scoring.call import Call, ScoredItem
     from assay.scoring.targets import Target
 
 
-def at_every_token(given: Given, target: Target) -> Given:
+def at_every_token(inputs: FieldItems, target: Target) -> FieldItems:
     """Return items whose token ids are read everywhere, of a model of separate steps.
 
     Where its steps end isn't to be seen in ids: clients know, and pick.
     """
     steps = target.card.steps
     if steps is None or steps.form != "separate" or not interpretation.scores_steps(target):
-        return given
+        return inputs
     sources = [
-        replace(one, reads_all=True) if isinstance(one, Ids) else one for one in given.sources
+        replace(source, reads_all=True) if isinstance(source, Ids) else source
+        for source in inputs.sources
     ]
-    return replace(given, sources=sources)
+    return replace(inputs, sources=sources)
 
 
 def shown(call: Call, judged: ScoredItem, outputs: Sequence[tuple[str, int]]) -> list[list[float]]:
     """Return what is answered of each step; the last number is the step's score."""
     scores = judged.verdict.steps or ()
     is_pair = call.target.card.score.rule == "softmax" and dict(outputs).get("reward") == 2
-    return [[1.0 - one, one] if is_pair else [one] for one in scores]
+    return [[1.0 - score, score] if is_pair else [score] for score in scores]
 
 
 def raw(call: Call, judged: ScoredItem, outputs: Sequence[tuple[str, int]]) -> list[list[float]]:

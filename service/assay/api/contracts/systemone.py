@@ -40,7 +40,9 @@ class Choice(Asked):
 
     def responses(self) -> dict[str, str]:
         """Return the responses that the options are, by name."""
-        return {name: questions.option(name, its) for name, its in self.criteria.items()}
+        return {
+            name: questions.option(name, criterion) for name, criterion in self.criteria.items()
+        }
 
 
 class Score(Asked):
@@ -51,7 +53,9 @@ class Score(Asked):
 
     def responses(self) -> dict[str, str]:
         """Return the responses that the levels are, by place."""
-        return {str(place): questions.text(one) for place, one in enumerate(self.criteria)}
+        return {
+            str(place): questions.text(criterion) for place, criterion in enumerate(self.criteria)
+        }
 
 
 class Noul(Asked):
@@ -80,32 +84,34 @@ class SystemOne(Body):
     chat_template_kwargs: dict[str, Any] | None = None  # vLLM's
 
 
-def _answer(ask: Ask, wanted: SystemOne) -> Handler[dict[str, Any]]:
-    call = ask.call(wanted.model)
-    yield from sized(len(wanted.questions))  # no list has them
-    asked = list(_asked(ask, wanted))
-    outcome, answers = yield from questions.answered(call, asked, _entry, inputs=inputs_of(wanted))
+def _answer(ask: Ask, body: SystemOne) -> Handler[dict[str, Any]]:
+    call = ask.call(body.model)
+    yield from sized(len(body.questions))  # no list has them
+    parsed_questions = list(_questions(ask, body))
+    outcome, answers = yield from questions.answered(
+        call, parsed_questions, _entry, inputs=inputs_of(body)
+    )
     return {
         "model": call.target.name,
-        "answers": dict(zip(wanted.questions, answers, strict=True)),
+        "answers": dict(zip(body.questions, answers, strict=True)),
         "usage": {"input_tokens": questions.tokens(outcome), "output_tokens": 0},
     }
 
 
-def _asked(ask: Ask, wanted: SystemOne) -> Iterator[Question]:
-    if wanted.assets or wanted.images:
-        raise questions.no_image(ask, "assets" if wanted.assets else "images")
-    turns = [questions.turn(wanted.state)]
-    questions.check_size(turns, len(wanted.questions), "state")
-    ahead = questions.text(wanted.instructions)
-    for name, one in wanted.questions.items():
+def _questions(ask: Ask, body: SystemOne) -> Iterator[Question]:
+    if body.assets or body.images:
+        raise questions.no_image(ask, "assets" if body.assets else "images")
+    turns = [questions.turn(body.state)]
+    questions.check_size(turns, len(body.questions), "state")
+    ahead = questions.text(body.instructions)
+    for name, question in body.questions.items():
         where = f"questions.{name}"
-        if isinstance(one, Noul):
+        if isinstance(question, Noul):
             raise questions.no_truth(ask, where)
-        if isinstance(one, Box):
+        if isinstance(question, Box):
             raise questions.unanswerable(ask, "a reward model finds no boxes in images", where)
-        prompt = questions.prompt(turns, ahead, one.instructions)
-        yield Question(one, prompt, one.responses(), where)
+        prompt = questions.prompt(turns, ahead, question.instructions)
+        yield Question(question, prompt, question.responses(), where)
 
 
 def _entry(question: Choice | Score, answer: Answer) -> dict[str, Any]:

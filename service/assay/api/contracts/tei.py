@@ -27,7 +27,7 @@ from assay.api import problems
 from assay.api.contracts import labels, unread
 from assay.api.contracts.contract import Ask, Body, Contract
 from assay.api.contracts.rerank import ranked
-from assay.api.contracts.shapes import told
+from assay.api.contracts.shapes import message_with_field
 from assay.api.request_context import context_of
 from assay.errors import (
     AssayError,
@@ -76,7 +76,7 @@ def _form(value: object) -> str | None:
         return "as-text"
     if not isinstance(value, list):
         return None
-    return "as-pair" if value and all(isinstance(one, str) for one in value) else "as-batch"
+    return "as-pair" if value and all(isinstance(element, str) for element in value) else "as-batch"
 
 
 Parts = Annotated[list[str], Field(min_length=1, max_length=2)]
@@ -161,7 +161,7 @@ class Predict(_Asked):
 
     def sources(self) -> list[Source]:
         """Return the items."""
-        return [_source(one) for one in self.listed]
+        return [_source(entry) for entry in self.listed]
 
     def path(self, place: int) -> str:
         """Return where an item is."""
@@ -169,14 +169,14 @@ class Predict(_Asked):
 
     def shown(self, call: Call, judged: Sequence[ScoredItem]) -> list[Any]:
         """Return the answer."""
-        asked = self.parameters or Parameters()
-        applied = "none" if self.raw_scores else asked.function_to_apply
+        parameters = self.parameters or Parameters()
+        applied = "none" if self.raw_scores else parameters.function_to_apply
         if applied == "softmax" and len(labels.names(call.target)) == 1:
             raise InvalidField(
                 "the softmax of one label is always 1; send 'none' or 'sigmoid'",
                 param="parameters.function_to_apply",
             )
-        answer = [labels.of(call, one, applied)[: asked.top_k] for one in judged]
+        answer = [labels.of(call, item, applied)[: parameters.top_k] for item in judged]
         return answer[0] if self.is_one else answer
 
 
@@ -231,67 +231,67 @@ class Vertex(Body):
     model: str | None = None  # of instances that name none
 
 
-def _answer(ask: Ask, wanted: Predict | Rerank) -> Handler[list[Any]]:
+def _answer(ask: Ask, body: Predict | Rerank) -> Handler[list[Any]]:
     """Answer, and state the times in the answer's headers."""
-    call, outcome, tokens, (answer,) = yield from _read(ask, [wanted], [""], wanted.model)
+    call, outcome, tokens, (answer,) = yield from _read(ask, [body], [""], body.model)
     device = _device(ask.scorer, call.target)
     ask.headers.update(_times(outcome), **{"x-compute-type": device})
-    ask.headers["x-compute-characters"] = str(wanted.characters)
+    ask.headers["x-compute-characters"] = str(body.characters)
     ask.headers["x-compute-tokens"] = str(tokens)
     return answer
 
 
-def _vertex(ask: Ask, wanted: Vertex) -> Handler[dict[str, list[Any]]]:
+def _vertex(ask: Ask, body: Vertex) -> Handler[dict[str, list[Any]]]:
     """Answer every instance; those that ask alike are read together."""
     alike: dict[tuple[str | None, bool | None, Cutting], list[int]] = {}
-    for place, one in enumerate(wanted.instances):
-        unread.check_meaning(one.model_extra or {}, vars(one))
-        key = (one.model or wanted.model, one.truncate, one.cutting)
+    for place, instance in enumerate(body.instances):
+        unread.check_meaning(instance.model_extra or {}, vars(instance))
+        key = (instance.model or body.model, instance.truncate, instance.cutting)
         alike.setdefault(key, []).append(place)
-    found: dict[int, list[Any]] = {}
+    answers_by_place: dict[int, list[Any]] = {}
     for (model, *_), places in alike.items():
         prefixes = [f"instances[{place}]." for place in places]
-        some = [wanted.instances[place] for place in places]
+        some = [body.instances[place] for place in places]
         _, _, _, answers = yield from _read(ask, some, prefixes, model)
-        found.update(zip(places, answers, strict=True))
-    return {"predictions": [found[place] for place in range(len(wanted.instances))]}
+        answers_by_place.update(zip(places, answers, strict=True))
+    return {"predictions": [answers_by_place[place] for place in range(len(body.instances))]}
 
 
 def _read(
-    ask: Ask, asked: Sequence[Predict | Rerank], prefixes: Sequence[str], model: str | None
+    ask: Ask, bodies: Sequence[Predict | Rerank], prefixes: Sequence[str], model: str | None
 ) -> Handler[tuple[Call, RequestResult, int, list[list[Any]]]]:
     """Read the items of bodies that ask for the same model and `truncate`.
 
     Return their answers, and how many tokens an ensemble's first member reads of them.
     """
     yield from sized(
-        sum(len(one.texts if isinstance(one, Rerank) else one.listed) for one in asked)
+        sum(len(body.texts if isinstance(body, Rerank) else body.listed) for body in bodies)
     )
-    groups = [one.sources() for one in asked]
-    for one, group, prefix in zip(asked, groups, prefixes, strict=True):
+    groups = [body.sources() for body in bodies]
+    for body, group, prefix in zip(bodies, groups, prefixes, strict=True):
         if not group:
-            param = prefix + one.field
+            param = prefix + body.field
             raise EmptyItem(f"'{param}' is empty; send at least one", param=param)
     ends = list(accumulate(map(len, groups)))
 
     def path(place: int) -> str:
         group = bisect_right(ends, place)
-        return prefixes[group] + asked[group].path(place - (ends[group] - len(groups[group])))
+        return prefixes[group] + bodies[group].path(place - (ends[group] - len(groups[group])))
 
-    first = asked[0]
+    first = bodies[0]
     sources = [source for group in groups for source in group]
     call, outcome, judged = yield from ask.read(sources, path, model=model, cutting=first.cutting)
-    cut = next((place for place, one in enumerate(judged) if one.truncated), None)
+    cut = next((place for place, item in enumerate(judged) if item.truncated), None)
     if first.truncate is False and cut is not None:
         raise ItemTooLong(
             "it has more tokens than the model takes; send 'truncate': true", param=path(cut)
         )
     each = iter(judged)
     answers = [
-        one.shown(call, list(islice(each, len(group))))
-        for one, group in zip(asked, groups, strict=True)
+        body.shown(call, list(islice(each, len(group))))
+        for body, group in zip(bodies, groups, strict=True)
     ]
-    return call, outcome, sum(one.n_tokens for one in judged), answers
+    return call, outcome, sum(item.n_tokens for item in judged), answers
 
 
 def _device(scorer: Scorer, target: Target) -> str:
@@ -312,25 +312,25 @@ def _times(outcome: RequestResult) -> dict[str, str]:
     return {name: str(round(1e3 * time)) for name, time in seconds.items()}
 
 
-def _source(given: str | list[str]) -> Source:
-    if isinstance(given, str):
-        return Text(given, "tokenizer")
-    if len(given) == 1:
-        return Text(given[0], "tokenizer")
-    prompt, response = given
+def _source(entry: str | list[str]) -> Source:
+    if isinstance(entry, str):
+        return Text(entry, "tokenizer")
+    if len(entry) == 1:
+        return Text(entry[0], "tokenizer")
+    prompt, response = entry
     return items.sources([(prompt, [response])])[0]
 
 
-def _length(given: str | list[str]) -> int:
-    return len(given) if isinstance(given, str) else sum(map(len, given))
+def _length(entry: str | list[str]) -> int:
+    return len(entry) if isinstance(entry, str) else sum(map(len, entry))
 
 
 def _problem(error: AssayError, _: str) -> tuple[int, dict[str, Any]]:
-    own = ((status, kind) for kinds, status, kind in _KINDS if isinstance(error, kinds))
+    matches = ((status, kind) for kinds, status, kind in _KINDS if isinstance(error, kinds))
     validation = "Validation" if isinstance(error, RequestError) else "Backend"
     other = (error.status, "Unhealthy" if error.status == 503 else validation)
-    status, kind = next(own, other)
-    return status, {"error": told(error), "error_type": kind}
+    status, kind = next(matches, other)
+    return status, {"error": message_with_field(error), "error_type": kind}
 
 
 @router.get(

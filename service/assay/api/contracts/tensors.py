@@ -36,15 +36,15 @@ def headed(length: str) -> Form:
 def _filled(head: Any, tail: bytes) -> Any:
     """Give each tensor that has a binary size its part of the tail."""
     begin = 0
-    given = head.get("inputs") if isinstance(head, dict) else None
-    for one in given if isinstance(given, list) else []:
-        said = one.get("parameters") if isinstance(one, dict) else None
+    inputs = head.get("inputs") if isinstance(head, dict) else None
+    for tensor in inputs if isinstance(inputs, list) else []:
+        said = tensor.get("parameters") if isinstance(tensor, dict) else None
         size = said.get(_SIZE) if isinstance(said, dict) else None
         if size is None:
             continue
         if type(size) is not int or not 0 <= size <= len(tail) - begin:
             raise ValueError(f"'{_SIZE}' is more than what is left behind the JSON")
-        one["data"] = tail[begin : begin + size]
+        tensor["data"] = tail[begin : begin + size]
         begin += size
     if begin != len(tail):
         raise ValueError(f"{len(tail) - begin} bytes behind the JSON belong to no input")
@@ -74,9 +74,9 @@ def _flat(data: object, datatype: str) -> list[Any]:
     if not isinstance(data, list):
         raise ValueError("'data' is a list")  # noqa: TRY004  of a caller's
     is_nested = bool(data) and isinstance(data[0], list)
-    flat = [one for row in data for one in row] if is_nested else data
+    flat = [element for row in data for element in row] if is_nested else data
     kind = str if datatype == "BYTES" else int
-    if any(type(one) is not kind for one in flat):
+    if any(type(element) is not kind for element in flat):
         raise ValueError("'data' has strings" if kind is str else "'data' has whole numbers")
     return flat
 
@@ -85,21 +85,21 @@ def _numbers(data: bytes, datatype: str) -> list[int]:
     dtype = INTEGERS[datatype]
     if len(data) % dtype.itemsize:
         raise ValueError(f"{len(data)} bytes are no whole number of elements")
-    found: list[int] = np.frombuffer(data, dtype).tolist()
-    return found
+    numbers: list[int] = np.frombuffer(data, dtype).tolist()
+    return numbers
 
 
 def _texts(data: bytes, datatype: str) -> list[str]:
     """Return texts, each behind its length in four bytes."""
     del datatype
-    found, begin = [], 0
+    texts, begin = [], 0
     while begin < len(data):
         end = begin + 4 + int.from_bytes(data[begin : begin + 4], "little")
         if begin + 4 > len(data) or end > len(data):
             raise ValueError("a text's length is more than what is left")
-        found.append(data[begin + 4 : end].decode())
+        texts.append(data[begin + 4 : end].decode())
         begin = end
-    return found
+    return texts
 
 
 BINARY = Form("JSON with binary tensors", JSON.media_type, frozenset(), JSON.read, JSON.write)

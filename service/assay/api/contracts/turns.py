@@ -99,8 +99,8 @@ class Turn(Body):
 
     def message(self) -> Message:
         """Return the turn as templates take it."""
-        given = ((name, getattr(self, name)) for name in _CARRIED)
-        carried = {name: value for name, value in given if value not in (None, [])}
+        fields = ((name, getattr(self, name)) for name in _CARRIED)
+        carried = {name: value for name, value in fields if value not in (None, [])}
         content = self.content or ("" if self.content is not None or not carried else None)
         said = {} if content is None else {"content": content}
         return {"role": self.role, **said, **carried}
@@ -135,18 +135,18 @@ class Templated(Body):
 def inputs_of(body: Body) -> TemplateInputs:
     """Return what a request has for the chat template beside the turns."""
     names = wire.TemplateInputs.model_fields
-    given = {name: value for name in names if (value := getattr(body, name, None)) is not None}
-    return items.inputs(wire.TemplateInputs.model_validate(given)) if given else NO_INPUTS
+    present = {name: value for name in names if (value := getattr(body, name, None)) is not None}
+    return items.inputs(wire.TemplateInputs.model_validate(present)) if present else NO_INPUTS
 
 
-def check_untemplated(wanted: Templated, field: str) -> None:
+def check_untemplated(body: Templated, field: str) -> None:
     """Refuse what only a chat template reads beside text that goes through none.
 
     Raises:
         InvalidField: Something of it is sent.
     """
     for name in wire.TemplateInputs.model_fields:
-        if getattr(wanted, name) is not None:
+        if getattr(body, name) is not None:
             raise InvalidField(
                 f"'{name}' is for the chat template, which '{field}' doesn't go through; leave it "
                 "out, or send 'messages'",

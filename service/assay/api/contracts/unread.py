@@ -36,21 +36,21 @@ _ALIKE = 0.85
 _LONGEST_NAME = 64
 
 
-def check_spelling(extra: Mapping[str, Any], known: Collection[str]) -> None:
+def check_spelling(extra: Mapping[str, Any], field_names: Collection[str]) -> None:
     """Refuse a field that is nearly called as a known one.
 
     Raises:
         ValueError: There is one; the message names both.
     """
     for name, value in extra.items():
-        near = None if value is None else _near(name[:_LONGEST_NAME], tuple(known))
+        near = None if value is None else _near(name[:_LONGEST_NAME], tuple(field_names))
         if near is not None:
             raise ValueError(f"unknown field '{shown(name)}'; did you mean '{near}'?")
 
 
 @lru_cache(maxsize=4_096)
-def _near(name: str, known: tuple[str, ...]) -> str | None:
-    return next(iter(get_close_matches(name, known, n=1, cutoff=_ALIKE)), None)
+def _near(name: str, field_names: tuple[str, ...]) -> str | None:
+    return next(iter(get_close_matches(name, field_names, n=1, cutoff=_ALIKE)), None)
 
 
 def check_meaning(extra: Mapping[str, Any], fields: Mapping[str, Any]) -> None:
@@ -63,7 +63,7 @@ def check_meaning(extra: Mapping[str, Any], fields: Mapping[str, Any]) -> None:
     """
     for name, value in extra.items():
         if name in INPUTS and value not in (None, [], ""):
-            scored = next((one for one in fields if one in INPUTS and fields[one]), "query")
+            scored = next((field for field in fields if field in INPUTS and fields[field]), "query")
             message = f"'{name}' beside '{scored}', which is scored here: send one of them"
         elif value is not None and fields.get(_BEST.get(name, "")) is not None:
             message = f"'{name}' beside '{_BEST[name]}': send one of them"
@@ -80,6 +80,6 @@ def check_one(fields: Mapping[str, Any]) -> None:
     Raises:
         ValueError: There are several.
     """
-    given = [name for name, value in fields.items() if value not in (None, [])]
-    if len(given) > 1:
-        raise ValueError(f"send either '{given[0]}' or '{given[1]}', not both")
+    present = [name for name, value in fields.items() if value not in (None, [])]
+    if len(present) > 1:
+        raise ValueError(f"send either '{present[0]}' or '{present[1]}', not both")

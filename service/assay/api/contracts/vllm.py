@@ -27,7 +27,7 @@ from assay.api.contracts.contract import (
     Ask,
     Body,
     Contract,
-    Given,
+    FieldItems,
     created,
     each,
     only,
@@ -99,7 +99,7 @@ class Asked(Whole):
     @property
     def _said(self) -> dict[str, bool]:
         names = ("use_activation", "activation", "softmax", "normalize")
-        return {name: one for name in names if (one := getattr(self, name)) is not None}
+        return {name: value for name in names if (value := getattr(self, name)) is not None}
 
     @model_validator(mode="after")
     def _activates_or_not(self) -> Self:
@@ -185,25 +185,25 @@ async def ping(request: Request) -> Response:
     return Response(status_code=503 if context_of(request).scorer.served.reasons() else 200)
 
 
-def check_limit(ask: Ask, wanted: Asked) -> None:
+def check_limit(ask: Ask, body: Asked) -> None:
     """Refuse a limit below the model's own; -1 is that.
 
     Raises:
         InvalidField: Fewer tokens are asked for.
     """
-    refuse_limit(ask, wanted.model, wanted.truncate_prompt_tokens, "truncate_prompt_tokens")
+    refuse_limit(ask, body.model, body.truncate_prompt_tokens, "truncate_prompt_tokens")
 
 
-def refuse_limit(ask: Ask, model: str | None, asked: int | None, field: str) -> None:
+def refuse_limit(ask: Ask, model: str | None, limit: int | None, field: str) -> None:
     """Refuse a field's limit where it is below the target's own.
 
     Raises:
         InvalidField: It is.
     """
-    own = _limit(ask.target(model))
-    if asked is not None and 0 <= asked < own:
+    own_limit = _limit(ask.target(model))
+    if limit is not None and 0 <= limit < own_limit:
         raise InvalidField(
-            f"items are cut to the model's own limit of {own} tokens, and to no other: leave "
+            f"items are cut to the model's own limit of {own_limit} tokens, and to no other: leave "
             f"'{field}' out, or send -1",
             param=field,
         )
@@ -213,29 +213,29 @@ def _limit(target: Target) -> int:
     return min(member.facts.max_tokens for member in target.members)
 
 
-def classify(ask: Ask, wanted: Inputs) -> Handler[dict[str, Any]]:
+def classify(ask: Ask, body: Inputs) -> Handler[dict[str, Any]]:
     """Answer each item's reward, as the one label of a classifier."""
 
     def entry(index: int, judged: ScoredItem) -> dict[str, Any]:
-        probs = [wanted.shown(judged)]
+        probs = [body.shown(judged)]
         return {"index": index, "label": LABEL, "probs": probs, "num_classes": 1}
 
-    check_limit(ask, wanted)
-    _check_one_number(wanted)
-    given = _given(wanted)
+    check_limit(ask, body)
+    _check_one_number(body)
+    inputs = _inputs(body)
     call, _, judged = yield from ask.read(
-        given.sources, given.path, model=wanted.model, cache_salt=wanted.cache_salt
+        inputs.sources, inputs.path, model=body.model, cache_salt=body.cache_salt
     )
     return _answer(ask, call, "classify", judged, entry)
 
 
-def _check_one_number(wanted: Inputs) -> None:
+def _check_one_number(body: Inputs) -> None:
     """Refuse to answer a row a token where an item has one number.
 
     Raises:
         InvalidField: It is asked for.
     """
-    if wanted.task == "token_classify":
+    if body.task == "token_classify":
         raise InvalidField(
             "each item is answered by its one reward, not by a row for each token; leave 'task' "
             "out, or send 'classify'",
@@ -243,70 +243,70 @@ def _check_one_number(wanted: Inputs) -> None:
         )
 
 
-def _pool(ask: Ask, wanted: Pooling) -> Handler[dict[str, Any]]:
-    check_limit(ask, wanted)
-    if wanted.encoding_format == "base64" and wanted.embed_dtype != "float32":
+def _pool(ask: Ask, body: Pooling) -> Handler[dict[str, Any]]:
+    check_limit(ask, body)
+    if body.encoding_format == "base64" and body.embed_dtype != "float32":
         raise InvalidField("numbers in base64 are of type 'float32' only", param="embed_dtype")
-    card = ask.target(wanted.model).card
+    card = ask.target(body.model).card
     is_row_a_token = card.trunk.layout == "internlm2"
     if card.steps is None and not is_row_a_token:
-        _check_one_number(wanted)
-    given = step_rows.at_every_token(_given(wanted), ask.target(wanted.model))
+        _check_one_number(body)
+    inputs = step_rows.at_every_token(_inputs(body), ask.target(body.model))
     call, _, judged = yield from ask.read(
-        given.sources, given.path, model=wanted.model, cache_salt=wanted.cache_salt
+        inputs.sources, inputs.path, model=body.model, cache_salt=body.cache_salt
     )
     outputs = list(ask.scorer.served.sizes(call.target)[0].items())
 
     def entry(index: int, judged: ScoredItem) -> dict[str, Any]:
         data: Any
         if judged.verdict.steps is None:
-            data = [wanted.shown(judged)]
+            data = [body.shown(judged)]
             data = [data] if is_row_a_token else data
-        elif wanted.activates or (wanted.activates is None and judged.rewards):
+        elif body.activates or (body.activates is None and judged.rewards):
             data = step_rows.shown(call, judged, outputs)
         else:
             data = step_rows.raw(call, judged, outputs)
-        if wanted.encoding_format == "base64":
-            order = {"native": "=", "big": ">", "little": "<"}[wanted.endianness]
+        if body.encoding_format == "base64":
+            order = {"native": "=", "big": ">", "little": "<"}[body.endianness]
             data = base64.b64encode(np.asarray(data, f"{order}f4").tobytes()).decode()
         return {"index": index, "object": "pooling", "data": data}
 
     return _answer(ask, call, "pool", judged, entry)
 
 
-def _invoke(ask: Ask, wanted: Pooling) -> Handler[dict[str, Any]]:
+def _invoke(ask: Ask, body: Pooling) -> Handler[dict[str, Any]]:
     """Answer as vLLM's own order of routes has it: models of steps pool, others classify."""
-    steps = ask.target(wanted.model).card.steps
-    return (classify if steps is None else _pool)(ask, wanted)
+    steps = ask.target(body.model).card.steps
+    return (classify if steps is None else _pool)(ask, body)
 
 
-def _score(ask: Ask, wanted: Score) -> Handler[dict[str, Any]]:
+def _score(ask: Ask, body: Score) -> Handler[dict[str, Any]]:
     def entry(index: int, judged: ScoredItem) -> dict[str, Any]:
-        return {"index": index, "object": "score", "score": wanted.shown(judged)}
+        return {"index": index, "object": "score", "score": body.shown(judged)}
 
-    check_limit(ask, wanted)
-    pairs = _pairs(wanted)
-    variables = wire.TemplateInputs(chat_template_kwargs=wanted.chat_template_kwargs)
+    check_limit(ask, body)
+    pairs = _pairs(body)
+    variables = wire.TemplateInputs(chat_template_kwargs=body.chat_template_kwargs)
     groups = [(query, [document]) for query, document in pairs.texts]
     beside = [items.inputs(variables)] * len(groups)
     call, _, judged = yield from ask.read(
         items.sources(groups, beside),
         each(pairs.field),
-        model=wanted.model,
-        cutting=wanted.cutting,
-        cache_salt=wanted.cache_salt,
+        model=body.model,
+        cutting=body.cutting,
+        cache_salt=body.cache_salt,
     )
     return _answer(ask, call, "score", judged, entry)
 
 
-def _tokenize(ask: Ask, wanted: Tokenize) -> Handler[dict[str, Any]]:
-    target = ask.call(wanted.model).target
+def _tokenize(ask: Ask, body: Tokenize) -> Handler[dict[str, Any]]:
+    target = ask.call(body.model).target
     source: Source
-    if wanted.messages is not None:
-        source = in_steps(_talk(wanted), target.card.steps)
-    elif wanted.prompt is not None:
-        check_untemplated(wanted, "prompt")
-        source = Text(wanted.prompt, specials(wanted.add_special_tokens, "tokenizer"))
+    if body.messages is not None:
+        source = in_steps(_talk(body), target.card.steps)
+    elif body.prompt is not None:
+        check_untemplated(body, "prompt")
+        source = Text(body.prompt, specials(body.add_special_tokens, "tokenizer"))
     else:
         raise InvalidField("send 'prompt' or 'messages'", param="prompt")
     looked = yield from awaited(lambda: inspection.look(ask.scorer, target, source, ask.caller))
@@ -315,23 +315,23 @@ def _tokenize(ask: Ask, wanted: Tokenize) -> Handler[dict[str, Any]]:
         "count": len(ids),
         "max_model_len": _limit(target),
         "tokens": ids,
-        "token_strs": looked.tokens if wanted.return_token_strs else None,
+        "token_strs": looked.tokens if body.return_token_strs else None,
     }
 
 
-def _given(wanted: Inputs) -> Given:
+def _inputs(body: Inputs) -> FieldItems:
     """Return the items of a request; a conversation is one.
 
     Raises:
         InvalidField: There are none, or they aren't of a form that is known.
     """
-    if wanted.messages is not None:
-        source = _talk(wanted)
-        return Given([source], only("messages"), is_one=True)
-    if wanted.input is None:
+    if body.messages is not None:
+        source = _talk(body)
+        return FieldItems([source], only("messages"), is_one=True)
+    if body.input is None:
         raise InvalidField("send 'input' or 'messages'", param="input")
-    check_untemplated(wanted, "input")
-    return text_or_ids(wanted.input, "input", specials(wanted.add_special_tokens, "tokenizer"))
+    check_untemplated(body, "input")
+    return text_or_ids(body.input, "input", specials(body.add_special_tokens, "tokenizer"))
 
 
 def specials(adds: bool | None, unsaid: Specials) -> Specials:
@@ -341,14 +341,14 @@ def specials(adds: bool | None, unsaid: Specials) -> Specials:
     return "tokenizer" if adds else "none"
 
 
-def _talk(wanted: Inputs | Tokenize) -> Source:
-    if wanted.chat_template is not None:
+def _talk(body: Inputs | Tokenize) -> Source:
+    if body.chat_template is not None:
         raise InvalidField(
             "a chat template of the request isn't used: the model's own, or its card's, is",
             param="chat_template",
         )
-    talk = conversation(wanted.messages or (), "messages", inputs_of(wanted))
-    return replace(talk, specials=specials(wanted.add_special_tokens, "card"))
+    talk = conversation(body.messages or (), "messages", inputs_of(body))
+    return replace(talk, specials=specials(body.add_special_tokens, "card"))
 
 
 class _Pairs(NamedTuple):
@@ -356,7 +356,7 @@ class _Pairs(NamedTuple):
     texts: list[tuple[str, str]]
 
 
-def _pairs(wanted: Score) -> _Pairs:
+def _pairs(body: Score) -> _Pairs:
     """Return each query with its document.
 
     Raises:
@@ -364,26 +364,29 @@ def _pairs(wanted: Score) -> _Pairs:
             there is more than a pair of fields.
     """
     names = dict.fromkeys(name for pair in _PAIRS for name in pair)
-    given = [name for name in names if getattr(wanted, name) is not None]
-    for one, other in _PAIRS:
-        left, right = getattr(wanted, one), getattr(wanted, other)
+    present = [name for name in names if getattr(body, name) is not None]
+    for query_field, document_field in _PAIRS:
+        left, right = getattr(body, query_field), getattr(body, document_field)
         if left is None or right is None:
             continue
-        if more := next((name for name in given if name not in (one, other)), None):
+        if more := next(
+            (name for name in present if name not in (query_field, document_field)), None
+        ):
             raise InvalidField(
-                f"'{more}' beside '{one}' and '{other}', which are scored: send one pair of fields",
+                f"'{more}' beside '{query_field}' and '{document_field}', which are scored: send "
+                "one pair of fields",
                 param=more,
             )
-        queries, documents = _texts(left, one), _texts(right, other)
+        queries, documents = _texts(left, query_field), _texts(right, document_field)
         if len(queries) == 1:
             queries *= len(documents)
         if len(queries) != len(documents):
             raise InvalidField(
-                f"{len(queries)} '{one}' don't go with {len(documents)} '{other}': send one, or as "
-                "many",
-                param=one,
+                f"{len(queries)} '{query_field}' don't go with {len(documents)} '{document_field}'"
+                ": send one, or as many",
+                param=query_field,
             )
-        return _Pairs(other, list(zip(queries, documents, strict=True)))
+        return _Pairs(document_field, list(zip(queries, documents, strict=True)))
     raise InvalidField("send 'queries' with 'documents'", param="queries")
 
 
@@ -391,8 +394,8 @@ def _texts(value: object, field: str) -> list[str]:
     texts = [value] if isinstance(value, str) else value
     if not isinstance(texts, list):
         raise InvalidField(f"field '{field}': send a text, or a list of texts", param=field)
-    for place, one in enumerate(texts):
-        if not isinstance(one, str):
+    for place, text in enumerate(texts):
+        if not isinstance(text, str):
             where = f"{field}[{place}]"
             raise InvalidField(f"field '{where}': send a text", param=where)
     return texts
@@ -417,7 +420,7 @@ def _answer(
 
 def usage(judged: Sequence[ScoredItem]) -> dict[str, Any]:
     """Return the tokens of the items, as an ensemble's first member reads them."""
-    tokens = sum(one.n_tokens for one in judged)
+    tokens = sum(item.n_tokens for item in judged)
     return {
         "prompt_tokens": tokens,
         "total_tokens": tokens,

@@ -30,15 +30,15 @@ class Rerank(Body):
     truncation: bool = True
 
 
-def _rerank(ask: Ask, wanted: Rerank) -> Handler[dict[str, Any]]:
+def _rerank(ask: Ask, body: Rerank) -> Handler[dict[str, Any]]:
     call, ranking, tokens = yield from rank(
         ask,
-        wanted.query,
-        wanted.documents,
+        body.query,
+        body.documents,
         "documents",
-        model=wanted.model,
-        top_n=wanted.top_k,
-        refuses_long=None if wanted.truncation else 'send "truncation": true',
+        model=body.model,
+        top_n=body.top_k,
+        refuses_long=None if body.truncation else 'send "truncation": true',
     )
     return {
         "object": "list",
@@ -46,7 +46,7 @@ def _rerank(ask: Ask, wanted: Rerank) -> Handler[dict[str, Any]]:
             {
                 "index": index,
                 "relevance_score": sigmoid(reward),
-                **({"document": wanted.documents[index]} if wanted.return_documents else {}),
+                **({"document": body.documents[index]} if body.return_documents else {}),
             }
             for index, reward in ranking
         ],
