@@ -14,6 +14,6 @@ if TYPE_CHECKING:
 
 def load(settings: Settings) -> Targets:
     """Return what is served by these settings."""
-    wanted = targets.resolve_settings(settings)
-    resolved = (resolution.resolve(one, wanted)[0] for one in settings.models)
+    resolve_settings = targets.resolve_settings(settings)
+    resolved = (resolution.resolve(reference, resolve_settings)[0] for reference in settings.models)
     return targets.assemble(settings, resolved)

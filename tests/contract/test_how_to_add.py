@@ -58,7 +58,7 @@ def test_the_example_knows_its_bodies(example: Contract) -> None:
 
 def test_the_examples_handler_is_run_without_a_loop(example: Contract) -> None:
     """Nothing of it is awaited but what it asks for."""
-    wanted = example.request.model_validate({"texts": ["good", "bad"]})
+    body = example.request.model_validate({"texts": ["good", "bad"]})
     with pytest.raises(StopIteration) as end:
-        next(example.answer(Reader(), wanted))  # type: ignore[arg-type]  it reads, as an Ask does
+        next(example.answer(Reader(), body))  # type: ignore[arg-type]  it reads, as an Ask does
     assert end.value.value == {"grades": [1.5, -2.0]}

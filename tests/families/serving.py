@@ -41,11 +41,13 @@ class Served:
         settings = Settings(models=(str(folder),))
         self.target = resolving.load(settings).default
         self.trunks = [_trunk(model, compiled=compiled) for model in self.target.members]
-        wanted, known = targets.resolve_settings(settings), {}
+        resolve_settings, templates = targets.resolve_settings(settings), {}
         for model in self.target.members:
-            if model.template_key not in known:  # a policy's reference has none of its own
-                known[model.template_key] = resolution.template_of(model.checkpoint, wanted)
-        self.templates = [known[model.template_key] for model in self.target.members]
+            if model.template_key not in templates:  # a policy's reference has none of its own
+                templates[model.template_key] = resolution.template_of(
+                    model.checkpoint, resolve_settings
+                )
+        self.templates = [templates[model.template_key] for model in self.target.members]
         for template, trunk in zip(self.templates, self.trunks, strict=True):
             template.token_ids.hold_to(trunk.inputs)
         self.caches = [
