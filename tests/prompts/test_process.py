@@ -18,7 +18,7 @@ from assay.errors import CheckpointError, NotReady, TemplateRefused
 from assay.items import Conversation, Cutting, Text
 from assay.prompts import renderer as renderers
 from assay.prompts.loader import Loader
-from assay.prompts.models import Wanted
+from assay.prompts.models import ResolveSettings
 from assay.prompts.renderer import Looked, Renderer
 from assay.settings import Settings
 from assay.wakeup_throttle import WakeupThrottle
@@ -60,9 +60,9 @@ def backtracking(folder: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def wanted() -> Wanted:
+def wanted() -> ResolveSettings:
     """The settings of a server without any."""
-    return Wanted(Settings().repository)
+    return ResolveSettings(Settings().repository)
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +72,7 @@ def sound(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-async def loader(wanted: Wanted) -> AsyncIterator[Loader]:
+async def loader(wanted: ResolveSettings) -> AsyncIterator[Loader]:
     """A loading process."""
     async with Loader(wanted, timeout_s=60) as loader:
         yield loader

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     import subprocess
     from collections.abc import Sequence
 
-    from assay.prompts.models import Inspected, Model, Resolved, Wanted
+    from assay.prompts.models import Inspected, Model, Resolved, ResolveSettings
 
 _PROGRAM = "assay.prompts.process"
 # What a hub and the way to it need, its token included.
@@ -97,7 +97,7 @@ class Stream:
 class Loader:
     """One loading process, started again if it dies. Use as an async context manager."""
 
-    def __init__(self, settings: Wanted, *, timeout_s: float) -> None:
+    def __init__(self, settings: ResolveSettings, *, timeout_s: float) -> None:
         self._settings = settings
         self._timeout_s = timeout_s
         self._models: Sequence[Model] = ()

@@ -124,7 +124,7 @@ class Inspected:
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
+class ResolveSettings:
     """The settings by which a reference is resolved."""
 
     repository: Path

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from assay.items import Cutting, Source
-    from assay.prompts.models import Wanted
+    from assay.prompts.models import ResolveSettings
 
 PLACE = struct.Struct("<I")  # of a model, among those that were read
 _MOST_BYTES = 1 << 30  # of a frame that the front takes
@@ -40,7 +40,7 @@ class Resolve:
     """Read what a reference stands for: `ResolvedFrame` or `Refusal`."""
 
     reference: str
-    wanted: Wanted
+    wanted: ResolveSettings
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +48,7 @@ class Inspect:
     """Look at what a reference stands for: `InspectedFrame` or `Refusal`."""
 
     reference: str
-    wanted: Wanted
+    wanted: ResolveSettings
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +59,7 @@ class Restore:
     """
 
     model: Model
-    wanted: Wanted
+    wanted: ResolveSettings
     like: str | None = None
 
 

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from assay.errors import AssayError
     from assay.items import Cutting, Source, TokenizedItem
-    from assay.prompts.models import Model, Resolved, Wanted
+    from assay.prompts.models import Model, Resolved, ResolveSettings
     from assay.prompts.renderer import Looked
     from assay.wakeup_throttle import WakeupThrottle
     from assay.worker_protocol import Inputs
@@ -24,7 +24,7 @@ class Renderers:
 
     def __init__(
         self,
-        settings: Wanted,
+        settings: ResolveSettings,
         pace: WakeupThrottle,
         on_restart: Callable[[str], None],
         *,

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from assay.cards.card import Card
     from assay.items import Source, TokenizedItem
-    from assay.prompts.models import Kind, Wanted
+    from assay.prompts.models import Kind, ResolveSettings
 
 _READING_S = 120.0  # of processor time, for a tokenizer and a sample: some seconds
 _WARM = Conversation(
@@ -29,7 +29,7 @@ _WARM = Conversation(
 )
 
 
-def resolve(reference: str, settings: Wanted) -> tuple[Resolved, dict[str, Template]]:
+def resolve(reference: str, settings: ResolveSettings) -> tuple[Resolved, dict[str, Template]]:
     """Return what a reference stands for, and the templates of its models by their names.
 
     Slow; touches disk and network.
@@ -66,7 +66,7 @@ def resolve(reference: str, settings: Wanted) -> tuple[Resolved, dict[str, Templ
         return resolved, templates
 
 
-def inspect(reference: str, settings: Wanted) -> Inspected:
+def inspect(reference: str, settings: ResolveSettings) -> Inspected:
     """Return what a reference stands for, checked as a start checks it but for the weights.
 
     For an ensemble the first member's sample is shown.
@@ -103,7 +103,7 @@ def _sampled(template: Template, card: Card) -> dict[str, Any]:
 
 
 def _model(
-    checkpoint: repository.Checkpoint, settings: Wanted
+    checkpoint: repository.Checkpoint, settings: ResolveSettings
 ) -> tuple[Model, Template, list[str]]:
     try:
         with child_process.processor_limit(_READING_S):
@@ -118,7 +118,7 @@ def _model(
 
 
 def _reference(
-    checkpoint: repository.Checkpoint, policy: Model, template: Template, settings: Wanted
+    checkpoint: repository.Checkpoint, policy: Model, template: Template, settings: ResolveSettings
 ) -> Model:
     """Return a policy's reference: it reads the ids that the policy's own tokenizer gives."""
     if not adapter.is_adapter(checkpoint.folder):
@@ -126,7 +126,9 @@ def _reference(
     return replace(_described(checkpoint, template, settings), template_key=policy.template_key)
 
 
-def _described(checkpoint: repository.Checkpoint, template: Template, settings: Wanted) -> Model:
+def _described(
+    checkpoint: repository.Checkpoint, template: Template, settings: ResolveSettings
+) -> Model:
     files = checkpoint.revision
     return Model(
         name=checkpoint.name,
@@ -160,7 +162,7 @@ def _padding(template: Template) -> Padding:
     )
 
 
-def _revision(files: str, settings: Wanted) -> str:
+def _revision(files: str, settings: ResolveSettings) -> str:
     """Return a checkpoint's revision with the settings that change its scores; else its own."""
     said: dict[str, object] = {}
     if settings.max_tokens is not None:
@@ -170,7 +172,7 @@ def _revision(files: str, settings: Wanted) -> str:
     return repository.combined_revision([files], said) if said else files
 
 
-def template_of(checkpoint: repository.Checkpoint, settings: Wanted) -> Template:
+def template_of(checkpoint: repository.Checkpoint, settings: ResolveSettings) -> Template:
     """Return what renders a checkpoint's items.
 
     Raises:
@@ -225,7 +227,7 @@ def _check_time(template: Template) -> None:
         )
 
 
-def trusted(checkpoint: repository.Checkpoint, settings: Wanted) -> str | None:
+def trusted(checkpoint: repository.Checkpoint, settings: ResolveSettings) -> str | None:
     """Return the digest of the own code by which a checkpoint is served; None: by none.
 
     Raises:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Literal
 from assay.cards import card as cards
 from assay.cards import paths, repository
 from assay.errors import CheckpointError, SettingsError, UnknownTarget, shown
-from assay.prompts.models import Wanted
+from assay.prompts.models import ResolveSettings
 from assay.scoring import interpretation
 
 if TYPE_CHECKING:
@@ -124,9 +124,9 @@ class Targets:
         return self.references[name]
 
 
-def resolve_settings(settings: Settings) -> Wanted:
+def resolve_settings(settings: Settings) -> ResolveSettings:
     """Return the settings by which names are resolved."""
-    return Wanted(
+    return ResolveSettings(
         repository=settings.repository,
         trust=settings.trust_remote_code,
         names=tuple((reference, name) for name, reference in settings.names.items()),
