@@ -207,7 +207,6 @@ def with_size(items: int) -> Handler[int]:
 def sized_itself(items: int) -> Handler[int]:
     """Return the thread after the handler has said how large it is."""
     yield from sized(items)
-    yield from sized(1)  # it doesn't get smaller
     return threading.get_ident()
 
 
@@ -220,6 +219,21 @@ async def test_many_items_are_left_to_a_thread(handler: Callable[[int], Handler[
     assert await drive(handler(1), MANY) != here
     assert await drive(handler(FEW)) == here
     assert await drive(handler(MANY)) != here
+
+
+async def test_a_size_is_that_of_the_next_stretch() -> None:
+    """What is made of many ids may be one item; the request's own size holds for each stretch."""
+
+    def handler() -> Handler[list[int]]:
+        yield from sized(MANY)
+        first = threading.get_ident()
+        yield from awaited(lambda: soon(1), items=1)
+        return [first, threading.get_ident()]
+
+    here = threading.get_ident()
+    first, second = await drive(handler())
+    assert (first != here, second == here) == (True, True)
+    assert here not in await drive(handler(), MANY)
 
 
 async def test_what_is_awaited_is_begun_on_the_loop() -> None:
@@ -258,7 +272,7 @@ async def test_a_failed_request_leaves_nothing_to_the_garbage_collector(items: i
             await drive(handler(), items)
         del caught
         async with asyncio.timeout(10.0):
-            while held[0]() is not None:  # a thread may still be leaving the handler
+            while held[0]() is not None:  # noqa: ASYNC110  a thread may still be leaving
                 await asyncio.sleep(0.001)
     finally:
         gc.enable()

@@ -72,6 +72,7 @@ def compare(
     entries: Iterator[wire.CompareEntry]
     if call.only_compares:
         outcome, matrices = yield from call.contest(groups, "comparisons", comparisons)
+        yield from sized(_size(groups))
         entries = (
             _contest(request, index, comparison.id, matrix)
             for index, (comparison, matrix) in enumerate(zip(comparisons, matrices, strict=True))
@@ -95,6 +96,7 @@ def best_of_n(
     yield from sized(_size(groups))
     if call.only_compares:
         outcome, matrices = yield from call.contest(groups, "groups", requested)
+        yield from sized(_size(groups))
         parts = [
             _winners(matrix, len(responses))
             for matrix, (_, responses) in zip(matrices, groups, strict=True)

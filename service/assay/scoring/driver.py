@@ -7,10 +7,9 @@ nothing of it, but may say how large.
 from __future__ import annotations
 
 from collections.abc import Generator
-from dataclasses import dataclass
 from functools import partial
 from inspect import GEN_RUNNING, getgeneratorstate
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from assay.scoring.offload import offload
 
@@ -21,9 +20,8 @@ T = TypeVar("T")
 ResultT = TypeVar("ResultT")
 
 
-@dataclass(frozen=True, slots=True)
-class Pause:
-    """What a handler waits for, if anything, and how many items all that follows is about."""
+class Pause(NamedTuple):
+    """What a handler waits for, if anything, and how many items its next stretch is about."""
 
     start: Callable[[], Awaitable[Any]] | None  # called on the loop
     items: int = 0
@@ -32,49 +30,50 @@ class Pause:
 Handler = Generator[Pause, Any, ResultT]  # what it returns in the end
 
 
-@dataclass(frozen=True, slots=True)
-class _Returned(Generic[ResultT]):
-    value: ResultT
+class _Returned(NamedTuple):
+    value: Any
 
 
 def awaited(start: Callable[[], Awaitable[T]], items: int = 0) -> Handler[T]:
     """Wait in a handler for what `start` begins, and return its result.
 
-    `items` is how many the rest of the handler is about.
+    `items` is how many the handler's next stretch is about.
     """
     result: T = yield Pause(start, items)
     return result
 
 
 def sized(items: int) -> Handler[None]:
-    """Say how many items the rest of a handler is about, where the body's lists don't."""
+    """Say how many items a handler's next stretch is about, where the body's lists don't."""
     yield Pause(None, items)
 
 
 async def drive(handler: Handler[ResultT], items: int = 0) -> ResultT:
-    """Return a handler's result; what it does is done off the loop where it is about many items.
+    """Return a handler's result; a stretch of it about many items is done off the loop.
 
-    What it waits for is awaited here, and errors of that are raised in it. A cancellation closes
-    it, at once or, where a thread is at it, at its next pause; it isn't waited for.
+    `items` is how many each stretch is about at least. What the handler waits for is awaited here,
+    and errors of that are raised in it. A cancellation closes it: at once or, where a thread is at
+    it, at its next pause, which isn't waited for.
     """
     try:
         step = await offload(items, partial(_next, handler.send, [None]))
         while isinstance(step, Pause):
-            items = max(items, step.items)
+            size = max(items, step.items)
             try:
                 result = await step.start() if step.start else None
             except Exception as error:  # noqa: BLE001  the handler's, to catch or not
-                step = await offload(items, partial(_next, handler.throw, [error]))
+                step = await offload(size, partial(_next, handler.throw, [error]))
             else:
-                step = await offload(items, partial(_next, handler.send, [result]))
-        value: ResultT = step.value
-        return value
-    finally:
+                step = await offload(size, partial(_next, handler.send, [result]))
+    except BaseException:
         if getgeneratorstate(handler) != GEN_RUNNING:  # else the thread drops it, which closes it
             handler.close()
+        raise
+    value: ResultT = step.value
+    return value
 
 
-def _next(resume: Callable[[Any], Pause], argument: list[Any]) -> Pause | _Returned[Any]:
+def _next(resume: Callable[[Any], Pause], argument: list[Any]) -> Pause | _Returned:
     """Return a handler's next pause, or its result: no future can have a StopIteration.
 
     The argument is taken out of its list: an error that a frame of its own traceback holds would
