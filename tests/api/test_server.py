@@ -1,12 +1,15 @@
 """When garbage is looked for: each full look holds up the loop, by all that is in memory."""
 
 import gc
+from types import SimpleNamespace
 
 import pytest
 import uvicorn
+from prometheus_client import generate_latest
 
 from assay.api.server import Server
 from assay.telemetry import memory
+from assay.telemetry.metrics import Metrics
 
 
 async def _nobody(scope, receive, send):
@@ -17,6 +20,24 @@ async def _nobody(scope, receive, send):
 def server():
     """A server that hasn't begun."""
     return Server(uvicorn.Config(_nobody, log_config=None), None, None, None)
+
+
+async def test_a_defect_on_sighup_changes_nothing_and_is_told(caplog):
+    """Whatever it is: the server goes on, the log has it, and the metrics count it."""
+    metrics = Metrics()
+
+    def reread():
+        raise ZeroDivisionError
+
+    server = Server(
+        uvicorn.Config(_nobody, log_config=None), SimpleNamespace(metrics=metrics), None, reread
+    )
+    await server._change()
+
+    assert "ZeroDivisionError" in caplog.text
+    assert "the settings are not taken, by a defect" in caplog.text
+    counted = 'assay_changes_total{outcome="refused",source="signal"} 1.0'
+    assert counted in generate_latest(metrics.registry).decode()
 
 
 @pytest.fixture

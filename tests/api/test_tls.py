@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 from typing import TYPE_CHECKING
 
@@ -62,6 +63,17 @@ def test_a_file_that_is_not_there_is_named(pair: dict[str, Path], missing: str) 
 
     assert (
         refusal(**pair) == f"the TLS file {pair[missing]} can't be read: No such file or directory"
+    )
+
+
+@pytest.mark.parametrize("replaced", ["tls_certificate", "tls_key"])
+def test_a_pipe_is_not_waited_for(pair: dict[str, Path], replaced: str) -> None:
+    """Nobody may ever write into it: the start, or a SIGHUP, would hang."""
+    pair[replaced].unlink()
+    os.mkfifo(pair[replaced])
+
+    assert (
+        refusal(**pair) == f"the TLS file {pair[replaced]} can't be read: it isn't a regular file"
     )
 
 
