@@ -154,6 +154,14 @@ class Settings(BaseSettings):
         description="Compile the CPU attention kernel and, from 20M parameters (on: always), the "
         "model's blocks; auto does without where there is no C++ compiler.",
     )
+    attention: Literal["auto", "tree", "varlen", "native", "blocks"] = Field(
+        default="auto",
+        description="What computes attention: tree (GPU, our kernel in Triton), varlen (GPU, "
+        "torch's flash attention), native (CPU, our compiled kernel) or blocks (torch's products); "
+        "auto takes the first that is right, and a model's warnings say why it isn't a faster one. "
+        "A model that can't run as this says isn't served; one that is padded by its card, or runs "
+        "code of its own, is served as it is.",
+    )
     max_tokens: int | None = Field(
         default=None, ge=1, description="Limit of an item; default the card's or the model's."
     )

@@ -1062,8 +1062,8 @@ class ModelEntry(Answer):
     forward: str | None = Field(default=None, description="'packed' or 'padded'.")
     attention: str | None = Field(
         default=None,
-        description="'native' (CPU), 'varlen' (flash attention), 'blocks' (torch's products), or "
-        "'eager' (padded).",
+        description="'native' (CPU), 'varlen' (flash attention), 'tree' (a kernel in Triton), "
+        "'blocks' (torch's products), or 'eager' (padded).",
     )
     warnings: list[str] = Field(
         default=[], description="Why it runs slower than it could: what it fell back from."

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from assay.cards.repository import Checkpoint
 
 Compile = Literal["auto", "on", "off"]
+Attention = Literal["auto", "tree", "varlen", "native", "blocks"]
 Stage = Literal["load", "verify", "compile", "warm up"]
 FRONT_SIGNALS = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGHUP})  # for the front alone
 HEADER = struct.Struct("<Q")
@@ -83,6 +84,7 @@ class Start:
     compile: Compile
     models: tuple[ModelSpec, ...]
     warm_up: WarmUp
+    attention: Attention = "auto"
 
 
 class Progress(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True):

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
+    from assay.worker_protocol import Attention
+
 FLOAT32_TOLERANCE = 1e-5
 PAD = 0
 REFERENCE_BATCHES = (4, 16, 32)
@@ -34,11 +36,12 @@ def load(
     *,
     compiled: bool = True,
     padded: bool = False,
+    attention: Attention = "auto",
 ) -> trunks.ModelRunner:
     """Return a verified trunk on CPU, with the compiled attention or without, or padded."""
     card = Card.model_validate({"trunk": {"attention": "padded"}} if padded else {})
     trunk = trunks.load(folder, card, device=torch.device("cpu"), dtype=dtype)
-    trunk.verify(compiled=compiled)
+    trunk.verify(compiled=compiled, attention=attention)
     return trunk
 
 

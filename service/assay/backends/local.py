@@ -229,7 +229,9 @@ class LocalBackend:
         warm_up = policy.WARM_UP
         if settings.batch_tokens is not None:
             warm_up = replace(warm_up, sizes=(settings.batch_tokens,))
-        return Start(device, settings.threads, settings.compile, tuple(specs), warm_up)
+        return Start(
+            device, settings.threads, settings.compile, tuple(specs), warm_up, settings.attention
+        )
 
     def _trust(self, model: Model) -> Trust | None:
         """Return what a worker needs to run a model's own code, in a folder of its own for each."""

@@ -63,6 +63,9 @@ def serve(
     port: Annotated[int | None, typer.Option(help="Port to bind; default 8000.")] = None,
     device: Device = None,
     dtype: Dtype = None,
+    attention: Annotated[
+        str | None, typer.Option(help="auto, tree, varlen (GPU), native (CPU) or blocks.")
+    ] = None,
     threads: Threads = None,
     repository_folder: Repository = None,
     trust_remote_code: Trusted = None,
@@ -84,6 +87,7 @@ def serve(
         "port": port,
         "device": device,
         "dtype": dtype,
+        "attention": attention,
         "threads": threads,
         "repository": repository_folder,
         "trust_remote_code": trust_remote_code,

@@ -65,7 +65,10 @@ def _loaded(
     send(Progress(spec.name, "verify", 0.0))
     _check_revision(spec)
     bounds.check(trunk.model, trunk.readout, spec.card, spec.max_tokens)
-    trunk.verify(compiled=has_compiler or (start.compile != "off" and library.is_made()))
+    trunk.verify(
+        compiled=has_compiler or (start.compile != "off" and library.is_made()),
+        attention=start.attention,
+    )
     if has_compiler and (start.compile == "on" or trunk.is_worth_compiling):
         send(Progress(spec.name, "compile", 0.0))
         trunk.compile()

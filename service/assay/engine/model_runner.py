@@ -31,7 +31,7 @@ from assay.engine import (
 from assay.engine.attention import interface
 from assay.engine.block_cache import BlockCache
 from assay.errors import CheckpointError
-from assay.worker_protocol import BLOCK_TOKENS, Inputs, PrefixBatch
+from assay.worker_protocol import BLOCK_TOKENS, Attention, Inputs, PrefixBatch
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -153,13 +153,14 @@ class ModelRunner:
         return int((-batch.lengths % BUCKET).sum())
 
     @torch.inference_mode()
-    def verify(self, *, compiled: bool = False) -> None:
+    def verify(self, *, compiled: bool = False, attention: Attention = "auto") -> None:
         """Choose the path that equals the model's own eager forward pass on a sample.
 
-        With `compiled` what a C++ compiler must make first may be used.
+        With `compiled` what a C++ compiler must make first may be used. `attention` says the only
+        way in which it may attend, unless its card wants it padded.
 
         Raises:
-            CheckpointError: No path does.
+            CheckpointError: No path does, or the one that was asked for doesn't.
         """
         sample = self._sample()
         expected = self._expected(sample)
@@ -172,9 +173,32 @@ class ModelRunner:
         if self.device.type == "cpu":
             compilation.prepack(self.model.base_model)
             activations.steady(self.model.base_model)
+        gap = self._choose(sample, expected, attention, compiled=compiled)
+        own = self.readout.position
+        if self._position is not None:
+            self.readout = replace(self.readout, position=self._position)
+        if self.forward == "packed":
+            is_last = own == self.readout.position == "last"
+            self.shares_prefixes = is_last and self._may_share(sample, expected, gap)
+            self._narrow(sample)
+
+    def _choose(
+        self,
+        sample: Sequence[np.ndarray],
+        expected: torch.Tensor,
+        wanted: Attention,
+        *,
+        compiled: bool,
+    ) -> float:
+        """Take the first path whose scores are those expected; return by how much they differ.
+
+        Raises:
+            CheckpointError: There is none.
+        """
+        is_told = wanted != "auto" and self._wanted != "padded"
         gaps: dict[str, float] = {}
         obstacles: list[str] = []
-        for attention in self._attentions(compiled=compiled):
+        for attention in self._attentions(wanted, compiled=compiled):
             self.forward = "padded" if attention == "eager" else "packed"
             self.attention = attention
             gaps[attention] = self._gap(self._in_segments(sample), expected)
@@ -183,31 +207,33 @@ class ModelRunner:
             why = self._obstacle or f"its scores would differ by {gaps[attention]:.2g}"
             obstacles.append(f"not {attention.removeprefix('assay-')}: {why}")
         else:
-            tried = ", ".join(f"{name} by {gap:.2g}" for name, gap in gaps.items())
-            if self._wanted is not None:
+            if is_told:
                 raise CheckpointError(
-                    f"{type(self.model).__name__} can't run as the card's trunk.attention = "
-                    f"'{self._wanted}' says ({tried}); leave it out, and what can is chosen"
+                    f"{type(self.model).__name__} can't run as attention = '{wanted}' says "
+                    f"({'; '.join(obstacles)}); set it to auto, and what can is chosen"
                 )
-            raise CheckpointError(
-                f"{type(self.model).__name__}: scores differ from the model's own forward pass "
-                f"({tried}); this architecture can't be served correctly yet"
+            raise self._unserved(gaps)
+        if not is_told and self._wanted != "padded":
+            obstacles[:0] = interface.missing(
+                self.device, self.dtype, self.attention, compiled=compiled
             )
-        missing = interface.missing(self.device, self.dtype, compiled=compiled)
-        if missing and self._wanted != "padded":
-            obstacles.insert(0, missing)
         if obstacles:
             name = self.attention.removeprefix("assay-")
             self.warnings.append(f"attention runs as {name}, slower: {'; '.join(obstacles)}")
-        own = self.readout.position
-        if self._position is not None:
-            self.readout = replace(self.readout, position=self._position)
-        if self.forward == "packed":
-            is_last = own == self.readout.position == "last"
-            self.shares_prefixes = is_last and self._may_share(
-                sample, expected, gaps[self.attention]
+        return gaps[self.attention]
+
+    def _unserved(self, gaps: dict[str, float]) -> CheckpointError:
+        """Return why no path serves the model, by how much the scores of each differ."""
+        tried = ", ".join(f"{name} by {gap:.2g}" for name, gap in gaps.items())
+        if self._wanted is not None:
+            return CheckpointError(
+                f"{type(self.model).__name__} can't run as the card's trunk.attention = "
+                f"'{self._wanted}' says ({tried}); leave it out, and what can is chosen"
             )
-            self._narrow(sample)
+        return CheckpointError(
+            f"{type(self.model).__name__}: scores differ from the model's own forward pass "
+            f"({tried}); this architecture can't be served correctly yet"
+        )
 
     def _may_share(self, sample: Sequence[np.ndarray], expected: torch.Tensor, gap: float) -> bool:
         """Return whether the sample's scores stay what they are where it shares a prefix.
@@ -242,8 +268,16 @@ class ModelRunner:
             self.last_layer.remove()
             self.last_layer = None
 
-    def _attentions(self, *, compiled: bool) -> list[str]:
-        """Return the ways to try, the fastest first: packed ones, then padded, as the card says."""
+    def _attentions(self, chosen: Attention, *, compiled: bool) -> list[str]:
+        """Return the ways to try, the fastest first: packed ones, then padded, as the card says.
+
+        Raises:
+            CheckpointError: The one that was asked for doesn't run here.
+        """
+        if chosen != "auto" and self._wanted != "padded":
+            if why := interface.obstacle(chosen, self.device, self.dtype, compiled=compiled):
+                raise CheckpointError(f"attention = '{chosen}' can't be had: {why}")
+            return [f"assay-{chosen}"]
         packed = interface.names(self.device, self.dtype, compiled=compiled)
         both = {"packed": packed, "padded": ["eager"]}
         return [*packed, "eager"] if self._wanted is None else both[self._wanted]

@@ -8,8 +8,8 @@ a score must not depend on how many tokens share its batch.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -37,6 +37,8 @@ class PackedBatch:
     cached_slots: np.ndarray  # (held tokens,) int32, where the device keeps them
     new_slots: np.ndarray  # (kept tokens,) int32, where it is to keep others
     new_rows: np.ndarray  # (kept tokens,) int32, which
+    # What its layers have in common, made by the first that needs it.
+    made: dict[Any, Any] = field(default_factory=dict, init=False)
 
     @property
     def first_rows(self) -> np.ndarray:

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from assay.cards.card import Card
     from assay.cards.code import Trust
-    from assay.worker_protocol import PrefixBatch
+    from assay.worker_protocol import Attention, PrefixBatch
 
 _NAMES = ("score", "scores", "reward", "rewards", "logits")  # of what is read from the output
 
@@ -64,13 +64,13 @@ class Foreign(ModelRunner):
             self._segments = 0
 
     @torch.inference_mode()
-    def verify(self, *, compiled: bool = False) -> None:
-        """Choose whether items may be padded.
+    def verify(self, *, compiled: bool = False, attention: Attention = "auto") -> None:
+        """Choose whether items may be padded; it attends as its own code does.
 
         Raises:
             CheckpointError: The forward pass fails, or gives other numbers than the card names.
         """
-        del compiled
+        del compiled, attention
         sample = self._sample()
         try:
             alone = torch.cat([self._run([ids], [self._halves(ids)], len(ids)) for ids in sample])

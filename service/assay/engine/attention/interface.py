@@ -17,7 +17,7 @@ from transformers import AttentionInterface
 from transformers.masking_utils import AttentionMaskInterface
 
 from assay.engine import operator
-from assay.engine.attention import blocks, native, varlen
+from assay.engine.attention import blocks, native, tree, varlen
 from assay.engine.attention.pattern import Pattern
 
 if TYPE_CHECKING:
@@ -29,11 +29,14 @@ if TYPE_CHECKING:
     from assay.engine.block_cache import BlockCache, Layer
     from assay.engine.packing import PackedBatch
 
+# The fastest first, as far as it was measured: the tree kernel never ran on a GPU.
 _BACKENDS: dict[str, AttentionBackend] = {
     "native": native.attend,
     "varlen": varlen.attend,
+    "tree": tree.attend,
     "blocks": blocks.attend,
 }
+_OF_DEVICE = {"cpu": ("native",), "cuda": ("varlen", "tree")}  # faster than torch's products
 _pass: ContextVar[_Pass] = ContextVar("pass")
 
 
@@ -81,23 +84,43 @@ class UnsupportedAttention(Exception):
 def names(device: torch.device, dtype: torch.dtype, *, compiled: bool) -> list[str]:
     """Return the attention implementations that run here, the fastest first.
 
-    Without `compiled` nothing that a compiler must make first is among them.
+    Without `compiled` nothing that a C++ compiler must make first is among them.
     """
-    found = []
-    if compiled and native.is_available(device, dtype):
-        found.append("native")
-    if varlen.is_available(device, dtype):
-        found.append("varlen")
-    return [f"assay-{backend}" for backend in (*found, "blocks")]
+    return [
+        f"assay-{backend}"
+        for backend in _BACKENDS
+        if not obstacle(backend, device, dtype, compiled=compiled)
+    ]
 
 
-def missing(device: torch.device, dtype: torch.dtype, *, compiled: bool) -> str:
-    """Return why the device's own kernel isn't among `names`; nothing where it is."""
-    if device.type == "cuda" and not varlen.is_available(device, dtype):
+def missing(device: torch.device, dtype: torch.dtype, chosen: str, *, compiled: bool) -> list[str]:
+    """Return why kernels of the device aren't among `names` that are faster than the chosen one."""
+    faster = []
+    for backend in _BACKENDS:
+        if f"assay-{backend}" == chosen:
+            break
+        if backend in _OF_DEVICE.get(device.type, ()):
+            faster.append(obstacle(backend, device, dtype, compiled=compiled))
+    return [why for why in faster if why]
+
+
+def obstacle(backend: str, device: torch.device, dtype: torch.dtype, *, compiled: bool) -> str:
+    """Return why a way to compute attention doesn't run here; nothing where it does."""
+    if backend == "native":
+        return _native_obstacle(device, dtype, compiled=compiled)
+    if backend == "varlen" and device.type != "cuda":
+        return f"flash attention runs on a GPU, not on {device.type}"
+    if backend == "varlen" and not varlen.is_available(device, dtype):
         return f"flash attention takes bfloat16 and float16, not {dtype}"
-    if device.type == "cpu" and not compiled:
+    return tree.obstacle(device, dtype) if backend == "tree" else ""
+
+
+def _native_obstacle(device: torch.device, dtype: torch.dtype, *, compiled: bool) -> str:
+    if device.type != "cpu":
+        return f"the compiled attention kernel runs on the CPU, not on {device.type}"
+    if not compiled:
         return "the attention kernel isn't compiled (no C++ compiler, or compile is off)"
-    if device.type == "cpu" and not native.is_available(device, dtype):
+    if not native.is_available(device, dtype):
         return "the attention kernel can't be compiled for this processor and dtype"
     return ""
 

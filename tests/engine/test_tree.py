@@ -1,0 +1,131 @@
+"""The tree kernel: interpreted on CPU, and compiled for GPUs that aren't here."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from assay.engine.attention import interface, tree
+from assay.engine.attention.pattern import Pattern
+from assay.errors import CheckpointError
+from tests.engine.test_attention import CPU, inputs, prefix_batch
+from tests.fidelity import checkpoints, reference, texts
+
+ROOT = Path(__file__).parents[2]
+GPU = torch.device("cuda")
+# Architecture, threads of a warp, and bytes of shared memory that a program may have.
+TARGETS = {
+    "ada": ("cuda", 89, 32, 101_376),
+    "hopper": ("cuda", 90, 32, 232_448),
+    "blackwell": ("cuda", 100, 32, 232_448),
+    "mi300": ("hip", "gfx942", 64, 65_536),
+}
+
+
+@pytest.mark.timeout(600)
+def test_it_does_by_tritons_interpreter_what_it_should():
+    """All of `interpreted.py`, in a process in which Triton interprets."""
+    finished = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:xdist", "tests/engine/interpreted.py"],
+        cwd=ROOT,
+        env=os.environ | {"TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert finished.returncode == 0, finished.stdout + finished.stderr
+
+
+def compiled(target, arguments, constants):
+    """Return the kernel as Triton compiles it for arguments of such kinds."""
+    from triton import compile as compile_for
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+
+    from assay.engine.attention import tree_kernel
+
+    kinds = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}
+    options = {name: constants.pop(name) for name in ("num_warps", "num_stages")}
+    signature = dict.fromkeys(constants, "constexpr")
+    for name, one in zip(tree_kernel.attend.arg_names, arguments, strict=False):
+        if isinstance(one, torch.Tensor):
+            signature[name] = f"*{kinds.get(one.dtype, 'i32')}"
+        else:
+            signature[name] = "fp32" if isinstance(one, float) else "i32"
+    source = ASTSource(tree_kernel.attend, signature, constants)
+    return compile_for(source, target=GPUTarget(*target), options=options)
+
+
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize(
+    ("dtype", "width", "pattern"),
+    [
+        (torch.bfloat16, 128, Pattern(0.1, causal=True)),
+        (torch.float16, 80, Pattern(0.1, causal=False, window=20)),
+        (torch.bfloat16, 256, Pattern(0.1, causal=True, window=20, softcap=50.0)),
+        (torch.float32, 64, Pattern(0.1, causal=True)),
+    ],
+)
+def test_it_compiles_for_gpus_and_fits_them(monkeypatch, tmp_path, target, dtype, width, pattern):
+    """The interpreter takes what the compiler doesn't; and tiles must fit a program's memory."""
+    launched = []
+    monkeypatch.setattr(tree, "_launch", lambda _, *args, **kw: launched.append((args, kw)))
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+    tree.attend(*inputs(16, dtype, (4, 2, width)), prefix_batch([9]), pattern)
+    *architecture, room = TARGETS[target]
+
+    kernel = compiled(architecture, *launched[0])
+
+    assert kernel.metadata.shared <= room
+
+
+def test_a_gpu_has_it_behind_flash_attention(monkeypatch):
+    """Caps, float32 and heads that flash attention doesn't know no longer end in plain products."""
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+    half, single = torch.bfloat16, torch.float32
+
+    assert interface.names(GPU, half, compiled=True) == [
+        *("assay-varlen", "assay-tree", "assay-blocks")
+    ]
+    assert interface.names(GPU, single, compiled=True) == ["assay-tree", "assay-blocks"]
+    assert interface.missing(GPU, half, "assay-varlen", compiled=True) == []
+    (why,) = interface.missing(GPU, single, "assay-tree", compiled=True)
+    assert "flash attention takes bfloat16 and float16" in why
+    assert interface.missing(GPU, half, "assay-blocks", compiled=True) == []
+
+
+@pytest.mark.parametrize("lacks", ["Triton", "a C compiler"])
+def test_a_gpu_without_it_says_what_it_lacks(monkeypatch, lacks, tmp_path):
+    """Where something slower was chosen than it."""
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+    if lacks == "Triton":
+        monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
+    else:
+        monkeypatch.setenv("PATH", str(tmp_path))
+        monkeypatch.delenv("CC", raising=False)
+
+    assert "assay-tree" not in interface.names(GPU, torch.float16, compiled=True)
+    assert interface.missing(GPU, torch.float16, "assay-varlen", compiled=True) == []
+    (why,) = interface.missing(GPU, torch.float16, "assay-blocks", compiled=True)
+    assert f"the tree kernel needs {lacks}" in why
+
+
+@pytest.mark.parametrize(
+    ("attention", "why"),
+    [("tree", "runs on a GPU, not on cpu"), ("varlen", "GPU"), ("native", "isn't compiled")],
+)
+def test_what_was_asked_for_and_is_not_there_is_refused(monkeypatch, tmp_path, attention, why):
+    """The model isn't served in another way; `blocks` is everywhere, and is no fallback then."""
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+    folder = checkpoints.make(tmp_path / "model", "qwen3", vocabulary=texts.vocabulary())
+
+    with pytest.raises(CheckpointError, match=f"attention = '{attention}' can't be had: .*{why}"):
+        reference.load(folder, attention=attention, compiled=False)
+    trunk = reference.load(folder, attention="blocks")
+    assert (trunk.attention, trunk.warnings) == ("assay-blocks", [])
+    assert interface.obstacle("native", GPU, torch.float32, compiled=True)
+    assert not interface.obstacle("blocks", CPU, torch.float64, compiled=False)
