@@ -12,6 +12,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 LONG = (
     *(
         "fidelity/test_architectures",
+        "engine/test_tree",
         "http/test_changes",
         "http/test_recovery",
         "http/test_holding",

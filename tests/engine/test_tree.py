@@ -16,6 +16,7 @@ from tests.fidelity import checkpoints, reference, texts
 
 ROOT = Path(__file__).parents[2]
 GPU = torch.device("cuda")
+NEEDS_TRITON = pytest.mark.skipif(sys.platform != "linux", reason="Triton is built for Linux alone")
 # Architecture, threads of a warp, and bytes of shared memory that a program may have.
 TARGETS = {
     "ada": ("cuda", 89, 32, 101_376),
@@ -25,6 +26,7 @@ TARGETS = {
 }
 
 
+@NEEDS_TRITON
 @pytest.mark.timeout(600)
 def test_it_does_by_tritons_interpreter_what_it_should():
     """All of `interpreted.py`, in a process in which Triton interprets."""
@@ -60,6 +62,7 @@ def compiled(target, arguments, constants):
     return compile_for(source, target=GPUTarget(*target), options=options)
 
 
+@NEEDS_TRITON
 @pytest.mark.parametrize("target", TARGETS)
 @pytest.mark.parametrize(
     ("dtype", "width", "pattern"),

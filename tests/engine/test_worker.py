@@ -18,11 +18,11 @@ from tests.families import scalar
 TULU = next(one for one in scalar.LAYOUTS if one.name == "tulu-3")
 
 
-def answer(folder, card=None, compiling="off"):
+def answer(folder, card=None, compiling="off", attention="auto"):
     """Return what a worker says that is told to load a folder."""
     spec = ModelSpec("model", folder, card or Card(), "auto", 64, None)
     ours, theirs = socket.socketpair()
-    start = Start("cpu", None, compiling, (spec,), WARM_UP)
+    start = Start("cpu", None, compiling, (spec,), WARM_UP, attention)
     thread = threading.Thread(target=worker.run, args=(start, theirs))
     thread.start()
     with ours:
@@ -70,6 +70,16 @@ def test_a_head_of_more_numbers_than_the_card_takes_is_refused(tmp_path):
     message = answer(tmp_path, Card(score={"outputs": ["a", "b"], "index": 2}))
 
     assert message.message.startswith("score.index: 2 is beyond the last")
+
+
+def test_it_attends_as_it_is_told_or_says_why_it_can_not(tmp_path):
+    """Nothing else stands in for what was named."""
+    TULU.build(tmp_path)
+
+    assert answer(tmp_path, compiling="auto", attention="blocks").attention == "blocks"
+    assert "attention = 'varlen' can't be had: flash attention runs on a GPU, not on cpu" in (
+        answer(tmp_path, attention="varlen").message
+    )
 
 
 @pytest.mark.parametrize("compiling", ["auto", "off"])

@@ -355,6 +355,16 @@ def test_a_device_that_doesnt_exist_ends_the_process_with_3(tiny: Path, tmp_path
     assert "Traceback" not in ended.stderr
 
 
+def test_an_attention_that_cant_be_had_ends_the_process_with_3(tiny: Path, tmp_path: Path) -> None:
+    """A model isn't served by another one than the operator named."""
+    options = ("--port", "0", "--device", "cpu", "--attention", "tree")
+    ended = processes.run("serve", *options, tiny, cwd=tmp_path, threads=1)
+
+    assert ended.returncode == 3
+    assert "attention = 'tree' can't be had: the tree kernel runs on a GPU" in ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
 def test_an_unknown_setting_ends_the_process_with_3(tmp_path: Path) -> None:
     """`assay.toml` of the working folder is read and refused before anything is loaded."""
     (tmp_path / "assay.toml").write_text("prot = 8001")

@@ -1,1 +1,1 @@
-"""Attention over a packed prefix batch: one interface to transformers, three ways to compute it."""
+"""Attention over a packed prefix batch: one interface to transformers, four ways to compute it."""
