@@ -16,7 +16,7 @@ import numpy as np
 if TYPE_CHECKING:
     from assay.engine.packing import PackedBatch
 
-NOWHERE = -1
+_NOWHERE = -1
 
 
 class Tables(NamedTuple):
@@ -113,7 +113,7 @@ class Blocks:
         owner = self._climb(run, position, packed.offsets)
         row = packed.starts[owner] + position - packed.offsets[owner]
         rows = len(packed.ids)
-        row[position >= ends[run]] = NOWHERE
+        row[position >= ends[run]] = _NOWHERE
         is_kept = row >= rows  # those of held runs are counted on behind the batch's
         row[is_kept] = -2 - packed.cached_slots[row[is_kept] - rows]
         slots: np.ndarray = row.reshape(-1, self._keys)
@@ -186,7 +186,6 @@ def _spans(first: np.ndarray, last: np.ndarray) -> tuple[np.ndarray, np.ndarray]
 
 def _depth_first(parents: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return each run's number depth first, and one past the last of those that continue it."""
-    levels, at = [], np.flatnonzero(parents < 0)
     depth = np.zeros(len(parents), np.int64)
     above = parents
     while (above >= 0).any():
