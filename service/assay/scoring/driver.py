@@ -11,7 +11,7 @@ from functools import partial
 from inspect import GEN_RUNNING, getgeneratorstate
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
-from assay.scoring.offload import offload
+from assay.scoring.offload import ON_THE_LOOP_ITEMS, offload
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -45,7 +45,8 @@ def awaited(start: Callable[[], Awaitable[T]], items: int = 0) -> Handler[T]:
 
 def sized(items: int) -> Handler[None]:
     """Say how many items a handler's next stretch is about, where the body's lists don't."""
-    yield Pause(None, items)
+    if items > ON_THE_LOOP_ITEMS:  # else a pause is most of the work
+        yield Pause(None, items)
 
 
 async def drive(handler: Handler[ResultT], items: int = 0) -> ResultT:
