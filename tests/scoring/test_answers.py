@@ -49,8 +49,8 @@ def call() -> tuple[Waiting, wire.ScoreRequest]:
     """A call that has begun, and its request."""
     waiting, request = Waiting(), wire.ScoreRequest.model_validate({"inputs": ITEMS})
     handler = answers.score(cast("Call", waiting), request, "score-1")
-    next(handler)
-    handler.send(None)
+    while not waiting.sources:
+        next(handler)
     return waiting, request
 
 
