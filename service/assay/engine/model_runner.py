@@ -174,11 +174,11 @@ class ModelRunner:
             compilation.prepack(self.model.base_model)
             activations.steady(self.model.base_model)
         gap = self._choose(sample, expected, attention, compiled=compiled)
-        own = self.readout.position
+        class_position = self.readout.position
         if self._position is not None:
             self.readout = replace(self.readout, position=self._position)
         if self.forward == "packed":
-            is_last = own == self.readout.position == "last"
+            is_last = class_position == self.readout.position == "last"
             self.shares_prefixes = is_last and self._may_share(sample, expected, gap)
             self._narrow(sample)
 
@@ -344,10 +344,10 @@ class ModelRunner:
         return gap if np.isfinite(gap) else float("inf")
 
     def _use_attention(self) -> None:
-        wanted = self.attention
-        if self.model.config._attn_implementation != wanted:  # noqa: SLF001  has no public name
-            self.model.set_attn_implementation(wanted)
-        if self.model.config._attn_implementation != wanted:  # noqa: SLF001
+        attention = self.attention
+        if self.model.config._attn_implementation != attention:  # noqa: SLF001  has no public name
+            self.model.set_attn_implementation(attention)
+        if self.model.config._attn_implementation != attention:  # noqa: SLF001
             raise interface.UnsupportedAttention
 
     def _sample(self) -> list[np.ndarray]:
@@ -366,8 +366,8 @@ class ModelRunner:
             for length in (*SAMPLE_TOKENS, longest)
             if length
         ]
-        own = random.choice(usable, size=min(SAMPLE_TOKENS[0], limit)).astype(np.int32)
-        branch = np.concatenate([sequences[-1][:_SHARED_TOKENS], own])[:limit]
+        tail = random.choice(usable, size=min(SAMPLE_TOKENS[0], limit)).astype(np.int32)
+        branch = np.concatenate([sequences[-1][:_SHARED_TOKENS], tail])[:limit]
         return [*sequences, branch]
 
     def _in_segments(self, sample: Sequence[np.ndarray]) -> PrefixBatch:
@@ -379,7 +379,7 @@ class ModelRunner:
         last = max(0, self._segments - 1)
         return np.where(np.arange(len(ids)) < len(ids) // 2, 0, last).astype(np.int32)
 
-    def _told(self, segments: np.ndarray) -> dict[str, torch.Tensor]:
+    def _token_types(self, segments: np.ndarray) -> dict[str, torch.Tensor]:
         """Return the argument of a forward pass that says segments, where the trunk reads any.
 
         They are (tokens,) of one row, or (rows, tokens).
@@ -410,8 +410,8 @@ class ModelRunner:
     def _alone(self, ids: np.ndarray) -> torch.Tensor:
         """Return transformers' own scores of one sequence, or what a card's heads would read."""
         row = torch.from_numpy(ids)[None].long().to(self.device)
-        told = self._told(self._halves(ids))
-        outcome = self.model(input_ids=row, attention_mask=torch.ones_like(row), **told)
+        segments = self._token_types(self._halves(ids))
+        outcome = self.model(input_ids=row, attention_mask=torch.ones_like(row), **segments)
         if self.model.base_model is not self.model:
             logits: torch.Tensor = outcome.logits[0]
             return logits
@@ -433,7 +433,7 @@ class ModelRunner:
             hidden = self.model.base_model(
                 input_ids=self._row(packed.ids),
                 position_ids=self._row(self._positions(packed)),
-                **self._told(packed.segments),
+                **self._token_types(packed.segments),
             ).last_hidden_state[0]  # (rows, hidden)
         self._layers = under_way.layers
         if rows is not None:
@@ -497,7 +497,7 @@ class ModelRunner:
             hidden = self.model.base_model(
                 input_ids=torch.from_numpy(ids).to(self.device),
                 attention_mask=torch.from_numpy(mask).to(self.device),
-                **self._told(types),
+                **self._token_types(types),
             ).last_hidden_state  # (members, limit, hidden)
             first = np.arange(len(members)) * limit
             if read_runs is None or places is None:
@@ -583,7 +583,7 @@ def _continued(
 
 def _in_float32(_: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
     """Lift a head module's inputs, as a forward pre-hook."""
-    return tuple(one.float() for one in inputs)
+    return tuple(state.float() for state in inputs)
 
 
 def _rows(model: transformers.PreTrainedModel) -> int:

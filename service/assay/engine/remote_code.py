@@ -117,13 +117,13 @@ class Foreign(ModelRunner):
         for index, ids in enumerate(sequences):
             width = -(-len(ids) // BUCKET) * BUCKET
             groups[(width, 0) if self._pads else (len(ids), index)].append(index)
-        found: dict[int, torch.Tensor] = {}
+        numbers: dict[int, torch.Tensor] = {}
         for (width, _), members in groups.items():
             limit = min(width, self.max_tokens or width)
-            read, types = ([one[index] for index in members] for one in (sequences, segments))
+            read, types = ([arrays[index] for index in members] for arrays in (sequences, segments))
             rows = self._run(read, types, limit)
-            found |= dict(zip(members, rows, strict=True))
-        return torch.stack([found[read] for read in batch.reads.tolist()])
+            numbers |= dict(zip(members, rows, strict=True))
+        return torch.stack([numbers[read] for read in batch.reads.tolist()])
 
     def _run(
         self, sequences: Sequence[np.ndarray], segments: Sequence[np.ndarray], width: int
@@ -132,14 +132,14 @@ class Foreign(ModelRunner):
         pad = self.model.config.get_text_config().pad_token_id
         ids = np.full((len(sequences), width), pad or 0, dtype=np.int64)
         mask, types = np.zeros_like(ids), np.zeros_like(ids)
-        for row, (one, of_it) in enumerate(zip(sequences, segments, strict=True)):
-            ids[row, : len(one)] = one
-            mask[row, : len(one)] = 1
-            types[row, : len(one)] = of_it
+        for row, (sequence, types_of_it) in enumerate(zip(sequences, segments, strict=True)):
+            ids[row, : len(sequence)] = sequence
+            mask[row, : len(sequence)] = 1
+            types[row, : len(sequence)] = types_of_it
         outcome = self.model(
             input_ids=torch.from_numpy(ids).to(self.device),
             attention_mask=torch.from_numpy(mask).to(self.device),
-            **self._told(types),
+            **self._token_types(types),
         )
         numbers = _numbers(outcome)
         if numbers.shape == (len(sequences),):
@@ -189,7 +189,7 @@ def _numbers(outcome: Any) -> torch.Tensor:
     if isinstance(outcome, torch.Tensor):
         return outcome
     for name in _NAMES:
-        if isinstance(found := getattr(outcome, name, None), torch.Tensor):
-            return found
+        if isinstance(output := getattr(outcome, name, None), torch.Tensor):
+            return output
     first: torch.Tensor = outcome[0]
     return first

@@ -38,8 +38,8 @@ def attend(
     for run in range(packed.held, len(packed.lengths)):
         start, offset = int(packed.starts[run]), int(packed.offsets[run])
         length = offset + int(packed.lengths[run])
-        own = np.arange(start, start + length - offset)
-        read = own if rows is None else np.flatnonzero(np.isin(rows, own))
+        run_rows = np.arange(start, start + length - offset)
+        read = run_rows if rows is None else np.flatnonzero(np.isin(rows, run_rows))
         if not len(read):
             continue
         positions = (read if rows is None else rows[read]) - start + offset

@@ -70,9 +70,9 @@ def load() -> bool:
 def _loaded(file: Path) -> bool:
     """Load a library, unless somebody else may have made it or changed it since."""
     try:
-        for one in (file.parent, file):
-            if why := ownership.doubt(one):
-                logger.warning("%s isn't loaded: %s %s", file, one, why)
+        for path in (file.parent, file):
+            if why := ownership.doubt(path):
+                logger.warning("%s isn't loaded: %s %s", file, path, why)
                 return False
         torch.ops.load_library(str(file))  # type: ignore[no-untyped-call]
     except OSError as error:
@@ -105,13 +105,13 @@ def _compile(processor: str, file: Path) -> None:
         SubprocessError: The compiler fails; `stderr` is what it says.
         OSError: There is none.
     """
-    its = Path(torch.__file__).parent
+    torch_folder = Path(torch.__file__).parent
     draft = file.with_suffix(f".{os.getpid()}")
     command = [
         *(os.environ.get("CXX", "c++"), *_FLAGS, *_PROCESSORS[processor]),
         *(f"-DCPU_CAPABILITY={processor}", f"-DCPU_CAPABILITY_{processor}"),
-        *("-isystem", str(its / "include"), str(_SOURCE), "-o", str(draft)),
-        *(f"-L{its / 'lib'}", "-lc10", "-ltorch_cpu", "-ltorch"),
+        *("-isystem", str(torch_folder / "include"), str(_SOURCE), "-o", str(draft)),
+        *(f"-L{torch_folder / 'lib'}", "-lc10", "-ltorch_cpu", "-ltorch"),
     ]
     try:
         subprocess.run(command, check=True, capture_output=True, text=True)  # noqa: S603

@@ -80,7 +80,7 @@ def attend(
     if group > shape.rows:
         raise ValueError(f"{group} heads share keys; a tile has {shape.rows} rows")
     tables = _tables(packed, pattern, shape, group, query, rows)
-    query, key, value = (_in_rows(one) for one in (query, key, value))
+    query, key, value = (_in_rows(heads) for heads in (query, key, value))
     kept_keys, kept_values = (key, value) if layer is None else (layer.keys, layer.values)
     cap = pattern.softcap
     out = query.new_empty(queries, heads, value_width)
