@@ -59,7 +59,7 @@ def test_config_json_says_it(tmp_path, config, how, key):
         repository.resolve(str(folder), tmp_path / "none")
 
     assert f"is quantized ({how}, by config.json)" in error.value.message.replace("by a m", "a m")
-    assert "isn't served yet; give the checkpoint in bfloat16" in error.value.message
+    assert "; give the checkpoint in bfloat16" in error.value.message
 
 
 @pytest.mark.parametrize(

@@ -78,7 +78,7 @@ ELSEWHERE = {
 }
 NOT_OURS = {
     8: "a flag of NeMo's own server",
-    21: "nothing is quantized: a trunk runs in float32 or in 16 bits",
+    21: "nothing is computed quantized: a trunk runs in float32 or in 16 bits",
     24: "limits of other servers",
 }
 PITFALLS = range(1, 32)

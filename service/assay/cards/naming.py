@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from assay.cards import card as cards
-from assay.cards import catalogue, headers, layouts, parts, recognise, validation
+from assay.cards import catalogue, headers, layouts, parts, quantized, recognise, validation
 from assay.errors import AssayError
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ def _agrees(checkpoint: Parts, name: str, card: Card) -> bool:
     """Whether a checkpoint's files are those that a card describes, to the last tensor."""
     if not (_is_of_kind(checkpoint, name, card) and _has_tokens(checkpoint.folder, card)):
         return False
-    tensors = headers.tensors(checkpoint.folder)
+    tensors = quantized.tensors(checkpoint.folder)
     try:
         tuned = layouts.tuned(card, checkpoint)
         if validation.problems(checkpoint.folder, tuned, checkpoint.config, tensors):

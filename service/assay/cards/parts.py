@@ -10,7 +10,7 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from assay.cards import headers
+from assay.cards import headers, quantized
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -80,7 +80,7 @@ def of(folder: Path) -> Parts:
     Raises:
         CheckpointError: config.json or a safetensors file can't be read.
     """
-    config, tensors = headers.config(folder), headers.tensors(folder)
+    config, tensors = headers.config(folder), quantized.tensors(folder)
     prefix = _trunk_prefix(tensors)
     trunk = frozenset(
         name

@@ -19,19 +19,21 @@ from safetensors import SafetensorError, safe_open
 from transformers.utils import is_accelerate_available
 
 from assay.cards import adapter as adapters
-from assay.cards import code, headers, sizes
+from assay.cards import code, headers, quantized, sizes
 from assay.engine import faults, internlm2, trusted
 from assay.engine.adapter import Adapter
+from assay.engine.expansion import Reader
 from assay.engine.head import VOCABULARY, Head, VocabularyHead
 from assay.engine.readout import CardHeads, NextToken, Readout, own
 from assay.errors import CheckpointError
 from assay.worker_protocol import OUTLINE
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+    from collections.abc import Callable, Collection, Iterable
     from pathlib import Path
 
     from assay.cards.card import Card
+    from assay.cards.quantized import Contents
 
 SUFFIX = "ForSequenceClassification"
 _OUTPUT_EMBEDDINGS = ("lm_head.weight", "embed_out.weight", "output.weight")
@@ -60,12 +62,11 @@ def load(
     if adapters.is_adapter(folder):
         model = _adapted(folder, base or adapters.base_folder(folder, _absent), card, device, dtype)
         return _still(model), own(model)
-    weights = headers.weights(folder)
-    _check_sizes(folder, weights)
+    contents, reader = _opened(folder)
     has_own_head = not card.heads and card.policy is None
     if card.trunk.layout == "internlm2":
         outlined = device == _OUTLINE
-        every = _outline(folder).items() if outlined else _read_each(weights.files)
+        every = _outline(contents).items() if outlined else reader.each()
         model, report = internlm2.load(folder, every, _OUTLINE if outlined else _CPU, dtype)
     else:
         named = _trunk_class(card)
@@ -75,14 +76,13 @@ def load(
         architecture = named or transformers.AutoModel
         if has_own_head:
             architecture = _architecture(config, labels=max(1, len(card.score.outputs)))
-        config.transformers_weights = weights.name
-        model, report = _from_files(folder, architecture, config, card, device, dtype)
-    tensors = _Tensors(folder, weights.files, model, device)
+        model, report = _from_files(folder, reader, architecture, config, card, device, dtype)
+    tensors = _Tensors(folder, reader, model, device)
     readout = None if has_own_head else _readout(card, folder, tensors)
     unused = [*card.trunk.unused, *_unread_output(card)]
     _check_complete(folder, report, used=tensors.used, unused=unused)
     model.to(device)
-    _restore_head_precision(model, weights.files)
+    _restore_head_precision(model, reader)
     return _still(model), readout or own(model)
 
 
@@ -99,13 +99,16 @@ def load_by_own_code(
     auto_class = code.auto_class(folder)
     if auto_class is None:
         raise CheckpointError(f"{folder}/config.json names no code for a model (auto_map)")
-    weights = headers.weights(folder)
-    _check_sizes(folder, weights)
+    contents, reader = _opened(folder)
+    if contents.packed:
+        raise CheckpointError(
+            f"{folder} is quantized ({contents.method}) and brings code of its own, which reads "
+            "its weights as it likes: the two aren't served together"
+        )
     try:
         config = trusted.configuration(folder, digest)
-        config.transformers_weights = weights.name
         kind = trusted.model_class(folder, digest, auto_class)
-        model, report = _from_files(folder, kind, config, card, device, dtype)
+        model, report = _from_files(folder, reader, kind, config, card, device, dtype)
     except CheckpointError:
         raise
     except Exception as error:  # the code may raise anything
@@ -119,6 +122,13 @@ def load_by_own_code(
     return _still(model.to(device))
 
 
+def notes(folder: Path, base: Path | None = None) -> list[str]:
+    """Return what an operator should know of how a folder, or its adapter's base, was loaded."""
+    if adapters.is_adapter(folder):
+        folder = base or adapters.base_folder(folder, _absent)
+    return [note] if (note := quantized.note(folder)) else []
+
+
 def head_modules(model: transformers.PreTrainedModel) -> list[torch.nn.Module]:
     """Return the modules above the trunk, those of its pooler included; a trunk alone has none."""
     if model.base_model is model:
@@ -128,8 +138,15 @@ def head_modules(model: transformers.PreTrainedModel) -> list[torch.nn.Module]:
     return modules if pooler is None else [pooler, *modules]
 
 
-def _check_sizes(folder: Path, weights: headers.Weights) -> None:
-    sizes.check_files(folder / headers.CONFIG, headers.config(folder), weights.tensors)
+def _opened(folder: Path) -> tuple[Contents, Reader]:
+    """Return what a folder's files hold, and what reads them.
+
+    Raises:
+        CheckpointError: config.json isn't of these files, or they can't be read.
+    """
+    contents = quantized.contents(folder)
+    sizes.check_files(folder / headers.CONFIG, headers.config(folder), contents.tensors)
+    return contents, Reader(folder, contents)
 
 
 def _still(model: transformers.PreTrainedModel) -> transformers.PreTrainedModel:
@@ -158,10 +175,9 @@ def _adapted(
             f"names them, and this one names {len(card.score.outputs)}: [score] outputs"
         )
     config.num_labels = labels
-    weights = headers.weights(base)
-    config.transformers_weights = weights.name
+    _, reader = _opened(base)
     kind = transformers.AutoModelForSequenceClassification
-    model, report = _from_files(base, kind, config, card, device, dtype)
+    model, report = _from_files(base, reader, kind, config, card, device, dtype)
     saved = adapter.saved(model)
     if missing := set(report["missing_keys"]) - saved:
         raise CheckpointError(
@@ -175,9 +191,7 @@ def _adapted(
     unused = [*card.trunk.unused, *(_OUTPUT_EMBEDDINGS if adapter.labels else ())]
     _check_complete(base, report, used=(), unused=unused)
     model.to(device)
-    _restore_head_precision(
-        model, weights.files
-    )  # before the adapter's own head, or its part, goes on it
+    _restore_head_precision(model, reader)  # before the adapter's own head, or its part, goes on it
     return adapter.merge(model, device)
 
 
@@ -251,6 +265,7 @@ def _trunk_class(card: Card) -> Any | None:
 
 def _from_files(
     folder: Path,
+    reader: Reader,
     architecture: Any,
     config: Any,
     card: Card,
@@ -258,15 +273,21 @@ def _from_files(
     dtype: torch.dtype | None,
 ) -> tuple[transformers.PreTrainedModel, dict[str, Any]]:
     prefix = card.trunk.prefix
-    outline: dict[str, Any] = {}
+    state: dict[str, Any] | None = None
     if device == _OUTLINE:
+        state = _outline(reader.contents)
+    elif reader.contents.packed:
+        state = reader.deferred()
+    config.transformers_weights = reader.contents.weights.name
+    if reader.contents.packed:
+        _forget_quantization(config)
+    if state is not None:
         architecture = _named_class(architecture, config)
-        outline["state_dict"] = _outline(folder)
     try:
         model, report = architecture.from_pretrained(
-            None if outline else folder,
+            folder if state is None else None,
             config=config,
-            **outline,
+            state_dict=state,
             dtype="auto" if dtype is None else dtype,
             device_map=_placement(device),
             attn_implementation="eager",
@@ -295,24 +316,26 @@ def _placement(device: torch.device) -> dict[str, torch.device] | None:
     return {"": device} if straight else None
 
 
-def _read_each(files: Mapping[str, Path]) -> Iterator[tuple[str, torch.Tensor]]:
-    """Yield every tensor of a folder, one after another."""
-    for name, file in files.items():
-        with safe_open(file, framework="pt") as tensors:
-            yield name, tensors.get_tensor(name)
-
-
-def _outline(folder: Path) -> dict[str, torch.Tensor]:
+def _outline(contents: Contents) -> dict[str, torch.Tensor]:
     """Return every tensor of a folder without its numbers."""
     return {
         name: torch.empty(tensor.shape, dtype=torch.float32, device=_OUTLINE)
-        for name, tensor in headers.weights(folder).tensors.items()
+        for name, tensor in contents.tensors.items()
     }
+
+
+def _forget_quantization(config: Any) -> None:
+    """Take from a config what would have transformers quantize a model whose weights aren't."""
+    for part in (config, config.get_text_config()):
+        for key in quantized.KEYS:
+            if hasattr(part, key):
+                delattr(part, key)
 
 
 def _named_class(architecture: Any, config: Any) -> Any:
     """Return the class that an auto class stands for."""
-    if architecture is not transformers.AutoModel:
+    automatic = (transformers.AutoModel, transformers.AutoModelForSequenceClassification)
+    if architecture not in automatic:
         return architecture
     with _OUTLINE:
         return type(architecture.from_config(config))
@@ -332,13 +355,14 @@ class _Tensors:
     def __init__(
         self,
         folder: Path,
-        files: dict[str, Path],
+        reader: Reader,
         model: transformers.PreTrainedModel,
         device: torch.device,
     ) -> None:
         self.used: set[str] = set()
         self._folder = folder
-        self._files = files
+        self._reader = reader
+        self._known = reader.contents.tensors
         self._model = model
         self._device = device
 
@@ -350,18 +374,16 @@ class _Tensors:
         """
         if name == VOCABULARY:
             return self._vocabulary()
-        if name not in self._files:
-            near = difflib.get_close_matches(name, self._files, cutoff=0.3)
+        if name not in self._known:
+            near = difflib.get_close_matches(name, self._known, cutoff=0.3)
             raise CheckpointError(
                 f"{self._folder} has no tensor '{name}', which the card names; the nearest are "
                 f"{_listed(near) or 'none'}"
             )
         self.used.add(name)
-        with safe_open(self._files[name], framework="pt") as tensors:
-            if self._device == _OUTLINE:
-                return torch.empty(tensors.get_slice(name).get_shape(), device=_OUTLINE)
-            tensor: torch.Tensor = tensors.get_tensor(name)
-        return tensor.to(self._device, torch.float32)
+        if self._device == _OUTLINE:
+            return torch.empty(self._known[name].shape, device=_OUTLINE)
+        return self._reader(name).to(self._device, torch.float32)
 
     def of(self, folder: Path, file: str | None) -> Callable[[str], torch.Tensor]:
         """Return the function from a name to a tensor of a file of its own, or of the trunk's."""
@@ -382,7 +404,7 @@ class _Tensors:
     def _vocabulary(self) -> torch.Tensor:
         """Return the output embedding, (tokens, hidden): of its own, or the input's."""
         for name in _OUTPUT_EMBEDDINGS:
-            if name in self._files:
+            if name in self._known:
                 return self(name)
         if not self._model.config.get_text_config().tie_word_embeddings:
             raise CheckpointError(
@@ -465,7 +487,7 @@ def _check_complete(
         )
 
 
-def _restore_head_precision(model: transformers.PreTrainedModel, files: dict[str, Path]) -> None:
+def _restore_head_precision(model: transformers.PreTrainedModel, reader: Reader) -> None:
     """Turn the head to float32, from the file's own numbers where the trunk's dtype cut them."""
     if model.device == _OUTLINE:
         return
@@ -473,9 +495,8 @@ def _restore_head_precision(model: transformers.PreTrainedModel, files: dict[str
     for module in head_modules(model):
         module.float()
     for name, parameter in model.named_parameters():
-        if id(parameter) in in_head and name in files:
-            with safe_open(files[name], framework="pt") as tensors:
-                parameter.data = tensors.get_tensor(name).to(parameter.device, torch.float32)
+        if id(parameter) in in_head and name in reader.contents.tensors:
+            parameter.data = reader(name).to(parameter.device, torch.float32)
 
 
 def _listed(names: Iterable[str]) -> str:

@@ -529,7 +529,9 @@ def load(
     """Return a checkpoint's trunk and heads, not yet verified; `base` is that of an adapter."""
     card = card or Card()
     model, head = checkpoint.load(folder, card, device=device, dtype=dtype, base=base)
-    return ModelRunner(model, head, wanted=card.trunk.attention, position=_position(card))
+    runner = ModelRunner(model, head, wanted=card.trunk.attention, position=_position(card))
+    runner.warnings += checkpoint.notes(folder, base)
+    return runner
 
 
 def _position(card: Card) -> readout.Position | None:

@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from assay import child_process
-from assay.cards import adapter, code, headers, repository, validation
+from assay.cards import adapter, code, headers, quantized, repository, validation
 from assay.errors import AssayError, CheckpointError, InvalidField, refusing
 from assay.items import Contest, Conversation, Solution
 from assay.prompts import notices
@@ -122,7 +122,7 @@ def _reference(
 ) -> Model:
     """Return a policy's reference: it reads the ids that the policy's own tokenizer gives."""
     if not adapter.is_adapter(checkpoint.folder):
-        _check_vocabulary(headers.tensors(checkpoint.folder), template)
+        _check_vocabulary(quantized.tensors(checkpoint.folder), template)
     return replace(_described(checkpoint, template, settings), template_key=policy.template_key)
 
 
@@ -211,7 +211,7 @@ def check(
         CheckpointError: Something doesn't; the message begins with the field of the card.
     """
     if has_known_tensors and not adapter.is_adapter(checkpoint.folder):
-        tensors = headers.tensors(checkpoint.folder)
+        tensors = quantized.tensors(checkpoint.folder)
         config = headers.config(checkpoint.config_folder)
         problems = validation.problems(checkpoint.folder, checkpoint.card, config, tensors)
         if problems:
