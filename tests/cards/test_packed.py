@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from assay.cards import packed
@@ -89,3 +90,69 @@ def test_fp8_without_a_scale_is_refused():
     """It would be other numbers."""
     parts = {"weight": FP8_PARTS["weight"]}
     assert "weight_scale_inv' is missing" in refused(packed.fp8, FP8, parts)
+
+
+def config(form="pack-quantized", **weights):
+    """Return what llm-compressor writes."""
+    told = {"num_bits": 4, "type": "int", "strategy": "group", "group_size": 64, **weights}
+    group = {"targets": ["Linear"], "weights": told}
+    return {"format": form, "config_groups": {"group_0": group}}
+
+
+PACKED_PARTS = {
+    "weight_packed": ("I32", 96, 32),
+    "weight_scale": ("BF16", 96, 4),
+    "weight_shape": ("I64", 2),
+}
+
+
+def shape(*sizes):
+    """Read a shape."""
+    return lambda _: np.array(sizes)
+
+
+def test_compressed_tensors_take_the_group_that_fits():
+    """Of several, by dtypes and shapes: no pattern of a file's is run over names."""
+    said = config(strategy="channel", group_size=None)
+    said["config_groups"]["group_1"] = config()["config_groups"]["group_0"]
+    found = packed.compressed(said, tensors(**PACKED_PARTS), shape(96, 256))
+
+    assert found[f"{NAME}.weight"].shape == (96, 256)
+    assert found[f"{NAME}.weight"].scheme == packed.Compressed(
+        "pack-quantized", "int", 4, "group", 64, None, is_symmetric=True
+    )
+
+
+@pytest.mark.parametrize(
+    ("said", "parts", "sizes", "message"),
+    [
+        (config(), {}, (96, 2**40), "states no shape of a matrix"),
+        (config(), {}, (96, 2**23), "none of its config_groups gives"),
+        (config(), {}, (96, 250), "none of its config_groups gives"),
+        (config(), {}, (96, -256), "states no shape of a matrix"),
+        (config(), {"weight_scale": ("BF16", 96, 2)}, (96, 256), "none of its config_groups"),
+        (config(), {"weight": ("I8", 96, 256)}, (96, 256), "none of its config_groups"),
+        (config(), {"weight_zero_point": ("I32", 12, 4)}, (96, 256), "none of its config_groups"),
+        (config(group_size=0), {}, (96, 256), "its group_size is 0"),
+        (config(num_bits=16), {}, (96, 256), "its num_bits is 16"),
+        (config(num_bits=4, type="float"), {}, (96, 256), "has weights of 4 bits, 'float'"),
+        (config(actorder="group"), {}, (96, 256), "orders inputs by activation"),
+        (config(strategy="attn_head"), {}, (96, 256), "has the strategy 'attn_head'"),
+        (config("nvfp4-pack-quantized"), {}, (96, 256), "its format is 'nvfp4-pack-quantized'"),
+        (config(strategy="block", block_structure=[0, 1]), {}, (96, 256), "block_structure is"),
+        ({"config_groups": {}}, {}, (96, 256), "it has no config_groups"),
+        ({"config_groups": {"W8A8": ["Linear"]}}, {}, (96, 256), "'W8A8' is named, not told"),
+        ({**config(), "transform_config": {"a": 1}}, {}, (96, 256), "it rotates activations"),
+        (
+            {**config(), "sparsity_config": {"format": "sparse-24-bitmask"}},
+            {},
+            (96, 256),
+            "its weights are sparse",
+        ),
+    ],
+)
+def test_compressed_tensors_of_other_sizes_are_refused(said, parts, sizes, message):
+    """By the tensor, or by the field of config.json."""
+    found = refused(packed.compressed, said, {**PACKED_PARTS, **parts}, shape(*sizes))
+
+    assert message in found

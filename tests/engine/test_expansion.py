@@ -8,7 +8,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from assay.engine import model_runner
+from assay.cards.card import Card
+from assay.engine import checkpoint, model_runner, outline
+from assay.errors import CheckpointError
+from assay.worker_protocol import ModelSpec
 from tests.fidelity import checkpoints, quantizing
 
 CPU = torch.device("cpu")
@@ -20,6 +23,11 @@ def folder(tmp_path):
     return checkpoints.make(tmp_path / "model", "qwen3", vocabulary=300)
 
 
+def spec(folder):
+    """Return what a worker would be told to load."""
+    return ModelSpec("model", folder, Card(), "auto", 64, None)
+
+
 def edit_tensors(folder, change):
     """Rewrite the weights after a change."""
     path = folder / "model.safetensors"
@@ -28,14 +36,35 @@ def edit_tensors(folder, change):
     save_file(tensors, path, metadata={"format": "pt"})
 
 
-def test_what_a_server_of_the_format_would_do_more_is_said(folder):
-    """Activations aren't quantized."""
-    said = {"quant_method": "fp8", "weight_block_size": [32, 32]}
-    quantizing.quantize(folder, said, quantizing.fp8((32, 32)))
+def test_a_missing_library_is_named_before_a_weight_is_read(folder, monkeypatch):
+    """With what installs it."""
+    quantizing.quantize(folder, *quantizing.compressed("int", 8, "channel"))
+    monkeypatch.setitem(sys.modules, "compressed_tensors.compressors", None)
+
+    with pytest.raises(CheckpointError, match=r"compressed-tensors is missing; .*\[serve,quant"):
+        outline.check(spec(folder))
+
+
+def test_what_a_server_of_the_format_would_do_more_is_said(folder, tmp_path):
+    """Activations aren't quantized; of weights alone there is nothing to say."""
+    weights = checkpoints.make(tmp_path / "weights", "qwen3", vocabulary=300)
+    quantizing.quantize(folder, *quantizing.compressed("int", 8, "channel"))
+    quantizing.quantize(weights, *quantizing.compressed("int", 4, "group", is_packed=True))
 
     (warning,) = model_runner.load(folder, device=CPU, dtype=torch.float32).warnings
 
-    assert "its FP8 weights are expanded, and activations are left" in warning
+    assert "its compressed-tensors weights are expanded, and activations are left" in warning
+    assert model_runner.load(weights, device=CPU, dtype=torch.float32).warnings == []
+
+
+def test_scales_of_activations_and_of_the_cache_are_passed_over(folder):
+    """Both are computed as they are."""
+    quantizing.quantize(folder, *quantizing.compressed("float", 8, "tensor"))
+    more = ("mlp.up_proj.input_scale", "self_attn.k_scale", "self_attn.v_scale")
+    scales = {f"model.layers.0.{name}": torch.ones(1) for name in more}
+    edit_tensors(folder, lambda tensors: tensors.update(scales))
+
+    checkpoint.load(folder, Card(), device=CPU, dtype=torch.float32)
 
 
 @pytest.mark.parametrize("name", ["fp8"])

@@ -70,3 +70,88 @@ def fp8(block: tuple[int, int] | None, scales: torch.dtype = torch.float32) -> Q
         return {f"{module}.weight": codes, f"{module}.weight_scale_inv": stored}, dense
 
     return change
+
+
+# --- compressed-tensors -----------------------------------------------------------------------
+
+
+def compressed(
+    kind: str, bits: int, strategy: str, *, is_packed: bool = False, is_symmetric: bool = True
+) -> tuple[dict[str, Any], Quantize]:
+    """Return what llm-compressor says in config.json, and what writes its tensors."""
+    weights = {
+        "num_bits": bits,
+        "type": kind,
+        "strategy": strategy,
+        "symmetric": is_symmetric,
+        "group_size": 32 if strategy == "group" else None,
+        "dynamic": False,
+        "block_structure": [32, 32] if strategy == "block" else None,
+    }
+    plain = {"int": "int-quantized", "float": "float-quantized"}[kind]
+    form = "pack-quantized" if is_packed else plain
+    dynamic = {"num_bits": bits, "type": kind, "strategy": "token", "dynamic": True}
+    group = {
+        "targets": ["Linear"],
+        "weights": weights,
+        "input_activations": None if is_packed else {**dynamic, "symmetric": True},
+    }
+    said = {
+        "quant_method": "compressed-tensors",
+        "format": form,
+        "ignore": ["score", "lm_head"],
+        "config_groups": {"group_0": group},
+        "quantization_status": "compressed",
+    }
+    shapes = {"tensor": None, "channel": (1, -1), "group": (1, 32), "block": (32, 32)}
+
+    def change(module: str, weight: torch.Tensor) -> tuple[Tensors, torch.Tensor]:
+        height, width = shapes[strategy] or weight.shape
+        width = weight.shape[1] if width < 0 else width
+        blocks = weight.unflatten(0, (-1, height)).unflatten(2, (-1, width)).transpose(1, 2)
+        low, high = blocks.amin((2, 3)), blocks.amax((2, 3))
+        most = 448.0 if kind == "float" else 2.0 ** (bits - 1) - 1
+        zero = torch.zeros_like(low)
+        if is_symmetric:
+            scale = torch.maximum(-low, high) / most
+        else:
+            scale = (high - low) / (2 * most + 1)
+            zero = (-most - 1 - low / scale).round().clamp(-most - 1, most)
+        scale = scale.to(torch.bfloat16)
+        codes = blocks / scale[..., None, None].float() + zero[..., None, None]
+        codes = codes.clamp(-most - (kind == "int"), most)
+        dtype = torch.float8_e4m3fn if kind == "float" else torch.int8
+        codes = (codes if kind == "float" else codes.round()).to(dtype)
+        products = (codes.to(torch.bfloat16) - zero[..., None, None].bfloat16()) * scale[
+            ..., None, None
+        ]
+        dense = products.transpose(1, 2).flatten(2).flatten(0, 1)
+        codes = codes.transpose(1, 2).flatten(2).flatten(0, 1)
+        parts = {f"{module}.weight_scale": scale[0, 0] if strategy == "tensor" else scale}
+        if is_packed:
+            words = pack(codes.numpy().astype(np.int64) + 2 ** (bits - 1), bits)
+            parts[f"{module}.weight_packed"] = words
+            parts[f"{module}.weight_shape"] = torch.tensor(weight.shape)
+        else:
+            parts[f"{module}.weight"] = codes
+        if not is_symmetric:
+            zeros = zero.to(torch.int8)
+            if is_packed:
+                zeros = pack(zeros.numpy().astype(np.int64).T + 2 ** (bits - 1), bits).T
+            parts[f"{module}.weight_zero_point"] = zeros
+        return parts, dense
+
+    return said, change
+
+
+# --- words -----------------------------------------------------------------------------
+
+
+def pack(codes: np.ndarray, bits: int) -> torch.Tensor:
+    """Return rows of codes as rows of 32-bit words, from the lowest bits up."""
+    rows = []
+    for row in codes:
+        stream = sum(int(code) << (bits * place) for place, code in enumerate(row))
+        count = -(-len(row) * bits // 32)
+        rows.append(np.frombuffer(stream.to_bytes(4 * count, "little"), "<i4"))
+    return torch.from_numpy(np.stack(rows).astype(np.int32))

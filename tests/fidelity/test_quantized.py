@@ -23,9 +23,20 @@ LAYOUTS: dict[str, Any] = {
         {**FP8, "weight_block_size": [32, 32], "scale_fmt": "ue8m0"},
         quantizing.fp8((32, 32), torch.float8_e8m0fnu),
     ),
+    "compressed int8, rows": quantizing.compressed("int", 8, "channel"),
+    "compressed int8, zeros": quantizing.compressed("int", 8, "channel", is_symmetric=False),
+    "compressed int8, tensors": quantizing.compressed("int", 8, "tensor"),
+    "compressed fp8, rows": quantizing.compressed("float", 8, "channel"),
+    "compressed fp8, tensors": quantizing.compressed("float", 8, "tensor"),
+    "compressed fp8, blocks": quantizing.compressed("float", 8, "block"),
+    "compressed 8 bits, packed": quantizing.compressed("int", 8, "channel", is_packed=True),
+    "compressed 4 bits, groups": quantizing.compressed("int", 4, "group", is_packed=True),
+    "compressed 4 bits, zeros": quantizing.compressed(
+        "int", 4, "group", is_packed=True, is_symmetric=False
+    ),
 }
-# What transformers expands on a CPU itself.
-OWN = ("fp8 blocks", "fp8 tensors")
+# What transformers expands on a CPU itself, or by a library that is here.
+OWN = ("fp8 blocks", "fp8 tensors", *(name for name in LAYOUTS if name.startswith("compressed")))
 
 
 @pytest.fixture(scope="module")
@@ -63,6 +74,7 @@ def test_scores_are_those_of_the_dequantized_model(folders, name):
     ("name", "kind"),
     [
         ("fp8 blocks", "mixtral"),
+        ("compressed int8, rows", "gemma2"),
     ],
 )
 def test_other_architectures_are_as_they_are_without(folders, name, kind):

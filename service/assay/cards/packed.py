@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
     import numpy as np
 
@@ -19,8 +19,11 @@ if TYPE_CHECKING:
 
     Read = Callable[[str], np.ndarray]  # the numbers of a small tensor by its name
 
+Strategy = Literal["tensor", "channel", "group", "block"]
+PACKED = "pack-quantized"  # compressed-tensors' word for codes of 32-bit words
 _FLOATS = ("F32", "BF16", "F16")
 _EIGHT_BITS = ("F8_E4M3", "F8_E5M2")
+_WORD = 32  # bits
 _LARGEST = 2**20  # of a group or a block
 _MATRIX = 2
 # What tensors say of activations and of the cache of keys and values: both are as computed here.
@@ -41,7 +44,20 @@ class Fp8:
     block: tuple[int, int] | None
 
 
-Scheme = Fp8
+@dataclass(frozen=True, slots=True)
+class Compressed:
+    """A layout of compressed-tensors, by that library's own words for its scheme."""
+
+    form: str
+    kind: Literal["int", "float"]
+    bits: int
+    strategy: Strategy
+    group: int | None
+    block: tuple[int, int] | None
+    is_symmetric: bool
+
+
+Scheme = Fp8 | Compressed
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +98,149 @@ def fp8(said: Mapping[str, Any], tensors: Mapping[str, Tensor], _: Read) -> dict
     return found
 
 
+def compressed(
+    said: Mapping[str, Any], tensors: Mapping[str, Tensor], read: Read
+) -> dict[str, Packed]:
+    """Return the weights that compressed-tensors wrote, each by the group whose words fit it.
+
+    Raises:
+        UnservedError: No group fits a weight, or the layout is another one.
+    """
+    schemes = [*_schemes(said)]
+    found = {}
+    for module in _modules(tensors, "weight_scale"):
+        parts = {
+            part: f"{module}.{part}"
+            for part in (
+                *("weight", "weight_packed", "weight_scale", "weight_shape"),
+                "weight_zero_point",
+            )
+            if f"{module}.{part}" in tensors
+        }
+        shape = _compressed_shape(module, tensors, read)
+        shapes = {part: tensors[name] for part, name in parts.items()}
+        scheme = next((scheme for scheme in schemes if _fits(scheme, shape, shapes)), None)
+        if scheme is None:
+            raise UnservedError(
+                f"none of its config_groups gives '{module}' the tensors that it has: "
+                + ", ".join(f"{part} {one.dtype} {[*one.shape]}" for part, one in shapes.items())
+            )
+        found[f"{module}.weight"] = Packed(scheme, shape, parts)
+    return found
+
+
+# --- compressed-tensors -----------------------------------------------------------------------
+
+
+def _schemes(said: Mapping[str, Any]) -> Iterator[Compressed]:
+    """Yield what each group of a config says of weights."""
+    if said.get("transform_config"):
+        raise UnservedError("it rotates activations (transform_config)")
+    sparsity = said.get("sparsity_config")
+    if isinstance(sparsity, dict) and sparsity.get("format") not in (None, "dense"):
+        raise UnservedError(f"its weights are sparse ({_shown(sparsity.get('format'))})")
+    groups = said.get("config_groups")
+    if not isinstance(groups, dict) or not groups:
+        raise UnservedError("it has no config_groups")
+    for name, group in groups.items():
+        if not isinstance(group, dict):
+            raise UnservedError(f"its group '{name}' is named, not told")
+        weights = group.get("weights")
+        if weights is None:
+            continue
+        if not isinstance(weights, dict):
+            raise UnservedError(f"its group '{name}' says nothing of weights")
+        form = group.get("format") or said.get("format")
+        yield _scheme(name, _shown(form), weights)
+
+
+def _scheme(name: str, form: str, weights: Mapping[str, Any]) -> Compressed:
+    kind: Any = weights.get("type", "int")
+    strategy: Any = weights.get("strategy")
+    plain = ("int-quantized", "float-quantized", "naive-quantized")
+    if form not in (*plain, PACKED):
+        raise UnservedError(f"its format is '{form}'; {', '.join((*plain, PACKED))} are served")
+    bits = _integer(weights, "num_bits", most=8)
+    if kind not in ("int", "float") or (kind == "float" and bits != 8):
+        raise UnservedError(f"its group '{name}' has weights of {bits} bits, '{_shown(kind)}'")
+    if weights.get("actorder") in ("group", "dynamic"):
+        raise UnservedError(f"its group '{name}' orders inputs by activation (actorder)")
+    group = weights.get("group_size")
+    if strategy is None:  # as the library reads it
+        strategy = "tensor" if group is None else "channel" if group == -1 else "group"
+    if strategy not in get_args(Strategy):
+        raise UnservedError(f"its group '{name}' has the strategy '{_shown(strategy)}'")
+    size = _integer(weights, "group_size", most=_LARGEST) if strategy == "group" else None
+    block = None
+    if strategy == "block":
+        block = _pair(weights.get("block_structure"), "block_structure")
+    is_symmetric = weights.get("symmetric", True) is not False
+    return Compressed(form, kind, bits, strategy, size, block, is_symmetric)
+
+
+def _compressed_shape(module: str, tensors: Mapping[str, Tensor], read: Read) -> tuple[int, int]:
+    """Return the shape of a weight, which a packed one has in a tensor beside it."""
+    if f"{module}.weight_packed" not in tensors:
+        rows, columns = _tensor(tensors, f"{module}.weight", None, dimensions=2).shape
+        return rows, columns
+    stated = _tensor(tensors, f"{module}.weight_shape", ("I64", "I32"))
+    sizes = read(f"{module}.weight_shape").tolist() if stated.shape == (_MATRIX,) else []
+    if len(sizes) != _MATRIX or not all(_is_size(size, _LARGEST * 16) for size in sizes):
+        raise UnservedError(f"'{module}.weight_shape' states no shape of a matrix")
+    return sizes[0], sizes[1]
+
+
+def _fits(scheme: Compressed, shape: tuple[int, int], parts: Mapping[str, Tensor]) -> bool:
+    """Whether a weight's tensors are those that a scheme gives it."""
+    rows, columns = shape
+    is_packed = scheme.form == PACKED
+    stored = parts.get("weight_packed" if is_packed else "weight")
+    if stored is None or ("weight_packed" in parts and "weight" in parts):
+        return False
+    if is_packed:
+        packed = (rows, math.ceil(columns * scheme.bits / _WORD))
+        is_stored_so = stored.dtype == "I32" and stored.shape == packed and scheme.kind == "int"
+    else:
+        is_stored_so = stored.dtype == ("I8" if scheme.kind == "int" else "F8_E4M3")
+    scale, zero = parts["weight_scale"], parts.get("weight_zero_point")
+    grid = _grid(scheme, shape)
+    is_scaled_so = scale.dtype in _FLOATS and (
+        scale.shape == grid or (scheme.strategy == "tensor" and math.prod(scale.shape) == 1)
+    )
+    if zero is None:
+        return is_stored_so and is_scaled_so and scheme.is_symmetric
+    if is_packed:
+        zeros = (math.ceil(rows * scheme.bits / _WORD), grid[1])
+        has_zeros = not scheme.is_symmetric and scheme.strategy in ("group", "channel")
+        has_zeros = has_zeros and zero.dtype == "I32" and zero.shape == zeros
+    else:
+        has_zeros = zero.shape == scale.shape
+    return is_stored_so and is_scaled_so and has_zeros
+
+
+def _grid(scheme: Compressed, shape: tuple[int, int]) -> tuple[int, int]:
+    """Return the shape of a weight's scales; none has it where a group doesn't divide."""
+    rows, columns = shape
+    match scheme.strategy:
+        case "tensor":
+            return 1, 1
+        case "channel":
+            return rows, 1
+        case "group":
+            group = scheme.group or columns
+            return rows, -1 if columns % group else columns // group
+        case "block":
+            height, width = scheme.block or shape
+            return math.ceil(rows / height), math.ceil(columns / width)
+
+
 # --- what a layout asks for -------------------------------------------------------------------
+
+
+def _modules(tensors: Mapping[str, Tensor], part: str) -> Iterator[str]:
+    """Yield the modules, or weights, that have such a part."""
+    suffix = f".{part}"
+    return (name.removesuffix(suffix) for name in tensors if name.endswith(suffix))
 
 
 def _tensor(
@@ -104,6 +262,16 @@ def _tensor(
 
 def _misshapen(name: str, tensor: Tensor, shape: tuple[int, ...]) -> UnservedError:
     return UnservedError(f"'{name}' has the shape {[*tensor.shape]}, and its weight {[*shape]}")
+
+
+def _integer(
+    said: Mapping[str, Any], key: str, *, most: int = _LARGEST, among: tuple[int, ...] | None = None
+) -> int:
+    value = said.get(key)
+    if not _is_size(value, most) or (among is not None and value not in among):
+        allowed = " or ".join(map(str, among)) if among else f"1 to {most}"
+        raise UnservedError(f"its {key} is {_shown(value)}; {allowed} is served")
+    return int(value)  # type: ignore[arg-type]  # a size is one
 
 
 def _pair(value: Any, key: str) -> tuple[int, int]:

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 KEYS = ("quantization_config", "compression_config")
 _LAYOUTS = {
     "fp8": packed.fp8,
+    "compressed-tensors": packed.compressed,
 }
 # What some tools write beside config.json, and whose it is.
 _FILES = {
@@ -167,7 +168,7 @@ def _contents(folder: Path, declared: _Declared | None, weights: Weights) -> Con
         name: headers.Tensor(one.shape, "F32", weights.tensors[next(iter(one.parts.values()))].file)
         for name, one in found.items()
     }
-    activations = any(isinstance(one.scheme, packed.Fp8) for one in found.values())
+    activations = _quantizes_activations(declared, found)
     return Contents(weights, whole | expanded, found, declared.shown, activations)
 
 
@@ -176,12 +177,19 @@ def _rest(
 ) -> dict[str, Tensor]:
     """Return the tensors that aren't quantized, without what is said of activations."""
     taken = {name for one in found.values() for name in one.parts.values()}
-    unread = packed.UNREAD if method == "fp8" else ()
+    unread = packed.UNREAD if method in ("fp8", "compressed-tensors") else ()
     return {
         name: tensor
         for name, tensor in stored.items()
         if name not in taken and not name.endswith(unread)
     }
+
+
+def _quantizes_activations(declared: _Declared, found: Mapping[str, Packed]) -> bool:
+    if declared.method == "compressed-tensors":
+        groups = declared.said["config_groups"].values()
+        return any(group.get("input_activations") for group in groups)
+    return any(isinstance(one.scheme, packed.Fp8) for one in found.values())
 
 
 class _Small:

@@ -3,10 +3,13 @@
 Each is multiplied as its format's own library does it, in the dtype in which that does it, so that
 a model has the numbers of that library's dequantized one. On the CPU, wherever a model goes: the
 parts of a hostile file index nothing on a GPU.
+
+compressed-tensors is expanded by its own library.
 """
 
 from __future__ import annotations
 
+import importlib
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -25,7 +28,9 @@ if TYPE_CHECKING:
 
     Parts = Mapping[str, torch.Tensor]
 
+_WORD = 32  # bits
 _DTYPES = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32}
+_AT_A_TIME = 2**20  # numbers
 
 
 class Reader:
@@ -35,10 +40,17 @@ class Reader:
     """
 
     def __init__(self, folder: Path, contents: Contents) -> None:
-        """Take where tensors are; nothing is read yet."""
+        """Take where tensors are; nothing is read yet.
+
+        Raises:
+            CheckpointError: The library of their format is missing.
+        """
         self._folder = folder
         self.contents = contents
         self._opened: dict[Path, Any] = {}
+        schemes = (one.scheme for one in contents.packed.values())
+        if any(isinstance(scheme, packed.Compressed) for scheme in schemes):
+            _library(folder)
 
     def __call__(self, name: str) -> torch.Tensor:
         """Return a tensor, in the dtype of the file or, of a quantized one, of its library.
@@ -102,6 +114,8 @@ def _expanded(how: Packed, parts: Parts) -> torch.Tensor:
     match how.scheme:
         case packed.Fp8():
             return _fp8(how.scheme, parts)
+        case packed.Compressed():
+            return _compressed(how.scheme, parts, how.shape)
 
 
 def _fp8(scheme: packed.Fp8, parts: Parts) -> torch.Tensor:
@@ -120,3 +134,66 @@ def _fp8(scheme: packed.Fp8, parts: Parts) -> torch.Tensor:
     whole.view(*weight.shape[:-1], count, columns).mul_(scale[..., :count, None])
     weight[..., count * columns :] *= scale[..., count:]
     return weight
+
+
+def _compressed(scheme: packed.Compressed, parts: Parts, shape: tuple[int, ...]) -> torch.Tensor:
+    """Return what the library makes of a weight, some rows after others."""
+    compressors, quantization = _modules()
+    arguments = quantization.QuantizationArgs(
+        num_bits=scheme.bits,
+        type=scheme.kind,
+        symmetric=scheme.is_symmetric,
+        strategy=scheme.strategy,
+        group_size=scheme.group,
+        block_structure=None if scheme.block is None else [*scheme.block],
+    )
+    told = quantization.QuantizationScheme(targets=["Linear"], weights=arguments)
+    compressor = compressors.BaseCompressor.get_value_from_registry(scheme.form)
+    weight = parts["weight_scale"].new_empty(shape)
+    height = 1 if scheme.block is None else scheme.block[0]
+    for blocks in _slices(-(-shape[0] // height), height * shape[1]):
+        rows = slice(blocks.start * height, min(blocks.stop * height, shape[0]))
+        part = {
+            name: _rows(scheme, name, tensor, rows)
+            for name, tensor in parts.items()
+            if name != "weight_shape"
+        }
+        part["weight_shape"] = torch.tensor([rows.stop - rows.start, shape[1]])
+        weight[rows] = compressor.decompress(part, told)["weight"]
+    return weight
+
+
+def _rows(scheme: packed.Compressed, name: str, tensor: torch.Tensor, rows: slice) -> torch.Tensor:
+    """Return what of a part belongs to rows of a weight, which begin at a multiple of 32."""
+    if tensor.numel() == 1:
+        return tensor
+    codes, height = 1, 1  # in a row of the part, of so many rows of the weight
+    if name != "weight" and scheme.block is not None:
+        height = scheme.block[0]
+    elif name == "weight_zero_point" and scheme.form == packed.PACKED:
+        codes, height = scheme.bits, _WORD
+    return tensor[rows.start * codes // height : -(-rows.stop * codes // height)]
+
+
+def _slices(count: int, width: int) -> Iterator[slice]:
+    """Yield slices of rows of a width: what expanding one takes beside the weight is small."""
+    step = _WORD * max(1, _AT_A_TIME // max(1, width * _WORD))
+    return (slice(begin, min(begin + step, count)) for begin in range(0, count, step))
+
+
+def _library(folder: Path) -> None:
+    """Refuse a checkpoint whose library isn't there."""
+    try:
+        _modules()
+    except ImportError as error:
+        raise CheckpointError(
+            f"{folder} is quantized by compressed-tensors, and the package compressed-tensors is "
+            "missing; install 'assay-rm[serve,quantised]'"
+        ) from error
+
+
+def _modules() -> tuple[Any, Any]:
+    return (
+        importlib.import_module("compressed_tensors.compressors"),
+        importlib.import_module("compressed_tensors.quantization"),
+    )
