@@ -84,12 +84,76 @@ def test_what_is_nested_deep_is_not_written_out():
     assert "block_size is a list" in refused(packed.fp8, {"weight_block_size": nested}, FP8_PARTS)
     said = {"weight_block_size": [nested, 1]}
     assert "block_size is a list by 1" in refused(packed.fp8, said, FP8_PARTS)
+    assert "its bits is a list" in refused(packed.gptq, {"bits": nested}, GPTQ_PARTS)
+    assert "its version is 'a list'" in refused(packed.awq, {**AWQ, "version": nested}, AWQ_PARTS)
 
 
 def test_fp8_without_a_scale_is_refused():
     """It would be other numbers."""
     parts = {"weight": FP8_PARTS["weight"]}
     assert "weight_scale_inv' is missing" in refused(packed.fp8, FP8, parts)
+
+
+GPTQ = {"bits": 4, "group_size": 64}
+GPTQ_PARTS = {
+    "qweight": ("I32", 32, 96),  # 256 inputs
+    "qzeros": ("I32", 4, 12),
+    "scales": ("F16", 4, 96),
+    "g_idx": ("I32", 256),
+}
+
+
+def test_gptq_has_the_shape_of_its_codes():
+    """Whatever is beside them."""
+    found = packed.gptq(GPTQ, tensors(**GPTQ_PARTS), unread)
+
+    assert found[f"{NAME}.weight"].shape == (96, 256)
+    assert found[f"{NAME}.weight"].scheme == packed.Gptq(4, 64, is_less_one=True)
+
+
+@pytest.mark.parametrize(
+    ("said", "parts", "message"),
+    [
+        ({"bits": 3}, {}, "its bits is 3; 2 or 4 or 8 is served"),
+        ({"bits": "4"}, {}, "its bits is 4; 2 or 4 or 8 is served"),
+        ({"bits": 8}, {}, "scales' has the shape [4, 96], and its weight [2, 96]"),
+        ({"group_size": 0}, {}, "its group_size is 0"),
+        ({"group_size": -2}, {}, "its group_size is -2"),
+        ({"group_size": 10**9}, {}, "its group_size is 1000000000"),
+        ({"group_size": 48}, {}, "scales' has the shape [4, 96], and its weight [6, 96]"),
+        ({"checkpoint_format": "marlin"}, {}, "its checkpoint_format is 'marlin'"),
+        ({}, {"qzeros": ("I32", 4, 96)}, "qzeros' has the shape [4, 96], and its weight [4, 12]"),
+        ({}, {"g_idx": ("I32", 255)}, "g_idx' has the shape [255]"),
+        ({}, {"g_idx": ("F32", 256)}, "g_idx' is of F32"),
+        ({}, {"qweight": ("I32", 32, 96, 1)}, "not 2 sizes"),
+        ({}, {"qweight": ("I64", 32, 96)}, "qweight' is of I64"),
+    ],
+)
+def test_gptq_of_other_sizes_is_refused(said, parts, message):
+    """By the tensor, or by the field of config.json."""
+    assert message in refused(packed.gptq, {**GPTQ, **said}, {**GPTQ_PARTS, **parts})
+
+
+AWQ = {"bits": 4, "group_size": 64, "version": "gemm", "zero_point": True}
+AWQ_PARTS = {"qweight": ("I32", 256, 12), "qzeros": ("I32", 4, 12), "scales": ("F16", 4, 96)}
+
+
+@pytest.mark.parametrize(
+    ("said", "parts", "message"),
+    [
+        ({"bits": 8}, {}, "its bits is 8; 4 is served"),
+        ({"version": "gemv"}, {}, "its version is 'gemv'"),
+        ({"version": "MARLIN"}, {}, "its version is 'marlin'"),
+        ({"group_size": 60}, {}, "its group_size 60 doesn't divide 256"),
+        ({"group_size": 0}, {}, "its group_size is 0"),
+        ({}, {"scales": ("F16", 4, 95)}, "scales' has the shape [4, 95]"),
+        ({}, {"qzeros": ("I32", 4, 96)}, "qzeros' has the shape [4, 96]"),
+    ],
+)
+def test_awq_of_other_sizes_is_refused(said, parts, message):
+    """By the tensor, or by the field of config.json."""
+    assert packed.awq(AWQ, tensors(**AWQ_PARTS), unread)[f"{NAME}.weight"].shape == (96, 256)
+    assert message in refused(packed.awq, {**AWQ, **said}, {**AWQ_PARTS, **parts})
 
 
 def config(form="pack-quantized", **weights):

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     Tensors = dict[str, torch.Tensor]
     Quantize = Callable[[str, torch.Tensor], tuple[Tensors, torch.Tensor]]
 
+AWQ_ORDER = (0, 2, 4, 6, 1, 3, 5, 7)
+
 
 def quantize(folder: Path, said: dict[str, Any], change: Quantize) -> Path:
     """Quantize a checkpoint in its folder, and return the folder of its dequantized twin.
@@ -144,7 +146,87 @@ def compressed(
     return said, change
 
 
-# --- words -----------------------------------------------------------------------------
+# --- GPTQ and AWQ -----------------------------------------------------------------------------
+
+
+def gptq(
+    bits: int, group: int, *, form: str = "gptq", is_ordered: bool = False, has_index: bool = True
+) -> tuple[dict[str, Any], Quantize]:
+    """Return what GPTQModel says in config.json, and what writes its tensors.
+
+    Ordered by activations, each input has a group of its own choice.
+    """
+    said = {
+        "quant_method": "gptq",
+        "bits": bits,
+        "group_size": group,
+        "desc_act": is_ordered,
+        "sym": False,
+        "checkpoint_format": form,
+        "lm_head": False,
+    }
+    random = np.random.default_rng(3)
+
+    def change(module: str, weight: torch.Tensor) -> tuple[Tensors, torch.Tensor]:
+        inputs = weight.shape[1]
+        size = inputs if group == -1 else group
+        index = np.arange(inputs) // size
+        index = random.permutation(index) if is_ordered else index
+        codes, scales, zeros = _by_groups(weight, index, bits)
+        dense = (codes - zeros[index]).astype(np.float16) * scales[index]
+        stored = zeros - 1 if form == "gptq" else zeros
+        parts = {
+            f"{module}.qweight": pack(codes.T, bits).T,
+            f"{module}.qzeros": pack(stored % 2**bits, bits),
+            f"{module}.scales": torch.from_numpy(scales),
+        }
+        if has_index:
+            parts[f"{module}.g_idx"] = torch.from_numpy(index.astype(np.int32))
+        return parts, torch.from_numpy(dense.T.copy())
+
+    return said, change
+
+
+def awq(group: int) -> tuple[dict[str, Any], Quantize]:
+    """Return what AutoAWQ says in config.json, and what writes its tensors."""
+    said = {
+        "quant_method": "awq",
+        "bits": 4,
+        "group_size": group,
+        "zero_point": True,
+        "version": "gemm",
+        "modules_to_not_convert": None,
+    }
+
+    def change(module: str, weight: torch.Tensor) -> tuple[Tensors, torch.Tensor]:
+        inputs = weight.shape[1]
+        index = np.arange(inputs) // (inputs if group == -1 else group)
+        codes, scales, zeros = _by_groups(weight, index, 4)
+        dense = (codes - zeros[index]).astype(np.float16) * scales[index]
+        qweight, qzeros = (
+            pack(one.reshape(len(one), -1, 8)[..., AWQ_ORDER].reshape(len(one), -1), 4)
+            for one in (codes, zeros)
+        )
+        parts = {"qweight": qweight, "qzeros": qzeros, "scales": torch.from_numpy(scales)}
+        named = {f"{module}.{part}": tensor for part, tensor in parts.items()}
+        return named, torch.from_numpy(dense.T.copy())
+
+    return said, change
+
+
+def _by_groups(
+    weight: torch.Tensor, index: np.ndarray, bits: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return codes (inputs, outputs), and scales and zeros (groups, outputs)."""
+    rows = weight.numpy().T
+    most = 2**bits - 1
+    groups = [rows[index == number] for number in range(index.max() + 1)]
+    low = np.stack([np.minimum(one.min(0), 0) for one in groups])
+    high = np.stack([np.maximum(one.max(0), 0) for one in groups])
+    scales = ((high - low) / most).astype(np.float16)
+    zeros = np.clip(np.round(-low / scales), 1, most).astype(np.int64)
+    codes = np.clip(np.round(rows / scales[index]) + zeros[index], 0, most).astype(np.int64)
+    return codes, scales, zeros
 
 
 def pack(codes: np.ndarray, bits: int) -> torch.Tensor:

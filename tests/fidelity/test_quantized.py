@@ -34,6 +34,14 @@ LAYOUTS: dict[str, Any] = {
     "compressed 4 bits, zeros": quantizing.compressed(
         "int", 4, "group", is_packed=True, is_symmetric=False
     ),
+    "gptq 4 bits": quantizing.gptq(4, 32),
+    "gptq 4 bits by activations": quantizing.gptq(4, 32, is_ordered=True),
+    "gptq 8 bits": quantizing.gptq(8, -1),
+    "gptq 2 bits": quantizing.gptq(2, 32),
+    "gptq without an index": quantizing.gptq(4, 32, has_index=False),
+    "gptq v2": quantizing.gptq(4, 32, form="gptq_v2"),
+    "awq": quantizing.awq(32),
+    "awq, whole columns": quantizing.awq(-1),
 }
 # What transformers expands on a CPU itself, or by a library that is here.
 OWN = ("fp8 blocks", "fp8 tensors", *(name for name in LAYOUTS if name.startswith("compressed")))
@@ -75,6 +83,8 @@ def test_scores_are_those_of_the_dequantized_model(folders, name):
     [
         ("fp8 blocks", "mixtral"),
         ("compressed int8, rows", "gemma2"),
+        ("gptq 4 bits", "phi3"),
+        ("awq", "modernbert"),
     ],
 )
 def test_other_architectures_are_as_they_are_without(folders, name, kind):

@@ -45,6 +45,25 @@ class Fp8:
 
 
 @dataclass(frozen=True, slots=True)
+class Gptq:
+    """Columns of codes packed along the inputs, with a scale and a zero for each group of inputs.
+
+    `group` is that of inputs without a `g_idx`. Zeros are stored less one where `is_less_one`.
+    """
+
+    bits: int
+    group: int
+    is_less_one: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Awq:
+    """4-bit codes packed along the outputs, interleaved, with a scale and a zero for each group."""
+
+    group: int
+
+
+@dataclass(frozen=True, slots=True)
 class Compressed:
     """A layout of compressed-tensors, by that library's own words for its scheme."""
 
@@ -57,7 +76,7 @@ class Compressed:
     is_symmetric: bool
 
 
-Scheme = Fp8 | Compressed
+Scheme = Fp8 | Gptq | Awq | Compressed
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +114,67 @@ def fp8(said: Mapping[str, Any], tensors: Mapping[str, Tensor], _: Read) -> dict
         if stored.shape != tuple(grid) and math.prod(grid) * math.prod(stored.shape) != 1:
             raise _misshapen(scale, stored, tuple(grid))
         found[name] = Packed(Fp8(size), tensor.shape, {"weight": name, "scale": scale})
+    return found
+
+
+def gptq(said: Mapping[str, Any], tensors: Mapping[str, Tensor], _: Read) -> dict[str, Packed]:
+    """Return the weights in GPTQ's layout, as AutoGPTQ and GPTQModel write it.
+
+    Raises:
+        UnservedError: A tensor isn't as the layout has it, or the layout is another one.
+    """
+    bits = _integer(said, "bits", among=(2, 4, 8))
+    form = said.get("checkpoint_format") or said.get("format") or "gptq"
+    if form not in ("gptq", "gptq_v2"):
+        raise UnservedError(
+            f"its checkpoint_format is '{_shown(form)}'; gptq and gptq_v2 are served"
+        )
+    found = {}
+    for module in _modules(tensors, "qweight"):
+        packed = _tensor(tensors, f"{module}.qweight", ("I32",), dimensions=2)
+        _tensor(tensors, f"{module}.scales", _FLOATS)
+        inputs, outputs = packed.shape[0] * _WORD // bits, packed.shape[1]
+        group = _group(said, inputs)
+        groups = math.ceil(inputs / group)
+        _check_shape(tensors, f"{module}.scales", (groups, outputs))
+        zeros = (groups, math.ceil(outputs * bits / _WORD))
+        _tensor(tensors, f"{module}.qzeros", ("I32",))
+        _check_shape(tensors, f"{module}.qzeros", zeros)
+        parts = ["qweight", "qzeros", "scales"]
+        if f"{module}.g_idx" in tensors:
+            _tensor(tensors, f"{module}.g_idx", ("I32", "I64"))
+            _check_shape(tensors, f"{module}.g_idx", (inputs,))
+            parts.append("g_idx")
+        scheme = Gptq(bits, group, is_less_one=form == "gptq")
+        named = {part: f"{module}.{part}" for part in parts}
+        found[f"{module}.weight"] = Packed(scheme, (outputs, inputs), named)
+    return found
+
+
+def awq(said: Mapping[str, Any], tensors: Mapping[str, Tensor], _: Read) -> dict[str, Packed]:
+    """Return the weights in AWQ's layout for matrix products, as AutoAWQ writes it.
+
+    Raises:
+        UnservedError: A tensor isn't as the layout has it, or the layout is another one.
+    """
+    bits = _integer(said, "bits", among=(4,))
+    form = _shown(said.get("version") or said.get("format") or "gemm").lower()
+    if form != "gemm":
+        raise UnservedError(f"its version is '{form}'; gemm is served")
+    found = {}
+    for module in _modules(tensors, "qweight"):
+        packed = _tensor(tensors, f"{module}.qweight", ("I32",), dimensions=2)
+        inputs, outputs = packed.shape[0], packed.shape[1] * _WORD // bits
+        group = _group(said, inputs)
+        if inputs % group:
+            raise UnservedError(f"its group_size {group} doesn't divide {inputs}, '{module}'s")
+        groups = inputs // group
+        _tensor(tensors, f"{module}.scales", _FLOATS)
+        _check_shape(tensors, f"{module}.scales", (groups, outputs))
+        _tensor(tensors, f"{module}.qzeros", ("I32",))
+        _check_shape(tensors, f"{module}.qzeros", (groups, packed.shape[1]))
+        parts = {part: f"{module}.{part}" for part in ("qweight", "qzeros", "scales")}
+        found[f"{module}.weight"] = Packed(Awq(group), (outputs, inputs), parts)
     return found
 
 
@@ -260,6 +340,11 @@ def _tensor(
     return tensor
 
 
+def _check_shape(tensors: Mapping[str, Tensor], name: str, shape: tuple[int, ...]) -> None:
+    if tensors[name].shape != shape:
+        raise _misshapen(name, tensors[name], shape)
+
+
 def _misshapen(name: str, tensor: Tensor, shape: tuple[int, ...]) -> UnservedError:
     return UnservedError(f"'{name}' has the shape {[*tensor.shape]}, and its weight {[*shape]}")
 
@@ -272,6 +357,12 @@ def _integer(
         allowed = " or ".join(map(str, among)) if among else f"1 to {most}"
         raise UnservedError(f"its {key} is {_shown(value)}; {allowed} is served")
     return int(value)  # type: ignore[arg-type]  # a size is one
+
+
+def _group(said: Mapping[str, Any], inputs: int) -> int:
+    """Return a group's size; -1 stands for all inputs."""
+    whole = said.get("group_size") in (-1, None) and type(said.get("group_size")) is not bool
+    return max(1, inputs) if whole else _integer(said, "group_size")
 
 
 def _pair(value: Any, key: str) -> tuple[int, int]:

@@ -33,6 +33,8 @@ KEYS = ("quantization_config", "compression_config")
 _LAYOUTS = {
     "fp8": packed.fp8,
     "compressed-tensors": packed.compressed,
+    "gptq": packed.gptq,
+    "awq": packed.awq,
 }
 # What some tools write beside config.json, and whose it is.
 _FILES = {

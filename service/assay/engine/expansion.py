@@ -4,7 +4,9 @@ Each is multiplied as its format's own library does it, in the dtype in which th
 a model has the numbers of that library's dequantized one. On the CPU, wherever a model goes: the
 parts of a hostile file index nothing on a GPU.
 
-compressed-tensors is expanded by its own library.
+compressed-tensors is expanded by its own library. GPTQ's and AWQ's package must be compiled, and
+what it multiplies is a few lines. So it is written here, after ModelCloud/GPTQModel
+(`nn_modules/qlinear/torch.py`, `quantization/awq/utils/packing_utils.py`).
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ from assay.engine import faults
 from assay.errors import CheckpointError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
     from pathlib import Path
 
     from assay.cards.packed import Packed
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
     Parts = Mapping[str, torch.Tensor]
 
 _WORD = 32  # bits
+_INTERLEAVED = (0, 4, 1, 5, 2, 6, 3, 7)  # where AWQ keeps the codes of a word
 _DTYPES = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32}
 _AT_A_TIME = 2**20  # numbers
 
@@ -114,6 +117,10 @@ def _expanded(how: Packed, parts: Parts) -> torch.Tensor:
     match how.scheme:
         case packed.Fp8():
             return _fp8(how.scheme, parts)
+        case packed.Gptq():
+            return _gptq(how.scheme, parts)
+        case packed.Awq():
+            return _awq(how.scheme, parts)
         case packed.Compressed():
             return _compressed(how.scheme, parts, how.shape)
 
@@ -134,6 +141,68 @@ def _fp8(scheme: packed.Fp8, parts: Parts) -> torch.Tensor:
     whole.view(*weight.shape[:-1], count, columns).mul_(scale[..., :count, None])
     weight[..., count * columns :] *= scale[..., count:]
     return weight
+
+
+def _gptq(scheme: packed.Gptq, parts: Parts) -> torch.Tensor:
+    words, scales = parts["qweight"], parts["scales"]
+    in_word = _WORD // scheme.bits
+    zeros = _unpacked(parts["qzeros"], scheme.bits).flatten(1)[:, : scales.shape[1]]
+    if scheme.is_less_one:
+        zeros = (zeros + 1) & (2**scheme.bits - 1)
+    groups = parts.get("g_idx")
+    if groups is None:
+        groups = torch.arange(len(words) * in_word) // scheme.group
+    elif groups.numel() and not (0 <= int(groups.min()) <= int(groups.max()) < len(scales)):
+        raise ValueError("its g_idx names a group that isn't there")
+
+    def codes(outputs: slice) -> torch.Tensor:
+        return _unpacked(words[:, outputs], scheme.bits, dim=1).flatten(0, 1)
+
+    return _of_groups(codes, zeros, scales, groups.long())
+
+
+def _awq(scheme: packed.Awq, parts: Parts) -> torch.Tensor:
+    words, in_word = parts["qweight"], len(_INTERLEAVED)
+
+    def in_order(part: torch.Tensor) -> torch.Tensor:
+        return _unpacked(part, 4)[..., _INTERLEAVED].flatten(1)
+
+    groups = torch.arange(len(words)) // scheme.group
+    zeros = in_order(parts["qzeros"])
+
+    def codes(outputs: slice) -> torch.Tensor:
+        return in_order(words[:, outputs.start // in_word : outputs.stop // in_word])
+
+    return _of_groups(codes, zeros, parts["scales"], groups)
+
+
+def _of_groups(
+    codes: Callable[[slice], torch.Tensor],
+    zeros: torch.Tensor,
+    scales: torch.Tensor,
+    groups: torch.Tensor,
+) -> torch.Tensor:
+    """Return a weight, (outputs, inputs), of the codes of some outputs and what each group has.
+
+    `codes` are (inputs, outputs), `zeros` and `scales` (groups, outputs), `groups` (inputs,). A
+    product in float32 that is rounded once has the bits of one in 16.
+    """
+    count = scales.shape[1]
+    weight = scales.new_empty((count, len(groups)))
+    for rows in _slices(count, len(groups)):
+        part = (codes(rows) - zeros[:, rows][groups]).float() * scales[:, rows][groups].float()
+        weight[rows] = part.to(scales.dtype).T
+    return weight
+
+
+def _unpacked(words: torch.Tensor, bits: int, dim: int = 2) -> torch.Tensor:
+    """Return the codes of (rows, words) int32, from the lowest bits up, along a new dimension."""
+    shape = [*words.shape]
+    shape.insert(dim, _WORD // bits)
+    codes = words.new_empty(shape, dtype=torch.int16)
+    for place in range(_WORD // bits):
+        codes.select(dim, place).copy_((words >> (bits * place)) & (2**bits - 1))
+    return codes
 
 
 def _compressed(scheme: packed.Compressed, parts: Parts, shape: tuple[int, ...]) -> torch.Tensor:
