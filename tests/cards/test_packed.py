@@ -1,5 +1,6 @@
 """Quantized layouts by names and shapes: what doesn't fit is refused before memory is taken."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -154,6 +155,83 @@ def test_awq_of_other_sizes_is_refused(said, parts, message):
     """By the tensor, or by the field of config.json."""
     assert packed.awq(AWQ, tensors(**AWQ_PARTS), unread)[f"{NAME}.weight"].shape == (96, 256)
     assert message in refused(packed.awq, {**AWQ, **said}, {**AWQ_PARTS, **parts})
+
+
+STATE = {"quant_type": "nf4", "blocksize": 64, "dtype": "bfloat16", "shape": [96, 256]}
+BNB_PARTS = {
+    "weight": ("U8", 12_288, 1),
+    "weight__absmax": ("F32", 384),
+    "weight__quant_map": ("F32", 16),
+    "weight__quant_state__bitsandbytes__nf4": ("U8", 80),
+}
+NESTED = {"nested_blocksize": 256, "nested_offset": 0.1, "nested_dtype": "float32"}
+NESTED_PARTS = {
+    "weight__absmax": ("U8", 384),
+    "weight__nested_absmax": ("F32", 2),
+    "weight__nested_quant_map": ("F32", 256),
+}
+BNB_PARTS = {name.replace("__bitsandbytes__", "#"): one for name, one in BNB_PARTS.items()}
+
+
+def four_bits(state=STATE, **parts):
+    """Return what bitsandbytes' 4 bits are taken for."""
+    content = state if isinstance(state, bytes) else json.dumps(state).encode()
+    named = {name.replace("#", ".bitsandbytes__"): one for name, one in tensors(**parts).items()}
+    return packed.bitsandbytes({}, named, lambda _: np.frombuffer(content, np.uint8))
+
+
+def test_four_bits_of_bitsandbytes_have_the_shape_of_their_state():
+    """With scales that are packed in turn, or not; whatever the bytes are called."""
+    plain = four_bits(**BNB_PARTS)[f"{NAME}.weight"]
+    stored = four_bits(**{**BNB_PARTS, "weight": ("BF16", 6_144, 1)})[f"{NAME}.weight"]
+    nested = four_bits(STATE | NESTED, **BNB_PARTS | NESTED_PARTS)[f"{NAME}.weight"]
+
+    assert plain.shape == stored.shape == nested.shape == (96, 256)
+    assert plain.scheme == packed.Bnb4(64, "bfloat16", None)
+    assert nested.scheme == packed.Bnb4(64, "bfloat16", (256, 0.1))
+
+
+@pytest.mark.parametrize(
+    ("state", "parts", "message"),
+    [
+        (b"{", {}, "isn't JSON"),
+        (b"[" * 10_000, {}, "isn't JSON"),
+        (b"[]", {}, "isn't a JSON object"),
+        (STATE | {"shape": [96]}, {}, "states no shape of a matrix"),
+        (STATE | {"shape": [96, 10**12]}, {}, "states no shape of a matrix"),
+        (STATE | {"shape": [-96, -256]}, {}, "states no shape of a matrix"),
+        (STATE | {"shape": [96, 2**20]}, {}, "doesn't hold the 100663296 numbers"),
+        (STATE | {"blocksize": 0}, {}, "its blocksize is 0"),
+        (STATE | {"dtype": "int8"}, {}, "states no dtype of float"),
+        (STATE | {"blocksize": 128}, {}, "absmax' has the shape [384], and its weight [192]"),
+        (STATE, {"weight__quant_map": ("F32", 15)}, "quant_map' has the shape [15]"),
+        (STATE, {"weight__absmax": ("U8", 384)}, "absmax' is of U8"),
+        (STATE | NESTED | {"nested_blocksize": -1}, NESTED_PARTS, "its nested_blocksize is -1"),
+        (STATE | NESTED | {"nested_offset": "0"}, NESTED_PARTS, "states no nested_offset"),
+        (STATE | {"nested_offset": 10**400}, NESTED_PARTS, "states no nested_offset"),
+        (STATE | {"nested_offset": float("nan")}, NESTED_PARTS, "states no nested_offset"),
+        (STATE, {**NESTED_PARTS, "weight__nested_absmax": ("F32", 3)}, "nested_absmax' has the"),
+    ],
+)
+def test_four_bits_of_other_sizes_are_refused(state, parts, message):
+    """By the tensor, or by the field of its state."""
+    with pytest.raises(packed.UnservedError) as error:
+        four_bits(state, **BNB_PARTS | parts)
+
+    assert message in str(error.value)
+
+
+def test_eight_bits_of_bitsandbytes_have_a_scale_a_row():
+    """Rows lie as they are."""
+    parts = {"weight": ("I8", 96, 256), "SCB": ("F32", 96), "weight_format": ("U8",)}
+    rows, columns = np.zeros((), np.uint8), np.ones((), np.uint8)
+
+    found = packed.bitsandbytes({}, tensors(**parts), lambda _: rows)
+
+    assert found[f"{NAME}.weight"].shape == (96, 256)
+    layout = packed.bitsandbytes
+    assert "rows in another order" in refused(layout, {}, parts, lambda _: columns)
+    assert "has the shape [95]" in refused(layout, {}, {**parts, "SCB": ("F32", 95)})
 
 
 def config(form="pack-quantized", **weights):

@@ -15,7 +15,7 @@ from assay.cards.card import Card
 from assay.engine import checkpoint
 from assay.engine.model_runner import ModelRunner
 from assay.errors import CheckpointError
-from tests.fidelity import checkpoints, reference
+from tests.fidelity import checkpoints, quantizing, reference
 
 CPU = torch.device("cpu")
 # transformers warns of its own old name, which peft still uses
@@ -73,6 +73,17 @@ def expected(folder, base, items):
     adapted.config.pad_token_id = None
     rows = [torch.from_numpy(one)[None].long() for one in items]
     return np.array([float(adapted(input_ids=row).logits[0, 0]) for row in rows])
+
+
+@pytest.mark.parametrize("layout", [quantizing.nf4(is_nested=True), quantizing.gptq(4, 32)])
+def test_an_adapter_on_a_quantized_base_goes_onto_the_expanded_one(tmp_path, layout):
+    """As trained by QLoRA: peft's own scores over the dequantized base."""
+    folder, base = make(tmp_path, bare=False)
+    twin = quantizing.quantize(base, *layout)
+
+    scores = reference.alone(served(folder), ids())
+
+    assert np.abs(scores - expected(folder, twin, ids())).max() <= reference.FLOAT32_TOLERANCE
 
 
 def ids():

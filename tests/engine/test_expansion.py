@@ -21,11 +21,16 @@ CPU = torch.device("cpu")
 # Weights in each layout, and what the library gives of them, written by those that its metadata
 # names. bitsandbytes' rows are whole blocks: its CPU kernel (0.50.2) misreads others.
 WRITTEN = Path(__file__).parent.parent / "fidelity" / "expanded.safetensors"
+BNB = {"quant_method": "bitsandbytes", "load_in_4bit": True}
 CONFIGS = {
     "gptq-4": {"quant_method": "gptq", "bits": 4, "group_size": 16, "desc_act": True},
     "gptq-8": {"quant_method": "gptq", "bits": 8, "group_size": 32},
     "gptq-2": {"quant_method": "gptq", "bits": 2, "group_size": 16},
     "awq": {"quant_method": "awq", "bits": 4, "group_size": 16, "version": "gemm"},
+    "nf4": BNB,
+    "nf4-nested": BNB,
+    "fp4": BNB,
+    "int8": {"quant_method": "bitsandbytes", "load_in_8bit": True},
 }
 
 
@@ -154,6 +159,25 @@ def test_no_weight_is_expanded_for_an_outline(folder, monkeypatch):
     outline.check(spec(folder))
 
 
+def test_a_quantized_head_is_taken_in_float32(folder):
+    """As any head, from the file's own numbers."""
+    said, change = quantizing.int8()
+    dense = {}
+
+    def with_head(tensors):
+        parts, dense["score.weight"] = change("score", tensors["score.weight"].float())
+        tensors.pop("score.weight")
+        tensors.update(parts)
+
+    quantizing.quantize(folder, said, change)
+    edit_tensors(folder, with_head)
+
+    model, _ = checkpoint.load(folder, Card(), device=CPU, dtype=torch.bfloat16)
+
+    assert model.score.weight.dtype == torch.float32
+    assert (model.score.weight - dense["score.weight"]).abs().max() < 1e-6
+
+
 def test_what_a_server_of_the_format_would_do_more_is_said(folder, tmp_path):
     """Activations aren't quantized; of weights alone there is nothing to say."""
     weights = checkpoints.make(tmp_path / "weights", "qwen3", vocabulary=300)
@@ -174,6 +198,15 @@ def test_scales_of_activations_and_of_the_cache_are_passed_over(folder):
     edit_tensors(folder, lambda tensors: tensors.update(scales))
 
     checkpoint.load(folder, Card(), device=CPU, dtype=torch.float32)
+
+
+def test_a_tensor_of_another_layout_is_refused(folder):
+    """Half a checkpoint isn't served."""
+    quantizing.quantize(folder, *quantizing.awq(32))
+    edit_tensors(folder, lambda tensors: tensors.update({"a.SCB": torch.ones(4)}))
+
+    with pytest.raises(CheckpointError, match=r"quantized \(AWQ, by config.json\), and holds what"):
+        quantized.check(folder)
 
 
 def test_a_weight_that_is_there_twice_is_refused(folder):

@@ -21,6 +21,12 @@ if TYPE_CHECKING:
     Tensors = dict[str, torch.Tensor]
     Quantize = Callable[[str, torch.Tensor], tuple[Tensors, torch.Tensor]]
 
+NF4 = (
+    *(-1.0, -0.6961928009986877, -0.5250730514526367, -0.39491748809814453),
+    *(-0.28444138169288635, -0.18477343022823334, -0.09105003625154495, 0.0),
+    *(0.07958029955625534, 0.16093020141124725, 0.24611230194568634, 0.33791524171829224),
+    *(0.44070982933044434, 0.5626170039176941, 0.7229568362236023, 1.0),
+)
 AWQ_ORDER = (0, 2, 4, 6, 1, 3, 5, 7)
 
 
@@ -237,3 +243,65 @@ def pack(codes: np.ndarray, bits: int) -> torch.Tensor:
         count = -(-len(row) * bits // 32)
         rows.append(np.frombuffer(stream.to_bytes(4 * count, "little"), "<i4"))
     return torch.from_numpy(np.stack(rows).astype(np.int32))
+
+
+# --- bitsandbytes -----------------------------------------------------------------------------
+
+
+def nf4(*, is_nested: bool, dtype: str = "float16") -> tuple[dict[str, Any], Quantize]:
+    """Return what bitsandbytes says in config.json, and what writes its NF4."""
+    said = {
+        "quant_method": "bitsandbytes",
+        "load_in_4bit": True,
+        "load_in_8bit": False,
+        "bnb_4bit_quant_type": "nf4",
+        "bnb_4bit_use_double_quant": is_nested,
+        "bnb_4bit_compute_dtype": "float32",
+        "bnb_4bit_quant_storage": "uint8",
+        "llm_int8_skip_modules": ["score"],
+    }
+    table = np.array(NF4, np.float32)
+
+    def change(module: str, weight: torch.Tensor) -> tuple[Tensors, torch.Tensor]:
+        blocks = weight.reshape(-1, 64).numpy()
+        scales = np.abs(blocks).max(1)
+        parts, state = {}, {"quant_type": "nf4", "blocksize": 64, "dtype": dtype}
+        state["shape"] = [*weight.shape]
+        stored = scales
+        if is_nested:
+            outer = np.linspace(-1, 1, 256, dtype=np.float32) ** 3
+            offset = float(scales.mean())
+            widest = np.abs(scales - offset).max(keepdims=True).astype(np.float32)
+            near = np.abs((scales - offset)[:, None] / widest - outer).argmin(1)
+            stored = near.astype(np.uint8)
+            scales = outer[near] * widest + np.float32(offset)
+            parts["nested_absmax"] = torch.from_numpy(widest)
+            parts["nested_quant_map"] = torch.from_numpy(outer)
+            state |= {"nested_blocksize": 256, "nested_offset": offset, "nested_dtype": "float32"}
+        codes = np.abs(blocks[..., None] / scales[:, None, None] - table).argmin(2).reshape(-1, 2)
+        dense = table[codes.reshape(blocks.shape)] * scales[:, None]
+        parts |= {
+            "absmax": torch.from_numpy(stored),
+            "quant_map": torch.from_numpy(table),
+            "quant_state.bitsandbytes__nf4": torch.tensor([*json.dumps(state).encode()]).byte(),
+        }
+        named = {f"{module}.weight.{part}": tensor for part, tensor in parts.items()}
+        named[f"{module}.weight"] = torch.tensor(codes[:, :1] * 16 + codes[:, 1:]).byte()
+        rounded = torch.from_numpy(dense.reshape(weight.shape)).to(getattr(torch, dtype))
+        return named, rounded
+
+    return said, change
+
+
+def int8() -> tuple[dict[str, Any], Quantize]:
+    """Return what bitsandbytes says in config.json, and what writes its 8 bits."""
+    said = {"quant_method": "bitsandbytes", "load_in_4bit": False, "load_in_8bit": True}
+
+    def change(module: str, weight: torch.Tensor) -> tuple[Tensors, torch.Tensor]:
+        scale = weight.abs().amax(1)
+        codes = (weight / scale[:, None] * 127).round().to(torch.int8)
+        parts = {"weight": codes, "SCB": scale, "weight_format": torch.tensor(0).byte()}
+        dense = codes.double() * scale[:, None].double() / 127
+        return {f"{module}.{part}": tensor for part, tensor in parts.items()}, dense
+
+    return said, change

@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import httpx
+import numpy as np
 import psutil
 import pytest
 
@@ -191,6 +192,44 @@ def test_a_quantized_checkpoint_is_no_dead_worker(
         assert "worker" not in answer.text
         assert "Retry-After" not in answer.headers
     assert told(server.score(inputs=[PAIR])) == good
+
+
+def test_a_quantized_checkpoint_scores_as_its_dequantized_twin(
+    server: Server, judge: Path, tmp_path: Path
+) -> None:
+    """Recognised without a card, checked, expanded and verified as any other."""
+    small, twin = (checkpoints.copy(judge, tmp_path / name) for name in ("small", "twin"))
+    checkpoints.edit_weights(small, to_eight_bits)
+    checkpoints.edit_weights(twin, through_eight_bits)
+    checkpoints.edit_config(small, quantization_config={"load_in_8bit": True})
+
+    for folder in (small, twin):
+        assert folder.name in served(change(server, "load", folder))
+    scores, expected, unlike = (
+        told(server.score(inputs=[PAIR], model=name))[1] for name in ("small", "twin", "judge")
+    )
+    for name in ("small", "twin"):
+        change(server, "unload", name)
+
+    assert scores == pytest.approx(expected, abs=1e-5)
+    assert abs(scores[0] - unlike[0]) > 1e-4
+
+
+def to_eight_bits(tensors: dict[str, np.ndarray]) -> None:
+    """Write every layer's matrices as bitsandbytes does."""
+    for name in [name for name in tensors if ".layer" in name and tensors[name].ndim == 2]:
+        scales = np.abs(tensors[name]).max(1)
+        codes = np.round(tensors[name] / scales[:, None] * 127)
+        tensors[name] = codes.astype(np.int8)
+        tensors[f"{name.removesuffix('weight')}SCB"] = scales.astype(np.float32)
+
+
+def through_eight_bits(tensors: dict[str, np.ndarray]) -> None:
+    """Round every layer's matrices as that does."""
+    to_eight_bits(tensors)
+    for name in [name for name in tensors if name.endswith(".SCB")]:
+        weight = f"{name.removesuffix('SCB')}weight"
+        tensors[weight] = (tensors[weight] * (tensors.pop(name)[:, None] / 127)).astype(np.float32)
 
 
 def test_no_file_of_a_checkpoint_is_taken_for_a_defect(

@@ -6,6 +6,7 @@ and a tensor of another shape than its layout gives it is refused before memory 
 
 from __future__ import annotations
 
+import json
 import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, get_args
@@ -25,7 +26,10 @@ _FLOATS = ("F32", "BF16", "F16")
 _EIGHT_BITS = ("F8_E4M3", "F8_E5M2")
 _WORD = 32  # bits
 _LARGEST = 2**20  # of a group or a block
+_STATES = ("quant_state.bitsandbytes__nf4", "quant_state.bitsandbytes__fp4")
+_PER_ROW = 0  # bitsandbytes' `weight_format` of rows as they are
 _MATRIX = 2
+_MOST_OFFSET = 1e30
 # What tensors say of activations and of the cache of keys and values: both are as computed here.
 UNREAD = (
     *(".input_scale", ".input_zero_point", ".output_scale", ".output_zero_point"),
@@ -64,6 +68,24 @@ class Awq:
 
 
 @dataclass(frozen=True, slots=True)
+class Bnb4:
+    """bitsandbytes' 4 bits: codes into a table of 16, in blocks, whose scales may be packed too.
+
+    `dtype` is that of the numbers that were quantized; `nested` the block and offset of packed
+    scales.
+    """
+
+    block: int
+    dtype: Literal["float16", "bfloat16", "float32"]
+    nested: tuple[int, float] | None
+
+
+@dataclass(frozen=True, slots=True)
+class Bnb8:
+    """bitsandbytes' 8 bits: a scale for each row."""
+
+
+@dataclass(frozen=True, slots=True)
 class Compressed:
     """A layout of compressed-tensors, by that library's own words for its scheme."""
 
@@ -76,7 +98,7 @@ class Compressed:
     is_symmetric: bool
 
 
-Scheme = Fp8 | Gptq | Awq | Compressed
+Scheme = Fp8 | Gptq | Awq | Bnb4 | Bnb8 | Compressed
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,6 +200,32 @@ def awq(said: Mapping[str, Any], tensors: Mapping[str, Tensor], _: Read) -> dict
     return found
 
 
+def bitsandbytes(
+    said: Mapping[str, Any], tensors: Mapping[str, Tensor], read: Read
+) -> dict[str, Packed]:
+    """Return the weights that bitsandbytes writes in 4 and in 8 bits: each tells which by its own.
+
+    Raises:
+        UnservedError: A tensor isn't as the layout has it.
+    """
+    del said
+    found = {}
+    for weight in _modules(tensors, "absmax"):
+        found[weight] = _of_four_bits(weight, tensors, read)
+    for module in _modules(tensors, "SCB"):
+        weight = f"{module}.weight"
+        stored = _tensor(tensors, weight, ("I8",), dimensions=2)
+        _tensor(tensors, f"{module}.SCB", ("F32",))
+        _check_shape(tensors, f"{module}.SCB", stored.shape[:1])
+        parts = {"weight": weight, "SCB": f"{module}.SCB"}
+        if (form := f"{module}.weight_format") in tensors:
+            if read(form).tolist() != _PER_ROW:
+                raise UnservedError(f"'{form}' isn't {_PER_ROW}: rows in another order")
+            parts["weight_format"] = form
+        found[weight] = Packed(Bnb8(), stored.shape, parts)
+    return found
+
+
 def compressed(
     said: Mapping[str, Any], tensors: Mapping[str, Tensor], read: Read
 ) -> dict[str, Packed]:
@@ -207,6 +255,61 @@ def compressed(
             )
         found[f"{module}.weight"] = Packed(scheme, shape, parts)
     return found
+
+
+# --- bitsandbytes -----------------------------------------------------------------------------
+
+
+def _of_four_bits(weight: str, tensors: Mapping[str, Tensor], read: Read) -> Packed:
+    state = next((f"{weight}.{key}" for key in _STATES if f"{weight}.{key}" in tensors), None)
+    if state is None:
+        raise UnservedError(f"'{weight}' has no quant_state beside it")
+    _tensor(tensors, state, ("U8",))
+    said = _state(read(state).tobytes(), state)
+    shape = tuple(said["shape"])
+    count, block = math.prod(shape), said["blocksize"]
+    parts = {part: f"{weight}.{part}" for part in ("absmax", "quant_map")} | {"weight": weight}
+    stored = _tensor(tensors, weight, ("U8", "I8", "BF16", "F16", "F32"))
+    width = {"U8": 1, "I8": 1, "BF16": 2, "F16": 2, "F32": 4}[stored.dtype]
+    if 2 * width * math.prod(stored.shape) != count + count % 2:
+        raise UnservedError(f"'{weight}' doesn't hold the {count} numbers that '{state}' states")
+    blocks = math.ceil(count / block)
+    nested = None
+    if f"{weight}.nested_absmax" in tensors:
+        parts |= {part: f"{weight}.{part}" for part in ("nested_absmax", "nested_quant_map")}
+        nested = (said["nested_blocksize"], said["nested_offset"])
+        _tensor(tensors, parts["nested_absmax"], ("F32",))
+        _check_shape(tensors, parts["nested_absmax"], (math.ceil(blocks / nested[0]),))
+        _tensor(tensors, parts["nested_quant_map"], ("F32",))
+        _check_shape(tensors, parts["nested_quant_map"], (256,))
+    _tensor(tensors, parts["absmax"], ("U8",) if nested else ("F32",))
+    _check_shape(tensors, parts["absmax"], (blocks,))
+    _tensor(tensors, parts["quant_map"], ("F32",))
+    _check_shape(tensors, parts["quant_map"], (16,))
+    return Packed(Bnb4(block, said["dtype"], nested), shape, parts | {"state": state})
+
+
+def _state(content: bytes, name: str) -> dict[str, Any]:
+    """Return what bitsandbytes wrote of a weight as JSON; each field that is read is as it must."""
+    try:
+        said = json.loads(content)
+    except (ValueError, RecursionError) as error:
+        raise UnservedError(f"'{name}' isn't JSON") from error
+    if not isinstance(said, dict):
+        raise UnservedError(f"'{name}' isn't a JSON object")
+    shape = said.get("shape")
+    sizes = shape if isinstance(shape, list) else []
+    if len(sizes) != _MATRIX or not all(_is_size(size, _LARGEST * 16) for size in sizes):
+        raise UnservedError(f"'{name}' states no shape of a matrix")
+    for key in ("blocksize", "nested_blocksize"):
+        if key in said or key == "blocksize":
+            _integer(said, key, most=_LARGEST)
+    if said.get("dtype") not in ("float16", "bfloat16", "float32"):
+        raise UnservedError(f"'{name}' states no dtype of float")
+    offset = said.get("nested_offset", 0.0)
+    if not isinstance(offset, float | int) or not abs(offset) < _MOST_OFFSET:  # nor is it NaN
+        raise UnservedError(f"'{name}' states no nested_offset")
+    return {"nested_blocksize": 256, **said, "nested_offset": float(offset)}
 
 
 # --- compressed-tensors -----------------------------------------------------------------------

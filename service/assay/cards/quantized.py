@@ -35,6 +35,7 @@ _LAYOUTS = {
     "compressed-tensors": packed.compressed,
     "gptq": packed.gptq,
     "awq": packed.awq,
+    "bitsandbytes": packed.bitsandbytes,
 }
 # What some tools write beside config.json, and whose it is.
 _FILES = {
@@ -191,7 +192,7 @@ def _quantizes_activations(declared: _Declared, found: Mapping[str, Packed]) -> 
     if declared.method == "compressed-tensors":
         groups = declared.said["config_groups"].values()
         return any(group.get("input_activations") for group in groups)
-    return any(isinstance(one.scheme, packed.Fp8) for one in found.values())
+    return any(isinstance(one.scheme, packed.Fp8 | packed.Bnb8) for one in found.values())
 
 
 class _Small:

@@ -4,18 +4,21 @@ Each is multiplied as its format's own library does it, in the dtype in which th
 a model has the numbers of that library's dequantized one. On the CPU, wherever a model goes: the
 parts of a hostile file index nothing on a GPU.
 
-compressed-tensors is expanded by its own library. GPTQ's and AWQ's package must be compiled, and
-what it multiplies is a few lines. So it is written here, after ModelCloud/GPTQModel
-(`nn_modules/qlinear/torch.py`, `quantization/awq/utils/packing_utils.py`).
+compressed-tensors is expanded by its own library. The others' packages must be compiled, or bring
+120 MB of code for GPUs, and what they multiply is a few lines. So it is written here, after
+ModelCloud/GPTQModel (`nn_modules/qlinear/torch.py`, `quantization/awq/utils/packing_utils.py`) and
+bitsandbytes-foundation/bitsandbytes (`functional.py`, `backends/default/ops.py`).
 """
 
 from __future__ import annotations
 
 import importlib
+import math
 from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors import safe_open
+from torch.nn import functional
 
 from assay.cards import packed
 from assay.engine import faults
@@ -34,6 +37,7 @@ _WORD = 32  # bits
 _INTERLEAVED = (0, 4, 1, 5, 2, 6, 3, 7)  # where AWQ keeps the codes of a word
 _DTYPES = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32}
 _AT_A_TIME = 2**20  # numbers
+_127TH = 7.874015718698502e-3  # as bitsandbytes writes it
 
 
 class Reader:
@@ -121,6 +125,10 @@ def _expanded(how: Packed, parts: Parts) -> torch.Tensor:
             return _gptq(how.scheme, parts)
         case packed.Awq():
             return _awq(how.scheme, parts)
+        case packed.Bnb4():
+            return _bnb4(how.scheme, parts, math.prod(how.shape))
+        case packed.Bnb8():
+            return (parts["weight"] * parts["SCB"][:, None]).mul_(_127TH)
         case packed.Compressed():
             return _compressed(how.scheme, parts, how.shape)
 
@@ -203,6 +211,32 @@ def _unpacked(words: torch.Tensor, bits: int, dim: int = 2) -> torch.Tensor:
     for place in range(_WORD // bits):
         codes.select(dim, place).copy_((words >> (bits * place)) & (2**bits - 1))
     return codes
+
+
+def _bnb4(scheme: packed.Bnb4, parts: Parts, count: int) -> torch.Tensor:
+    scales = parts["absmax"]
+    if scheme.nested is not None:
+        block, offset = scheme.nested
+        table, outer = parts["nested_quant_map"], parts["nested_absmax"]
+        scales = _in_blocks(table.index_select(0, scales.int()), outer, block) + offset
+    words = parts["weight"].reshape(-1).view(torch.uint8)
+    numbers = torch.empty(count, dtype=getattr(torch, scheme.dtype))
+    # Two blocks are a whole number of bytes.
+    for pairs in _slices(-(-count // (2 * scheme.block)), 2 * scheme.block):
+        part = words[pairs.start * scheme.block : pairs.stop * scheme.block]
+        codes = torch.stack((part >> 4, part & 15), dim=1).flatten().int()
+        place = slice(2 * pairs.start * scheme.block, 2 * pairs.stop * scheme.block)
+        found = parts["quant_map"].index_select(0, codes)[: count - place.start]
+        own = scales[2 * pairs.start : 2 * pairs.stop]
+        numbers[place] = _in_blocks(found, own, scheme.block).to(numbers.dtype)
+    return numbers
+
+
+def _in_blocks(numbers: torch.Tensor, scales: torch.Tensor, block: int) -> torch.Tensor:
+    """Return numbers times the scale of their block; the last one may be short."""
+    count = len(numbers)
+    whole = functional.pad(numbers, (0, -count % block)).view(-1, block)
+    return (whole * scales[:, None]).flatten()[:count]
 
 
 def _compressed(scheme: packed.Compressed, parts: Parts, shape: tuple[int, ...]) -> torch.Tensor:
