@@ -122,6 +122,14 @@ def test_what_isnt_quantized_is_served(tmp_path, said):
     assert repository.resolve(str(folder), tmp_path / "none").name == "model"
 
 
+def test_layers_that_are_transposed_are_refused(tmp_path):
+    """A square one would be taken the wrong way round."""
+    folder = checkpoint(tmp_path / "model", quantization_config=FP8, model_type="gpt2")
+
+    with pytest.raises(CheckpointError, match="with the layers of 'gpt2'"):
+        repository.resolve(str(folder), tmp_path / "none")
+
+
 def test_an_adapters_quantized_base_is_refused(tmp_path):
     """It can't be merged into one."""
     base = checkpoint(tmp_path / "base", quantization_config=BNB)

@@ -3,18 +3,21 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from assay.cards import quantized
+from assay.cards import card as cards
+from assay.cards import catalogue, quantized
 from assay.cards.card import Card
 from assay.engine import checkpoint, expansion, model_runner, outline
 from assay.engine.expansion import Reader
 from assay.errors import CheckpointError
 from assay.worker_protocol import ModelSpec
+from tests.families import scalar
 from tests.fidelity import checkpoints, quantizing
 
 CPU = torch.device("cpu")
@@ -176,6 +179,23 @@ def test_a_quantized_head_is_taken_in_float32(folder):
 
     assert model.score.weight.dtype == torch.float32
     assert (model.score.weight - dense["score.weight"]).abs().max() < 1e-6
+
+
+@pytest.mark.parametrize("name", ["internlm2", "athene"])
+def test_a_card_s_heads_and_layouts_are_as_they_are_without(tmp_path, name):
+    """Tensors are found by their names, whatever they are packed as."""
+    layout = next(one for one in scalar.LAYOUTS if one.name == name)
+    (tmp_path / "model").mkdir()
+    layout.build(tmp_path / "model")
+    card = cards.read(catalogue.embedded() / layout.card)
+    twin = quantizing.quantize(tmp_path / "model", *quantizing.int8())
+    outline.check(replace(spec(tmp_path / "model"), card=card))
+
+    model, _ = checkpoint.load(tmp_path / "model", card, device=CPU, dtype=torch.float32)
+
+    expected = checkpoint.load(twin, card, device=CPU, dtype=torch.float32)[0].state_dict()
+    gaps = [(one - expected[key]).abs().max() for key, one in model.state_dict().items()]
+    assert max(gaps) < 1e-6
 
 
 def test_what_a_server_of_the_format_would_do_more_is_said(folder, tmp_path):

@@ -15,7 +15,7 @@ from assay.engine import checkpoint, remote_code, trusted
 from assay.errors import CheckpointError
 from assay.worker_protocol import PrefixBatch
 from tests.engine import own_code
-from tests.fidelity import checkpoints, reference
+from tests.fidelity import checkpoints, quantizing, reference
 
 CPU = torch.device("cpu")
 
@@ -68,6 +68,17 @@ def test_a_class_that_transformers_has_needs_no_code(plain):
     scores = reference.alone(reference.load(folder), ids())
 
     assert np.abs(scores - wanted).max() < reference.FLOAT32_TOLERANCE
+    assert not marker.exists()
+
+
+def test_a_quantized_checkpoint_is_not_run_by_its_own_code(plain):
+    """What its code makes of packed weights is nobody's to say; none of it is run."""
+    quantizing.quantize(plain, *quantizing.int8())
+    folder, marker = own_code.bring(plain)
+
+    with pytest.raises(CheckpointError, match=r"quantized \(bitsandbytes, 8 bit\) and brings code"):
+        load(folder)
+
     assert not marker.exists()
 
 
