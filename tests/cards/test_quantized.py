@@ -7,7 +7,7 @@ import pytest
 from safetensors.numpy import save_file
 
 from assay.cards import card as cards
-from assay.cards import repository
+from assay.cards import quantized, repository
 from assay.errors import CheckpointError
 
 BNB = {"quant_method": "bitsandbytes", "load_in_4bit": True, "load_in_8bit": False}
@@ -128,6 +128,17 @@ def test_layers_that_are_transposed_are_refused(tmp_path):
 
     with pytest.raises(CheckpointError, match="with the layers of 'gpt2'"):
         repository.resolve(str(folder), tmp_path / "none")
+
+
+@pytest.mark.parametrize(
+    ("said", "count"), [(BNB, 1), ({"quant_method": "hqq"}, 0), ({}, 0), (None, 0)]
+)
+def test_what_becomes_of_the_weights_is_told_before_a_start(tmp_path, said, count):
+    """`assay inspect` says it; a refusal says the rest."""
+    folder = checkpoint(tmp_path / "model", quantization_config=said)
+
+    assert len(quantized.advice(folder)) == count
+    assert quantized.advice(tmp_path) == []
 
 
 def test_an_adapters_quantized_base_is_refused(tmp_path):

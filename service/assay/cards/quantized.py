@@ -137,6 +137,15 @@ def tensors(folder: Path) -> dict[str, Tensor]:
     return dict(contents(folder).tensors)
 
 
+def advice(folder: Path) -> list[str]:
+    """Return what becomes of a quantized checkpoint's weights; nothing of another's."""
+    declared = _declared(folder)
+    if declared is None or declared.method not in _LAYOUTS:
+        return []
+    said = f"its weights are quantized ({declared.shown}); they are expanded while they are loaded"
+    return [f"{said}, and take the memory of plain ones"]
+
+
 def note(folder: Path) -> str:
     """Return what an operator should know of a quantized checkpoint; nothing of another."""
     found = contents(folder) if _declared(folder) is not None else None

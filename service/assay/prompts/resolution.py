@@ -75,7 +75,11 @@ def inspect(reference: str, settings: ResolveSettings) -> Inspected:
         CheckpointError: It can't be told what it is.
     """
     target = repository.find(reference, settings.repository, trusted=settings.trusted)
-    notes = (*target.notes, *code.advice(target.name, target.folder))
+    notes = (
+        *target.notes,
+        *code.advice(target.name, target.folder),
+        *quantized.advice(target.folder),
+    )
     said = Inspected(target.name, target.folder, target.family, target.card, target.doubts, notes)
     try:
         with refusing(reference):
