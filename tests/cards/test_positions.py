@@ -15,6 +15,7 @@ LONG = {"max_position_embeddings": 131_072, "original_max_position_embeddings": 
         ({"rope_parameters": {"rope_type": "yarn"}, **LONG}, None),
         ({"rope_parameters": {"rope_type": "longrope"}, **LONG}, 4096),
         ({"rope_scaling": {"type": "su"}, **LONG}, 4096),
+        ({"index_topk": 2048, **LONG}, 2048),
         (
             {"rope_scaling": {"type": "dynamic", "factor": 2.0}, "max_position_embeddings": 2048},
             2048,
@@ -33,8 +34,8 @@ LONG = {"max_position_embeddings": 131_072, "original_max_position_embeddings": 
         ),
     ],
 )
-def test_only_ropes_that_look_at_the_batch_bound_an_item(config, tokens):
-    """Old names and new ones, for the whole model or a kind of layer."""
+def test_only_what_looks_at_the_batch_bounds_an_item(config, tokens):
+    """Ropes by old names and new ones, for all layers or a kind; attention that is sparse."""
     assert steady_tokens(config) == tokens
 
 

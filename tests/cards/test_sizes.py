@@ -15,7 +15,7 @@ LARGEST = {
     "vocab_size": 1_000_000,
     "max_position_embeddings": 10_485_760,
     "num_attention_heads": 160,
-    "num_experts": 512,
+    "num_experts": 2_048,  # Doge has 16,384 by default
 }
 
 

@@ -2,8 +2,9 @@
 
 And for its positions to mean the same in any batch. Two kinds of rotary positions ask how long the
 longest sequence of a batch is: beyond the length the model was first trained with, `longrope`
-(Phi-3) and `dynamic` (NTK) turn every sequence's positions otherwise. Up to that length a score
-doesn't depend on its batch.
+(Phi-3) and `dynamic` (NTK) turn every sequence's positions otherwise. And sparse attention
+(DeepSeek-V3.2) that chooses `index_topk` keys chooses others where there is padding beside them. Up
+to that length a score doesn't depend on its batch.
 """
 
 from __future__ import annotations
@@ -53,7 +54,7 @@ def steady_tokens(config: Mapping[str, Any]) -> int | None:
         for rope in _ropes(config)
         if rope.get("rope_type", rope.get("type")) in _DEPEND_ON_THE_BATCH
     ]
-    return min(map(int, filter(None, lengths)), default=None)
+    return min(map(int, filter(None, (*lengths, config.get("index_topk")))), default=None)
 
 
 def _stretched(config: Mapping[str, Any], positions: int | None) -> Iterator[int]:

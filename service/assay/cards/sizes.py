@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 _LAYERS = 2_048
 _HEADS = 8_192
+_EXPERTS = 2**16
 _WIDTH = 2**18
 _INNER = 2**21
 _ROWS = 2**24
@@ -34,9 +35,11 @@ _LIMITS = {
         (
             *("num_attention_heads", "num_key_value_heads", "n_head", "n_heads", "num_heads"),
             *("encoder_attention_heads", "decoder_attention_heads", "num_kv_heads"),
-            *("num_experts", "num_local_experts", "n_routed_experts", "n_shared_experts"),
         ),
         _HEADS,
+    ),
+    **dict.fromkeys(
+        ("num_experts", "num_local_experts", "n_routed_experts", "n_shared_experts"), _EXPERTS
     ),
     **dict.fromkeys(
         (

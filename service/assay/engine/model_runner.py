@@ -91,6 +91,8 @@ class ModelRunner:
         self._first_position = bounds.first_position(model)
         self._segments = _segments(model)
         self._layers = 0  # that attend, once it has run
+        self._unheard: set[int] = set()  # tokens that a mask lets see, and no layer asked for
+        self._longest = 0  # tokens of the sample, which tells of shorter windows
 
     @property
     def is_worth_compiling(self) -> bool:
@@ -163,6 +165,7 @@ class ModelRunner:
             CheckpointError: No path does, or the one that was asked for doesn't.
         """
         sample = self._sample()
+        self._longest = max(map(len, sample))
         expected = self._expected(sample)
         if not expected.isfinite().all():
             raise CheckpointError(
@@ -340,6 +343,10 @@ class ModelRunner:
                 raise
             self._obstacle = f"couldn't {doing}: {type(error).__name__}"
             return float("inf")
+        beyond = [size for size in self._unheard if size > self._longest]
+        if self.forward == "packed" and beyond:
+            self._obstacle = f"no layer asks for the {min(beyond)} tokens that its mask lets see"
+            return float("inf")
         gap = float((scores - expected.to(scores.device)).abs().max())
         return gap if np.isfinite(gap) else float("inf")
 
@@ -436,6 +443,7 @@ class ModelRunner:
                 **self._token_types(packed.segments),
             ).last_hidden_state[0]  # (rows, hidden)
         self._layers = under_way.layers
+        self._unheard = under_way.masks - under_way.windows
         if rows is not None:
             return self.readout.score(hidden[: len(rows)].float(), batch.next_ids)
         if batch.read_rows is not None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -51,6 +51,8 @@ class _Pass:
     layers: int = 0
     is_taking: bool = False
     taken: _Taken | None = None  # by a layer that attends next
+    masks: set[int] = field(default_factory=set)  # tokens that masks of the trunk's would let see
+    windows: set[int | None] = field(default_factory=set)  # those that its layers asked for
 
     def meet(self, key: torch.Tensor, value: torch.Tensor) -> Layer | None:
         """Count a layer, and keep of its keys and values what is to be kept."""
@@ -189,6 +191,7 @@ def _attend(
     softcap: float | None,
 ) -> torch.Tensor:
     at = _pass.get()
+    at.windows.add(window)
     packed = at.packed
     if packed.is_shared and not causal:
         raise ValueError("a token that sees what follows it can't be shared")
@@ -261,8 +264,14 @@ class PackedAttention:
         return mixed[None], None
 
 
-def _no_mask(*_: Any, **__: Any) -> None:
-    """Tell transformers to build no mask: the packed batch says who sees whom."""
+def _no_mask(*_: Any, local_size: int | None = None, **__: Any) -> None:
+    """Tell transformers to build no mask: the packed batch says who sees whom.
+
+    A window or chunk of `local_size` tokens is noted: some layers have it from the mask alone.
+    """
+    at = _pass.get(None)
+    if at is not None and local_size is not None:
+        at.masks.add(local_size)
 
 
 for _backend in _BACKENDS:
