@@ -1,8 +1,6 @@
 """Loading: every tensor accounted for, nothing random, nothing twice in memory."""
 
 import json
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -12,6 +10,7 @@ from assay.cards.card import Card
 from assay.cards.mechanism import Trunk
 from assay.engine import checkpoint, model_runner
 from assay.errors import CheckpointError
+from tests.engine.load_memory import growth
 from tests.fidelity import checkpoints
 
 CPU = torch.device("cpu")
@@ -156,35 +155,9 @@ def test_loading_holds_no_second_copy_of_the_weights(tmp_path):
         tmp_path / "wide", "qwen3", vocabulary=300, hidden_size=1024, intermediate_size=8192
     )
     size = (folder / "model.safetensors").stat().st_size
-    script = f"""
-import threading, torch, transformers, re
-from pathlib import Path
-from assay.cards.card import Card
-from assay.cards.mechanism import Trunk
-from assay.engine import checkpoint, model_runner
-def anonymous():
-    return int(re.search(r"RssAnon:\\s+(\\d+)", Path("/proc/self/status").read_text())[1]) * 1024
-import transformers.models.qwen3.modeling_qwen3
-peak, done = anonymous(), False
-before = peak
-def watch():
-    global peak
-    while not done:
-        peak = max(peak, anonymous())
-thread = threading.Thread(target=watch)
-thread.start()
-model, _ = checkpoint.load(
-    Path({str(folder)!r}), Card(), device=torch.device("cpu"), dtype=torch.float32
-)
-done = True
-thread.join()
-print(peak - before)
-"""
-    result = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True, check=True
-    )
 
-    grown = int(result.stdout.split()[-1])
+    grown = growth(folder)
+
     assert size > 200e6
     assert grown < 1.4 * size
 

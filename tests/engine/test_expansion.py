@@ -1,7 +1,6 @@
 """Quantized weights: expanded as their libraries do it, one at a time, or refused in a sentence."""
 
 import json
-import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +16,7 @@ from assay.engine import checkpoint, expansion, model_runner, outline
 from assay.engine.expansion import Reader
 from assay.errors import CheckpointError
 from assay.worker_protocol import ModelSpec
+from tests.engine.load_memory import growth
 from tests.families import scalar
 from tests.fidelity import checkpoints, quantizing
 
@@ -251,34 +251,9 @@ def test_loading_never_holds_the_weights_twice(tmp_path, name):
     (folder / "config.json").write_text(
         json.dumps({**config, "quantization_config": LARGE[name][0]})
     )
-    script = f"""
-import threading, torch, transformers, re
-from pathlib import Path
-from assay.cards.card import Card
-from assay.engine import checkpoint
-def anonymous():
-    return int(re.search(r"RssAnon:\\s+(\\d+)", Path("/proc/self/status").read_text())[1]) * 1024
-import transformers.models.qwen3.modeling_qwen3
-peak, done = anonymous(), False
-before = peak
-def watch():
-    global peak
-    while not done:
-        peak = max(peak, anonymous())
-thread = threading.Thread(target=watch)
-thread.start()
-model, _ = checkpoint.load(
-    Path({str(folder)!r}), Card(), device=torch.device("cpu"), dtype=torch.float32
-)
-done = True
-thread.join()
-print(peak - before)
-"""
-    result = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True, check=True
-    )
 
-    grown = int(result.stdout.split()[-1])
+    grown = growth(folder)
+
     assert size > 200e6
     assert grown < 1.5 * size
 
