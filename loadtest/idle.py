@@ -27,7 +27,7 @@ from rich.console import Console
 from rich.table import Table
 from transformers import AutoModelForSequenceClassification
 
-from assay.engine import model_runner
+from assay.engine import model_runner, verification
 from assay.worker_protocol import PrefixBatch
 from loadtest import checkpoint, server
 from loadtest.texts import Generated
@@ -111,7 +111,7 @@ def _bare(
     )
     model.eval().to(device)
     own = model_runner.load(folder, device=device, dtype=dtype)
-    own.verify()
+    verification.verify(own)
 
     @torch.inference_mode()
     def eager(ids: np.ndarray) -> float:

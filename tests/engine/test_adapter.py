@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from assay.cards import adapter as adapters
 from assay.cards.card import Card
-from assay.engine import checkpoint
+from assay.engine import checkpoint, verification
 from assay.engine.model_runner import ModelRunner
 from assay.errors import CheckpointError
 from tests.fidelity import checkpoints, quantizing, reference
@@ -59,7 +59,7 @@ def load(folder, dtype=torch.float32, base=None):
 def served(folder):
     """Return the verified trunk."""
     trunk = ModelRunner(*load(folder))
-    trunk.verify()
+    verification.verify(trunk)
     return trunk
 
 

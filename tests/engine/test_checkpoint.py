@@ -8,7 +8,7 @@ from safetensors.torch import load_file, save_file
 
 from assay.cards.card import Card
 from assay.cards.mechanism import Trunk
-from assay.engine import checkpoint, model_runner
+from assay.engine import checkpoint, model_runner, verification
 from assay.errors import CheckpointError
 from tests.engine.load_memory import growth
 from tests.fidelity import checkpoints
@@ -168,7 +168,7 @@ def test_a_trunk_runs_the_way_that_its_card_says(folder, way):
     card = Card(trunk=Trunk(attention=way))
     loaded = model_runner.load(folder, card, device=CPU, dtype=torch.float32)
 
-    loaded.verify()
+    verification.verify(loaded)
 
     assert loaded.forward == way
 
@@ -180,7 +180,7 @@ def test_weights_that_give_no_number_are_called_damaged(folder):
         next(loaded.model.parameters())[:] = float("nan")
 
     with pytest.raises(CheckpointError, match="gives NaN or infinity; its weights are damaged"):
-        loaded.verify()
+        verification.verify(loaded)
 
 
 def test_a_trunk_that_cant_run_the_way_that_its_card_says_is_refused(tmp_path):
@@ -190,4 +190,4 @@ def test_a_trunk_that_cant_run_the_way_that_its_card_says_is_refused(tmp_path):
     loaded = model_runner.load(folder, card, device=CPU, dtype=torch.float32)
 
     with pytest.raises(CheckpointError, match=r"trunk\.attention = 'packed'"):
-        loaded.verify()
+        verification.verify(loaded)

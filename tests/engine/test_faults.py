@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from assay.engine import faults, loading, model_runner
+from assay.engine import faults, loading, model_runner, verification
 from assay.worker_protocol import ModelSpec
 from tests.fidelity import checkpoints
 
@@ -72,7 +72,7 @@ def test_a_fault_while_a_path_is_verified_is_raised_as_itself(loaded, error):
     hook = loaded.model.base_model.register_forward_pre_hook(fail, with_kwargs=True)
     try:
         with pytest.raises(type(error)) as raised:
-            loaded.verify()
+            verification.verify(loaded)
     finally:
         hook.remove()
 

@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 import torch
 
-from assay.engine import model_runner as trunks
+from assay.engine import verification
 from assay.engine.attention import interface
 from assay.engine.compilation import repeated_blocks
 from assay.engine.last_layer import LastLayer
 from assay.engine.packing import ROWS, pack
+from assay.engine.sample import Sample
 from assay.worker_protocol import PrefixBatch
 from tests.fidelity import checkpoints, reference, texts
 
@@ -104,10 +105,11 @@ def test_any_rows_may_be_read(folder):
 def test_kept_blocks_hold_the_last_layers_keys_of_all_rows(folder):
     """What continues them reads them there, though no head read these rows."""
     trunk = reference.load(folder("qwen3"))
-    trunk.keep_prefixes(1 << 20)
+    verification.keep_prefixes(trunk, 1 << 20)
     assert trunk.block_cache is not None
-    first, then = trunks._continued(ITEMS[0], np.append(ITEMS[0][:40], ITEMS[1]), 2)
-    alone = trunk.score(PrefixBatch.unshared([ITEMS[0], np.append(ITEMS[0][:40], ITEMS[1])]))
+    sample = Sample((ITEMS[0], np.append(ITEMS[0][:40], ITEMS[1])), segments=0)
+    first, then = sample.continued()
+    alone = trunk.score(sample.pair())
 
     trunk.score(first)
 

@@ -10,6 +10,7 @@ import torch
 
 from assay import wire
 from assay.engine import model_runner as trunks
+from assay.engine import verification
 from assay.items import TokenizedItem
 from assay.prompts import resolution
 from assay.scheduling.planner import ModelQueue, plan
@@ -120,8 +121,8 @@ def _trunk(model: Model, *, compiled: bool) -> trunks.ModelRunner:
         device=torch.device("cpu"),
         dtype=torch.float32,
     )
-    trunk.verify(compiled=compiled)
-    trunk.keep_prefixes(CACHE_BYTES)
+    verification.verify(trunk, compiled=compiled)
+    verification.keep_prefixes(trunk, CACHE_BYTES)
     return trunk
 
 

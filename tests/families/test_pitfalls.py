@@ -23,6 +23,7 @@ from assay.cards import card as cards
 from assay.cards.card import Card
 from assay.cards.catalogue import embedded
 from assay.engine import model_runner as trunks
+from assay.engine import verification
 from assay.errors import CheckpointError, InvalidField, ItemTooLong, TemplateRefused
 from assay.items import Conversation, Ids, Solution, Text
 from assay.prompts import notices
@@ -574,7 +575,7 @@ def test_17_a_card_s_head_is_float32_above_a_bfloat16_trunk(make):
     folder = make("grm-mlp")
     card = cards.read(folder)
     trunk = trunks.load(folder, card, device=torch.device("cpu"), dtype=torch.bfloat16)
-    trunk.verify()
+    verification.verify(trunk)
     ids = rendered(Template(folder, card), said("Name a prime.", "Seven.")).ids
 
     (found,) = trunk.score(PrefixBatch.unshared([ids]))

@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 
 from assay.cards.card import Card
 from assay.engine import model_runner as trunks
+from assay.engine import verification
 from assay.scheduling.planner import ModelQueue, plan
 from assay.scheduling.prefix_cache import PrefixCache
 from assay.scheduling.work_item import RequestFlow, WorkItem
@@ -41,7 +42,7 @@ def load(
     """Return a verified trunk on CPU, with the compiled attention or without, or padded."""
     card = Card.model_validate({"trunk": {"attention": "padded"}} if padded else {})
     trunk = trunks.load(folder, card, device=torch.device("cpu"), dtype=dtype)
-    trunk.verify(compiled=compiled, attention=attention)
+    verification.verify(trunk, compiled=compiled, attention=attention)
     return trunk
 
 

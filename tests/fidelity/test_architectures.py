@@ -10,7 +10,7 @@ import transformers
 
 from assay.cards.card import Card
 from assay.cards.positions import stated_tokens
-from assay.engine import checkpoint
+from assay.engine import checkpoint, verification
 from assay.engine import model_runner as trunks
 from assay.worker_protocol import PrefixBatch
 from tests.fidelity import checkpoints, reference, texts
@@ -50,7 +50,7 @@ def test_a_card_says_where_the_head_of_transformers_own_class_reads(folder, name
     path, items = folder(name), ITEMS[:8]
     card = Card.model_validate({"read": {"at": at}})
     trunk = trunks.load(path, card, device=torch.device("cpu"), dtype=torch.float32)
-    trunk.verify(compiled=True)
+    verification.verify(trunk, compiled=True)
     model = transformers.AutoModelForSequenceClassification.from_pretrained(
         path, attn_implementation="eager"
     ).eval()
@@ -115,7 +115,7 @@ def test_scores_keep_their_bits_when_a_prefix_is_shared(folder, name, dtype):
 def test_scores_keep_their_bits_when_a_prefix_was_kept(folder, name, dtype):
     """Prompts and growing responses whose beginnings earlier batches left on the device."""
     trunk = reference.load(folder(name), dtype)
-    trunk.keep_prefixes(2**22)
+    verification.keep_prefixes(trunk, 2**22)
     prompts = [np.concatenate([item, item[::-1]])[:40] for item in ITEMS[:3]]
     rounds = [
         [np.concatenate([prompt, item, later])[:length] for prompt in prompts]
@@ -154,7 +154,7 @@ def test_each_path_equals_eager_and_keeps_its_bits(folder, path, name, thread_co
     thread_count(3)
     checkpoint = texts.embedded() / "starter" / "member-1" if name == "starter" else folder(name)
     trunk = reference.load(checkpoint, **PATHS[path])
-    trunk.keep_prefixes(2**24)
+    verification.keep_prefixes(trunk, 2**24)
     items = ITEMS[:14]
     single = reference.alone(trunk, items)
 
@@ -189,7 +189,7 @@ def test_a_compiled_trunk_keeps_its_scores(folder, name, dtype):
     trunk = reference.load(folder(name), dtype)
     before = reference.alone(trunk, ITEMS)
 
-    trunk.compile()
+    verification.compile_blocks(trunk)
 
     assert trunk.is_compiled
     after = reference.alone(trunk, ITEMS)
@@ -206,7 +206,7 @@ def test_blocks_that_cannot_be_compiled_run_uncompiled(folder, monkeypatch, tmp_
     trunk = reference.load(folder("qwen3"))
     before = reference.alone(trunk, ITEMS)
 
-    trunk.compile()
+    verification.compile_blocks(trunk)
 
     assert not trunk.is_compiled
     (warning,) = trunk.warnings

@@ -8,6 +8,7 @@ from safetensors.torch import load_file, save_file
 
 from assay.cards.card import Card
 from assay.engine import model_runner as trunks
+from assay.engine import verification
 from assay.worker_protocol import PrefixBatch
 from tests.fidelity import checkpoints
 
@@ -56,7 +57,7 @@ CHUNKED = transformers.Llama4TextConfig(
 def loaded(folder, card=None):
     """Return a verified trunk."""
     trunk = trunks.load(folder, card, device=torch.device("cpu"), dtype=torch.float32)
-    trunk.verify(compiled=True)
+    verification.verify(trunk, compiled=True)
     return trunk
 
 

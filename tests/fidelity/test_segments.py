@@ -8,6 +8,7 @@ import torch
 import transformers
 
 from assay.engine import model_runner as trunks
+from assay.engine import verification
 from assay.worker_protocol import PrefixBatch
 from tests.fidelity import checkpoints, reference
 
@@ -38,7 +39,7 @@ def make(folder, forward, name):
     checkpoints._spread(model)
     model.save_pretrained(folder)
     trunk = trunks.load(folder, device=torch.device("cpu"), dtype=torch.float32)
-    trunk.verify(compiled=True)
+    verification.verify(trunk, compiled=True)
     own = transformers.AutoModelForSequenceClassification.from_pretrained(
         folder, attn_implementation="eager"
     )

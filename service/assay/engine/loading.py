@@ -6,8 +6,15 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from assay.engine import bounds, compilation, faults, remote_code, warmup
-from assay.engine import model_runner as trunks
+from assay.engine import (
+    bounds,
+    compilation,
+    faults,
+    model_runner,
+    remote_code,
+    verification,
+    warmup,
+)
 from assay.engine.attention import library
 from assay.errors import CheckpointError
 from assay.worker_protocol import Compile, FromWorker, Loaded, ModelSpec, Progress, Start
@@ -16,6 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from assay.cards.card import Card
+    from assay.engine.model_runner import ModelRunner
 
 _PREFIX_BYTES = 512 * 2**20  # for the keys and values that a model keeps in a computer's memory
 _PREFIX_PART = 0.1  # of a GPU's memory
@@ -31,7 +39,7 @@ def of_the_device(error: Exception, device: str, spec: ModelSpec) -> str:
 
 def load(
     spec: ModelSpec, start: Start, send: Callable[[FromWorker], None], budgets: warmup.Budgets
-) -> trunks.ModelRunner:
+) -> ModelRunner:
     """Return a model, loaded, verified and warm; `send` tells how far it is.
 
     `budgets` are those of the models that this process has loaded.
@@ -49,34 +57,35 @@ def load(
 
 def _loaded(
     spec: ModelSpec, start: Start, send: Callable[[FromWorker], None], budgets: warmup.Budgets
-) -> trunks.ModelRunner:
+) -> ModelRunner:
     device = _device(start.device)
     has_compiler = _has_compiler(start.compile)
     if device.type == "cuda":
         torch.cuda.set_device(device)  # kernels that are launched by hand go to the current one
     send(Progress(spec.name, "load", 0.0))
     dtype = _dtype(spec.dtype, device, spec.card)
+    trunk: ModelRunner
     if spec.trust is not None:
-        trunk: trunks.ModelRunner = remote_code.load(
+        trunk = foreign = remote_code.load(
             spec.name, spec.folder, spec.card, spec.trust, device=device, dtype=dtype
         )
+        _check(foreign, spec, send)
+        foreign.verify()
     else:
-        trunk = trunks.load(spec.folder, spec.card, device=device, dtype=dtype, base=spec.base)
-    send(Progress(spec.name, "verify", 0.0))
-    _check_revision(spec)
-    bounds.check(trunk.model, trunk.readout, spec.card, spec.max_tokens)
-    trunk.verify(
-        compiled=has_compiler or (start.compile != "off" and library.is_made()),
-        attention=start.attention,
-    )
-    if has_compiler and (start.compile == "on" or trunk.is_worth_compiling):
-        send(Progress(spec.name, "compile", 0.0))
-        trunk.compile()
-    elif start.compile != "off" and trunk.is_worth_compiling:
-        trunk.warnings.append("its blocks run uncompiled, slower: there is no C++ compiler")
+        trunk = model_runner.load(
+            spec.folder, spec.card, device=device, dtype=dtype, base=spec.base
+        )
+        _check(trunk, spec, send)
+        is_made = start.compile != "off" and library.is_made()
+        verification.verify(trunk, compiled=has_compiler or is_made, attention=start.attention)
+        if has_compiler and (start.compile == "on" or trunk.is_worth_compiling):
+            send(Progress(spec.name, "compile", 0.0))
+            verification.compile_blocks(trunk)
+        elif start.compile != "off" and trunk.is_worth_compiling:
+            trunk.warnings.append("its blocks run uncompiled, slower: there is no C++ compiler")
     send(Progress(spec.name, "warm up", 0.0))
     budget = budgets.of(trunk)
-    trunk.keep_prefixes(_prefix_bytes(spec, device))
+    verification.keep_prefixes(trunk, _prefix_bytes(spec, device))
     send(
         Loaded(
             model=spec.name,
@@ -99,6 +108,13 @@ def _loaded(
         )
     )
     return trunk
+
+
+def _check(trunk: ModelRunner, spec: ModelSpec, send: Callable[[FromWorker], None]) -> None:
+    """Refuse what isn't what was asked for, before it is verified."""
+    send(Progress(spec.name, "verify", 0.0))
+    _check_revision(spec)
+    bounds.check(trunk.model, trunk.readout, spec.card, spec.max_tokens)
 
 
 def _check_revision(spec: ModelSpec) -> None:

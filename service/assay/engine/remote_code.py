@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from assay.engine import checkpoint, faults, trusted
+from assay.engine import checkpoint, faults, trusted, verification
 from assay.engine.model_runner import BUCKET, ModelRunner
 from assay.engine.readout import Readout
 from assay.errors import CheckpointError
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from assay.cards.card import Card
     from assay.cards.code import Trust
-    from assay.worker_protocol import Attention, PrefixBatch
+    from assay.worker_protocol import PrefixBatch
 
 _NAMES = ("score", "scores", "reward", "rewards", "logits")  # of what is read from the output
 
@@ -61,19 +61,20 @@ class Foreign(ModelRunner):
         self._outputs = outputs
         self._pads = False
         if "token_type_ids" not in signature(model.forward).parameters:
-            self._segments = 0
+            self.segments = 0
 
     @torch.inference_mode()
-    def verify(self, *, compiled: bool = False, attention: Attention = "auto") -> None:
+    def verify(self) -> None:
         """Choose whether items may be padded; it attends as its own code does.
 
         Raises:
             CheckpointError: The forward pass fails, or gives other numbers than the card names.
         """
-        del compiled, attention
-        sample = self._sample()
+        sample = self.sample()
         try:
-            alone = torch.cat([self._run([ids], [self._halves(ids)], len(ids)) for ids in sample])
+            alone = torch.cat(
+                [self._run([ids], [sample.halves(ids)], len(ids)) for ids in sample.sequences]
+            )
         except CheckpointError:
             raise
         except Exception as error:  # the code may raise anything
@@ -84,20 +85,12 @@ class Foreign(ModelRunner):
             raise self._unusable("its scores aren't finite")
         self._pads = True
         try:
-            gap = float((self._score_padded(self._in_segments(sample)) - alone).abs().max())
+            gap = float((self._score_padded(sample.alone()) - alone).abs().max())
         except Exception as error:  # then it can't be padded
             if faults.is_fault(error):
                 raise
             gap = float("inf")
-        self._pads = gap <= self._tolerance_of_itself(alone)
-
-    def compile(self) -> None:
-        """Do nothing: what its blocks are is the code's own business."""
-
-    @property
-    def is_worth_compiling(self) -> bool:
-        """Never."""
-        return False
+        self._pads = gap <= verification.tolerance_of_itself(self, alone)
 
     def padded_tokens(self, batch: PrefixBatch) -> int:
         """Return how many tokens of padding a batch computes."""
@@ -139,7 +132,7 @@ class Foreign(ModelRunner):
         outcome = self.model(
             input_ids=torch.from_numpy(ids).to(self.device),
             attention_mask=torch.from_numpy(mask).to(self.device),
-            **self._token_types(types),
+            **self.token_types(types),
         )
         numbers = _numbers(outcome)
         if numbers.shape == (len(sequences),):

@@ -1,0 +1,290 @@
+"""How a model may run, decided once: by its own eager forward pass on a sample.
+
+Through which attention it is packed, or whether it is padded; whether runs may share a prefix and
+it may be kept; what of its last layer is computed, and whether its blocks are compiled. A path
+whose scores disagree is never used, and a model that none can compute is refused.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from assay.engine import activations, checkpoint, compilation, faults, last_layer
+from assay.engine.attention import interface
+from assay.engine.block_cache import BlockCache
+from assay.errors import CheckpointError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from assay.engine.model_runner import ModelRunner
+    from assay.engine.sample import Sample
+    from assay.worker_protocol import Attention, PrefixBatch
+
+# The sample's scores may differ by rounding only: a few units in the last place of the dtype,
+# through every layer. A wrong mask, position or head is off by orders of magnitude more.
+_TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 1e-1, torch.float16: 2e-2}
+_TOLERANCE_OF_ITSELF = 1e-5  # in float32, between a trunk and the same one run another way
+_MOST_BLOCKS = 32_768  # each costs the front some memory, too
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """By how much a path's scores differ; by infinity where it can't run, and what kept it."""
+
+    gap: float
+    obstacle: str = ""
+
+    def reason(self, consequence: str) -> str:
+        """Say why the path isn't taken."""
+        return self.obstacle or f"its scores would {consequence} by {self.gap:.2g}"
+
+
+@torch.inference_mode()
+def verify(runner: ModelRunner, *, compiled: bool = False, attention: Attention = "auto") -> None:
+    """Let a runner take the path that equals the model's own eager forward pass on a sample.
+
+    With `compiled` what a C++ compiler must make first may be used. `attention` says the only way
+    in which it may attend, unless its card wants it padded.
+
+    Raises:
+        CheckpointError: No path does, or the one that was asked for doesn't.
+    """
+    sample = runner.sample()
+    expected = _expected(runner, sample)
+    if not expected.isfinite().all():
+        raise CheckpointError(
+            f"{type(runner.model).__name__}: the model's own forward pass gives NaN or infinity; "
+            f"its weights are damaged, or {str(runner.dtype).removeprefix('torch.')} is too "
+            "narrow for them"
+        )
+    if runner.device.type == "cpu":
+        compilation.prepack(runner.model.base_model)
+        activations.steady(runner.model.base_model)
+    gap = _choose(runner, sample, expected, attention, compiled=compiled)
+    class_position = runner.readout.position
+    if runner.card_position is not None:
+        runner.readout = replace(runner.readout, position=runner.card_position)
+    if runner.forward == "packed":
+        is_last = class_position == runner.readout.position == "last"
+        runner.shares_prefixes = is_last and _may_share(runner, sample, expected, gap)
+        _narrow(runner, sample)
+
+
+@torch.inference_mode()
+def compile_blocks(runner: ModelRunner) -> None:
+    """Compile the trunk's blocks, if their scores stay what they are."""
+    sample = runner.sample().alone()
+    before = torch.from_numpy(runner.score(sample)).float()
+    compilation.compile_blocks(runner.model.base_model)
+    trial = _trial(runner, sample, before, doing="compile its blocks")
+    runner.is_compiled = trial.gap <= tolerance_of_itself(runner, before)
+    if not runner.is_compiled:
+        compilation.restore_blocks(runner.model.base_model)
+        runner.warnings.append(f"it runs uncompiled: {trial.reason('move')}")
+
+
+@torch.inference_mode()
+def keep_prefixes(runner: ModelRunner, memory: int) -> None:
+    """Keep what batches begin with in at most so many bytes, if scores stay what they are."""
+    sample = runner.sample()
+    if not runner.shares_prefixes or not sample.blocks:
+        return
+    before = torch.from_numpy(runner.score(sample.pair())).float()
+    first, then = sample.continued()
+    tried = runner.block_cache = BlockCache(sample.blocks)
+    runner.score(first)
+    trial = _trial(runner, then, before)
+    runner.block_cache = None
+    if trial.gap > tolerance_of_itself(runner, before):
+        runner.warnings.append(f"it keeps no prefixes: {trial.reason('move')}")
+    elif blocks := min(memory // tried.block_bytes, _MOST_BLOCKS):
+        runner.block_cache = BlockCache(blocks)
+
+
+def tolerance_of_itself(runner: ModelRunner, before: torch.Tensor) -> float:
+    """Return by how much the trunk's own scores may move when it shares, keeps or compiles."""
+    is_exact = runner.dtype == torch.float32
+    return _TOLERANCE_OF_ITSELF if is_exact else _tolerance(runner, before)
+
+
+def _choose(
+    runner: ModelRunner,
+    sample: Sample,
+    expected: torch.Tensor,
+    asked: Attention,
+    *,
+    compiled: bool,
+) -> float:
+    """Take the first path whose scores are those expected; return by how much they differ.
+
+    Raises:
+        CheckpointError: There is none.
+    """
+    is_told = asked != "auto" and runner.card_forward != "padded"
+    trials: dict[str, Trial] = {}
+    obstacles: list[str] = []
+    for attention in _attentions(runner, asked, compiled=compiled):
+        runner.forward = "padded" if attention == "eager" else "packed"
+        runner.attention = attention
+        trial = trials[attention] = _trial(runner, sample.alone(), expected, sample.longest)
+        if trial.gap <= _tolerance(runner, expected):
+            break
+        obstacles.append(f"not {attention.removeprefix('assay-')}: {trial.reason('differ')}")
+    else:
+        if is_told:
+            raise CheckpointError(
+                f"{type(runner.model).__name__} can't run as attention = '{asked}' says "
+                f"({'; '.join(obstacles)}); set it to auto, and what can is chosen"
+            )
+        raise _unserved(runner, trials)
+    if not is_told and runner.card_forward != "padded":
+        obstacles[:0] = interface.missing(
+            runner.device, runner.dtype, runner.attention, compiled=compiled
+        )
+    if obstacles:
+        name = runner.attention.removeprefix("assay-")
+        runner.warnings.append(f"attention runs as {name}, slower: {'; '.join(obstacles)}")
+    return trials[runner.attention].gap
+
+
+def _unserved(runner: ModelRunner, trials: dict[str, Trial]) -> CheckpointError:
+    """Return why no path serves the model, by how much the scores of each differ."""
+    architecture = type(runner.model).__name__
+    tried = ", ".join(f"{name} by {trial.gap:.2g}" for name, trial in trials.items())
+    if runner.card_forward is not None:
+        return CheckpointError(
+            f"{architecture} can't run as the card's trunk.attention = "
+            f"'{runner.card_forward}' says ({tried}); leave it out, and what can is chosen"
+        )
+    return CheckpointError(
+        f"{architecture}: scores differ from the model's own forward pass ({tried}); this "
+        "architecture can't be served correctly yet"
+    )
+
+
+def _attentions(runner: ModelRunner, asked: Attention, *, compiled: bool) -> Sequence[str]:
+    """Return the ways to try, the fastest first: packed ones, then padded, as the card says.
+
+    Raises:
+        CheckpointError: The one that was asked for doesn't run here.
+    """
+    device, dtype = runner.device, runner.dtype
+    if asked != "auto" and runner.card_forward != "padded":
+        if why := interface.obstacle(asked, device, dtype, compiled=compiled):
+            raise CheckpointError(f"attention = '{asked}' can't be had: {why}")
+        return [f"assay-{asked}"]
+    packed = interface.names(device, dtype, compiled=compiled)
+    both = {"packed": packed, "padded": ["eager"]}
+    return [*packed, "eager"] if runner.card_forward is None else both[runner.card_forward]
+
+
+def _may_share(runner: ModelRunner, sample: Sample, expected: torch.Tensor, gap: float) -> bool:
+    """Return whether the sample's scores stay what they are where it shares a prefix.
+
+    `gap` is by how much they differ from what is expected where it doesn't.
+    """
+    bound = gap + tolerance_of_itself(runner, expected)
+    # A run is known by its ids alone.
+    is_known = runner.readout.head.joined == 1 and sample.segments <= 1
+    return is_known and _trial(runner, sample.shared(), expected).gap <= bound
+
+
+def _narrow(runner: ModelRunner, sample: Sample) -> None:
+    """Compute of the last layer what is read, if scores stay what they are."""
+    if runner.readout.position == "mean":
+        return
+    batches = [sample.alone()]
+    if runner.shares_prefixes:
+        batches.append(sample.shared())
+    before = [torch.from_numpy(runner.score(batch)).float() for batch in batches]
+    bound = tolerance_of_itself(runner, torch.cat(before))
+    for drops_queries in (True, False):
+        with contextlib.suppress(interface.UnsupportedAttention):
+            runner.last_layer = last_layer.LastLayer(
+                runner.model.base_model, runner.layers, drops_queries=drops_queries
+            )
+        if runner.last_layer is None:
+            continue
+        runner.last_layer.install()
+        trials = [_trial(runner, *pair) for pair in zip(batches, before, strict=True)]
+        if max(trial.gap for trial in trials) <= bound:
+            return
+        runner.last_layer.remove()
+        runner.last_layer = None
+
+
+def _tolerance(runner: ModelRunner, expected: torch.Tensor) -> float:
+    return _TOLERANCE.get(runner.dtype, 1e-1) * max(1.0, float(expected.abs().max()))
+
+
+def _trial(
+    runner: ModelRunner,
+    batch: PrefixBatch,
+    expected: torch.Tensor,
+    longest: int | None = None,
+    *,
+    doing: str = "run",
+) -> Trial:
+    """Run a batch as the runner would now; with `longest` refuse what a longer one would change.
+
+    A device that breaks or has no memory left raises what it raised.
+    """
+    try:
+        runner.attend()
+        scores = runner.launch(batch)
+    except (
+        interface.UnsupportedAttention,
+        *(ValueError, TypeError, RuntimeError, LookupError, AttributeError, OSError),
+    ) as error:
+        if faults.is_fault(error):  # of the device, whatever the path
+            raise
+        return Trial(float("inf"), f"couldn't {doing}: {type(error).__name__}")
+    beyond = [size for size in runner.unheard if longest is not None and size > longest]
+    if runner.forward == "packed" and beyond:
+        why = f"no layer asks for the {min(beyond)} tokens that its mask lets see"
+        return Trial(float("inf"), why)
+    gap = float((scores - expected.to(scores.device)).abs().max())
+    return Trial(gap if np.isfinite(gap) else float("inf"))
+
+
+def _expected(runner: ModelRunner, sample: Sample) -> torch.Tensor:
+    """Return the model's own scores: eager, each sequence alone, no padding."""
+    # The head is float32 and the trunk need not be: lift what crosses between them.
+    lifts = [
+        module.register_forward_pre_hook(_in_float32)
+        for module in checkpoint.head_modules(runner.model)
+    ]
+    try:
+        scores = [_alone(runner, sample, ids) for ids in sample.sequences]
+    finally:
+        for lift in lifts:
+            lift.remove()
+    base = runner.model.base_model
+    # The readout has the pooler; the trunk would run it on every forward pass for nothing.
+    if getattr(base, "pooler", None) is not None:
+        base.pooler = None
+    numbers = torch.stack(scores)
+    return numbers if base is not runner.model else runner.readout.score(numbers)
+
+
+def _alone(runner: ModelRunner, sample: Sample, ids: np.ndarray) -> torch.Tensor:
+    """Return transformers' own scores of one sequence, or what a card's heads would read."""
+    row = torch.from_numpy(ids)[None].long().to(runner.device)
+    segments = runner.token_types(sample.halves(ids))
+    outcome = runner.model(input_ids=row, attention_mask=torch.ones_like(row), **segments)
+    if runner.model.base_model is not runner.model:
+        logits: torch.Tensor = outcome.logits[0]
+        return logits
+    ends = np.zeros(1, np.int64), np.array([row.shape[1] - 1])
+    return runner.readout.gather(outcome.last_hidden_state[0], *ends)[0]
+
+
+def _in_float32(_: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
+    """Lift a head module's inputs, as a forward pre-hook."""
+    return tuple(state.float() for state in inputs)
