@@ -44,8 +44,8 @@ RACE_S = 1.0  # a worker takes longer to come back
 END_S = 60.0
 PAUSE_S = 0.25  # after a refusal; a caller that heeded Retry-After would miss what comes between
 LONGEST_STAY_S = 0.05
-WARM_UP_ROUNDS = 2
 GROWTH_SHARE = 0.1
+MINUTE_S = 60.0
 SHOWN_FAILURES = 20
 POOL_THREADS = min(32, (os.cpu_count() or 1) + 4)  # asyncio's grow to so many and stay
 ADMIN_KEY = "chaos-admin-key-of-32-characters"
@@ -119,6 +119,7 @@ class Outcome:
     before: Census | None = None
     after: Census | None = None
     largest_bytes: int = 0  # of the front
+    low_water: list[int] = field(default_factory=list)  # of the front, bytes, minute by minute
 
     def misses(self) -> list[str]:
         """Return what was asked for and isn't so."""
@@ -138,7 +139,16 @@ class Outcome:
             missed.append(f"{self.after.threads} threads at the end, {self.before.threads} before")
         if self.after.front_bytes > (1 + GROWTH_SHARE) * self.before.front_bytes:
             missed.append("the front's memory grew")
+        third = len(self.low_water) // 3
+        if third and min(self.low_water[-third:]) > (1 + GROWTH_SHARE) * min(
+            self.low_water[-2 * third : -third]
+        ):
+            missed.append("the front's memory still grew at the end")
         return missed
+
+    @staticmethod
+    def _in_mb(numbers: Sequence[int]) -> str:
+        return ", ".join(f"{number / 1e6:,.0f}" for number in numbers)
 
     def lines(self) -> list[str]:
         """Return it for people."""
@@ -150,6 +160,7 @@ class Outcome:
             f"{len(self.probes)} probes, {unready} not ready, {len(self.absences)} times no worker",
             f"before: {self.before}",
             f"after:  {self.after}; front at most {self.largest_bytes / 1e6:,.0f} MB",
+            f"front's least in each minute: {self._in_mb(self.low_water)} MB",
             f"right again at the end: {self.rerun} of {self.questions}",
             *(f"MISSED: {one}" for one in self.misses()),
         ]
@@ -169,6 +180,7 @@ class Outcome:
             "before": self.before and self.before.record(),
             "after": self.after and self.after.record(),
             "front_largest_bytes": self.largest_bytes,
+            "front_low_water_bytes": self.low_water,
             "misses": self.misses(),
         }
 
@@ -282,17 +294,23 @@ class _Chaos:
         connection.close()
 
     async def _warm_up(self) -> None:
-        """Ask all at once and change what is served, so that what grows once has grown."""
-        for turn in range(WARM_UP_ROUNDS):
+        """Ask all at once while a worker is away, and change what is served.
+
+        Each deed is done before the front is weighed: what grows once has grown, and what is left
+        of a peak is no leak.
+        """
+        for turn, deed in enumerate((self._stop, self._kill)):
             shuffled = self._chance.sample(self._questions, len(self._questions))
             await asyncio.gather(
                 *(self._ask_all(shuffled[place::CALLERS]) for place in range(CALLERS))
             )
-            await asyncio.gather(*(self._read_much() for _ in range(SLOW_AT_ONCE)))
+            await asyncio.gather(deed(), *(self._read_much() for _ in range(SLOW_AT_ONCE)))
+            await self._settle()
             await self._reload(turn)
         await self._ask_all(self._questions)
         await self._take_everything()  # a process that renders is started when it is first asked
         self._out.deeds.clear()
+        self._out.absences.clear()
         await self._empty()
 
     async def _ask_all(self, questions: Sequence[Question]) -> int:
@@ -601,9 +619,10 @@ class _Chaos:
 
     async def _weigh(self) -> None:
         while self._passed() < self._plan.seconds:
-            self._out.largest_bytes = max(
-                self._out.largest_bytes, psutil.Process(self._pid).memory_info().rss
-            )
+            held = psutil.Process(self._pid).memory_info().rss
+            self._out.largest_bytes = max(self._out.largest_bytes, held)
+            minute = int(self._passed() / MINUTE_S)
+            self._out.low_water[minute:] = [min([held, *self._out.low_water[minute:]])]
             await asyncio.sleep(1)
 
     async def _settle(self) -> None:
