@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import itertools
+import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
+
+import psutil
 
 from loadtest.workloads import (
     CAPACITY_CONCURRENCY,
@@ -23,6 +26,9 @@ if TYPE_CHECKING:
     from loadtest.texts import Texts
 
 WARM_UP_ITEMS = 64
+REST_S = 0.5
+RESTS_PERCENT = 8.0  # of all cores
+LONGEST_REST_S = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +106,15 @@ def rounds(
             if rate is None:
                 rate = LONG_TAIL_CAPACITY_SHARE * _capacity(subjects, workload, source, announce)
             load = load.at_rate(rate)
-        yield Round(workload, repetition, [subject.measure(load) for subject in subjects])
+        yield Round(workload, repetition, [_in_quiet(subject, load) for subject in subjects])
+
+
+def _in_quiet(subject: Subject, load: Load) -> Reading:
+    """Measure once the machine rests: vLLM's worker spins on for a second after its last answer."""
+    end = time.monotonic() + LONGEST_REST_S
+    while psutil.cpu_percent(REST_S) > RESTS_PERCENT and time.monotonic() < end:
+        pass
+    return subject.measure(load)
 
 
 def warm_up(load: Load) -> Load:
