@@ -164,6 +164,11 @@ class Card(Table):
             raise ValueError(idle)
         return self
 
+    @property
+    def is_by_step(self) -> bool:
+        """Whether a model scores each step of a solution."""
+        return self.steps is not None and self.read is not None and self.read.is_several
+
     def _idle(self) -> Iterator[str]:
         """Yield a sentence for each table or field that nothing would read in such a card."""
         if self.policy is not None:

@@ -11,10 +11,8 @@ from typing import TYPE_CHECKING, Any
 from assay.errors import CheckpointError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
     from pathlib import Path
-
-    from assay.cards.headers import Tensor
 
 _LAYERS = 2_048
 _HEADS = 8_192
@@ -79,13 +77,13 @@ def check(path: Path, config: Mapping[str, Any]) -> None:
             )
 
 
-def check_files(path: Path, config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
-    """Refuse a config.json whose model would be far larger than its files.
+def check_files(path: Path, config: Mapping[str, Any], shapes: Iterable[tuple[int, ...]]) -> None:
+    """Refuse a config.json whose model would be far larger than its files' tensors.
 
     Raises:
         CheckpointError: It is; says which field.
     """
-    largest = max((size for tensor in tensors.values() for size in tensor.shape), default=0)
+    largest = max((size for shape in shapes for size in shape), default=0)
     for name, size in _sizes(config):
         if name in _OF_TENSORS and size > _BEYOND * largest > 0:
             raise CheckpointError(

@@ -35,7 +35,7 @@ from assay.cli.terminal import err, out
 from assay.client.client import AsyncClient
 from assay.prompts import loader
 from assay.scheduling import workers
-from assay.scoring import answers, interpretation
+from assay.scoring import answers
 from assay.scoring.call import Call
 from assay.scoring.driver import drive
 from assay.scoring.scorer import Scorer
@@ -238,7 +238,7 @@ class _Here:
             model=target.name,
             revision=target.revision,
             dtype=loaded.dtype if loaded else None,
-            only_compares=interpretation.only_compares(target),
+            only_compares=target.only_compares,
         )
 
     async def score(self, request: wire.ScoreRequest) -> wire.ScoreAnswer:

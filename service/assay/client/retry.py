@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import httpx
 import tenacity
@@ -23,13 +23,29 @@ from assay.client.response_parsing import AWAY
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from assay.client.pool import Pool
 
 AnswerT = TypeVar("AnswerT")
 PATIENCE_S = 900.0
 FIRST_TRIES = 3  # of connecting to addresses none of which has ever answered
 _FIRST_WAIT_S = 0.25
 _LONGEST_WAIT_S = 30.0
+
+
+class Servers(Protocol):
+    """Where the tries go."""
+
+    servers: list[Any]
+    patience_s: float
+    retries: int | None
+
+    @property
+    def has_answered(self) -> bool:
+        """Whether any of them ever did."""
+        ...
+
+    def stands_in(self) -> bool:
+        """Return whether another may be asked at once."""
+        ...
 
 
 class Unfinished(Exception):
@@ -41,7 +57,7 @@ class Unfinished(Exception):
 
 
 async def asked(
-    attempt: Callable[[], Awaitable[AnswerT]], pool: Pool, deadline: float | None
+    attempt: Callable[[], Awaitable[AnswerT]], servers: Servers, deadline: float | None
 ) -> AnswerT:
     """Return the first real answer.
 
@@ -60,12 +76,12 @@ async def asked(
             raise
 
     def wait(state: tenacity.RetryCallState) -> float:
-        return _wait_s(state, pool)
+        return _wait_s(state, servers)
 
     def gives_up(state: tenacity.RetryCallState) -> bool:
         assert failing_since is not None
         tried_s = clock.now() + state.upcoming_sleep - failing_since
-        return tried_s > pool.patience_s or _has_tried(state, pool)
+        return tried_s > servers.patience_s or _has_tried(state, servers)
 
     def is_late(state: tenacity.RetryCallState) -> bool:
         return deadline is not None and clock.now() + state.upcoming_sleep > deadline
@@ -89,26 +105,26 @@ async def asked(
     )(once)
 
 
-def _wait_s(state: tenacity.RetryCallState, pool: Pool) -> float:
-    if pool.stands_in():
+def _wait_s(state: tenacity.RetryCallState, servers: Servers) -> float:
+    if servers.stands_in():
         return 0.0
-    rounds = (state.attempt_number - 1) // len(pool.servers)
+    rounds = (state.attempt_number - 1) // len(servers.servers)
     backoff_s = min(_FIRST_WAIT_S * 2.0 ** min(rounds, 10), _LONGEST_WAIT_S)
     stated_s = getattr(_error(state), "retry_after_s", None) or 0.0
     # Not for cryptography: callers who failed together shall not return together.
     return max(backoff_s * random.uniform(0.5, 1.0), stated_s * random.uniform(1.0, 1.1))  # noqa: S311
 
 
-def _has_tried(state: tenacity.RetryCallState, pool: Pool) -> bool:
+def _has_tried(state: tenacity.RetryCallState, servers: Servers) -> bool:
     """Whether there were as many tries as were told, or as an unknown address gets."""
-    tried, servers = state.attempt_number, len(pool.servers)
-    if pool.retries is not None and tried >= 1 + pool.retries * servers:
+    tried, count = state.attempt_number, len(servers.servers)
+    if servers.retries is not None and tried >= 1 + servers.retries * count:
         return True
     cause = getattr(_error(state), "__cause__", None)
-    is_stranger = not pool.has_answered and isinstance(
+    is_stranger = not servers.has_answered and isinstance(
         cause, (httpx.ConnectError, httpx.ConnectTimeout)
     )
-    return is_stranger and tried >= FIRST_TRIES * servers
+    return is_stranger and tried >= FIRST_TRIES * count
 
 
 def _error(state: tenacity.RetryCallState) -> BaseException | None:

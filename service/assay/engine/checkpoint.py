@@ -145,7 +145,8 @@ def _opened(folder: Path) -> tuple[Contents, Reader]:
         CheckpointError: config.json isn't of these files, or they can't be read.
     """
     contents = quantized.contents(folder)
-    sizes.check_files(folder / headers.CONFIG, headers.config(folder), contents.tensors)
+    shapes = (tensor.shape for tensor in contents.tensors.values())
+    sizes.check_files(folder / headers.CONFIG, headers.config(folder), shapes)
     return contents, Reader(folder, contents)
 
 

@@ -12,25 +12,15 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from assay.scheduling.prefix_cache import HeadOutput
 from assay.worker_protocol import BLOCK_TOKENS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from assay.items import ReadPositions
-    from assay.scheduling.prefix_cache import Block
+    from assay.scheduling.prefix_cache import Block, Key
     from assay.worker_protocol import PrefixBatch
-
-Key = tuple[int, int]  # a place in a block, and the token after it or -1
-
-
-class HeadOutput:
-    """The numbers at one place, (outputs,) float64; None until its batch is done."""
-
-    __slots__ = ("numbers",)
-
-    def __init__(self) -> None:
-        self.numbers: np.ndarray | None = None
 
 
 class HeadOutputs:

@@ -20,7 +20,15 @@ if TYPE_CHECKING:
 
     import numpy as np
 
-    from assay.scheduling.head_outputs import HeadOutput, Key
+
+Key = tuple[int, int]  # a place in a block, and the token after it or -1
+
+
+@dataclass(eq=False, slots=True)
+class HeadOutput:
+    """The numbers at one place, (outputs,) float64; None until its batch is done."""
+
+    numbers: np.ndarray | None = None
 
 
 @dataclass(eq=False, slots=True)

@@ -70,7 +70,7 @@ class Call:
     ) -> None:
         self.target = target
         self.options = options
-        self.only_compares = interpretation.only_compares(self.target)
+        self.only_compares = self.target.only_compares
         self._scorer = scorer
         self._route = route
         self._caller = caller

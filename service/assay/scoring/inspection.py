@@ -13,7 +13,7 @@ from assay.items import Cutting
 from assay.prompts.loader import Loader
 from assay.scheduling.policy import WARM_UP
 from assay.scheduling.workers import Worker
-from assay.scoring import interpretation, items, targets
+from assay.scoring import items, targets
 from assay.scoring.offload import offload
 from assay.worker_protocol import OUTLINE, ModelSpec, Refused, Start
 
@@ -122,7 +122,7 @@ def describe(
         created=scorer.served.started_at,
         owned_by=owned_by,
         stats=_stats(scorer, target),
-        capabilities=[] if interpretation.only_compares(target) else ["classify", "rerank"],
+        capabilities=[] if target.only_compares else ["classify", "rerank"],
         kind=target.kind,
         state=scorer.served.state(target),
         default=target is scorer.served.targets.default,
@@ -133,11 +133,11 @@ def describe(
         max_tokens=min(model.facts.max_tokens for model in target.members),
         summary=target.card.summary,
         statistics={"mean": moments.mean, "std": moments.std} if moments else None,
-        attributes=interpretation.attributes(target),
+        attributes=target.attributes,
         parts={part.name: _part(part) for part in target.parts} or None,
         gate=wire.GateEntry(**target.gate.model_dump()) if target.gate else None,
-        scores_steps=interpretation.scores_steps(target),
-        only_compares=interpretation.only_compares(target),
+        scores_steps=target.scores_steps,
+        only_compares=target.only_compares,
     )
     if loaded is None:
         return entry

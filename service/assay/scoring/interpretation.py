@@ -63,30 +63,6 @@ class TargetScore:
     gated: bool | None = None  # whether a composite's gate replaced the reward, if it has one
 
 
-def only_compares(target: Target) -> bool:
-    """Return whether a target says which of two responses is better and gives no scores."""
-    return target.card.preference is not None
-
-
-def scores_steps(target: Target) -> bool:
-    """Return whether a verdict has steps."""
-    return target.kind == "model" and is_by_step(target.card)
-
-
-def is_by_step(card: Card) -> bool:
-    """Return whether a model scores each step of a solution."""
-    return card.steps is not None and card.read is not None and card.read.is_several
-
-
-def attributes(target: Target) -> list[str]:
-    """Return the names of the attributes that a verdict has; a composite's are its parts."""
-    if target.kind == "composite":
-        return [part.name for part in target.parts]
-    if target.kind != "model" or only_compares(target) or is_by_step(target.card):
-        return []
-    return list(target.card.score.outputs)
-
-
 def interpret(
     target: Target,
     numbers: Sequence[np.ndarray],
@@ -133,7 +109,7 @@ def reward(card: Card, numbers: np.ndarray, sizes: Mapping[str, int], wish: Scor
         score.score(rule, outputs, gate)
         for outputs, gate in zip(heads["reward"], gates, strict=True)
     ]
-    if card.steps is not None and is_by_step(card):
+    if card.steps is not None and card.is_by_step:
         how = wish.aggregate or card.steps.aggregate
         return Reward(steps.aggregate(scores, how), steps=tuple(scores))
     return Reward(scores[-1], dict(zip(card.score.outputs, heads["reward"][-1], strict=False)))

@@ -12,7 +12,6 @@ from assay.cards import card as cards
 from assay.cards import paths, repository
 from assay.errors import CheckpointError, SettingsError, UnknownTarget, shown
 from assay.prompts.models import ResolveSettings
-from assay.scoring import interpretation
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -60,6 +59,25 @@ class Target:
     def is_ensemble(self) -> bool:
         """Whether the members' spread is an uncertainty."""
         return self.kind == "ensemble"
+
+    @property
+    def only_compares(self) -> bool:
+        """Whether it says which of two responses is better, and gives no scores."""
+        return self.card.preference is not None
+
+    @property
+    def scores_steps(self) -> bool:
+        """Whether a verdict has steps."""
+        return self.kind == "model" and self.card.is_by_step
+
+    @property
+    def attributes(self) -> list[str]:
+        """The names of the attributes that a verdict has; a composite's are its parts."""
+        if self.kind == "composite":
+            return [part.name for part in self.parts]
+        if self.kind != "model" or self.only_compares or self.scores_steps:
+            return []
+        return list(self.card.score.outputs)
 
     def member_label(self, model: Model) -> str:
         """Return a member's name within this target."""
@@ -321,9 +339,8 @@ def _part(
     target = targets.get(aliases.get(part.target, part.target))
     if target is None or target.kind not in ("model", "ensemble") or target.card.preference:
         raise SettingsError(f"{where}: '{part.target}' isn't a served model or ensemble")
-    attributes = interpretation.attributes(target)
-    if part.attribute is not None and part.attribute not in attributes:
-        named = ", ".join(attributes) or "none"
+    if part.attribute is not None and part.attribute not in target.attributes:
+        named = ", ".join(target.attributes) or "none"
         raise SettingsError(
             f"{where}: '{part.target}' has no attribute '{part.attribute}'; it has {named}"
         )

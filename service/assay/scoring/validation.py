@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 from assay import wire
 from assay.errors import InvalidField, shown
 from assay.reward.selection import DEFAULT_PENALTY
-from assay.scoring import interpretation
 
 if TYPE_CHECKING:
     from assay.scoring.targets import Target
@@ -21,7 +20,7 @@ def check(target: Target, options: wire.Options) -> None:
     """
     if isinstance(options, wire.BestOfNRequest):
         _check_penalty(options)
-    if interpretation.only_compares(target):
+    if target.only_compares:
         _check_comparing(target, options)
         return
     _check_steps(target, options)
@@ -69,12 +68,12 @@ def _check_comparing(target: Target, options: wire.Options) -> None:
 
 def _check_steps(target: Target, options: wire.Options) -> None:
     """A composite has steps' scores in its parts, but no first error of its own."""
-    scores_steps = interpretation.scores_steps(target)
+    scores_steps = target.scores_steps
     if options.threshold is not None and not scores_steps:
         raise InvalidField(
             f"'{target.name}' scores no steps; leave 'threshold' out", param="threshold"
         )
-    in_parts = any(interpretation.is_by_step(model.checkpoint.card) for model in target.members)
+    in_parts = any(model.checkpoint.card.is_by_step for model in target.members)
     if options.aggregate is not None and not (scores_steps or in_parts):
         raise InvalidField(
             f"'{target.name}' scores no steps; leave 'aggregate' out", param="aggregate"
@@ -84,7 +83,7 @@ def _check_steps(target: Target, options: wire.Options) -> None:
 def _check_attributes(target: Target, options: wire.Options) -> None:
     if options.attributes is None:
         return
-    named = interpretation.attributes(target)
+    named = target.attributes
     if unknown := [name for name in options.attributes if name not in named]:
         has = ", ".join(named) or "none"
         raise InvalidField(
@@ -102,8 +101,8 @@ def _check_attributes(target: Target, options: wire.Options) -> None:
 def _check_included(target: Target, options: wire.Options) -> None:
     """Refuse to include what the target doesn't give; all have members, if only themselves."""
     gives = {
-        "attributes": bool(interpretation.attributes(target)),
-        "steps": interpretation.scores_steps(target),
+        "attributes": bool(target.attributes),
+        "steps": target.scores_steps,
     }
     for name in options.include:
         if not gives.get(name, True):

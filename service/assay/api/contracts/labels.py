@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from assay.reward import ensemble
 from assay.reward.transform import sigmoid, softmax
-from assay.scoring import interpretation
 
 if TYPE_CHECKING:
     from assay.scoring.call import Call, ScoredItem
@@ -42,4 +41,4 @@ def of(call: Call, item: ScoredItem, applied: Applied | None = None) -> list[dic
 
 
 def _attributes(target: Target) -> list[str]:
-    return interpretation.attributes(target) if target.kind == "model" else []
+    return target.attributes if target.kind == "model" else []

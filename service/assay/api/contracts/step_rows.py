@@ -6,7 +6,6 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from assay.items import Ids
-from assay.scoring import interpretation
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -22,7 +21,7 @@ def at_every_token(inputs: FieldItems, target: Target) -> FieldItems:
     Where its steps end isn't to be seen in ids: clients know, and pick.
     """
     steps = target.card.steps
-    if steps is None or steps.form != "separate" or not interpretation.scores_steps(target):
+    if steps is None or steps.form != "separate" or not target.scores_steps:
         return inputs
     sources = [
         replace(source, reads_all=True) if isinstance(source, Ids) else source
