@@ -8,6 +8,7 @@ import torch
 
 from assay.engine.warmup import Budgets, find_budget
 from assay.errors import CheckpointError
+from assay.notebook import Notebook
 from assay.scheduling.policy import WARM_UP
 
 
@@ -65,6 +66,24 @@ def test_models_of_one_shape_are_timed_once():
     assert (second, seen[tried:]) == (first, [first.tokens])
     budgets.of(twin(seconds, hidden_size=128))
     assert len(seen) == 2 * tried + 1
+
+
+def test_what_an_earlier_start_found_is_taken_while_the_machine_is_as_fast(monkeypatch, tmp_path):
+    """One batch shows it; on another machine, or for another shape, all sizes are tried again."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+
+    def start(s_per_token, **changed):
+        machine = twin(lambda tokens: s_per_token * tokens, **changed)
+        budgets = Budgets(WARM_UP, Notebook("batches.json"), clock=lambda: machine.now)
+        return budgets.of(machine), machine.longest
+
+    first, tried = start(1e-3)
+    assert (first.tokens, tried) == (512, 1024)
+    assert start(1.1e-3) == (replace(first, tokens_per_s=pytest.approx(1e3 / 1.1)), 512)
+    assert start(1.1e-3, hidden_size=128)[1] == 1024
+    assert start(5e-4)[1] == 2048
+    (tmp_path / "assay" / "batches.json").write_text("[]")
+    assert start(1e-3) == (first, 1024)
 
 
 def test_what_the_operator_says_is_not_looked_for():

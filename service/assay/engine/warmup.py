@@ -6,10 +6,14 @@ show, and small enough that a newcomer needn't wait long behind it.
 
 from __future__ import annotations
 
+import contextlib
 import json
+import platform
 import time
 from dataclasses import dataclass, replace
+from functools import cache
 from itertools import pairwise
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -17,6 +21,7 @@ import torch
 
 from assay.engine import faults
 from assay.errors import CheckpointError
+from assay.notebook import Notebook
 from assay.worker_protocol import PrefixBatch
 
 if TYPE_CHECKING:
@@ -25,6 +30,7 @@ if TYPE_CHECKING:
     from assay.engine.model_runner import ModelRunner
     from assay.worker_protocol import WarmUp
 
+_ABOUT_AS_FAST = 0.25  # the rate may be off by so much from that of an earlier start
 _SURELY = 0.75  # of what is expected: readings are disturbed
 _TIMED_S = 0.2  # a size is run again until it took this long in all
 _MOST_RUNS = 3
@@ -86,10 +92,21 @@ def _expected_s(tried: Sequence[MeasuredBudget]) -> float:
 
 
 class Budgets:
-    """What was found on this device: models of one shape, as an ensemble's, are timed once."""
+    """What was found on this device: models of one shape, as an ensemble's, are timed once.
 
-    def __init__(self, warm_up: WarmUp) -> None:
+    On CPU, `notebook` has what earlier starts found.
+    """
+
+    def __init__(
+        self,
+        warm_up: WarmUp,
+        notebook: Notebook | None = None,
+        *,
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
         self._warm_up = warm_up
+        self._notebook = notebook
+        self._clock = clock
         self._known: dict[tuple[object, ...], MeasuredBudget] = {}
 
     def of(self, trunk: ModelRunner) -> MeasuredBudget:
@@ -97,8 +114,41 @@ class Budgets:
         shape = _shape(trunk)
         budget = self._known.get(shape)
         if budget is None or _time(trunk, budget.tokens, most_runs=1) is None:  # it warms up, too
-            budget = self._known[shape] = find_budget(trunk, self._warm_up)
+            budget = self._known[shape] = self._recalled(trunk, shape) or self._found(trunk, shape)
         return budget
+
+    def _found(self, trunk: ModelRunner, shape: tuple[object, ...]) -> MeasuredBudget:
+        budget = find_budget(trunk, self._warm_up, clock=self._clock)
+        if self._notebook is not None:
+            kept = [budget.tokens, budget.tokens_per_s, budget.most]
+            self._notebook.keep({self._name(shape): kept})
+        return budget
+
+    def _recalled(self, trunk: ModelRunner, shape: tuple[object, ...]) -> MeasuredBudget | None:
+        """Return what an earlier start found, where a batch still takes about as long."""
+        if self._notebook is None or trunk.device.type != "cpu":  # a GPU's memory may be taken
+            return None
+        match self._notebook.recall(self._name(shape)):
+            case [int(tokens), float(rate), int(most)] if tokens in self._warm_up.sizes:
+                trunk.score(_batch(trunk, min(tokens, _ITEM_TOKENS)))  # first call, as below
+                seconds = _time(trunk, tokens, self._clock)
+                if seconds and abs(tokens / seconds / rate - 1) < _ABOUT_AS_FAST:
+                    return MeasuredBudget(tokens, tokens / seconds, most)
+        return None
+
+    def _name(self, shape: tuple[object, ...]) -> str:
+        threads = torch.get_num_threads()
+        return Notebook.name(shape, self._warm_up, torch.__version__, threads, _processor())
+
+
+@cache
+def _processor() -> str:
+    """Return what the machine's processor is called."""
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line
+    return platform.processor()
 
 
 def _shape(trunk: ModelRunner) -> tuple[object, ...]:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from assay import child_process
 from assay.errors import CheckpointError, refusing
+from assay.notebook import Notebook
 from assay.worker_protocol import FromWorker, Refused, Start, encode_answer, receive
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ def run(start: Start, stream: socket.socket) -> None:
     if start.threads is not None:
         torch.set_num_threads(start.threads)
     models: dict[str, ModelRunner] = {}
-    budgets = warmup.Budgets(start.warm_up)
+    budgets = warmup.Budgets(start.warm_up, Notebook("batches.json"))
     try:
         for spec in start.models:
             try:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from assay.backends.local import LocalBackend
 from assay.backends.remote import RemoteBackend
 from assay.errors import AssayError, Draining, NotReady, WorkerError
+from assay.notebook import Notebook
 from assay.prompts.renderers import Renderers
 from assay.scheduling import devices
 from assay.scoring import starts, targets
@@ -337,7 +338,7 @@ class ServedModels:
     @property
     def _name_by_settings(self) -> str:
         settings = self._settings
-        return starts.name(
+        return Notebook.name(
             settings.models,
             str(settings.repository),
             settings.device,
@@ -348,7 +349,7 @@ class ServedModels:
     @property
     def _name_by_revisions(self) -> str:
         settings, revisions = self._settings, [model.revision for model in self.targets.models]
-        return starts.name(revisions, settings.device, settings.compile, settings.dtype)
+        return Notebook.name(revisions, settings.device, settings.compile, settings.dtype)
 
     def _usual(self) -> float:
         """Return how long such a start takes: as last time, or by the size of what is to read."""
