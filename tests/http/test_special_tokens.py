@@ -73,6 +73,11 @@ def test_split_they_are_text_and_score_so(starter: Server) -> None:
         ),
         (
             "/compare",
+            {"prompt": PROMPT, "chosen": "a", "rejected": SAID},
+            "comparisons[0].rejected",
+        ),
+        (
+            "/compare",
             {"comparisons": [{"prompt": SAID, "responses": ["a", "b"]}]},
             "comparisons[0].prompt",
         ),

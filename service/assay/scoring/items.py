@@ -178,14 +178,20 @@ def paths(field: str, groups: Groups, entries: Sequence[wire.TemplateInputs] = (
     def path(place: int, param: str | None) -> str:
         for group, (prompt, answers) in enumerate(groups):
             if place < len(answers):
-                kind = "responses" if isinstance(answers[place], str) else "chains"
-                entry = entries[group] if entries else None
-                error_path = beside(f"{field}[{group}]", entry, param, prompt)
-                return error_path or f"{field}[{group}].{kind}[{place}]"
+                entry, where = entries[group] if entries else None, f"{field}[{group}]"
+                named = f"{where}.{_answer(entry, answers, place)}"
+                return beside(where, entry, param, prompt) or named
             place -= len(answers)
         raise IndexError(place)
 
     return path
+
+
+def _answer(entry: wire.TemplateInputs | None, answers: Sequence[object], place: int) -> str:
+    """Return the name under which a response came."""
+    if isinstance(entry, wire.Comparison) and entry.responses is None:
+        return ("chosen", "rejected")[place]
+    return f"{'responses' if isinstance(answers[place], str) else 'chains'}[{place}]"
 
 
 def beside(
