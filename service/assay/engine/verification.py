@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from assay.engine import activations, checkpoint, compilation, faults, last_layer
+from assay.engine import activations, checkpoint, compilation, faults, last_layer, transfer
 from assay.engine.attention import interface
 from assay.engine.block_cache import BlockCache
 from assay.errors import CheckpointError
@@ -275,9 +275,12 @@ def _expected(runner: ModelRunner, sample: Sample) -> torch.Tensor:
 
 def _alone(runner: ModelRunner, sample: Sample, ids: np.ndarray) -> torch.Tensor:
     """Return transformers' own scores of one sequence, or what a card's heads would read."""
-    row = torch.from_numpy(ids)[None].long().to(runner.device)
-    segments = runner.token_types(sample.halves(ids))
-    outcome = runner.model(input_ids=row, attention_mask=torch.ones_like(row), **segments)
+    row, segments = transfer.to_device([ids[None], sample.halves(ids)], runner.device)
+    outcome = runner.model(
+        input_ids=row.long(),
+        attention_mask=torch.ones_like(row).long(),
+        **runner.token_types(segments),
+    )
     if runner.model.base_model is not runner.model:
         logits: torch.Tensor = outcome.logits[0]
         return logits

@@ -13,7 +13,6 @@ from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 
 from assay.engine import faults
 from assay.errors import CheckpointError
@@ -143,8 +142,7 @@ def _time(
     except (RuntimeError, MemoryError) as error:
         if not faults.is_out_of_memory(error):
             raise
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
+        faults.free_memory(error)
         return None
     return min(times)
 

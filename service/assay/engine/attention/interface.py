@@ -13,10 +13,10 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import torch
-from transformers import AttentionInterface
+from transformers import AttentionInterface, masking_utils
 from transformers.masking_utils import AttentionMaskInterface
 
-from assay.engine import operator
+from assay.engine import operator, packing
 from assay.engine.attention import blocks, native, tree, varlen
 from assay.engine.attention.pattern import Pattern
 
@@ -162,6 +162,13 @@ def rows_read(layer: int) -> np.ndarray | None:
     return at.rows if at is not None and at.layers == layer else None
 
 
+def filled_rows(device: torch.device) -> torch.Tensor:
+    """Return the rows that are read of the pass under way, int32, a multiple of `packing.ROWS`."""
+    at = _pass.get()
+    assert at.rows is not None
+    return at.packed.on(device, read_rows=packing.filled(at.rows))["read_rows"]
+
+
 @contextmanager
 def taking_keys() -> Iterator[None]:
     """Call a layer inside: it ends where it attends, and its keys and values are for the next one.
@@ -274,5 +281,15 @@ def _no_mask(*_: Any, local_size: int | None = None, **__: Any) -> None:
         at.masks.add(local_size)
 
 
+def _sequences(position_ids: torch.Tensor) -> torch.Tensor | None:
+    """Look for sequences packed in a row, as transformers does; the packed batch knows its own.
+
+    It would look at the positions on the device, and so wait for a GPU in each pass.
+    """
+    return None if _pass.get(None) is not None else _find_sequences(position_ids)
+
+
+_find_sequences = masking_utils.find_packed_sequence_indices
+masking_utils.find_packed_sequence_indices = _sequences
 for _backend in _BACKENDS:
     PackedAttention(_backend)
