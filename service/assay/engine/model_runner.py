@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     import transformers
 
+    from assay.engine.attention.pattern import LayerKind
     from assay.engine.block_cache import BlockCache
     from assay.engine.device_events import Event
     from assay.engine.last_layer import LastLayer
@@ -68,6 +69,7 @@ class ModelRunner:
         self._first_position = bounds.first_position(model)
         self.segments = _segments(model)
         self.layers = 0  # that attend, once it has run
+        self.kinds: set[LayerKind] = set()  # of these
         self.unheard: set[int] = set()  # tokens that a mask lets see, and no layer asked for
 
     @property
@@ -177,7 +179,7 @@ class ModelRunner:
                 position_ids=there["positions"].long()[None],
                 **self.token_types(there["segments"]),
             ).last_hidden_state[0]  # (rows, hidden)
-        self.layers = under_way.layers
+        self.layers, self.kinds = under_way.layers, under_way.kinds
         self.unheard = under_way.masks - under_way.windows
         if rows is None:
             read = self.readout.gather(hidden, packed.first_rows, packed.last_rows)

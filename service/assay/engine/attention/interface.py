@@ -17,11 +17,11 @@ from transformers import AttentionInterface, masking_utils
 from transformers.masking_utils import AttentionMaskInterface
 
 from assay.engine import operator, packing
-from assay.engine.attention import blocks, native, tree, varlen
-from assay.engine.attention.pattern import Pattern
+from assay.engine.attention import blocks, exactness, native, tree, varlen
+from assay.engine.attention.pattern import LayerKind, Pattern
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     import numpy as np
 
@@ -37,6 +37,9 @@ _BACKENDS: dict[str, AttentionBackend] = {
     "blocks": blocks.attend,
 }
 _OF_DEVICE = {"cpu": ("native",), "cuda": ("varlen", "tree")}  # faster than torch's products
+# Times the limit of `exactness`, where products are rounded to the dtype, too, as eager's are.
+_EAGER = {torch.bfloat16: 10.0, torch.float16: 10.0}
+_ROUNDINGS = {"assay-native": _EAGER, "assay-blocks": _EAGER}
 _pass: ContextVar[_Pass] = ContextVar("pass")
 
 
@@ -52,7 +55,12 @@ class _Pass:
     is_taking: bool = False
     taken: _Taken | None = None  # by a layer that attends next
     masks: set[int] = field(default_factory=set)  # tokens that masks of the trunk's would let see
-    windows: set[int | None] = field(default_factory=set)  # those that its layers asked for
+    kinds: set[LayerKind] = field(default_factory=set)  # of its layers
+
+    @property
+    def windows(self) -> set[int | None]:
+        """The tokens that its layers asked to see."""
+        return {kind.pattern.window for kind in self.kinds}
 
     def meet(self, key: torch.Tensor, value: torch.Tensor) -> Layer | None:
         """Count a layer, and keep of its keys and values what is to be kept."""
@@ -127,6 +135,26 @@ def _native_obstacle(device: torch.device, dtype: torch.dtype, *, compiled: bool
     return ""
 
 
+def limit(attention: str, dtype: torch.dtype) -> float:
+    """Return how far an implementation may be from float64; see `exactness.largest_error`."""
+    return exactness.LIMITS[dtype] * _ROUNDINGS.get(attention, {}).get(dtype, 1)
+
+
+def inexactness(
+    attention: str, kinds: Iterable[LayerKind], device: torch.device, dtype: torch.dtype, most: int
+) -> str:
+    """Return in which way an implementation is further from float64 than its limit; or nothing.
+
+    Of windows that are wider than `most` tokens the end isn't tried.
+    """
+    backend = _BACKENDS[attention.removeprefix("assay-")]
+    for kind in kinds:
+        error = exactness.largest_error(backend, kind, device, dtype, most)
+        if error > limit(attention, dtype):
+            return f"its attention is off by {error:.2g} on this device ({kind})"
+    return ""
+
+
 @contextmanager
 def over(
     packed: PackedBatch,
@@ -198,7 +226,6 @@ def _attend(
     softcap: float | None,
 ) -> torch.Tensor:
     at = _pass.get()
-    at.windows.add(window)
     packed = at.packed
     if packed.is_shared and not causal:
         raise ValueError("a token that sees what follows it can't be shared")
@@ -206,6 +233,7 @@ def _attend(
         at.taken = _Taken(key, value, at.meet(key, value))
         raise _Enough
     pattern = Pattern(scale, causal, window, softcap)
+    at.kinds.add(LayerKind(pattern, len(query), len(key), query.shape[2], value.shape[2]))
     if (taken := at.taken) is not None:
         at.taken = None
         return _BACKENDS[backend](
