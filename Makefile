@@ -13,7 +13,8 @@ FAST := tests/api tests/backends/test_remote.py tests/cards tests/prompts tests/
 PYTEST := $(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
 SLOW := tests/telemetry/test_tracing.py tests/prompts/test_process.py
 
-.PHONY: serve test test-fast check docs audit bill requirements digests fmt loadtest soak overload chaos fuzz
+.PHONY: serve test test-fast check docs audit bill requirements digests fmt loadtest soak overload chaos \
+	fuzz gpu gpu-packages
 
 serve: .venv/serve
 	$(BIN)/assay serve
@@ -76,6 +77,14 @@ soak: overload chaos
 
 overload chaos: .venv/dev
 	$(BIN)/python -m loadtest $@ $(ARGS)
+
+# On a machine with a GPU, torch and transformers: seven minutes, and nothing is fetched. The packages
+# that it lacks are carried in build/gpu, which `make gpu-packages` fills where there is a network.
+gpu:
+	PYTHONPATH=service:build/gpu $(PYTHON) -m loadtest.gpu $(ARGS)
+
+gpu-packages:
+	$(PYTHON) -m loadtest.carried build/gpu
 
 fuzz: .venv/dev
 	$(BIN)/python -W ignore -m tests.fuzz $(ARGS)

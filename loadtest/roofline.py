@@ -11,6 +11,7 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 from torch import nn
 from torch.nn.functional import linear
@@ -21,6 +22,8 @@ from loadtest import pair
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
     from pathlib import Path
+
+    from transformers import PreTrainedModel
 
     from loadtest.pair import Source
     from loadtest.subjects import Subject
@@ -41,7 +44,12 @@ class Operations:
         """Return those of a checkpoint, from its configuration."""
         config = AutoConfig.from_pretrained(checkpoint)
         with torch.device("meta"):
-            model = AutoModelForSequenceClassification.from_config(config)
+            return cls.of_model(AutoModelForSequenceClassification.from_config(config))
+
+    @classmethod
+    def of_model(cls, model: PreTrainedModel) -> Operations:
+        """Return those of a model."""
+        config = model.config
         shapes = Counter(
             (module.out_features, module.in_features)
             for module in model.modules()
@@ -59,10 +67,12 @@ class Operations:
 
     def total(self, lengths: Iterable[int]) -> int:
         """Return the operations of sequences: products, and attention's for what is causal."""
-        return sum(
-            length * self.per_token + 2 * self.attention_width * length * (length + 1)
-            for length in lengths
-        )
+        return sum(self.computed(np.arange(length)) for length in lengths)
+
+    def computed(self, positions: np.ndarray) -> int:
+        """Return the operations of tokens at such positions, whoever computed those before them."""
+        seen = int(positions.sum()) + len(positions)
+        return len(positions) * self.per_token + 4 * self.attention_width * seen
 
 
 class Machine:

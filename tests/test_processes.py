@@ -3,6 +3,7 @@
 import pytest
 
 from assay import processes
+from assay.scheduling import workers
 from assay.scheduling.policy import WARM_UP
 from assay.scheduling.workers import Worker
 from assay.worker_protocol import Refused, Start
@@ -43,3 +44,25 @@ async def test_further_variables_reach_a_device_process(monkeypatch):
         said = await worker.receive()
 
     assert said == Refused("VENDOR_LICENSE_SERVER", "this")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("PYTORCH_CUDA_ALLOC_CONF", "max_split_size_mb:64"),
+        ("PYTORCH_ALLOC_CONF", "max_split_size_mb:64"),
+        ("PYTORCH_HIP_ALLOC_CONF", "max_split_size_mb:64"),
+        ("UNRELATED", "1"),
+    ],
+)
+def test_a_gpus_memory_grows_in_place_unless_the_operator_says_how(monkeypatch, name, value):
+    """torch takes one of the names: ours beside the operator's would win or lose by version."""
+    for known in ("PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_ALLOC_CONF", "PYTORCH_HIP_ALLOC_CONF"):
+        monkeypatch.delenv(known, raising=False)
+    monkeypatch.setenv(name, value)
+
+    found = {key: said for key, said in workers._variables(()).items() if "ALLOC_CONF" in key}
+
+    growing = "expandable_segments:True"
+    ours = {"PYTORCH_CUDA_ALLOC_CONF": growing, "PYTORCH_ALLOC_CONF": growing}
+    assert found == (ours if name == "UNRELATED" else {name: value})

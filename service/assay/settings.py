@@ -172,7 +172,8 @@ class Settings(BaseSettings):
         default=None,
         ge=0,
         description="Memory for the keys and values of prefixes that a model keeps between "
-        "batches; default 512 on CPU, a tenth of a GPU's memory; 0 keeps none.",
+        "batches; default 512 on CPU, on a GPU a tenth of what its models leave free, shared among "
+        "them; 0 keeps none.",
     )
     prefix_sharing: Literal["caller", "all"] = Field(
         default="caller",

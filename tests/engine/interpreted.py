@@ -12,7 +12,7 @@ import pytest
 import torch
 from triton.runtime import interpreter
 
-from assay.engine import verification
+from assay.engine import transfer, verification
 from assay.engine.attention import interface, tree
 from assay.engine.attention.pattern import Pattern
 from assay.engine.block_cache import BlockCache
@@ -260,8 +260,8 @@ def test_queries_of_a_few_rows_get_the_bits_that_they_get_among_all(pattern):
 def test_tables_are_made_and_copied_once_for_all_layers_of_a_kind(monkeypatch):
     """Not in each layer: windowed and other layers have theirs, and so have a few rows."""
     made = []
-    copied = tree._copied
-    monkeypatch.setattr(tree, "_copied", lambda *args: made.append(1) or copied(*args))
+    copied = transfer.to_device
+    monkeypatch.setattr(transfer, "to_device", lambda *args: made.append(1) or copied(*args))
     packed = prefix_batch([5, 6])
     query, key, value = inputs(16)
 

@@ -1,6 +1,7 @@
 """Batches through a socket, on a device that computes at once and on one that runs behind."""
 
 import socket
+import weakref
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -12,55 +13,75 @@ from assay.worker_protocol import Batch, Done, Ending, Failed, PrefixBatch, enco
 from tests.engine.worker_process import heard
 
 
-@dataclass
-class Scores:
-    """What a device is still computing."""
+class Event:
+    """A point of a device's work that the test lets it reach; time goes on by one a point."""
 
-    trunk: "ModelRunner"
-    number: int
-    device = torch.device("cpu")
+    def __init__(self, trunk, number):
+        self.trunk, self.number = trunk, number
+        trunk.recorded += 1
+        self.at = trunk.recorded
 
-    def double(self):
-        return self
+    def is_reached(self):
+        return not self.trunk.runs_behind or self.at <= self.trunk.computed
 
-    def cpu(self):
+    def wait(self):
+        self.trunk.computed = max(self.trunk.computed, self.at)
         self.trunk.events.append(f"read {self.number}")
         if self.number in self.trunk.fails_late:
             raise RuntimeError("an illegal memory access")
-        return torch.tensor([[float(self.number)]])
+
+    def seconds_since(self, earlier):
+        return float(self.at - earlier.at)
 
 
 @dataclass
 class ModelRunner:
-    """Notes when passes are launched and read; an item's first id is its batch's number."""
+    """Notes when passes are launched and read; an item's first id is its batch's number.
+
+    A device that runs behind comes nowhere before somebody waits for it.
+    """
 
     runs_behind: bool
     fails: tuple[int, ...] = ()
     fails_late: tuple[int, ...] = ()
     breaks: tuple[int, ...] = ()
     events: list[str] = field(default_factory=list)
+    device = torch.device("cpu")
+    number = 0
+    recorded = 0
+    computed = 0
+
+    def event(self):
+        return Event(self, self.number)
 
     def launch(self, batch, on_ending, part):
-        number = int(batch.ids[0])
+        number = self.number = int(batch.ids[0])
         if number in self.fails:
             raise torch.OutOfMemoryError
         if number in self.breaks:
             raise torch.AcceleratorError("CUDA error: device-side assert triggered")
         self.events.append(f"launch {number}")
         on_ending()
-        return Scores(self, number)
+        return torch.tensor([[float(number)]])
 
     def padded_tokens(self, batch):
         return -batch.tokens % 16
 
 
+def one_item(number):
+    """Return a batch of one token."""
+    return PrefixBatch.unshared([np.array([number], np.int32)])
+
+
 def answers(trunk, count):
-    """Send batches all at once; return what comes back, `Ending` left out."""
+    """Send batches all at once; return what comes back, `Ending` left out.
+
+    On a device that runs behind the next batch has come before the last one's end is near.
+    """
     ours, theirs = socket.socketpair()
     with ours, theirs:
         for number in range(count):
-            prefix_batch = PrefixBatch.unshared([np.array([number], np.int32)])
-            ours.sendall(b"".join(encode(Batch(number, "judge", prefix_batch, 0.8))))
+            ours.sendall(b"".join(encode(Batch(number, "judge", one_item(number), 0.8))))
         ours.shutdown(socket.SHUT_WR)
         batch_loop.serve(
             {"judge": trunk}, theirs, lambda message: theirs.sendall(encode_answer(message))
@@ -70,7 +91,7 @@ def answers(trunk, count):
         while (message := heard(ours)) is not None:
             said.append(message)
     assert [one.number for one in said if isinstance(one, Ending)] == [
-        number for number in range(count) if number not in trunk.fails
+        number for number in range(count) if number not in trunk.fails and not trunk.runs_behind
     ]
     return [one for one in said if not isinstance(one, Ending)]
 
@@ -111,6 +132,70 @@ def test_a_batch_that_fails_leaves_the_others_as_they_are(runs_behind):
     assert [type(one) for one in said] == [Done, Failed, Failed, Done]
     assert [one.reason for one in said[1:3]] == ["OutOfMemoryError", "RuntimeError"]
     assert [one.out_of_memory for one in said[1:3]] == [True, False]
+
+
+@dataclass
+class Device(ModelRunner):
+    """One that comes to its next point each time it is looked at, as long as it has one."""
+
+    runs_behind: bool = True
+
+    def event(self):
+        return Looked(self, self.number)
+
+
+class Looked(Event):
+    """A point of it."""
+
+    def is_reached(self):
+        self.trunk.computed = min(self.trunk.computed + 1, self.trunk.recorded)
+        return super().is_reached()
+
+
+def test_a_gpu_says_that_a_batch_ends_when_it_has_come_there_itself():
+    """Not when the host has launched as much, which may be long before."""
+    trunk = Device()
+    ours, theirs = socket.socketpair()
+    said = []
+    with ours, theirs:
+        ours.sendall(b"".join(encode(Batch(0, "judge", one_item(0), 0.8))))
+
+        def send(message):
+            said.append((type(message), trunk.computed))
+            if isinstance(message, Done):
+                ours.shutdown(socket.SHUT_WR)
+
+        batch_loop.serve({"judge": trunk}, theirs, send)
+
+    (ending, at_ending), (done, at_done) = said
+    assert (ending, done) == (Ending, Done)
+    assert at_ending >= 2  # events: its begin, its ending, its end
+    assert at_done >= 3
+
+
+def test_a_gpus_time_is_its_own():
+    """From where it began the batch to where it ended it, whatever the host did meanwhile."""
+    said = answers(ModelRunner(runs_behind=True), 3)
+
+    assert [one.compute_s for one in said] == [2.0, 2.0, 2.0]  # begin, ending, end
+
+
+def test_what_a_failed_pass_held_is_free_before_memory_is_given_back(monkeypatch):
+    """The frames of its error hold it as long as they live."""
+    held = []
+
+    class Failing(ModelRunner):
+        def launch(self, batch, on_ending, part):
+            activations = torch.ones(3)
+            held.append(weakref.ref(activations))
+            raise torch.OutOfMemoryError
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: held.append(held[0]()))
+
+    answers(Failing(runs_behind=False, fails=(0,)), 1)
+
+    assert held[1:] == [None]
 
 
 def test_a_cpu_without_memory_is_told_from_other_errors():

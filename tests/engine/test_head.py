@@ -6,6 +6,7 @@ from pydantic import TypeAdapter
 
 from assay.cards import mechanism
 from assay.engine.head import VOCABULARY, Head, VocabularyHead
+from assay.engine.readout import CardHeads, NextToken, Readout
 
 ROWS, SIZE = 5, 6
 STATE = torch.randn(ROWS, SIZE, generator=torch.Generator().manual_seed(1))
@@ -125,21 +126,39 @@ def test_joined_rows_are_read_side_by_side():
     assert found.tolist() == [[STATE[0, 0], STATE[1, 0]], [STATE[2, 0], STATE[3, 0]]]
 
 
-@pytest.mark.parametrize("rows", [1, 64, 65, 150])
+@pytest.mark.parametrize("rows", [0, 1, 64, 65, 150])
 def test_the_following_token_has_its_log_probability(rows):
-    """Over the whole vocabulary, in bits that don't depend on how many rows there are."""
+    """Over the whole vocabulary."""
     generator = torch.Generator().manual_seed(3)
     state = torch.randn(rows, SIZE, generator=generator)
     following = torch.randint(9, (rows,), generator=generator)
     vocabulary = VocabularyHead(TENSORS[VOCABULARY].to(torch.bfloat16))
 
-    found = vocabulary(state, following)
+    found = Readout("last", NextToken(vocabulary)).score(state, following)
 
     logits = state @ TENSORS[VOCABULARY].to(torch.bfloat16).float().T
     torch.testing.assert_close(found, logits.log_softmax(1).gather(1, following[:, None]))
-    assert torch.equal(found[:1], vocabulary(state[:1], following[:1]))
 
 
-def test_no_following_token_has_no_number():
-    """An empty batch is one."""
-    assert VocabularyHead(TENSORS[VOCABULARY])(STATE[:0], torch.empty(0)).shape == (0, 1)
+@pytest.mark.parametrize("joined", [1, 2])
+@pytest.mark.parametrize("items", [1, 63, 64, 65, 200])
+def test_a_head_gets_the_same_number_of_rows_in_any_batch(joined, items):
+    """On a GPU a product's order of sums follows from it."""
+    shapes = []
+
+    def product(state):
+        shapes.append(tuple(state.shape))
+        return state @ TENSORS["w"].T
+
+    product.joined = joined
+    state = torch.randn(items * joined, SIZE)
+    wide = state.reshape(items, -1)[:, :SIZE]
+
+    def on_joined(rows):
+        return product(rows.reshape(len(rows) // joined, -1)[:, :SIZE])
+
+    on_joined.joined = joined
+    found = Readout("last", CardHeads({"reward": on_joined})).score(state)
+
+    torch.testing.assert_close(found, wide @ TENSORS["w"].T)
+    assert shapes == [(64, SIZE)] * -(-items // 64)

@@ -33,7 +33,7 @@ class Layer:
 
         Both are (kv_heads, rows + held tokens, width): what `packed.starts` counts in.
         """
-        slots = torch.from_numpy(packed.cached_slots).to(key.device, non_blocking=True)
+        slots = packed.on(key.device)["cached_slots"]
         return (
             torch.cat([key, self.keys[slots].transpose(0, 1)], dim=1),
             torch.cat([value, self.values[slots].transpose(0, 1)], dim=1),
@@ -41,8 +41,8 @@ class Layer:
 
     def keep(self, key: torch.Tensor, value: torch.Tensor, packed: PackedBatch) -> None:
         """Copy what a batch is to leave behind."""
-        rows = torch.from_numpy(packed.new_rows).to(key.device, non_blocking=True)
-        slots = torch.from_numpy(packed.new_slots).to(key.device, non_blocking=True).long()
+        there = packed.on(key.device)
+        rows, slots = there["new_rows"], there["new_slots"].long()
         self.keys.index_copy_(0, slots, key.transpose(0, 1)[rows])
         self.values.index_copy_(0, slots, value.transpose(0, 1)[rows])
 

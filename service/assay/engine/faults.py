@@ -6,6 +6,8 @@ memory left, says nothing about the model and is told as what it is.
 
 from __future__ import annotations
 
+import traceback
+
 import torch
 
 _ACCELERATOR_ERROR: type[Exception] | None = getattr(torch, "AcceleratorError", None)
@@ -49,6 +51,16 @@ def is_out_of_memory(error: BaseException) -> bool:
     if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
         return True
     return isinstance(error, RuntimeError) and any(said in str(error) for said in _NO_MEMORY)
+
+
+def free_memory(error: BaseException) -> None:
+    """Give a GPU back what a call held that failed: its frames hold all tensors it made."""
+    failure: BaseException | None = error
+    while failure is not None:
+        traceback.clear_frames(failure.__traceback__)
+        failure = failure.__cause__ or failure.__context__
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
 
 
 def first_line(error: BaseException) -> str:

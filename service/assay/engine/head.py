@@ -1,7 +1,7 @@
 """A card's heads: layers from hidden states to numbers, in float32.
 
-Every tensor is the one the card names. Rows are worked on a multiple of `ROWS` at a time, so that
-numbers have the same bits in any batch.
+Every tensor is the one the card names. `readout.Readout` gives a head the same number of rows at a
+time, whatever the batch.
 """
 
 from __future__ import annotations
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     Layer = Callable[[torch.Tensor], torch.Tensor]
 
 VOCABULARY = "the output embedding"  # its tensor's name, whatever that is in the files
-_VOCABULARY_ROWS = 64  # whose logits over the whole vocabulary are in memory at a time
 _ACTIVATIONS: dict[str, Layer] = {
     "relu": functional.relu,
     "tanh": torch.tanh,
@@ -61,15 +60,9 @@ class VocabularyHead:
 
     def __call__(self, state: torch.Tensor, next_ids: torch.Tensor) -> torch.Tensor:
         """Return (rows, 1) of (rows, hidden) and (rows,) ids."""
-        parts = []
-        for begin in range(0, len(state), _VOCABULARY_ROWS):
-            rows = state[begin : begin + _VOCABULARY_ROWS]
-            ids = next_ids[begin : begin + _VOCABULARY_ROWS]
-            missing = _VOCABULARY_ROWS - len(rows)  # one shape of product for one order of sums
-            logits = functional.pad(rows, (0, 0, 0, missing)) @ self._weight.T
-            chosen = logits[: len(rows)].gather(1, ids.long()[:, None])
-            parts.append(chosen - logits[: len(rows)].logsumexp(1, keepdim=True))
-        return torch.cat(parts) if parts else state.new_empty(0, 1)
+        logits = state @ self._weight.T
+        chosen = logits.gather(1, next_ids.long()[:, None])
+        return chosen - logits.logsumexp(1, keepdim=True)
 
 
 def _layer(  # noqa: C901, PLR0911  a case for each kind of layer

@@ -15,10 +15,8 @@ import copy
 import inspect
 from typing import Any
 
-import numpy as np
 import torch
 
-from assay.engine import packing
 from assay.engine.attention import interface
 from assay.engine.compilation import repeated_blocks
 
@@ -58,14 +56,12 @@ class LastLayer:
         self, layer: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
         """Take the keys and values of all rows; return the arguments of those that are read."""
-        rows = interface.rows_read(self._number)
-        if rows is None:
+        if interface.rows_read(self._number) is None:
             return None
         with interface.taking_keys():
             type(layer).forward(self._whole, *args, **kwargs)  # neither hooks nor compiled code
-        filled = np.pad(rows, (0, -len(rows) % packing.ROWS), mode="edge")
         named = dict(zip(self._names, args, strict=False)) | kwargs
-        index = torch.from_numpy(filled).to(named["hidden_states"].device, non_blocking=True)
+        index = interface.filled_rows(named["hidden_states"].device)
         narrowed = {
             name: _at(value, index) if name.startswith(_BY_ROW) else value
             for name, value in named.items()

@@ -1,7 +1,12 @@
-"""A model on a device: loaded, verified, compiled where that is worth it, and warm."""
+"""A process' models on its device: loaded, verified, compiled where that is worth it, and warm.
+
+Memory is divided once all weights are there: first the blocks that each model keeps, then the
+largest batch, which takes what is left.
+"""
 
 from __future__ import annotations
 
+import contextlib
 from typing import TYPE_CHECKING
 
 import torch
@@ -17,16 +22,17 @@ from assay.engine import (
 )
 from assay.engine.attention import library
 from assay.errors import CheckpointError
+from assay.notebook import Notebook
 from assay.worker_protocol import Compile, FromWorker, Loaded, ModelSpec, Progress, Start
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from assay.cards.card import Card
     from assay.engine.model_runner import ModelRunner
 
 _PREFIX_BYTES = 512 * 2**20  # for the keys and values that a model keeps in a computer's memory
-_PREFIX_PART = 0.1  # of a GPU's memory
+_PREFIX_PART = 0.1  # of what is free of a GPU's memory, for all models together
 
 
 def of_the_device(error: Exception, device: str, spec: ModelSpec) -> str:
@@ -37,41 +43,58 @@ def of_the_device(error: Exception, device: str, spec: ModelSpec) -> str:
     return f"{device} failed while {spec.name} was loaded ({said}); the fault is the device's"
 
 
-def load(
-    spec: ModelSpec, start: Start, send: Callable[[FromWorker], None], budgets: warmup.Budgets
-) -> ModelRunner:
-    """Return a model, loaded, verified and warm; `send` tells how far it is.
+class Loader:
+    """The models that a device process is told to load; `send` tells how far each is."""
 
-    `budgets` are those of the models that this process has loaded.
+    def __init__(self, start: Start, send: Callable[[FromWorker], None]) -> None:
+        self.runners: dict[str, ModelRunner] = {}
+        self._start = start
+        self._send = send
+        self._budgets = warmup.Budgets(start.warm_up, Notebook("batches.json"))
+        self._free: int | None = None  # bytes of a GPU, beside all models
 
-    Raises:
-        CheckpointError: It can't be served.
-    """
-    try:
-        return _loaded(spec, start, send, budgets)
-    except Exception as error:
-        if not faults.is_fault(error):
-            raise
-        raise CheckpointError(of_the_device(error, start.device, spec)) from error
+    def load(self, spec: ModelSpec) -> None:
+        """Load and verify a model, and compile it where that is worth it.
 
+        Raises:
+            CheckpointError: It can't be served.
+        """
+        with self._telling_faults(spec):
+            self.runners[spec.name] = self._loaded(spec)
 
-def _loaded(
-    spec: ModelSpec, start: Start, send: Callable[[FromWorker], None], budgets: warmup.Budgets
-) -> ModelRunner:
-    device = _device(start.device)
-    has_compiler = _has_compiler(start.compile)
-    if device.type == "cuda":
-        torch.cuda.set_device(device)  # kernels that are launched by hand go to the current one
-    send(Progress(spec.name, "load", 0.0))
-    dtype = _dtype(spec.dtype, device, spec.card)
-    trunk: ModelRunner
-    if spec.trust is not None:
-        trunk = foreign = remote_code.load(
-            spec.name, spec.folder, spec.card, spec.trust, device=device, dtype=dtype
-        )
-        _check(foreign, spec, send)
-        foreign.verify()
-    else:
+    def warm_up(self, spec: ModelSpec) -> None:
+        """Give a model its memory, find its batch size, and say that it is loaded; once all are.
+
+        Raises:
+            CheckpointError: The device has too little memory.
+        """
+        with self._telling_faults(spec):
+            self._warm_up(spec, self.runners[spec.name])
+
+    @contextlib.contextmanager
+    def _telling_faults(self, spec: ModelSpec) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:
+            if not faults.is_fault(error):
+                raise
+            raise CheckpointError(of_the_device(error, self._start.device, spec)) from error
+
+    def _loaded(self, spec: ModelSpec) -> ModelRunner:
+        start, send = self._start, self._send
+        device = _device(start.device)
+        has_compiler = _has_compiler(start.compile)
+        if device.type == "cuda":
+            torch.cuda.set_device(device)  # kernels that are launched by hand go to the current one
+        send(Progress(spec.name, "load", 0.0))
+        dtype = _dtype(spec.dtype, device, spec.card)
+        if spec.trust is not None:
+            foreign = remote_code.load(
+                spec.name, spec.folder, spec.card, spec.trust, device=device, dtype=dtype
+            )
+            _check(foreign, spec, send)
+            foreign.verify()
+            return foreign
         trunk = model_runner.load(
             spec.folder, spec.card, device=device, dtype=dtype, base=spec.base
         )
@@ -83,31 +106,44 @@ def _loaded(
             verification.compile_blocks(trunk)
         elif start.compile != "off" and trunk.is_worth_compiling:
             trunk.warnings.append("its blocks run uncompiled, slower: there is no C++ compiler")
-    send(Progress(spec.name, "warm up", 0.0))
-    budget = budgets.of(trunk)
-    verification.keep_prefixes(trunk, _prefix_bytes(spec, device))
-    send(
-        Loaded(
-            model=spec.name,
-            architecture=type(trunk.model).__name__,
-            device=str(device),
-            dtype=str(trunk.dtype).removeprefix("torch."),
-            forward=trunk.forward,
-            attention=trunk.attention.removeprefix("assay-"),
-            is_compiled=trunk.is_compiled,
-            shares_prefixes=trunk.shares_prefixes,
-            reads=trunk.readout.position,
-            outputs=trunk.outputs,
-            inputs=trunk.inputs,
-            parameters=trunk.parameters,
-            budget_tokens=budget.tokens,
-            prefix_blocks=trunk.block_cache.count if trunk.block_cache else 0,
-            tokens_per_s=budget.tokens_per_s,
-            most_batch_tokens=budget.most,
-            warnings=tuple(trunk.warnings),
+        return trunk
+
+    def _warm_up(self, spec: ModelSpec, trunk: ModelRunner) -> None:
+        self._send(Progress(spec.name, "warm up", 0.0))
+        verification.keep_prefixes(trunk, self._prefix_bytes(spec, trunk.device))
+        budget = self._budgets.of(trunk)
+        self._send(
+            Loaded(
+                model=spec.name,
+                architecture=type(trunk.model).__name__,
+                device=str(trunk.device),
+                dtype=str(trunk.dtype).removeprefix("torch."),
+                forward=trunk.forward,
+                attention=trunk.attention.removeprefix("assay-"),
+                is_compiled=trunk.is_compiled,
+                shares_prefixes=trunk.shares_prefixes,
+                reads=trunk.readout.position,
+                outputs=trunk.outputs,
+                inputs=trunk.inputs,
+                parameters=trunk.parameters,
+                budget_tokens=budget.tokens,
+                prefix_blocks=trunk.block_cache.count if trunk.block_cache else 0,
+                tokens_per_s=budget.tokens_per_s,
+                most_batch_tokens=budget.most,
+                warnings=tuple(trunk.warnings),
+            )
         )
-    )
-    return trunk
+
+    def _prefix_bytes(self, spec: ModelSpec, device: torch.device) -> int:
+        """Return how much memory a model's kept prefixes may take."""
+        if spec.prefix_cache_mb is not None:
+            return spec.prefix_cache_mb * 2**20
+        if device.type != "cuda":
+            return _PREFIX_BYTES
+        if self._free is None:
+            torch.cuda.empty_cache()
+            self._free, _ = torch.cuda.mem_get_info(device)
+        return int(self._free * _PREFIX_PART) // len(self.runners)
 
 
 def _check(trunk: ModelRunner, spec: ModelSpec, send: Callable[[FromWorker], None]) -> None:
@@ -135,15 +171,6 @@ def _check_revision(spec: ModelSpec) -> None:
             f"the files in {spec.folder} are no longer of revision {spec.revision} but of {now}; "
             "reload to serve these, or put the others back"
         )
-
-
-def _prefix_bytes(spec: ModelSpec, device: torch.device) -> int:
-    """Return how much memory a model's kept prefixes may take."""
-    if spec.prefix_cache_mb is not None:
-        return spec.prefix_cache_mb * 2**20
-    if device.type == "cuda":
-        return int(torch.cuda.get_device_properties(device).total_memory * _PREFIX_PART)
-    return _PREFIX_BYTES
 
 
 def _has_compiler(mode: Compile) -> bool:

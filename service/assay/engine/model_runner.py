@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from assay.cards.card import Card
-from assay.engine import bounds, checkpoint, packing, readout
+from assay.engine import bounds, checkpoint, device_events, packing, readout, transfer
 from assay.engine.attention import interface
 from assay.engine.sample import Sample
 from assay.worker_protocol import Inputs, PrefixBatch
@@ -24,7 +24,9 @@ if TYPE_CHECKING:
 
     import transformers
 
+    from assay.engine.attention.pattern import LayerKind
     from assay.engine.block_cache import BlockCache
+    from assay.engine.device_events import Event
     from assay.engine.last_layer import LastLayer
     from assay.engine.packing import PackedBatch
     from assay.engine.readout import Readout
@@ -67,6 +69,7 @@ class ModelRunner:
         self._first_position = bounds.first_position(model)
         self.segments = _segments(model)
         self.layers = 0  # that attend, once it has run
+        self.kinds: set[LayerKind] = set()  # of these
         self.unheard: set[int] = set()  # tokens that a mask lets see, and no layer asked for
 
     @property
@@ -98,10 +101,9 @@ class ModelRunner:
         """How many numbers each head gives."""
         return bounds.outputs(self.model, self.readout)
 
-    @property
-    def runs_behind(self) -> bool:
-        """Whether the device still computes when `launch` returns."""
-        return bool(self.device.type == "cuda")
+    def event(self) -> Event:
+        """Return the point that the device's work has now; see `launch`."""
+        return device_events.record(self.device)
 
     @torch.inference_mode()
     def launch(
@@ -109,7 +111,8 @@ class ModelRunner:
     ) -> torch.Tensor:
         """Return the heads' numbers, (items or rows, outputs), which may still be computed.
 
-        `on_ending` is called once, when a part of its layers is done; a padded pass calls it first.
+        A GPU runs behind: nothing here waits for it. `on_ending` is called once, when a part of the
+        layers is launched; a padded pass calls it first.
 
         Raises:
             ValueError: A run continues another, and `shares_prefixes` is false.
@@ -145,15 +148,14 @@ class ModelRunner:
         if self.model.config._attn_implementation != name:  # noqa: SLF001
             raise interface.UnsupportedAttention
 
-    def token_types(self, segments: np.ndarray) -> dict[str, torch.Tensor]:
+    def token_types(self, segments: torch.Tensor) -> dict[str, torch.Tensor]:
         """Return the argument of a forward pass that says segments, where the trunk reads any.
 
         They are (tokens,) of one row, or (rows, tokens).
         """
         if self.segments <= 1:
             return {}
-        rows = torch.from_numpy(np.atleast_2d(segments)).long()
-        return {"token_type_ids": rows.to(self.device)}
+        return {"token_type_ids": segments.long().view(-1, segments.shape[-1])}
 
     def _score_packed(
         self, batch: PrefixBatch, on_ending: Callable[[], None] = lambda: None, part: float = 0.0
@@ -165,25 +167,34 @@ class ModelRunner:
             if number == ending:
                 on_ending()
 
-        rows = None if self.last_layer is None else self._rows_read(batch, packed)
-        with interface.over(packed, self.block_cache, on_layer, rows) as under_way:
-            hidden = self.model.base_model(
-                input_ids=self._row(packed.ids),
-                position_ids=self._row(self._positions(packed)),
-                **self.token_types(packed.segments),
-            ).last_hidden_state[0]  # (rows, hidden)
-        self.layers = under_way.layers
-        self.unheard = under_way.masks - under_way.windows
+        rows = self._rows_read(batch, packed)
+        arrays = {"positions": self._positions(packed), "next_ids": batch.next_ids}
         if rows is not None:
-            return self.readout.score(hidden[: len(rows)].float(), batch.next_ids)
-        if batch.read_rows is not None:
-            return self.readout.score(readout.rows_of(hidden, batch.read_rows), batch.next_ids)
-        return self.readout.score(self.readout.gather(hidden, packed.first_rows, packed.last_rows))
+            arrays["read_rows"] = packing.filled(rows)
+        there = packed.on(self.device, **arrays)
+        narrowed = None if self.last_layer is None else rows
+        with interface.over(packed, self.block_cache, on_layer, narrowed) as under_way:
+            hidden = self.model.base_model(
+                input_ids=there["ids"].long()[None],
+                position_ids=there["positions"].long()[None],
+                **self.token_types(there["segments"]),
+            ).last_hidden_state[0]  # (rows, hidden)
+        self.layers, self.kinds = under_way.layers, under_way.kinds
+        self.unheard = under_way.masks - under_way.windows
+        if rows is None:
+            read = self.readout.gather(hidden, packed.first_rows, packed.last_rows)
+        elif narrowed is None:
+            read = hidden[there["read_rows"][: len(rows)]].float()
+        else:
+            read = hidden[: len(rows)].float()
+        return self.readout.score(read, there["next_ids"] if len(batch.next_ids) else None)
 
-    def _rows_read(self, batch: PrefixBatch, packed: PackedBatch) -> np.ndarray:
-        """Return the rows that a head reads, in its order, (read rows,) int32."""
+    def _rows_read(self, batch: PrefixBatch, packed: PackedBatch) -> np.ndarray | None:
+        """Return the rows that a head reads, in its order, (read rows,) int32; of means none."""
         if batch.read_rows is not None:
             return batch.read_rows.astype(np.int32)
+        if self.readout.position == "mean":
+            return None
         rows = packed.last_rows if self.readout.position == "last" else packed.first_rows
         return rows.astype(np.int32)
 
@@ -202,13 +213,6 @@ class ModelRunner:
         total = int(packed.lengths.sum())
         positions[:total] = running[:total] - np.repeat(before, packed.lengths)
         return np.where(counts, positions, 0) + first - 1
-
-    def _row(self, numbers: np.ndarray) -> torch.Tensor:
-        """Return (1, rows) on the device."""
-        row = torch.from_numpy(numbers)[None]
-        if self.device.type == "cuda":
-            return row.pin_memory().to(self.device, non_blocking=True)
-        return row
 
     def _score_padded(self, batch: PrefixBatch) -> torch.Tensor:
         """Run sequences of one bucket together, filled up on the right behind a mask."""
@@ -232,10 +236,11 @@ class ModelRunner:
                 ids[row, : len(sequences[index])] = sequences[index]
                 mask[row, : len(sequences[index])] = 1
                 types[row, : len(sequences[index])] = segments[index]
+            row_ids, seen, segments_there = transfer.to_device([ids, mask, types], self.device)
             hidden = self.model.base_model(
-                input_ids=torch.from_numpy(ids).to(self.device),
-                attention_mask=torch.from_numpy(mask).to(self.device),
-                **self.token_types(types),
+                input_ids=row_ids.long(),
+                attention_mask=seen.long(),
+                **self.token_types(segments_there),
             ).last_hidden_state  # (members, limit, hidden)
             first = np.arange(len(members)) * limit
             if read_runs is None or places is None:
@@ -249,11 +254,13 @@ class ModelRunner:
             rows += np.array([row_of[run] for run in read_runs[chosen].tolist()], np.int64)
             reads.append(readout.rows_of(hidden.flatten(0, 1), rows))
             order.append(chosen)
-        back = torch.from_numpy(np.argsort(np.concatenate(order)))
-        read = torch.cat(reads)[back.to(self.device)]
-        if read_runs is not None:
-            return self.readout.score(read, batch.next_ids)
-        return self.readout.score(read[torch.from_numpy(batch.reads).long().to(self.device)])
+        back = np.argsort(np.concatenate(order))
+        if read_runs is None:
+            back = back[batch.reads]
+        places_read, next_ids = transfer.to_device([back, batch.next_ids], self.device)
+        return self.readout.score(
+            torch.cat(reads)[places_read], next_ids if len(next_ids) else None
+        )
 
 
 def load(

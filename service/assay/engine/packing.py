@@ -13,9 +13,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from assay.engine import transfer
 from assay.worker_protocol import BLOCK_TOKENS
 
 if TYPE_CHECKING:
+    import torch
+
     from assay.worker_protocol import PrefixBatch
 
 ROWS = 16
@@ -56,6 +59,33 @@ class PackedBatch:
     def is_shared(self) -> bool:
         """Whether any run continues another."""
         return bool((self.parents >= 0).any())
+
+    def on(self, device: torch.device, **more: np.ndarray) -> dict[str, torch.Tensor]:
+        """Return on a device, as int32, what layers and heads index by: each array by its name.
+
+        What isn't there yet goes in one copy, which is all of it on a pass' first call. Of `more`,
+        a name means the same array throughout a pass.
+        """
+        there: dict[str, torch.Tensor] = self.made.setdefault(device, {})
+        arrays = more if there else {**self._indices(), **more}
+        missing = [name for name in arrays if name not in there]
+        if missing:
+            copied = transfer.to_device([arrays[name] for name in missing], device)
+            there.update(zip(missing, copied, strict=True))
+        return there
+
+    def _indices(self) -> dict[str, np.ndarray]:
+        lengths = self.lengths[self.held :]
+        return {
+            "ids": self.ids,
+            "positions": self.positions,
+            "segments": self.segments,
+            "borders": _borders(lengths),  # of the computed runs
+            "spans": _borders(self.offsets[self.held :] + lengths),  # of the keys that each sees
+            "cached_slots": self.cached_slots,
+            "new_slots": self.new_slots,
+            "new_rows": self.new_rows,
+        }
 
     def path(self, run: int) -> np.ndarray:
         """Return the rows of a run's sequence from its first token to the run's last."""
@@ -101,9 +131,19 @@ def pack(batch: PrefixBatch) -> PackedBatch:
     )
 
 
+def filled(rows: np.ndarray) -> np.ndarray:
+    """Return rows with the last one repeated to a multiple of `ROWS`."""
+    return np.pad(rows, (0, -len(rows) % ROWS), mode="edge")
+
+
 def _begins(lengths: np.ndarray) -> np.ndarray:
     begins: np.ndarray = np.cumsum(lengths, dtype=np.int32) - lengths
     return begins
+
+
+def _borders(lengths: np.ndarray) -> np.ndarray:
+    """Return where each length begins and the last one ends, (lengths + 1,)."""
+    return np.concatenate([[0], np.cumsum(lengths)])
 
 
 def _slots(blocks: np.ndarray) -> np.ndarray:

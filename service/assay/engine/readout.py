@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, Protocol
 
 import torch
+from torch.nn import functional
 
-from assay.engine.packing import ROWS
+from assay.engine import transfer
 from assay.errors import CheckpointError
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from assay.engine.head import Head, VocabularyHead
 
 Position = Literal["last", "first", "mean"]
+ROWS = 64  # of a head's product: one shape of it for one order of sums, on any device
 
 
 class Reader(Protocol):
@@ -34,7 +36,7 @@ class Reader(Protocol):
         """So many rows are read side by side."""
         ...
 
-    def __call__(self, state: torch.Tensor, next_ids: torch.Tensor | None) -> torch.Tensor:
+    def __call__(self, state: torch.Tensor, next_ids: torch.Tensor) -> torch.Tensor:
         """Return (rows / joined, outputs) of (rows, hidden) float32."""
         ...
 
@@ -60,20 +62,21 @@ class Readout:
             return torch.stack([hidden[begin : end + 1].float().mean(0) for begin, end in spans])
         return rows_of(hidden, last if self.position == "last" else first)
 
-    def score(self, read: torch.Tensor, next_ids: np.ndarray | None = None) -> torch.Tensor:
+    def score(self, read: torch.Tensor, next_ids: torch.Tensor | None = None) -> torch.Tensor:
         """Return the head's numbers, (rows, outputs) float32, of (rows, hidden).
 
-        Rows are filled up to a multiple of `ROWS`, so that numbers have the same bits in any batch.
-        `next_ids` are the tokens that follow those read, for a head that asks for them.
+        The head gets exactly `ROWS` rows at a time, the last ones filled up, so that numbers have
+        the same bits in any batch: libraries choose a kernel by the number of rows. `next_ids` are
+        the tokens that follow those read, for a head that asks for them.
         """
-        count = read.shape[0]
-        more = -count % (ROWS * self.head.joined)
-        ids = None
-        if next_ids is not None and len(next_ids):
-            ids = torch.from_numpy(next_ids).to(read.device)
-            ids = torch.nn.functional.pad(ids, (0, more))
-        numbers = self.head(torch.nn.functional.pad(read, (0, 0, 0, more)), ids)
-        return numbers[: count // self.head.joined]
+        chunk = ROWS * self.head.joined
+        more = -len(read) % chunk
+        if next_ids is None:
+            next_ids = torch.zeros(len(read), dtype=torch.int32, device=read.device)
+        rows = torch.split(functional.pad(read, (0, 0, 0, more)), chunk)
+        ids = torch.split(functional.pad(next_ids, (0, more)), chunk)
+        numbers = torch.cat([self.head(*part) for part in zip(rows, ids, strict=True)])
+        return numbers[: len(read) // self.head.joined]
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +91,7 @@ class OwnHead:
     takes_sequence: tuple[bool, ...]
     joined: int = 1
 
-    def __call__(self, state: torch.Tensor, next_ids: torch.Tensor | None) -> torch.Tensor:
+    def __call__(self, state: torch.Tensor, next_ids: torch.Tensor) -> torch.Tensor:
         """Return (rows, labels)."""
         del next_ids
         for module, takes_sequence in zip(self.modules, self.takes_sequence, strict=True):
@@ -97,7 +100,8 @@ class OwnHead:
 
     def sizes(self, hidden: int, device: torch.device) -> dict[str, int]:
         """Return the labels as those of one head."""
-        return {"reward": self(torch.zeros(ROWS, hidden, device=device), None).shape[1]}
+        state = torch.zeros(ROWS, hidden, device=device)
+        return {"reward": self(state, torch.empty(0, device=device)).shape[1]}
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +115,7 @@ class CardHeads:
         """So many rows are read side by side, by all heads alike."""
         return next(iter(self.by_name.values())).joined
 
-    def __call__(self, state: torch.Tensor, next_ids: torch.Tensor | None) -> torch.Tensor:
+    def __call__(self, state: torch.Tensor, next_ids: torch.Tensor) -> torch.Tensor:
         """Return (rows / joined, outputs)."""
         del next_ids
         return torch.cat([head(state) for head in self.by_name.values()], dim=1)
@@ -129,10 +133,8 @@ class NextToken:
     vocabulary: VocabularyHead
     joined: int = 1
 
-    def __call__(self, state: torch.Tensor, next_ids: torch.Tensor | None) -> torch.Tensor:
+    def __call__(self, state: torch.Tensor, next_ids: torch.Tensor) -> torch.Tensor:
         """Return (rows, 1)."""
-        if next_ids is None:
-            next_ids = torch.zeros(len(state), dtype=torch.long, device=state.device)
         return self.vocabulary(state, next_ids)
 
     def sizes(self, hidden: int, device: torch.device) -> dict[str, int]:
@@ -143,7 +145,8 @@ class NextToken:
 
 def rows_of(hidden: torch.Tensor, rows: np.ndarray) -> torch.Tensor:
     """Return some rows of packed (rows, hidden), in float32."""
-    return hidden[torch.from_numpy(rows).to(hidden.device).long()].float()
+    (index,) = transfer.to_device([rows], hidden.device)
+    return hidden[index].float()
 
 
 def own(model: transformers.PreTrainedModel) -> Readout:

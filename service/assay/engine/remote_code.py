@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from assay.engine import checkpoint, faults, trusted, verification
+from assay.engine import checkpoint, faults, transfer, trusted, verification
 from assay.engine.model_runner import BUCKET, ModelRunner
 from assay.engine.readout import Readout
 from assay.errors import CheckpointError
@@ -40,7 +40,7 @@ class WholeModel:
     def __init__(self, outputs: int) -> None:
         self._outputs = outputs
 
-    def __call__(self, state: torch.Tensor, next_ids: torch.Tensor | None) -> torch.Tensor:
+    def __call__(self, state: torch.Tensor, next_ids: torch.Tensor) -> torch.Tensor:
         """Return what is there already."""
         del next_ids
         return state
@@ -129,10 +129,11 @@ class Foreign(ModelRunner):
             ids[row, : len(sequence)] = sequence
             mask[row, : len(sequence)] = 1
             types[row, : len(sequence)] = types_of_it
+        row_ids, seen, segments_there = transfer.to_device([ids, mask, types], self.device)
         outcome = self.model(
-            input_ids=torch.from_numpy(ids).to(self.device),
-            attention_mask=torch.from_numpy(mask).to(self.device),
-            **self.token_types(types),
+            input_ids=row_ids.long(),
+            attention_mask=seen.long(),
+            **self.token_types(segments_there),
         )
         numbers = _numbers(outcome)
         if numbers.shape == (len(sequences),):

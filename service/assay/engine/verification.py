@@ -14,7 +14,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from assay.engine import activations, checkpoint, compilation, faults, last_layer
+from assay.engine import (
+    activations,
+    checkpoint,
+    compilation,
+    faults,
+    last_layer,
+    transfer,
+    upcasting,
+)
 from assay.engine.attention import interface
 from assay.engine.block_cache import BlockCache
 from assay.errors import CheckpointError
@@ -30,6 +38,8 @@ if TYPE_CHECKING:
 # through every layer. A wrong mask, position or head is off by orders of magnitude more.
 _TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 1e-1, torch.float16: 2e-2}
 _TOLERANCE_OF_ITSELF = 1e-5  # in float32, between a trunk and the same one run another way
+_UNITS = 4  # in the last place, of scores in 16 bits beside float32
+_LONGEST_WINDOW = 40_000  # tokens, whose end is tried
 _MOST_BLOCKS = 32_768  # each costs the front some memory, too
 
 
@@ -63,16 +73,22 @@ def verify(runner: ModelRunner, *, compiled: bool = False, attention: Attention 
             f"its weights are damaged, or {str(runner.dtype).removeprefix('torch.')} is too "
             "narrow for them"
         )
+    exact, bound = expected, _tolerance(runner, expected)
+    if is_looked_at_closely(runner):
+        exact, bound = _measured(runner, sample, expected, bound)
+    # The readout has the pooler; the trunk would run it on every forward pass for nothing.
+    if getattr(runner.model.base_model, "pooler", None) is not None:
+        runner.model.base_model.pooler = None
     if runner.device.type == "cpu":
         compilation.prepack(runner.model.base_model)
         activations.steady(runner.model.base_model)
-    gap = _choose(runner, sample, expected, attention, compiled=compiled)
+    gap = _choose(runner, sample, exact, bound, attention, compiled=compiled)
     class_position = runner.readout.position
     if runner.card_position is not None:
         runner.readout = replace(runner.readout, position=runner.card_position)
     if runner.forward == "packed":
         is_last = class_position == runner.readout.position == "last"
-        runner.shares_prefixes = is_last and _may_share(runner, sample, expected, gap)
+        runner.shares_prefixes = is_last and _may_share(runner, sample, exact, gap)
         _narrow(runner, sample)
 
 
@@ -107,6 +123,14 @@ def keep_prefixes(runner: ModelRunner, memory: int) -> None:
         runner.block_cache = BlockCache(blocks)
 
 
+def is_looked_at_closely(runner: ModelRunner) -> bool:
+    """Return whether attention is tried by itself, and scores in 16 bits are held against float32.
+
+    On a GPU, where kernels are the device's own and both take a moment.
+    """
+    return bool(runner.device.type == "cuda")
+
+
 def tolerance_of_itself(runner: ModelRunner, before: torch.Tensor) -> float:
     """Return by how much the trunk's own scores may move when it shares, keeps or compiles."""
     is_exact = runner.dtype == torch.float32
@@ -117,11 +141,12 @@ def _choose(
     runner: ModelRunner,
     sample: Sample,
     expected: torch.Tensor,
+    bound: float,
     asked: Attention,
     *,
     compiled: bool,
 ) -> float:
-    """Take the first path whose scores are those expected; return by how much they differ.
+    """Take the first path whose scores are within a bound; return by how much they differ.
 
     Raises:
         CheckpointError: There is none.
@@ -133,9 +158,10 @@ def _choose(
         runner.forward = "padded" if attention == "eager" else "packed"
         runner.attention = attention
         trial = trials[attention] = _trial(runner, sample.alone(), expected, sample.longest)
-        if trial.gap <= _tolerance(runner, expected):
+        why = trial.reason("differ") if trial.gap > bound else _inexactness(runner)
+        if not why:
             break
-        obstacles.append(f"not {attention.removeprefix('assay-')}: {trial.reason('differ')}")
+        obstacles.append(f"not {attention.removeprefix('assay-')}: {why}")
     else:
         if is_told:
             raise CheckpointError(
@@ -151,6 +177,49 @@ def _choose(
         name = runner.attention.removeprefix("assay-")
         runner.warnings.append(f"attention runs as {name}, slower: {'; '.join(obstacles)}")
     return trials[runner.attention].gap
+
+
+def _measured(
+    runner: ModelRunner, sample: Sample, expected: torch.Tensor, bound: float
+) -> tuple[torch.Tensor, float]:
+    """Return the model's scores in float32, and how far from these a path's may be.
+
+    Twice as far as its own in 16 bits, and a few of their units in the last place, since of so few
+    scores all may happen to be near. Where float32 can't be had, what was given is returned.
+    """
+    if runner.dtype == torch.float32:
+        return expected, bound
+    try:
+        with upcasting.in_float32(runner.model):
+            exact = _expected(runner, sample)
+    except RuntimeError as error:
+        if faults.loses_the_device(error):
+            raise
+        faults.free_memory(error)
+        return expected, bound
+    if not exact.isfinite().all():
+        return expected, bound
+    own = float((expected - exact).abs().max())
+    units = _UNITS * torch.finfo(runner.dtype).eps * max(1.0, float(exact.abs().max()))
+    return exact, 2 * own + units
+
+
+def _inexactness(runner: ModelRunner) -> str:
+    """Return why a packed path isn't taken whose scores are right; nothing where it is."""
+    if runner.forward == "padded" or not is_looked_at_closely(runner):
+        return ""
+    most = min(runner.max_tokens or _LONGEST_WINDOW, _LONGEST_WINDOW)
+    try:
+        return interface.inexactness(
+            runner.attention, runner.kinds, runner.device, runner.dtype, most
+        )
+    except RuntimeError as error:
+        if faults.loses_the_device(error):
+            raise
+        if not faults.is_out_of_memory(error):
+            return f"its attention couldn't be tried: {type(error).__name__}"
+        faults.free_memory(error)  # its scores are right; batches may be shorter than windows are
+        return ""
 
 
 def _unserved(runner: ModelRunner, trials: dict[str, Trial]) -> CheckpointError:
@@ -265,19 +334,18 @@ def _expected(runner: ModelRunner, sample: Sample) -> torch.Tensor:
     finally:
         for lift in lifts:
             lift.remove()
-    base = runner.model.base_model
-    # The readout has the pooler; the trunk would run it on every forward pass for nothing.
-    if getattr(base, "pooler", None) is not None:
-        base.pooler = None
     numbers = torch.stack(scores)
-    return numbers if base is not runner.model else runner.readout.score(numbers)
+    return numbers if runner.model.base_model is not runner.model else runner.readout.score(numbers)
 
 
 def _alone(runner: ModelRunner, sample: Sample, ids: np.ndarray) -> torch.Tensor:
     """Return transformers' own scores of one sequence, or what a card's heads would read."""
-    row = torch.from_numpy(ids)[None].long().to(runner.device)
-    segments = runner.token_types(sample.halves(ids))
-    outcome = runner.model(input_ids=row, attention_mask=torch.ones_like(row), **segments)
+    row, segments = transfer.to_device([ids[None], sample.halves(ids)], runner.device)
+    outcome = runner.model(
+        input_ids=row.long(),
+        attention_mask=torch.ones_like(row).long(),
+        **runner.token_types(segments),
+    )
     if runner.model.base_model is not runner.model:
         logits: torch.Tensor = outcome.logits[0]
         return logits

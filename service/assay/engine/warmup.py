@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 
 from assay.engine import faults
 from assay.errors import CheckpointError
@@ -119,7 +118,7 @@ class Budgets:
 
     def _found(self, trunk: ModelRunner, shape: tuple[object, ...]) -> MeasuredBudget:
         budget = find_budget(trunk, self._warm_up, clock=self._clock)
-        if self._notebook is not None:
+        if self._notebook is not None and trunk.device.type == "cpu":
             kept = [budget.tokens, budget.tokens_per_s, budget.most]
             self._notebook.keep({self._name(shape): kept})
         return budget
@@ -193,8 +192,7 @@ def _time(
     except (RuntimeError, MemoryError) as error:
         if not faults.is_out_of_memory(error):
             raise
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
+        faults.free_memory(error)
         return None
     return min(times)
 

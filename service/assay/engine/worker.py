@@ -7,17 +7,13 @@ next batch waits in the socket, so the device goes from batch to batch.
 from __future__ import annotations
 
 import gc
+import itertools
 import socket
 import sys
-from typing import TYPE_CHECKING
 
 from assay import child_process
 from assay.errors import CheckpointError, refusing
-from assay.notebook import Notebook
 from assay.worker_protocol import FromWorker, Refused, Start, encode_answer, receive
-
-if TYPE_CHECKING:
-    from assay.engine.model_runner import ModelRunner
 
 
 def main() -> None:
@@ -34,24 +30,23 @@ def run(start: Start, stream: socket.socket) -> None:
     """Load what `start` asks for, then answer batches until the stream ends."""
     import torch  # noqa: PLC0415
 
-    from assay.engine import batch_loop, loading, warmup  # noqa: PLC0415
+    from assay.engine import batch_loop, loading  # noqa: PLC0415
 
     def send(message: FromWorker) -> None:
         stream.sendall(encode_answer(message))
 
     if start.threads is not None:
         torch.set_num_threads(start.threads)
-    models: dict[str, ModelRunner] = {}
-    budgets = warmup.Budgets(start.warm_up, Notebook("batches.json"))
+    loader = loading.Loader(start, send)
     try:
-        for spec in start.models:
+        for step, spec in itertools.product((loader.load, loader.warm_up), start.models):
             try:
                 with refusing(spec.folder):
-                    models[spec.name] = loading.load(spec, start, send, budgets)
+                    step(spec)
             except CheckpointError as error:
                 send(Refused(spec.name, error.message))
                 return
-        batch_loop.serve(models, stream, send)
+        batch_loop.serve(loader.runners, stream, send)
     except (BrokenPipeError, batch_loop.DeviceLost):
         return
 

@@ -24,7 +24,11 @@ _KEEP_FREED_MEMORY = {
     "MALLOC_TRIM_THRESHOLD_": str(2**30),
 }
 
-
+# torch's segments of a GPU's memory grow, so that batches of any size share them: fixed ones are
+# lost to each batch that is larger. Older versions read the first name alone.
+_GROWING = dict.fromkeys(
+    ("PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_ALLOC_CONF"), "expandable_segments:True"
+)
 _PROGRAM = "assay.engine.worker"
 
 
@@ -120,4 +124,6 @@ class Worker:
 
 
 def _variables(more: Iterable[str]) -> dict[str, str]:
-    return _KEEP_FREED_MEMORY | processes.environment(more) | caches.variables()
+    given = processes.environment(more)
+    growing = {} if any(name.endswith("_ALLOC_CONF") for name in given) else _GROWING
+    return _KEEP_FREED_MEMORY | growing | given | caches.variables()

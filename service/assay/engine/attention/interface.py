@@ -13,15 +13,15 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import torch
-from transformers import AttentionInterface
+from transformers import AttentionInterface, masking_utils
 from transformers.masking_utils import AttentionMaskInterface
 
-from assay.engine import operator
-from assay.engine.attention import blocks, native, tree, varlen
-from assay.engine.attention.pattern import Pattern
+from assay.engine import operator, packing
+from assay.engine.attention import blocks, exactness, native, tree, varlen
+from assay.engine.attention.pattern import LayerKind, Pattern
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     import numpy as np
 
@@ -37,6 +37,9 @@ _BACKENDS: dict[str, AttentionBackend] = {
     "blocks": blocks.attend,
 }
 _OF_DEVICE = {"cpu": ("native",), "cuda": ("varlen", "tree")}  # faster than torch's products
+# Times the limit of `exactness`, where products are rounded to the dtype, too, as eager's are.
+_EAGER = {torch.bfloat16: 10.0, torch.float16: 10.0}
+_ROUNDINGS = {"assay-native": _EAGER, "assay-blocks": _EAGER}
 _pass: ContextVar[_Pass] = ContextVar("pass")
 
 
@@ -52,7 +55,12 @@ class _Pass:
     is_taking: bool = False
     taken: _Taken | None = None  # by a layer that attends next
     masks: set[int] = field(default_factory=set)  # tokens that masks of the trunk's would let see
-    windows: set[int | None] = field(default_factory=set)  # those that its layers asked for
+    kinds: set[LayerKind] = field(default_factory=set)  # of its layers
+
+    @property
+    def windows(self) -> set[int | None]:
+        """The tokens that its layers asked to see."""
+        return {kind.pattern.window for kind in self.kinds}
 
     def meet(self, key: torch.Tensor, value: torch.Tensor) -> Layer | None:
         """Count a layer, and keep of its keys and values what is to be kept."""
@@ -127,6 +135,26 @@ def _native_obstacle(device: torch.device, dtype: torch.dtype, *, compiled: bool
     return ""
 
 
+def limit(attention: str, dtype: torch.dtype) -> float:
+    """Return how far an implementation may be from float64; see `exactness.largest_error`."""
+    return exactness.LIMITS[dtype] * _ROUNDINGS.get(attention, {}).get(dtype, 1)
+
+
+def inexactness(
+    attention: str, kinds: Iterable[LayerKind], device: torch.device, dtype: torch.dtype, most: int
+) -> str:
+    """Return in which way an implementation is further from float64 than its limit; or nothing.
+
+    Of windows that are wider than `most` tokens the end isn't tried.
+    """
+    backend = _BACKENDS[attention.removeprefix("assay-")]
+    for kind in kinds:
+        error = exactness.largest_error(backend, kind, device, dtype, most)
+        if error > limit(attention, dtype):
+            return f"its attention is off by {error:.2g} on this device ({kind})"
+    return ""
+
+
 @contextmanager
 def over(
     packed: PackedBatch,
@@ -162,6 +190,13 @@ def rows_read(layer: int) -> np.ndarray | None:
     return at.rows if at is not None and at.layers == layer else None
 
 
+def filled_rows(device: torch.device) -> torch.Tensor:
+    """Return the rows that are read of the pass under way, int32, a multiple of `packing.ROWS`."""
+    at = _pass.get()
+    assert at.rows is not None
+    return at.packed.on(device, read_rows=packing.filled(at.rows))["read_rows"]
+
+
 @contextmanager
 def taking_keys() -> Iterator[None]:
     """Call a layer inside: it ends where it attends, and its keys and values are for the next one.
@@ -191,7 +226,6 @@ def _attend(
     softcap: float | None,
 ) -> torch.Tensor:
     at = _pass.get()
-    at.windows.add(window)
     packed = at.packed
     if packed.is_shared and not causal:
         raise ValueError("a token that sees what follows it can't be shared")
@@ -199,6 +233,7 @@ def _attend(
         at.taken = _Taken(key, value, at.meet(key, value))
         raise _Enough
     pattern = Pattern(scale, causal, window, softcap)
+    at.kinds.add(LayerKind(pattern, len(query), len(key), query.shape[2], value.shape[2]))
     if (taken := at.taken) is not None:
         at.taken = None
         return _BACKENDS[backend](
@@ -274,5 +309,15 @@ def _no_mask(*_: Any, local_size: int | None = None, **__: Any) -> None:
         at.masks.add(local_size)
 
 
+def _sequences(position_ids: torch.Tensor) -> torch.Tensor | None:
+    """Look for sequences packed in a row, as transformers does; the packed batch knows its own.
+
+    It would look at the positions on the device, and so wait for a GPU in each pass.
+    """
+    return None if _pass.get(None) is not None else _find_sequences(position_ids)
+
+
+_find_sequences = masking_utils.find_packed_sequence_indices
+masking_utils.find_packed_sequence_indices = _sequences
 for _backend in _BACKENDS:
     PackedAttention(_backend)

@@ -23,6 +23,17 @@ class Pattern:
     softcap: float | None = None  # products go through cap * tanh(x / cap)
 
 
+@dataclass(frozen=True, slots=True)
+class LayerKind:
+    """What layers have in common that attend by one kernel."""
+
+    pattern: Pattern
+    heads: int
+    kv_heads: int
+    width: int
+    value_width: int
+
+
 class AttentionBackend(Protocol):
     """A way to compute attention over a packed prefix batch."""
 

@@ -13,18 +13,19 @@ import subprocess
 from math import e, log2
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import numpy as np
 import torch
 
+from assay.engine import transfer
 from assay.engine.attention.tree_tables import Blocks, Tables
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from assay.engine.attention.pattern import Pattern
     from assay.engine.block_cache import Layer
     from assay.engine.packing import PackedBatch
 
 _DTYPES = {torch.bfloat16, torch.float16, torch.float32}
-_TOGETHER = 16  # a table on the device begins at a multiple of so many numbers, 64 bytes
 
 
 class Shape(NamedTuple):
@@ -163,23 +164,7 @@ def _tables(
         queries=query.shape[1],
         rows=rows,
     )
-    there = _copied(tables, query.device)
+    there = Tables(*transfer.to_device(tables, query.device))
     if rows is None:
         packed.made[kind] = there
     return there
-
-
-def _copied(tables: Tables, device: torch.device) -> Tables:
-    """Copy tables to a device in one buffer, which a GPU takes while the host goes on."""
-    sizes = [-(-table.size // _TOGETHER) * _TOGETHER for table in tables]
-    begins = (np.cumsum(sizes) - sizes).tolist()
-    buffer = torch.empty(sum(sizes), dtype=torch.int32, pin_memory=device.type == "cuda")
-    for table, begin in zip(tables, begins, strict=True):
-        buffer.numpy()[begin : begin + table.size] = table.ravel()
-    there = buffer.to(device, non_blocking=True)
-    return Tables(
-        *(
-            there[begin : begin + table.size].view(table.shape)
-            for table, begin in zip(tables, begins, strict=True)
-        )
-    )

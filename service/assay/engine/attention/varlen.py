@@ -1,8 +1,8 @@
 """Attention on GPU by the variable-length flash attention that torch brings.
 
 A run attends to the keys of its whole path, aligned at the end, as flash attention aligns unequal
-lengths. Keys and values of a shared prefix are gathered for each run that continues it: memory
-traffic only, next to nothing beside the linear layers that saw each token once.
+lengths. Keys and values of a shared prefix are gathered for each run that continues it, by an index
+that is made once a batch: memory traffic only.
 
 It calls the operator below `torch.nn.attention.varlen`: these arguments of it are the same from
 torch 2.10 to 2.13, where the function's own are not. Grouped heads it knows by itself, and it never
@@ -50,7 +50,7 @@ def attend(
     if rows is not None:
         # All rows, of which most are zero: flash attention splits the keys of a query that is
         # alone in its run, and sums in another order then.
-        read = torch.from_numpy(rows).to(device, non_blocking=True).long()
+        read = packed.on(device, read_rows=rows)["read_rows"][: len(rows)].long()
         whole = query.new_zeros(query.shape[0], key.shape[1], query.shape[2])
         whole[:, read] = query[:, : len(rows)]
         mixed = attend(whole, key, value, packed, pattern, layer)[read]
@@ -60,23 +60,21 @@ def attend(
     key, value = key.transpose(0, 1), value.transpose(0, 1)
     lengths = packed.lengths[packed.held :]
     tokens = int(lengths.sum())
-    spans = packed.offsets[packed.held :] + lengths  # keys each run sees
     if packed.is_shared:
-        runs = range(packed.held, len(packed.lengths))
-        rows = np.concatenate([packed.path(run) for run in runs])
-        rows_there = torch.from_numpy(rows).to(device, non_blocking=True)
-        key, value = key[rows_there], value[rows_there]
+        there = packed.on(device, paths=_paths(packed))
+        key, value = key[there["paths"]], value[there["paths"]]
     else:
+        there = packed.on(device)
         key, value = key[:tokens], value[:tokens]
     reach = -1 if pattern.window is None else pattern.window - 1
     mixed = _flash(
         query.transpose(0, 1)[:tokens],
         key,
         value,
-        _borders(lengths, device),
-        _borders(spans, device),
+        there["borders"],
+        there["spans"],
         int(lengths.max()),
-        int(spans.max()),
+        int((packed.offsets[packed.held :] + lengths).max()),
         0.0,  # dropout
         pattern.causal and reach < 0,
         False,
@@ -89,7 +87,10 @@ def attend(
     return out
 
 
-def _borders(lengths: np.ndarray, device: torch.device) -> torch.Tensor:
-    """Return where each length begins and the last one ends, (lengths + 1,) int32."""
-    borders = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
-    return torch.from_numpy(borders).to(device, non_blocking=True)
+def _paths(packed: PackedBatch) -> np.ndarray:
+    """Return the rows of the keys that each computed run sees, run after run; made once a batch."""
+    if _paths not in packed.made:
+        runs = range(packed.held, len(packed.lengths))
+        packed.made[_paths] = np.concatenate([packed.path(run) for run in runs])
+    paths: np.ndarray = packed.made[_paths]
+    return paths
