@@ -103,3 +103,13 @@ def test_the_names_of_torch_are_there(name: str) -> None:
         importlib.import_module(module)
 
     assert attrgetter(name)(torch) is not None, OF_TORCH[name]
+
+
+def test_what_ours_replaces_of_transformers_is_asked_for_still() -> None:
+    """engine/attention/interface.py: no look for packed sequences, which waits for a GPU."""
+    module = importlib.import_module("transformers.masking_utils")
+    interface = importlib.import_module("assay.engine.attention.interface")
+    source = inspect.getsource(module)
+
+    assert list(inspect.signature(interface._find_sequences).parameters) == ["position_ids"]
+    assert source.count("find_packed_sequence_indices(") > 1

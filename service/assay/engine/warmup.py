@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
 
 from assay.engine import faults
 from assay.errors import CheckpointError
@@ -128,7 +129,9 @@ class Budgets:
         if self._notebook is None or trunk.device.type != "cpu":  # a GPU's memory may be taken
             return None
         match self._notebook.recall(self._name(shape)):
-            case [int(tokens), float(rate), int(most)] if tokens in self._warm_up.sizes:
+            case [int(tokens), float(rate), int(most)] if (
+                tokens in self._warm_up.sizes and rate > 0
+            ):
                 trunk.score(_batch(trunk, min(tokens, _ITEM_TOKENS)))  # first call, as below
                 seconds = _time(trunk, tokens, self._clock)
                 if seconds and abs(tokens / seconds / rate - 1) < _ABOUT_AS_FAST:
