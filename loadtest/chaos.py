@@ -302,9 +302,10 @@ class _Chaos:
         for turn, deed in enumerate((self._stop, self._kill)):
             shuffled = self._chance.sample(self._questions, len(self._questions))
             await asyncio.gather(
-                *(self._ask_all(shuffled[place::CALLERS]) for place in range(CALLERS))
+                deed(),  # a worker that is asked nothing may sleep for ever
+                *(self._ask_all(shuffled[place::CALLERS]) for place in range(CALLERS)),
+                *(self._read_much() for _ in range(SLOW_AT_ONCE)),
             )
-            await asyncio.gather(deed(), *(self._read_much() for _ in range(SLOW_AT_ONCE)))
             await self._settle()
             await self._reload(turn)
         await self._ask_all(self._questions)
