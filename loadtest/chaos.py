@@ -55,6 +55,7 @@ SLOW_ITEMS = 12_000  # of an answer that no socket's buffers hold
 SLOW_AT_ONCE = 50  # requests for such that gather while a worker that was frozen comes back
 SLOW_STAY_S = (60.0, 300.0)  # the first are there for as long as the server lets them
 LOAD_TIMEOUT_S = 20.0
+READY = Question("probe", "/health/ready", "state")
 Deed = Literal["kill", "stop", "reload", "greed", "hang"]
 
 
@@ -239,7 +240,7 @@ class _Chaos:
         self._origin = Origin.of(server.url)
         self._questions = questions
         self._hostile = hostile
-        self._requests = {one.name: self._request(one) for one in questions}
+        self._requests = {one.name: self._request(one) for one in (*questions, READY)}
         self._pools = {
             kind: [one for one in questions if one.kind == kind] for kind in (*SHARES, "good")
         }
@@ -590,14 +591,12 @@ class _Chaos:
     async def _probe(self) -> None:
         """Ask whether the server is ready, and for a score at once."""
         connection = await Connection.open(self._origin)
-        ready = Question("probe", "/health/ready", "state")
-        self._requests[ready.name] = self._request(ready)
         async with asyncio.TaskGroup() as scores:
             while self._passed() < self._plan.seconds:
                 begin = self._passed()
-                connection, answer = await self._exchange(connection, ready)
+                connection, answer = await self._exchange(connection, READY)
                 probe = Probe(begin, self._passed(), answer.status == 200)
-                self._judged(ready, answer)
+                self._judged(READY, answer)
                 self._out.probes.append(probe)
                 if probe.is_ready:
                     scores.create_task(self._score(probe))
@@ -629,10 +628,9 @@ class _Chaos:
     async def _settle(self) -> None:
         """Wait until the server is ready with one worker."""
         connection = await Connection.open(self._origin)
-        ready = Question("probe", "/health/ready", "state")
         end = time.monotonic() + 2 * END_S
         while time.monotonic() < end:
-            connection, answer = await self._exchange(connection, ready)
+            connection, answer = await self._exchange(connection, READY)
             if answer.status == 200 and len(workers(self._pid)) == 1:
                 break
             await asyncio.sleep(PROBE_S)
