@@ -353,10 +353,10 @@ async def test_other_requests_never_feel_a_bad_item():
 
 @pytest.mark.parametrize("number", [UNDEFINED, INFINITE])
 async def test_a_score_that_is_no_number_fails_its_item_only(number):
-    """NaN and infinity are errors of their item; the batch's other scores stand."""
+    """NaN and infinity are errors of their item, once alone; the batch's other scores stand."""
     outcome, site, _ = await scores([1, number, 3])
     assert outcome == [1.0, NonFiniteScore, 3.0]
-    assert len(site.batches) == 1
+    assert site.batches == [[1, number, 3], [number]]
 
 
 async def test_a_dying_worker_is_restarted_and_its_items_run_again():

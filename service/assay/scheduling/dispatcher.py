@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from assay.scheduling.queue import Queue, ScheduledBatch
+    from assay.scheduling.work_item import WorkItem
     from assay.worker_protocol import FromWorker, ToWorker
 
 logger = logging.getLogger("assay.dispatcher")
@@ -385,12 +386,39 @@ class Dispatcher:
             usage = ticket.usage
             usage.began_at = min(usage.began_at, self._clock() - done.compute_s)
             usage.compute_s += done.compute_s
-        for (work, claim), computed in zip(batch.entries, plan.computed_tokens(), strict=True):
+        was_alone = len(plan.works) == 1 and not plan.prefix_batch.held
+        doubtful = []
+        results = zip(
+            batch.entries, plan.computed_tokens(), plan.numbers(done.numbers), strict=True
+        )
+        for (work, claim), computed, numbers in results:
+            is_finite = bool(np.isfinite(numbers).all())
+            if not is_finite:
+                self._forget(batch, work)
+            if not is_finite and not was_alone:
+                doubtful.append((work, claim))
+                continue
             claim.ticket.usage.tokens += work.tokens
             claim.ticket.usage.computed_tokens += computed
-        for claim, numbers in zip(batch.claims, plan.numbers(done.numbers), strict=True):
-            is_finite = np.isfinite(numbers).all()
             claim.settle(numbers if is_finite else NonFiniteScore(_NOT_FINITE))
+        if doubtful:
+            self._queue.put_back(
+                batch.model, doubtful
+            )  # who has read what was spoilt is right then
+
+    def _forget(self, batch: ScheduledBatch, work: WorkItem) -> None:
+        """Forget what a batch was to leave of an item whose score isn't finite.
+
+        In attention a key that weighs nothing is still multiplied: NaN times 0 is NaN, so a token
+        whose numbers aren't finite spoils those shortly before it, which may begin other items.
+        """
+        if (cache := self._caches.get(batch.model)) is None:
+            return
+        left = set(batch.plan.prefix_batch.new_blocks.tolist())
+        path = cache.path(work.ids, work.flow.scope)
+        spoilt = next((block for block in path if block.number in left), None)
+        if spoilt is not None:
+            cache.forget(spoilt)
 
     def _weigh(self, batch: ScheduledBatch, seconds: float) -> None:
         """Let a batch count for how large the next ones may be."""
