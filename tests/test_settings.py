@@ -171,6 +171,7 @@ def test_variables_of_others_are_left_alone(monkeypatch):
         ("allowed_hosts", "judge:8000"),
         ("drain_timeout_s", -0.1),
         ("dtype", "float8"),
+        ("quantize", "int4"),
         ("log_level", "loud"),
         ("models", ""),
     ],

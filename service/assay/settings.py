@@ -146,6 +146,12 @@ class Settings(BaseSettings):
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         default="auto", description="auto is float32 on CPU, the checkpoint's own on GPU."
     )
+    quantize: Literal["auto", "none", "int8", "fp8"] = Field(
+        default="auto",
+        description="Round a model's linear layers, and what goes into them, to eight bits: int8, "
+        "or fp8 (GPU; a CPU only shows what it would cost). A model's warnings say by how much "
+        "its scores move. auto is what its card says, else none.",
+    )
     threads: int | None = Field(
         default=None, ge=1, description="CPU threads of a worker; default all cores."
     )

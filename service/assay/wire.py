@@ -1059,6 +1059,11 @@ class ModelEntry(Answer):
         default=None, description="Where it runs, such as 'cpu' or 'cuda:0'."
     )
     dtype: str | None = Field(default=None, description="What it is computed in.")
+    quantized: str | None = Field(
+        default=None,
+        exclude_if=_absent,
+        description="'int8' or 'fp8', where its linear layers are rounded to it.",
+    )
     forward: str | None = Field(default=None, description="'packed' or 'padded'.")
     attention: str | None = Field(
         default=None,
@@ -1066,7 +1071,8 @@ class ModelEntry(Answer):
         "'blocks' (torch's products), or 'eager' (padded).",
     )
     warnings: list[str] = Field(
-        default=[], description="Why it runs slower than it could: what it fell back from."
+        default=[],
+        description="Why it runs slower than it could; by how much quantizing moves its scores.",
     )
     parameters: int | None = Field(default=None, description="How many it has, over all members.")
     max_tokens: int | None = Field(default=None, description="The limit of an item in tokens.")

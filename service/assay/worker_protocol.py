@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 Compile = Literal["auto", "on", "off"]
 Attention = Literal["auto", "tree", "varlen", "native", "blocks"]
+Quantized = Literal["none", "int8", "fp8"]
 Stage = Literal["load", "verify", "compile", "warm up"]
 FRONT_SIGNALS = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGHUP})  # for the front alone
 HEADER = struct.Struct("<Q")
@@ -61,6 +62,7 @@ class ModelSpec:
     trust: Trust | None = None  # by which it is served by code of the checkpoint's own
     checkpoint: Checkpoint | None = None  # what must still be of `revision` once it is loaded
     revision: str = ""
+    quantize: Quantized | Literal["auto"] = "auto"
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,6 +134,7 @@ class Loaded(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True):
     prefix_blocks: Annotated[int, msgspec.Meta(ge=0, le=_MOST_BLOCKS)]
     tokens_per_s: Number
     most_batch_tokens: Count  # that fit the device's memory
+    quantized: Quantized = "none"
     # What an operator should know: why it is slower than it could be.
     warnings: Annotated[tuple[str, ...], msgspec.Meta(max_length=_MOST_LISTED)] = ()
 

@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 from assay.cards.card import Card
 from assay.engine import model_runner as trunks
 from assay.engine import verification
+from assay.engine.quantization import Quantizer
 from assay.scheduling.planner import ModelQueue, plan
 from assay.scheduling.prefix_cache import PrefixCache
 from assay.scheduling.work_item import RequestFlow, WorkItem
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
+    from assay.engine.quantization import Kind
     from assay.worker_protocol import Attention
 
 FLOAT32_TOLERANCE = 1e-5
@@ -38,11 +40,13 @@ def load(
     compiled: bool = True,
     padded: bool = False,
     attention: Attention = "auto",
+    quantize: Kind | None = None,
 ) -> trunks.ModelRunner:
-    """Return a verified trunk on CPU, with the compiled attention or without, or padded."""
+    """Return a verified trunk on CPU, with the compiled attention or without, padded, quantized."""
     card = Card.model_validate({"trunk": {"attention": "padded"}} if padded else {})
     trunk = trunks.load(folder, card, device=torch.device("cpu"), dtype=dtype)
-    verification.verify(trunk, compiled=compiled, attention=attention)
+    quantizer = Quantizer(quantize) if quantize else None
+    verification.verify(trunk, compiled=compiled, attention=attention, quantizer=quantizer)
     return trunk
 
 

@@ -403,6 +403,7 @@ def test_a_malformed_proxy_is_one_sentence(tmp_path: Path) -> None:
     [
         ("--device", "cpu"),
         ("--dtype", "float32"),
+        ("--quantize", "int8"),
         ("--threads", "1"),
         ("--repository", "models"),
         ("--config", "assay.toml"),

@@ -67,7 +67,9 @@ def test_a_part_may_be_named_by_an_alias(folders):
     assert [part.target for part in found.by_name["aliased"].parts] == ["one", "other"]
 
 
-@pytest.mark.parametrize("setting", [{"max_tokens": 100}, {"dtype": "bfloat16"}])
+@pytest.mark.parametrize(
+    "setting", [{"max_tokens": 100}, {"dtype": "bfloat16"}, {"quantize": "int8"}]
+)
 def test_a_setting_that_changes_scores_changes_every_revision(folders, setting):
     """What is cut, and what it is computed in; without such settings it is the files' alone."""
     plain = served(folders, composites={"c": {"parts": PARTS}})
@@ -90,3 +92,21 @@ def test_a_cards_statistics_and_limits_are_of_its_revision(folders, tmp_path, li
     before, after = (resolving.load(Settings(models=(str(one),))) for one in (folders[0], other))
 
     assert before.default.revision != after.default.revision
+
+
+def test_what_a_card_quantizes_is_of_its_revision_and_a_setting_only_where_it_differs(
+    folders, tmp_path
+):
+    """int8 by the card is int8 by the setting, too; `none` and `fp8` give other scores."""
+    other = shutil.copytree(folders[0], tmp_path / "one")
+    (other / "card.toml").write_text(CARD + "[trunk]\nquantize = 'int8'\n")
+
+    def revision(folder, quantize):
+        settings = Settings(models=(str(folder),), quantize=quantize)
+        return resolving.load(settings).default.revision
+
+    found = {quantize: revision(other, quantize) for quantize in ("auto", "none", "int8", "fp8")}
+
+    assert found["auto"] == found["int8"]
+    assert len(set(found.values())) == 3
+    assert revision(folders[0], "none") == revision(folders[0], "auto") not in found.values()

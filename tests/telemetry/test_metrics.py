@@ -172,7 +172,9 @@ def test_restarts_are_counted_by_device():
 def test_what_may_happen_to_a_model_is_counted_once_it_is_served():
     """A counter that isn't there until it is 1 has never increased."""
     metrics = Metrics()
-    metrics.model("judge", revision="0", device="cpu", dtype="float32", forward="packed")
+    metrics.model(
+        "judge", revision="0", device="cpu", dtype="float32", quantized="none", forward="packed"
+    )
     assert value(metrics, "assay_renderer_restarts_total", **MODEL) == 0
     metrics.renderer_restarted("judge")
     assert value(metrics, "assay_renderer_restarts_total", **MODEL) == 1
@@ -198,7 +200,13 @@ def test_without_tls_no_certificate_ends():
 def test_what_is_served_is_stated():
     """One line a target, with all that a dashboard joins on."""
     metrics = Metrics()
-    facts = {"revision": "0123", "device": "cpu", "dtype": "float32", "forward": "packed"}
+    facts = {
+        "revision": "0123",
+        "device": "cpu",
+        "dtype": "float32",
+        "quantized": "int8",
+        "forward": "packed",
+    }
     metrics.model("judge", **facts)
     assert value(metrics, "assay_model_info", **MODEL, **facts) == 1
 

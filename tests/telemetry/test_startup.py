@@ -73,6 +73,13 @@ def test_a_log_gets_one_line_a_stage(logged):
     assert screen.file.getvalue() == ""
 
 
+def test_a_quantized_model_is_said_to_be(logged):
+    """Beside the dtype of what isn't rounded."""
+    with StartupDisplay(console(is_terminal=False)) as display:
+        display.show("cpu", replace(LOADED, quantized="int8"))
+    assert ", float32 quantized to int8, 12.3M" in logged[0]
+
+
 def test_a_terminal_gets_a_bar_a_model(logged):
     """A person sees each model with its last state, and the log stays silent."""
     screen = console(is_terminal=True)

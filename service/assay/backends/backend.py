@@ -38,6 +38,10 @@ class Capabilities(Protocol):
         """What it computes in."""
 
     @property
+    def quantized(self) -> str:
+        """What its linear layers are rounded to: 'int8', 'fp8' or 'none'."""
+
+    @property
     def forward(self) -> str:
         """How batches run: 'packed', 'padded', or in another way of its own."""
 

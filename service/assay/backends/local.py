@@ -218,6 +218,7 @@ class LocalBackend:
                 base=model.checkpoint.base,
                 card=model.facts.card_in_ids,
                 dtype=settings.dtype,
+                quantize=settings.quantize,
                 max_tokens=model.facts.max_tokens,
                 prefix_cache_mb=settings.prefix_cache_mb,
                 trust=self._trust(model),

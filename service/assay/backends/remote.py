@@ -81,6 +81,7 @@ class RemoteCapabilities:
     outputs: Mapping[str, int]
     architecture: str = "remote"
     dtype: str = "remote"
+    quantized: str = "none"
     attention: str = ""
     reads: str = "last"
     parameters: int = 0

@@ -77,6 +77,10 @@ class Trunk(Table):
     dtype: Literal["float32", "bfloat16", "float16"] | None = Field(
         default=None, description="What it runs in on a GPU; default: as the files have it."
     )
+    quantize: Literal["int8", "fp8"] | None = Field(
+        default=None,
+        description="Its linear layers in eight bits, unless the setting `quantize` says another.",
+    )
 
     @model_validator(mode="after")
     def _is_of_its_layout(self) -> Self:

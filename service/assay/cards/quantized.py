@@ -93,6 +93,22 @@ class Contents:
     method: str = ""
     has_quantized_activations: bool = False
 
+    @property
+    def has_fp8_rows(self) -> bool:
+        """Whether all that is quantized is FP8 (e4m3) with a scale for each row or the tensor."""
+        return all(map(self._is_fp8_in_rows, self.packed.values()))
+
+    def _is_fp8_in_rows(self, one: Packed) -> bool:
+        stored = self.weights.tensors
+        if "weight" not in one.parts or stored[one.parts["weight"]].dtype != "F8_E4M3":
+            return False
+        match one.scheme:
+            case packed.Fp8():
+                return math.prod(stored[one.parts["scale"]].shape) == 1
+            case packed.Compressed():
+                return one.scheme.strategy in ("tensor", "channel") and one.scheme.is_symmetric
+        return False
+
 
 @dataclass(frozen=True, slots=True)
 class _Declared:

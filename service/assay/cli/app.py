@@ -60,6 +60,10 @@ Device = Annotated[
     str | None, typer.Option("--device", help="auto (every GPU), cpu, cuda, cuda:N, or a list.")
 ]
 Dtype = Annotated[str | None, typer.Option("--dtype", help="auto, float32, bfloat16 or float16.")]
+Quantize = Annotated[
+    str | None,
+    typer.Option("--quantize", help="auto (as the card says), none, int8 or fp8 (GPU)."),
+]
 Trusted = Annotated[
     list[str] | None,
     typer.Option(

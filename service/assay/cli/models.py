@@ -16,6 +16,7 @@ from assay.cli.app import (
     Device,
     Dtype,
     Json,
+    Quantize,
     Repository,
     Threads,
     app,
@@ -86,6 +87,7 @@ def verify(
     ],
     device: Device = None,
     dtype: Dtype = None,
+    quantize: Quantize = None,
     threads: Threads = None,
     as_json: Json = False,
     repository_folder: Repository = None,
@@ -99,6 +101,7 @@ def verify(
         "models": [reference],
         "device": device,
         "dtype": dtype,
+        "quantize": quantize,
         "threads": threads,
         "repository": repository_folder,
     }

@@ -25,6 +25,7 @@ from assay.cli.app import (
     Config,
     Device,
     Dtype,
+    Quantize,
     Repository,
     Threads,
     app,
@@ -91,6 +92,7 @@ def score(
     ] = None,
     device: Device = None,
     dtype: Dtype = None,
+    quantize: Quantize = None,
     threads: Threads = None,
     repository_folder: Repository = None,
     config: Config = None,
@@ -108,6 +110,7 @@ def score(
         "models": [model] if model else None,
         "device": device,
         "dtype": dtype,
+        "quantize": quantize,
         "threads": threads,
         "repository": repository_folder,
     }

@@ -21,6 +21,7 @@ from assay.cli.app import (
     Dtype,
     Models,
     Names,
+    Quantize,
     Repository,
     Threads,
     Trusted,
@@ -63,6 +64,7 @@ def serve(
     port: Annotated[int | None, typer.Option(help="Port to bind; default 8000.")] = None,
     device: Device = None,
     dtype: Dtype = None,
+    quantize: Quantize = None,
     attention: Annotated[
         str | None, typer.Option(help="auto, tree, varlen (GPU), native (CPU) or blocks.")
     ] = None,
@@ -87,6 +89,7 @@ def serve(
         "port": port,
         "device": device,
         "dtype": dtype,
+        "quantize": quantize,
         "attention": attention,
         "threads": threads,
         "repository": repository_folder,

@@ -60,7 +60,7 @@ def load(
         CheckpointError: The folder can't be served with the right numbers; says which tensor.
     """
     if adapters.is_adapter(folder):
-        model = _adapted(folder, base or adapters.base_folder(folder, _absent), card, device, dtype)
+        model = _adapted(folder, weights_folder(folder, base), card, device, dtype)
         return _still(model), own(model)
     contents, reader = _opened(folder)
     has_own_head = not card.heads and card.policy is None
@@ -124,9 +124,14 @@ def load_by_own_code(
 
 def notes(folder: Path, base: Path | None = None) -> list[str]:
     """Return what an operator should know of how a folder, or its adapter's base, was loaded."""
-    if adapters.is_adapter(folder):
-        folder = base or adapters.base_folder(folder, _absent)
-    return [note] if (note := quantized.note(folder)) else []
+    return [note] if (note := quantized.note(weights_folder(folder, base))) else []
+
+
+def weights_folder(folder: Path, base: Path | None) -> Path:
+    """Return the folder whose weights a trunk has: itself, or of an adapter its base's."""
+    if not adapters.is_adapter(folder):
+        return folder
+    return base or adapters.base_folder(folder, _absent)
 
 
 def head_modules(model: transformers.PreTrainedModel) -> list[torch.nn.Module]:

@@ -83,6 +83,14 @@ def _can_prepack(dtype: torch.dtype) -> bool:
     )
 
 
+def laid_out(weight: torch.Tensor) -> torch.Tensor:
+    """Return a weight, (out, in), as oneDNN reads it fastest; itself where it reads none such."""
+    if not _can_prepack(weight.dtype):
+        return weight
+    there: torch.Tensor = _mkldnn._reorder_linear_weight(weight)  # noqa: SLF001
+    return there
+
+
 class PrepackedLinear(torch.nn.Module):
     """A linear layer whose weights oneDNN laid out once, instead of on every call."""
 
@@ -90,7 +98,7 @@ class PrepackedLinear(torch.nn.Module):
         super().__init__()
         self.in_features = linear.in_features
         self.out_features = linear.out_features
-        self.weight = _mkldnn._reorder_linear_weight(linear.weight.detach())  # noqa: SLF001
+        self.weight = laid_out(linear.weight.detach())
         self.bias = linear.bias
 
     def forward(self, state: torch.Tensor) -> torch.Tensor:
@@ -100,7 +108,9 @@ class PrepackedLinear(torch.nn.Module):
 
 
 def _multiply(state: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
-    """Multiply by a prepacked weight: one opaque operator, since inductor would unpack it."""
+    """Multiply by a weight that is `laid_out`: opaque, since inductor would unpack it."""
+    if not weight.is_mkldnn:
+        return torch.nn.functional.linear(state, weight, bias)
     product: torch.Tensor = _mkldnn._linear_pointwise(state, weight, bias, "none", [], "")  # noqa: SLF001
     return product
 

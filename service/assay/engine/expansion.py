@@ -68,13 +68,18 @@ class Reader:
         how = self.contents.packed.get(name)
         if how is None:
             return self._stored(name)
-        parts = {part: self._stored(stored) for part, stored in how.parts.items()}
         try:
-            return _expanded(how, parts).reshape(how.shape).contiguous()
+            return _expanded(how, self.parts(name)).reshape(how.shape).contiguous()
         except (ValueError, TypeError, IndexError, RuntimeError) as error:
             if faults.is_fault(error):
                 raise
             raise CheckpointError(f"{self._folder}: '{name}' can't be expanded: {error}") from error
+
+    def parts(self, name: str) -> dict[str, torch.Tensor]:
+        """Return the tensors of a quantized one by their parts, as they lie in the files."""
+        return {
+            part: self._stored(stored) for part, stored in self.contents.packed[name].parts.items()
+        }
 
     def each(self) -> Iterator[tuple[str, torch.Tensor]]:
         """Yield every tensor, one after another."""
@@ -138,8 +143,7 @@ def _fp8(scheme: packed.Fp8, parts: Parts) -> torch.Tensor:
 
     A block may end at the weight's edge: transformers' own loader takes only blocks that divide.
     """
-    weight, scale = parts["weight"].float(), parts["scale"]
-    scale = (scale.float() - 127).exp2() if scale.dtype == torch.uint8 else scale.float()
+    weight, scale = parts["weight"].float(), fp8_scale(parts["scale"])
     if scheme.block is None or scale.ndim < weight.ndim:
         return weight.mul_(scale)
     rows, columns = scheme.block
@@ -149,6 +153,11 @@ def _fp8(scheme: packed.Fp8, parts: Parts) -> torch.Tensor:
     whole.view(*weight.shape[:-1], count, columns).mul_(scale[..., :count, None])
     weight[..., count * columns :] *= scale[..., count:]
     return weight
+
+
+def fp8_scale(scale: torch.Tensor) -> torch.Tensor:
+    """Return scales in float32; bytes are exponents."""
+    return (scale.float() - 127).exp2() if scale.dtype == torch.uint8 else scale.float()
 
 
 def _gptq(scheme: packed.Gptq, parts: Parts) -> torch.Tensor:

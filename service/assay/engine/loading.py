@@ -16,6 +16,7 @@ from assay.engine import (
     compilation,
     faults,
     model_runner,
+    quantization,
     remote_code,
     verification,
     warmup,
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 
     from assay.cards.card import Card
     from assay.engine.model_runner import ModelRunner
+    from assay.engine.quantization import Quantizer
 
 _PREFIX_BYTES = 512 * 2**20  # for the keys and values that a model keeps in a computer's memory
 _PREFIX_PART = 0.1  # of what is free of a GPU's memory, for all models together
@@ -88,6 +90,7 @@ class Loader:
             torch.cuda.set_device(device)  # kernels that are launched by hand go to the current one
         send(Progress(spec.name, "load", 0.0))
         dtype = _dtype(spec.dtype, device, spec.card)
+        quantizer = _quantizer(spec, device)
         if spec.trust is not None:
             foreign = remote_code.load(
                 spec.name, spec.folder, spec.card, spec.trust, device=device, dtype=dtype
@@ -100,7 +103,12 @@ class Loader:
         )
         _check(trunk, spec, send)
         is_made = start.compile != "off" and library.is_made()
-        verification.verify(trunk, compiled=has_compiler or is_made, attention=start.attention)
+        verification.verify(
+            trunk,
+            compiled=has_compiler or is_made,
+            attention=start.attention,
+            quantizer=quantizer,
+        )
         if has_compiler and (start.compile == "on" or trunk.is_worth_compiling):
             send(Progress(spec.name, "compile", 0.0))
             verification.compile_blocks(trunk)
@@ -130,6 +138,7 @@ class Loader:
                 prefix_blocks=trunk.block_cache.count if trunk.block_cache else 0,
                 tokens_per_s=budget.tokens_per_s,
                 most_batch_tokens=budget.most,
+                quantized=trunk.quantized.kind if trunk.quantized else "none",
                 warnings=tuple(trunk.warnings),
             )
         )
@@ -196,6 +205,23 @@ def _device(name: str) -> torch.device:
             f"device '{name}' doesn't exist; torch sees {torch.cuda.device_count()} CUDA devices"
         )
     return device
+
+
+def _quantizer(spec: ModelSpec, device: torch.device) -> Quantizer | None:
+    """Return what rounds linear layers; None: they are left as they are.
+
+    Raises:
+        CheckpointError: This checkpoint's can't be, or not on this device.
+    """
+    kind = spec.card.trunk.quantize if spec.quantize == "auto" else spec.quantize
+    if kind is None or kind == "none":
+        return None
+    if spec.trust is not None:
+        raise CheckpointError(
+            f"quantize = '{kind}' can't be had: {spec.folder} runs by its own code, whose layers "
+            "are left as they are; leave quantize out"
+        )
+    return quantization.quantizer(kind, device, spec.folder, spec.base)
 
 
 def _dtype(name: str, device: torch.device, card: Card) -> torch.dtype | None:

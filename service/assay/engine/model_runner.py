@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from assay.engine.device_events import Event
     from assay.engine.last_layer import LastLayer
     from assay.engine.packing import PackedBatch
+    from assay.engine.quantization import Change
     from assay.engine.readout import Readout
 
 Forward = Literal["packed", "padded"]
@@ -61,6 +62,7 @@ class ModelRunner:
         self.shares_prefixes = False  # whether a run may continue another one's tokens
         self.block_cache: BlockCache | None = None  # what stays on the device between batches
         self.is_compiled = False
+        self.quantized: Change | None = None  # where its linear layers are
         self.last_layer: LastLayer | None = None  # where it computes what is read alone
         self.warnings = _slow_dtype(self.device, self.dtype)  # for the operator
         self.card_forward = forward

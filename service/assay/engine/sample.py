@@ -101,6 +101,13 @@ class Sample:
         )
         return first, then
 
+    def with_others(self, count: int) -> PrefixBatch:
+        """Return a batch of the sequences and of so many others of the same ids, short ones."""
+        random = np.random.default_rng(1)
+        known, limit = np.concatenate(self.sequences), self.longest
+        others = [random.choice(known, size=min(8 + place % 17, limit)) for place in range(count)]
+        return replace(self, sequences=(*self.sequences, *others)).alone()
+
     @property
     def _common(self) -> int:
         return min(_SHARED_TOKENS, *(len(ids) - 1 for ids in self.sequences[-2:]))

@@ -20,6 +20,7 @@ from assay.engine import (
     compilation,
     faults,
     last_layer,
+    quantization,
     transfer,
     upcasting,
 )
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from assay.engine.model_runner import ModelRunner
+    from assay.engine.quantization import Quantizer
     from assay.engine.sample import Sample
     from assay.worker_protocol import Attention, PrefixBatch
 
@@ -41,6 +43,7 @@ _TOLERANCE_OF_ITSELF = 1e-5  # in float32, between a trunk and the same one run 
 _UNITS = 4  # in the last place, of scores in 16 bits beside float32
 _LONGEST_WINDOW = 40_000  # tokens, whose end is tried
 _MOST_BLOCKS = 32_768  # each costs the front some memory, too
+_COMPARED = 32  # sequences beside the sample's, so that their order means something
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,14 +59,22 @@ class Trial:
 
 
 @torch.inference_mode()
-def verify(runner: ModelRunner, *, compiled: bool = False, attention: Attention = "auto") -> None:
+def verify(
+    runner: ModelRunner,
+    *,
+    compiled: bool = False,
+    attention: Attention = "auto",
+    quantizer: Quantizer | None = None,
+) -> None:
     """Let a runner take the path that equals the model's own eager forward pass on a sample.
 
     With `compiled` what a C++ compiler must make first may be used. `attention` says the only way
-    in which it may attend, unless its card wants it padded.
+    in which it may attend, unless its card wants it padded. A `quantizer` works once the path is
+    known; from there on scores are compared with the quantized model's own.
 
     Raises:
-        CheckpointError: No path does, or the one that was asked for doesn't.
+        CheckpointError: No path does, or the one that was asked for doesn't; or it has nothing to
+            quantize.
     """
     sample = runner.sample()
     expected = _expected(runner, sample)
@@ -86,6 +97,8 @@ def verify(runner: ModelRunner, *, compiled: bool = False, attention: Attention 
     class_position = runner.readout.position
     if runner.card_position is not None:
         runner.readout = replace(runner.readout, position=runner.card_position)
+    if quantizer is not None:
+        exact, gap = _quantize(runner, sample, quantizer), 0.0
     if runner.forward == "packed":
         is_last = class_position == runner.readout.position == "last"
         runner.shares_prefixes = is_last and _may_share(runner, sample, exact, gap)
@@ -99,7 +112,10 @@ def compile_blocks(runner: ModelRunner) -> None:
     before = torch.from_numpy(runner.score(sample)).float()
     compilation.compile_blocks(runner.model.base_model)
     trial = _trial(runner, sample, before, doing="compile its blocks")
-    runner.is_compiled = trial.gap <= tolerance_of_itself(runner, before)
+    bound = tolerance_of_itself(runner, before)
+    if runner.quantized is not None:  # a state that moves in its last place may round otherwise
+        bound = max(bound, runner.quantized.largest)
+    runner.is_compiled = trial.gap <= bound
     if not runner.is_compiled:
         compilation.restore_blocks(runner.model.base_model)
         runner.warnings.append(f"it runs uncompiled: {trial.reason('move')}")
@@ -262,6 +278,28 @@ def _may_share(runner: ModelRunner, sample: Sample, expected: torch.Tensor, gap:
     # A run is known by its ids alone.
     is_known = runner.readout.head.joined == 1 and sample.segments <= 1
     return is_known and _trial(runner, sample.shared(), expected).gap <= bound
+
+
+def _quantize(runner: ModelRunner, sample: Sample, quantizer: Quantizer) -> torch.Tensor:
+    """Quantize a trunk's linear layers; return the sample's scores, and say how they moved."""
+    compared = sample.with_others(_COMPARED)
+    before = torch.from_numpy(runner.score(compared))
+    kind = quantizer.kind
+    if not quantizer.apply(runner.model.base_model):
+        raise CheckpointError(
+            f"{type(runner.model).__name__} has no linear layers that could be quantized; leave "
+            "quantize out"
+        )
+    after = torch.from_numpy(runner.score(compared))
+    change = quantization.Change.between(kind, before, after)
+    if not np.isfinite(change.largest):
+        raise CheckpointError(f"{type(runner.model).__name__} gives NaN or infinity in {kind}")
+    runner.quantized = change
+    if quantizer.stored is not None:
+        runner.warnings = [said for said in runner.warnings if said != quantizer.stored.note]
+    emulated = "; a CPU emulates it" if (kind, runner.device.type) == ("fp8", "cpu") else ""
+    runner.warnings.append(f"{change}{emulated}")
+    return after[: len(sample.sequences)].float()
 
 
 def _narrow(runner: ModelRunner, sample: Sample) -> None:

@@ -157,7 +157,10 @@ def _shape(trunk: ModelRunner) -> tuple[object, ...]:
     """Return what decides how fast a trunk is, which its numbers don't."""
     config = trunk.model.config.to_diff_dict()
     named = {name: config[name] for name in config.keys() - _NAMES}
-    ways = (trunk.forward, trunk.attention, trunk.is_compiled, str(trunk.dtype), trunk.max_tokens)
+    ways = (
+        *(trunk.forward, trunk.attention, trunk.is_compiled, str(trunk.dtype)),
+        *(trunk.quantized and trunk.quantized.kind, trunk.max_tokens),
+    )
     return type(trunk.model), trunk.parameters, json.dumps(named, sort_keys=True, default=str), ways
 
 

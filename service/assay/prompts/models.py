@@ -132,6 +132,7 @@ class ResolveSettings:
     names: tuple[tuple[str, str], ...] = ()  # what a reference is to be served under
     max_tokens: int | None = None
     dtype: str = "auto"
+    quantize: str = "auto"
     remotes: frozenset[str] = frozenset()  # the names of those whose weights are elsewhere
     moment: datetime | None = None  # what chat templates take for now; None: when they are read
 

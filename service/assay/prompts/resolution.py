@@ -138,7 +138,7 @@ def _described(
         name=checkpoint.name,
         checkpoint=checkpoint,
         files=files,
-        revision=_revision(files, settings),
+        revision=_revision(files, checkpoint.card, settings),
         template_key=template_key(checkpoint, template),
         facts=Facts(
             max_tokens=template.max_tokens,
@@ -166,13 +166,15 @@ def _padding(template: Template) -> Padding:
     )
 
 
-def _revision(files: str, settings: ResolveSettings) -> str:
+def _revision(files: str, card: Card, settings: ResolveSettings) -> str:
     """Return a checkpoint's revision with the settings that change its scores; else its own."""
     said: dict[str, object] = {}
     if settings.max_tokens is not None:
         said["max_tokens"] = settings.max_tokens
     if settings.dtype != "auto":
         said["dtype"] = settings.dtype
+    if settings.quantize not in ("auto", card.trunk.quantize or "none"):
+        said["quantize"] = settings.quantize
     return repository.combined_revision([files], said) if said else files
 
 

@@ -146,6 +146,7 @@ def describe(
             "architecture": loaded.architecture,
             "device": loaded.device,
             "dtype": loaded.dtype,
+            "quantized": None if loaded.quantized == "none" else loaded.quantized,
             "forward": loaded.forward,
             "attention": loaded.attention,
             "warnings": _warnings(scorer, target),

@@ -265,6 +265,7 @@ class ServedModels:
                     revision=target.revision,
                     device=loaded.device,
                     dtype=loaded.dtype,
+                    quantized=loaded.quantized,
                     forward=loaded.forward,
                 )
 
@@ -344,6 +345,7 @@ class ServedModels:
             settings.device,
             settings.compile,
             settings.dtype,
+            settings.quantize,
         )
 
     @property

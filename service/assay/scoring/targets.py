@@ -150,6 +150,7 @@ def resolve_settings(settings: Settings) -> ResolveSettings:
         names=tuple((reference, name) for name, reference in settings.names.items()),
         max_tokens=settings.max_tokens,
         dtype=settings.dtype,
+        quantize=settings.quantize,
         remotes=frozenset(settings.remotes),
         moment=_STARTED,
     )

@@ -44,6 +44,7 @@ LABELS: Mapping[str, str] = MappingProxyType(
         "source": "`admin`: its routes; `signal`: SIGHUP; `key_file`: a key file that was written",
         "revision": "of the checkpoint, or of a target's members together",
         "dtype": "`float32`, `bfloat16` or `float16`",
+        "quantized": "what linear layers are rounded to: `none`, `int8` or `fp8`",
         "forward": "`packed` or `padded`",
         "version": "of Assay",
         "le": "a bucket's upper bound",
@@ -189,7 +190,7 @@ class Metrics:
         self._info = self._gauge(
             "model_info",
             "1 for each served target.",
-            ("model", "revision", "device", "dtype", "forward"),
+            ("model", "revision", "device", "dtype", "quantized", "forward"),
         )
         self._gauge("build_info", "1, with the version.", ("version",)).labels(__version__).set(1)
 
@@ -355,9 +356,11 @@ class Metrics:
             if size is not None:
                 self._worker_memory.labels(device, kind).set(size)
 
-    def model(self, name: str, *, revision: str, device: str, dtype: str, forward: str) -> None:
+    def model(
+        self, name: str, *, revision: str, device: str, dtype: str, quantized: str, forward: str
+    ) -> None:
         """State what is served under a name."""
-        self._info.labels(name, revision, device, dtype, forward).set(1)
+        self._info.labels(name, revision, device, dtype, quantized, forward).set(1)
         self._renderer_restarts.labels(name)
         for reason in SHED_REASONS:
             self._shed.labels(name, reason)

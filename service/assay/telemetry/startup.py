@@ -54,9 +54,10 @@ class StartupDisplay:
             self._tasks[key] = self._bars.add_task(message.model, total=len(_STEPS), stage="")
         if isinstance(message, worker_protocol.Loaded):
             compiled = ", compiled" if message.is_compiled else ""
+            quantized = "" if message.quantized == "none" else f" quantized to {message.quantized}"
             summary = (
                 f"{message.forward} ({message.attention}{compiled}) on {message.device}, "
-                f"{message.dtype}, "
+                f"{message.dtype}{quantized}, "
                 f"{message.parameters / 1e6:.1f}M parameters, batches of {message.budget_tokens} "
                 f"tokens, {message.tokens_per_s:,.0f} tokens/s"
             )
