@@ -37,9 +37,9 @@ def test_memory_is_divided_once_all_models_are_there(tmp_path, monkeypatch):
     loader = loading.Loader(start_of(*specs), said.append)
     find_budget = warmup.find_budget
 
-    def find(trunk, warm_up):
+    def find(trunk, warm_up, **given):
         seen.append((len(loader.runners), trunk.block_cache is not None))
-        return find_budget(trunk, warm_up)
+        return find_budget(trunk, warm_up, **given)
 
     monkeypatch.setattr(warmup, "find_budget", find)
     for step in (loader.load, loader.warm_up):

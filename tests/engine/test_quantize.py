@@ -13,7 +13,6 @@ from assay.cards.card import Card
 from assay.cards.code import Trust
 from assay.engine import compilation, loading, quantization, verification
 from assay.engine.quantization import Change, Fp8Linear, Int8Linear
-from assay.engine.warmup import Budgets
 from assay.errors import CheckpointError
 from assay.scheduling.policy import WARM_UP
 from assay.worker_protocol import Loaded, ModelSpec, Start
@@ -164,9 +163,11 @@ def spec(folder, **options):
 def start(folder, **options):
     """Load a model as a worker does; return it and what the worker says of it."""
     said = []
-    told = Start("cpu", None, "off", (spec(folder, **options),), SHORT)
-    trunk = loading.load(told.models[0], told, said.append, Budgets(SHORT))
-    return trunk, said[-1]
+    told = spec(folder, **options)
+    loader = loading.Loader(Start("cpu", None, "off", (told,), SHORT), said.append)
+    loader.load(told)
+    loader.warm_up(told)
+    return loader.runners["judge"], said[-1]
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -48,6 +48,7 @@ def twin(seconds, **changed):
         )
     )
     machine.forward, machine.attention, machine.is_compiled = "packed", "native", False
+    machine.quantized = None
     machine.dtype, machine.parameters, machine.runs = torch.float32, 1000, 0
     return machine
 

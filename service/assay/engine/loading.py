@@ -23,7 +23,6 @@ from assay.engine import (
 )
 from assay.engine.attention import library
 from assay.errors import CheckpointError
-from assay.notebook import Notebook
 from assay.worker_protocol import Compile, FromWorker, Loaded, ModelSpec, Progress, Start
 
 if TYPE_CHECKING:
@@ -32,6 +31,7 @@ if TYPE_CHECKING:
     from assay.cards.card import Card
     from assay.engine.model_runner import ModelRunner
     from assay.engine.quantization import Quantizer
+    from assay.notebook import Notebook
 
 _PREFIX_BYTES = 512 * 2**20  # for the keys and values that a model keeps in a computer's memory
 _PREFIX_PART = 0.1  # of what is free of a GPU's memory, for all models together
@@ -46,13 +46,21 @@ def of_the_device(error: Exception, device: str, spec: ModelSpec) -> str:
 
 
 class Loader:
-    """The models that a device process is told to load; `send` tells how far each is."""
+    """The models that a device process is told to load; `send` tells how far each is.
 
-    def __init__(self, start: Start, send: Callable[[FromWorker], None]) -> None:
+    `notebook` has the batch sizes that earlier processes found.
+    """
+
+    def __init__(
+        self,
+        start: Start,
+        send: Callable[[FromWorker], None],
+        notebook: Notebook | None = None,
+    ) -> None:
         self.runners: dict[str, ModelRunner] = {}
         self._start = start
         self._send = send
-        self._budgets = warmup.Budgets(start.warm_up, Notebook("batches.json"))
+        self._budgets = warmup.Budgets(start.warm_up, notebook)
         self._free: int | None = None  # bytes of a GPU, beside all models
 
     def load(self, spec: ModelSpec) -> None:

@@ -13,6 +13,7 @@ import sys
 
 from assay import child_process
 from assay.errors import CheckpointError, refusing
+from assay.notebook import Notebook
 from assay.worker_protocol import FromWorker, Refused, Start, encode_answer, receive
 
 
@@ -37,7 +38,7 @@ def run(start: Start, stream: socket.socket) -> None:
 
     if start.threads is not None:
         torch.set_num_threads(start.threads)
-    loader = loading.Loader(start, send)
+    loader = loading.Loader(start, send, Notebook("batches.json"))
     try:
         for step, spec in itertools.product((loader.load, loader.warm_up), start.models):
             try:
