@@ -45,7 +45,7 @@ from assay.worker_protocol import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from assay.scheduling.queue import Queue, ScheduledBatch
     from assay.scheduling.work_item import WorkItem
@@ -394,20 +394,19 @@ class Dispatcher:
         for (work, claim), computed, numbers in results:
             is_finite = bool(np.isfinite(numbers).all())
             if not is_finite:
-                self._forget(batch, work)
-            if not is_finite and not was_alone:
                 doubtful.append((work, claim))
-                continue
+                if not was_alone:
+                    continue
             claim.ticket.usage.tokens += work.tokens
             claim.ticket.usage.computed_tokens += computed
             claim.settle(numbers if is_finite else NonFiniteScore(_NOT_FINITE))
         if doubtful:
-            self._queue.put_back(
-                batch.model, doubtful
-            )  # who has read what was spoilt is right then
+            self._forget(batch, [work for work, _ in doubtful])
+        if doubtful and not was_alone:  # who has read what was spoilt is right then
+            self._queue.put_back(batch.model, doubtful)
 
-    def _forget(self, batch: ScheduledBatch, work: WorkItem) -> None:
-        """Forget what a batch was to leave of an item whose score isn't finite.
+    def _forget(self, batch: ScheduledBatch, works: Iterable[WorkItem]) -> None:
+        """Forget what a batch was to leave of items whose scores aren't finite.
 
         In attention a key that weighs nothing is still multiplied: NaN times 0 is NaN, so a token
         whose numbers aren't finite spoils those shortly before it, which may begin other items.
@@ -415,10 +414,11 @@ class Dispatcher:
         if (cache := self._caches.get(batch.model)) is None:
             return
         left = set(batch.plan.prefix_batch.new_blocks.tolist())
-        path = cache.path(work.ids, work.flow.scope)
-        spoilt = next((block for block in path if block.number in left), None)
-        if spoilt is not None:
-            cache.forget(spoilt)
+        for work in works:
+            path = cache.path(work.ids, work.flow.scope)
+            spoilt = next((block for block in path if block.number in left), None)
+            if spoilt is not None:
+                cache.forget(spoilt)
 
     def _weigh(self, batch: ScheduledBatch, seconds: float) -> None:
         """Let a batch count for how large the next ones may be."""
