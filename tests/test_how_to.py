@@ -98,6 +98,26 @@ def test_the_composite_of_the_page_is_what_it_says(combined: Server) -> None:
     assert weighed["score"] == (-10.0 if found["gated"] else parts["second"])
 
 
+def test_the_rewards_of_the_page_are_what_a_server_answers(combined: Server) -> None:
+    """Field by field, but for the names of the answer and its times."""
+    request, stated = (
+        json.loads(one) for one in re.findall(r"```json\n(.*?)```", COMBINE, re.DOTALL)[:2]
+    )
+
+    answer = combined.score(**request).json()
+
+    assert answer.keys() - stated.keys() == {"created", "timing_ms"}
+    assert answer["targets"].keys() == stated["targets"].keys()
+    assert (answer["model"], answer["usage"]) == (stated["model"], stated["usage"])
+    (found,), (expected,) = answer["data"], stated["data"]
+    rewards, expected_rewards = found.pop("rewards"), expected.pop("rewards")
+    assert found == expected
+    assert rewards.keys() == expected_rewards.keys()
+    for name, reward in expected_rewards.items():
+        assert rewards[name].keys() == reward.keys()
+        assert rewards[name]["score"] == pytest.approx(reward["score"], abs=CLOSE)
+
+
 def test_the_aliases_of_the_page_are_the_starter(combined: Server) -> None:
     """Under each name the same score."""
     scores = {entry(combined, one)["score"] for one in ("starter", "judge", "gpt-4o-judge")}

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 MOST_ITEMS = 65_536  # of a request
 MOST_COMPARED = 1_024  # responses of a comparison, which is answered for each with each
+MOST_TARGETS = 16  # of a request
 Activation = Literal["none", "sigmoid"]
 Priority = Literal["interactive", "batch"]
 OnError = Literal["fail", "item"]
@@ -456,6 +457,36 @@ def _check_templated(request: TemplateInputs, items: Iterable[Item]) -> None:
             _refuse_beside(request, form)
 
 
+class NamedTarget(Request):
+    """One of several targets that a request asks; its name alone stands for it."""
+
+    target: str = Field(
+        min_length=1, max_length=256, description="A served model, ensemble or composite."
+    )
+    required: Annotated[Switch, _unset(True)] = Field(
+        default=True,
+        description="Whether an item fails that this target can't score; else its reward is null, "
+        "with its error.",
+    )
+    normalize: Switch | None = Field(
+        default=None, description="As in the request, for this target; default the request's."
+    )
+    attributes: dict[str, Weight] | None = Field(
+        default=None, min_length=1, description="As in a request to this target alone."
+    )
+
+
+def _named(value: object) -> object:
+    if not isinstance(value, str | dict | NamedTarget):
+        raise ValueError("send a target's name, or {'target': its name}")  # noqa: TRY004
+    return {"target": value} if isinstance(value, str) else value
+
+
+AskedTarget = Annotated[
+    NamedTarget, BeforeValidator(_named, json_schema_input_type=str | NamedTarget)
+]
+
+
 class ScoreRequest(Options):
     """`POST /score`. `prompt` with `response` at the top level stands for one item."""
 
@@ -465,11 +496,31 @@ class ScoreRequest(Options):
     steps: list[str] | None = Field(
         default=None, min_length=1, description="The steps of the one item, in place of `response`."
     )
+    targets: list[AskedTarget] | None = Field(
+        default=None,
+        min_length=1,
+        max_length=MOST_TARGETS,
+        description="Several targets, by name, that each score every item: `rewards` has what they "
+        "make of it. `score` and what stands beside it are those of `model` then, which is asked, "
+        "too, and required; without `model` there are none.",
+    )
 
     @model_validator(mode="after")
     def _has_inputs(self) -> Self:
         _check_templated(self, self.items())
         return self
+
+    @field_validator("targets")
+    @classmethod
+    def _names_each_once(
+        cls, targets: list[NamedTarget] | None, info: ValidationInfo
+    ) -> list[NamedTarget] | None:
+        names = [entry.target for entry in targets or ()]
+        if len(set(names)) < len(names):
+            raise ValueError("a target is named twice; name each once")
+        if targets and info.data.get("attributes") is not None:
+            raise ValueError("the request has 'attributes'; send them in the entry of a target")
+        return targets
 
     def items(self) -> list[Item]:
         """Return the items in the caller's order."""
@@ -682,6 +733,11 @@ class ItemError(Answer):
 
     code: str = Field(description="The error's code, as in the list of errors.")
     message: str = Field(description="What to do.")
+    target: str | None = Field(
+        default=None,
+        exclude_if=_absent,
+        description="Of several targets, the one that couldn't score the item.",
+    )
 
 
 class Uncertainty(Answer):
@@ -738,18 +794,21 @@ class Envelope(Answer):
     )
     object: str = Field(description="What kind of answer this is.")
     created: int = Field(description="Unix time in seconds.")
-    model: str = Field(description="The target that answered, by its name.")
+    model: str = Field(
+        description="The target that answered, by its name; of several without `model`, their "
+        "names with '+' between them."
+    )
     revision: str = Field(
         description="A digest of all that decides its scores: weights, card, limits; of a "
         "combination "
-        "also its parts."
+        "also its parts. Of several targets, of all of them."
     )
     usage: Usage = Field(description="Tokens.")
     timing_ms: Timing = Field(description="Milliseconds.")
 
 
-class ScoreEntry(Entry):
-    """One item's reward; `score` is null only beside an `error`."""
+class Reward(Answer):
+    """What one target makes of one item; `score` is null only beside an `error`."""
 
     score: float | None = Field(
         description="The reward: the mean of the members' raw scores, after `normalize` and "
@@ -793,12 +852,42 @@ class ScoreEntry(Entry):
         description="Tokens of the item as the first member reads it, template included."
     )
     truncated: bool = Field(description="Whether something of it was cut.")
+    error: ItemError | None = Field(
+        default=None, exclude_if=_absent, description="Why there is no score."
+    )
+
+
+class ScoreEntry(Reward, Entry):
+    """One item's reward, or its rewards by `targets`.
+
+    Without `model` these have no `score` beside them: `n_tokens` is the first target's, and
+    `truncated` says whether any of them read less than the whole item.
+    """
+
+    rewards: dict[str, Reward] | None = Field(
+        default=None,
+        exclude_if=_absent,
+        description="What each of the request's `targets` makes of the item, by the name that it "
+        "was asked by. An item with an `error` has none.",
+    )
+
+
+class TargetRevision(Answer):
+    """Which target answered to a name."""
+
+    model: str = Field(description="The target, by its own name.")
+    revision: str = Field(description="A digest of all that decides its scores.")
 
 
 class ScoreAnswer(Envelope):
     """Answer of `POST /score`."""
 
     object: Literal["score.list"] = Field(default="score.list", description="Always this.")
+    targets: dict[str, TargetRevision] | None = Field(
+        default=None,
+        exclude_if=_absent,
+        description="Of the request's `targets`: who answered, by the name that was asked.",
+    )
     data: list[ScoreEntry] = Field(description="An entry an item, in the request's order.")
 
 

@@ -17,7 +17,7 @@ from assay.scheduling.planner import ModelQueue, plan
 from assay.scheduling.prefix_cache import PrefixCache
 from assay.scheduling.work_item import RequestFlow, WorkItem
 from assay.scoring import interpretation, items, pairwise, targets
-from assay.scoring.scorer import RawResult
+from assay.scoring.results import RawResult
 from assay.settings import Settings
 from tests import resolving
 

@@ -17,9 +17,12 @@ from assay.api.disconnect import cancel_on_disconnect
 from assay.api.openapi import takes
 from assay.api.pieces import Pieces
 from assay.api.request_context import context_of
+from assay.errors import UnknownTarget
 from assay.scoring import answers, inspection
 from assay.scoring.call import Call
 from assay.scoring.driver import drive
+from assay.scoring.multi_call import MultiCall
+from assay.scoring.target_union import TargetUnion
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -49,7 +52,7 @@ BODIES: tuple[type[BaseModel], ...] = (
 @posted.post("/score", response_model=wire.ScoreAnswer, openapi_extra=takes(wire.ScoreRequest))
 async def score(request: Request) -> Response:
     """Score items: the raw reward of each, in order, with an ensemble's spread."""
-    return await _answer(request, wire.ScoreRequest, answers.score)
+    return await _answer(request, wire.ScoreRequest, _score)
 
 
 @posted.post(
@@ -57,7 +60,11 @@ async def score(request: Request) -> Response:
 )
 async def compare(request: Request) -> Response:
     """Compare two or more responses to a prompt under Bradley-Terry."""
-    return await _answer(request, wire.CompareRequest, answers.compare)
+    return await _answer(
+        request,
+        wire.CompareRequest,
+        lambda context, body, answer_id: answers.compare(_call(context, body), body, answer_id),
+    )
 
 
 @posted.post(
@@ -65,7 +72,11 @@ async def compare(request: Request) -> Response:
 )
 async def best_of_n(request: Request) -> Response:
     """Pick the best of n responses to a prompt."""
-    return await _answer(request, wire.BestOfNRequest, answers.best_of_n)
+    return await _answer(
+        request,
+        wire.BestOfNRequest,
+        lambda context, body, answer_id: answers.best_of_n(_call(context, body), body, answer_id),
+    )
 
 
 @posted.post(
@@ -130,21 +141,51 @@ def _owner(request: Request) -> Literal["assay"] | None:
 async def _answer(
     request: Request,
     kind: type[OptionsT],
-    answer: Callable[[Call, OptionsT, str], Handler[EntryByEntry[Any]]],
+    answer: Callable[[RequestContext, OptionsT, str], Handler[EntryByEntry[Any]]],
 ) -> Response:
     """Parse, and answer unless the caller leaves first."""
     context = context_of(request)
     begin = time.perf_counter()
     body = await body_of(request, kind)
-    route, scorer = context.route, context.scorer
-    target = context.target(body.model)
-    call = Call(scorer, target, body, route, caller=context.caller or "")
-    handler = answer(call, body, f"{route}-{context.request_id}")
+    handler = answer(context, body, f"{context.route}-{context.request_id}")
     total_ms, has_errors, content = await cancel_on_disconnect(request, drive(_written(handler)))
     http_s = time.perf_counter() - begin - total_ms / 1e3
-    scorer.metrics.http(target.name, route, max(0.0, http_s))
+    for model in context.models:
+        context.scorer.metrics.http(model, context.route, max(0.0, http_s))
     context.outcome = "partial" if has_errors else "ok"
     return Response(content, media_type="application/json")
+
+
+def _score(
+    context: RequestContext, body: wire.ScoreRequest, answer_id: str
+) -> Handler[EntryByEntry[wire.ScoreAnswer]]:
+    call = _call(context, body) if body.targets is None else _multi_call(context, body)
+    return answers.score(call, body, answer_id)
+
+
+def _call(context: RequestContext, body: wire.Options) -> Call:
+    """Return a request to one target."""
+    target = context.target(body.model)
+    return Call(context.scorer, target, body, context.route, caller=context.caller or "")
+
+
+def _multi_call(context: RequestContext, body: wire.ScoreRequest) -> MultiCall:
+    """Return a request to several targets.
+
+    Raises:
+        UnknownTarget: One isn't served.
+    """
+    named: list[Target] = []
+    for place, entry in enumerate(body.targets or ()):
+        try:
+            named.append(context.scorer.target(entry.target))
+        except UnknownTarget as error:
+            raise UnknownTarget(error.message, param=f"targets[{place}]") from None
+    lead = [] if body.model is None else [context.scorer.target(body.model)]
+    union = TargetUnion.of(list({target.name: target for target in (*named, *lead)}.values()))
+    context.answered_by((target.name for target in union.targets), union.revision)
+    route, caller = context.route, context.caller or ""
+    return MultiCall(context.scorer, next(iter(lead), None), named, body, route, caller=caller)
 
 
 def _json(answer: BaseModel) -> Response:
@@ -160,11 +201,16 @@ def _written(handler: Handler[EntryByEntry[Any]]) -> Handler[tuple[float, bool, 
     has_errors = False
     parts: list[bytes] = []
     while part := list(islice(answer.entries, _WRITTEN_AT_ONCE)):
-        has_errors = has_errors or any(entry.error for entry in part)
+        has_errors = has_errors or any(map(_has_error, part))
         parts.append(_in_list(part))
     content = answer.bare.model_dump_json().encode()
     content = content.replace(_NO_DATA, b'"data":[%b]' % b",".join(parts), 1)
     return answer.bare.timing_ms.total, has_errors, content
+
+
+def _has_error(entry: wire.Entry) -> bool:
+    rewards = entry.rewards if isinstance(entry, wire.ScoreEntry) else None
+    return bool(entry.error or any(reward.error for reward in (rewards or {}).values()))
 
 
 def _in_list(entries: Sequence[BaseModel]) -> bytes:

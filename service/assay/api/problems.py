@@ -50,6 +50,7 @@ _INSIDE: dict[int | str, type[wire.Request]] = {
     "inputs": wire.Item,
     "messages": wire.Message,
     "prompt": wire.Message,
+    "targets": wire.NamedTarget,
 }
 # Forms of an item that don't stand at the top level.
 _ITEMS: dict[int | str, str] = {"messages": "[...]", "text": '"..."', "input_ids": "[...]"}

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     from fastapi import Request
     from starlette.types import Scope
@@ -37,10 +37,15 @@ class RequestContext:
     caller: str | None = None  # the name of its API key
     shows_all: bool = False  # whether it may know what is served, and where
     body: Any = None  # its `body.Body`, once it was read
-    model: str = ""  # the target that was asked last
+    models: tuple[str, ...] = ()  # the target that was asked last, or several of one request
     headers: dict[str, str] = field(default_factory=dict)  # of its answer
     outcome: str = ""  # "ok", "partial", "client_gone" or an error's code; only what is counted
     scorer: Scorer = field(init=False)  # who answers it: the one that it met, to the end
+
+    @property
+    def model(self) -> str:
+        """The target that was asked last, or all of several."""
+        return "+".join(self.models)
 
     def target(self, name: str | None) -> Target:
         """Return the target that is asked: the default one of no name.
@@ -49,9 +54,13 @@ class RequestContext:
             UnknownTarget: Nothing of that name is served.
         """
         target = self.scorer.target(name)
-        self.model = target.name
-        self.headers[REVISION] = target.revision
+        self.answered_by((target.name,), target.revision)
         return target
+
+    def answered_by(self, models: Iterable[str], revision: str) -> None:
+        """Note which targets answer, and the revision of their answer."""
+        self.models = tuple(models)
+        self.headers[REVISION] = revision
 
 
 def context_of(request: Request) -> RequestContext:

@@ -212,7 +212,8 @@ class Frame:
     def _count(self, context: RequestContext) -> None:
         """Count how a request ended, where that is known: who only looks isn't counted."""
         if context.outcome:
-            self._metrics.request(context.model, context.route, context.outcome)
+            for model in context.models or ("",):
+                self._metrics.request(model, context.route, context.outcome)
 
     def _log(self, scope: Scope, context: RequestContext, status: int, ms: float) -> None:
         """Write the request's line, or not where only a share of such have one."""

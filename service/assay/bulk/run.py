@@ -39,7 +39,7 @@ _KINDS = (wire.Item, wire.Comparison, wire.Group)
 # What a line is scored by, and what its answer has; of an input's columns the others are carried.
 _INPUTS = frozenset(name for kind in _KINDS for name in kind.model_fields) - {"id"}
 _ANSWERS = {
-    wire.Item: frozenset(wire.ScoreEntry.model_fields),
+    wire.Item: frozenset(wire.ScoreEntry.model_fields) - {"rewards"},  # one target is asked
     wire.Comparison: frozenset(wire.CompareEntry.model_fields),
     wire.Group: frozenset(wire.BestOfNEntry.model_fields),
 }

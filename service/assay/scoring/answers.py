@@ -13,6 +13,7 @@ from assay.scoring import items as scoring_items
 from assay.scoring.call import ScoredItem
 from assay.scoring.driver import sized
 from assay.scoring.interpretation import TargetScore
+from assay.scoring.multi_call import MultiCall
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from assay.scoring import pairwise
     from assay.scoring.call import Call
     from assay.scoring.driver import Handler
-    from assay.scoring.scorer import RequestResult
+    from assay.scoring.results import RequestResult
 
 
 AnswerT = TypeVar("AnswerT", wire.ScoreAnswer, wire.CompareAnswer, wire.BestOfNAnswer)
@@ -39,7 +40,7 @@ class EntryByEntry(Generic[AnswerT]):
 
 
 def score(
-    call: Call, request: wire.ScoreRequest, request_id: str
+    call: Call | MultiCall, request: wire.ScoreRequest, request_id: str
 ) -> Handler[EntryByEntry[wire.ScoreAnswer]]:
     """Answer `POST /score`. The request has no items afterwards.
 
@@ -50,16 +51,24 @@ def score(
     ids, origins = [item.id for item in items], [scoring_items.origin(item) for item in items]
     sources = scoring_items.sources_of(items, request)
     garbage.empty([items])
-    outcome, judged = yield from call.run(
-        sources, lambda place, param: scoring_items.item_path(origins[place], place, param)
-    )
-    return EntryByEntry(
-        wire.ScoreAnswer(data=[], **call.envelope(outcome, request_id)),
-        (
+
+    def path(place: int, param: str | None) -> str:
+        return scoring_items.item_path(origins[place], place, param)
+
+    entries: Iterator[wire.ScoreEntry]
+    if isinstance(call, MultiCall):
+        outcome, rows = yield from call.run(sources, path)
+        entries = (
+            _rewards(call, index, item_id, row)
+            for index, (item_id, row) in enumerate(zip(ids, rows, strict=True))
+        )
+    else:
+        outcome, judged = yield from call.run(sources, path)
+        entries = (
             _entry(call, index, item_id, item)
             for index, (item_id, item) in enumerate(zip(ids, judged, strict=True))
-        ),
-    )
+        )
+    return EntryByEntry(wire.ScoreAnswer(data=[], **call.envelope(outcome, request_id)), entries)
 
 
 def compare(
@@ -132,6 +141,35 @@ def _size(groups: Sequence[pairwise.Group]) -> int:
 
 def _entry(call: Call, index: int, item_id: str | None, judged: ScoredItem) -> wire.ScoreEntry:
     """Return one item's part of the answer."""
+    return wire.ScoreEntry(index=index, id=item_id, **_reward(call, judged))
+
+
+def _rewards(
+    call: MultiCall, index: int, item_id: str | None, row: Sequence[ScoredItem]
+) -> wire.ScoreEntry:
+    """Return one item's part of the answer of several targets."""
+    fields: dict[str, Any] = {
+        "score": None,
+        "n_tokens": row[0].n_tokens,
+        "truncated": any(judged.truncated for judged in row),
+    }
+    for target, is_required, judged in zip(
+        call.union.targets, call.union.required, row, strict=True
+    ):
+        if is_required and judged.error is not None:
+            error = _item_error(judged.error, target.name)
+            return wire.ScoreEntry(index=index, id=item_id, error=error, **fields)
+    if call.lead is not None:
+        fields = _reward(call.calls[call.lead], row[call.lead])
+    rewards = {
+        name: wire.Reward(**_reward(own, judged))
+        for name, own, judged in zip(call.names, call.calls, row, strict=False)
+    }
+    return wire.ScoreEntry(index=index, id=item_id, **fields, rewards=rewards)
+
+
+def _reward(call: Call, judged: ScoredItem) -> dict[str, Any]:
+    """Return what the answer says of one target's reward, by field."""
     rewards, verdict = judged.rewards, judged.verdict
     several = call.target.is_ensemble and rewards
     fields = {
@@ -139,17 +177,16 @@ def _entry(call: Call, index: int, item_id: str | None, judged: ScoredItem) -> w
         "steps": list(verdict.steps) if verdict.steps is not None else None,
         "first_error": verdict.first_error,
     }
-    return wire.ScoreEntry(
-        index=index,
-        id=item_id,
-        score=call.shown(ensemble.mean(rewards)) if rewards else None,
-        uncertainty=_uncertainty(rewards) if several else None,
-        **{**fields, **_included(call, judged)},
-        gated=verdict.gated,
-        n_tokens=judged.n_tokens,
-        truncated=judged.truncated,
-        error=_item_error(judged.error),
-    )
+    return {
+        "score": call.shown(ensemble.mean(rewards)) if rewards else None,
+        "uncertainty": _uncertainty(rewards) if several else None,
+        **fields,
+        **_included(call, judged),
+        "gated": verdict.gated,
+        "n_tokens": judged.n_tokens,
+        "truncated": judged.truncated,
+        "error": _item_error(judged.error),
+    }
 
 
 def _contest(
@@ -332,5 +369,7 @@ def _first_error(items: Sequence[ScoredItem]) -> wire.ItemError | None:
     return next((_item_error(item.error) for item in items if item.error), None)
 
 
-def _item_error(error: AssayError | None) -> wire.ItemError | None:
-    return wire.ItemError(code=error.code, message=error.advised().message) if error else None
+def _item_error(error: AssayError | None, target: str | None = None) -> wire.ItemError | None:
+    if error is None:
+        return None
+    return wire.ItemError(code=error.code, message=error.advised().message, target=target)

@@ -8,14 +8,12 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from assay import wire
-from assay.errors import BodyTooLarge, DeadlineExceeded, ServiceError
 from assay.items import Cutting, Ids
 from assay.reward import ensemble, transform
 from assay.scoring import garbage, interpretation, items, pairwise, reward_metrics, validation
-from assay.scoring.driver import awaited
+from assay.scoring.inner_call import InnerCall
 from assay.scoring.interpretation import ScoreOptions, TargetScore
-from assay.telemetry import tracing
-from assay.telemetry.metrics import CLIENT_GONE
+from assay.scoring.target_union import TargetUnion
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -24,7 +22,8 @@ if TYPE_CHECKING:
     from assay.items import Source, TemplateInputs
     from assay.scoring.driver import Handler
     from assay.scoring.items import Path
-    from assay.scoring.scorer import RawResult, RequestResult, Scorer
+    from assay.scoring.results import RawResult, RequestResult
+    from assay.scoring.scorer import Scorer
     from assay.scoring.targets import Target
 
 _NOTHING = TargetScore(())
@@ -73,11 +72,15 @@ class Call:
         self.only_compares = self.target.only_compares
         self._scorer = scorer
         self._route = route
-        self._caller = caller
-        self._cutting = replace(
-            cutting or Cutting(options.truncation), special_tokens=options.special_tokens
+        self._inner = InnerCall(
+            scorer,
+            TargetUnion.of([target]),
+            options,
+            route,
+            caller,
+            cutting_of(options, cutting),
+            is_native,
         )
-        self._is_native = is_native
         self._wish = ScoreOptions(
             options.aggregate, options.threshold, options.attributes, options.normalize
         )
@@ -87,12 +90,12 @@ class Call:
         self, sources: list[Source], path: Path
     ) -> Handler[tuple[RequestResult, list[ScoredItem]]]:
         """Score the items; raise the first bad one's error where the caller wants that."""
-        outcome = yield from self._score(sources, path)
-        judged = self._judged(sources, outcome)
+        outcome = yield from self._inner.score(sources, path)
+        judged = self.judged(sources, outcome)
         garbage.note([outcome.items, judged])
         return outcome, judged
 
-    def _judged(self, sources: Sequence[Source], outcome: RequestResult) -> list[ScoredItem]:
+    def judged(self, sources: Sequence[Source], outcome: RequestResult) -> list[ScoredItem]:
         """Return what the target made of each item, and count it."""
         sizes = self._scorer.served.sizes(self.target)
         judged = [
@@ -122,7 +125,7 @@ class Call:
             for group, group_inputs in zip(groups, beside, strict=True)
         ]
         for index, comparison in enumerate(rounds):
-            if self._fails_whole and comparison.error is not None:
+            if self._inner.fails_whole and comparison.error is not None:
                 raise _located(comparison.error, f"{field}[{index}].{comparison.error.param}")
         sources = [source for comparison in rounds for source in comparison.sources]
         owners = [index for index, comparison in enumerate(rounds) for _ in comparison.sources]
@@ -132,7 +135,7 @@ class Call:
             where, entry = f"{field}[{owner}]", overrides[owner] if entries else None
             return items.beside(where, entry, param, groups[owner][0]) or where
 
-        outcome = yield from self._score(sources, path)
+        outcome = yield from self._inner.score(sources, path)
         remaining = iter(outcome.items)
         sizes = self._scorer.served.sizes(self.target)[0]
         matrices = [
@@ -142,81 +145,15 @@ class Call:
         self._count(outcome, [])
         return outcome, matrices
 
-    @property
-    def _fails_whole(self) -> bool:
-        return self.options.on_error == "fail"
-
-    def _score(self, sources: list[Source], path: Path) -> Handler[RequestResult]:
-        options = self.options
-        garbage.note([sources])
-        if len(sources) > wire.MOST_ITEMS:
-            raise BodyTooLarge(
-                f"the request has {len(sources)} items; send at most {wire.MOST_ITEMS} at a time"
-            )
-        begin = time.monotonic()
-        try:
-            outcome = yield from awaited(
-                lambda: self._scorer.score(
-                    self.target,
-                    sources,
-                    cutting=self._cutting,
-                    is_batch=options.priority == "batch",
-                    deadline_s=None if options.deadline_ms is None else options.deadline_ms / 1e3,
-                    stop_at_error=self._fails_whole,
-                    caller=self._caller,
-                    salt=options.cache_salt,
-                    on_left=lambda timings: tracing.passed(
-                        begin, timings, self._named(len(sources)), error=CLIENT_GONE
-                    ),
-                ),
-                items=len(sources),
-            )
-        except ServiceError as error:
-            self._scorer.metrics.shed(self.target.name, error.code, len(sources))
-            tracing.refused(begin, error.code)
-            raise
-        tracing.passed(begin, outcome.timings, self._facts(outcome), error=_failure(outcome))
-        late = sum(isinstance(item.error, DeadlineExceeded) for item in outcome.items)
-        self._scorer.metrics.shed(self.target.name, DeadlineExceeded.code, late)
-        for index, item in enumerate(outcome.items):
-            if self._fails_whole and item.error is not None:
-                self._fail(outcome, item.error)
-                raise _located(self._advised(item.error), path(index, item.error.param))
-        return outcome
-
-    def _fail(self, outcome: RequestResult, error: AssayError) -> None:
-        """Note how long a request took that the caller can't mend; the others end at once."""
-        if isinstance(error, ServiceError):
-            self._scorer.metrics.failed(self.target.name, self._route, outcome.timings)
-
-    def _facts(self, outcome: RequestResult) -> dict[str, str | int]:
-        """Return what a request's spans say of it."""
-        return {
-            **self._named(len(outcome.items)),
-            "assay.tokens": outcome.tokens,
-            "assay.computed_tokens": outcome.computed_tokens,
-        }
-
-    def _named(self, items: int) -> dict[str, str | int]:
-        return {
-            "assay.model": self.target.name,
-            "assay.route": self._route,
-            "assay.items": items,
-        }
-
     def _judge(
         self, source: Source, scored: RawResult, sizes: Sequence[Mapping[str, int]]
     ) -> ScoredItem:
         if scored.numbers is None:
-            return ScoredItem(scored.error and self._advised(scored.error), scored=scored)
+            return ScoredItem(scored.error and self._inner.advised(scored.error), scored=scored)
         target_score = interpretation.interpret(self.target, scored.numbers, sizes, self._wish)
         if isinstance(source, Ids) and source.reads_all:  # which are steps isn't known here
             target_score = TargetScore((), steps=target_score.steps)
         return ScoredItem(None, target_score, scored)
-
-    def _advised(self, error: AssayError) -> AssayError:
-        """Return an error; it advises a field of the native routes on these only."""
-        return error.advised() if self._is_native else error
 
     def shown(self, reward: float) -> float:
         """Return a reward as the caller wants to see it."""
@@ -224,24 +161,7 @@ class Call:
 
     def envelope(self, outcome: RequestResult, request_id: str) -> dict[str, object]:
         """Return what every answer has around its data."""
-        timings = outcome.timings
-        return {
-            "id": request_id,
-            "created": int(time.time()),
-            "model": self.target.name,
-            "revision": self.target.revision,
-            "usage": wire.Usage(
-                tokens=outcome.tokens,
-                computed_tokens=outcome.computed_tokens,
-                shared_tokens=outcome.tokens - outcome.computed_tokens,
-            ),
-            "timing_ms": wire.Timing(
-                tokenize=round(1e3 * timings.tokenize_s, 3),
-                queue=round(1e3 * timings.queue_s, 3),
-                compute=round(1e3 * timings.compute_s, 3),
-                total=round(1e3 * timings.total_s, 3),
-            ),
-        }
+        return envelope(self.target.name, self.target.revision, outcome, request_id)
 
     def _count(self, outcome: RequestResult, judged: Sequence[ScoredItem]) -> None:
         metrics, name = self._scorer.metrics, self.target.name
@@ -257,7 +177,7 @@ class Call:
             name,
             self._route,
             outcome.timings,
-            items=sum(item.error is None for item in outcome.items),
+            items=sum(item.numbers is not None for item in outcome.items),
             tokens=outcome.tokens,
             cuts=Counter(item.cut for item in outcome.items if item.cut is not None),
             unexpected_ends=sum(not item.ends_as_expected for item in outcome.items),
@@ -280,10 +200,33 @@ class Call:
             metrics.agreements(name, reward_metrics.agreements(sources, rewards, means))
 
 
-def _failure(outcome: RequestResult) -> str | None:
-    """Return the code of the first error that is the service's own."""
-    errors = (item.error for item in outcome.items)
-    return next((error.code for error in errors if isinstance(error, ServiceError)), None)
+def envelope(
+    name: str, revision: str, outcome: RequestResult, request_id: str
+) -> dict[str, object]:
+    """Return what every answer has around its data."""
+    timings = outcome.timings
+    return {
+        "id": request_id,
+        "created": int(time.time()),
+        "model": name,
+        "revision": revision,
+        "usage": wire.Usage(
+            tokens=outcome.tokens,
+            computed_tokens=outcome.computed_tokens,
+            shared_tokens=outcome.tokens - outcome.computed_tokens,
+        ),
+        "timing_ms": wire.Timing(
+            tokenize=round(1e3 * timings.tokenize_s, 3),
+            queue=round(1e3 * timings.queue_s, 3),
+            compute=round(1e3 * timings.compute_s, 3),
+            total=round(1e3 * timings.total_s, 3),
+        ),
+    }
+
+
+def cutting_of(options: wire.Options, cutting: Cutting | None = None) -> Cutting:
+    """Return what may be cut of an item: as said, else by the request's options."""
+    return replace(cutting or Cutting(options.truncation), special_tokens=options.special_tokens)
 
 
 def _located(error: AssayError, path: str) -> AssayError:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from assay.cards.card import Card
     from assay.items import Source, TemplateInputs
-    from assay.scoring.scorer import RawResult
+    from assay.scoring.results import RawResult
 
     Group = tuple[items.Prompt, items.Candidates]
 

@@ -12,25 +12,26 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
 
-import numpy as np
-
-from assay.errors import AssayError
+from assay.errors import AssayError, NotReady
 from assay.items import Cutting, TokenizedItem
 from assay.jobs import Job
 from assay.prompts import chunking
 from assay.scheduling.admission import Admission
 from assay.scheduling.queue import late
-from assay.scoring import garbage
+from assay.scoring import garbage, results
 from assay.scoring.offload import offload
 from assay.scoring.served_models import ServedModels
+from assay.scoring.target_union import TargetUnion
 from assay.timings import Timings
 from assay.wakeup_throttle import WakeupThrottle
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Hashable, Mapping, Sequence
 
+    import numpy as np
+
     from assay.backends.backend import Session
-    from assay.items import Cut, Source
+    from assay.items import Source
     from assay.prompts.models import Model
     from assay.prompts.renderer import Looked
     from assay.scheduling.admission import Reservation
@@ -42,33 +43,6 @@ if TYPE_CHECKING:
 
 _TOKENS_PER_ITEM = 1_024  # that are as much work as an item
 _AS_THE_CARD_SAYS = Cutting()
-_NO_IDS = np.empty(0, dtype=np.int32)
-
-
-@dataclass(frozen=True, slots=True)
-class RawResult:
-    """One item's outcome: `numbers` has what each member read, or `error` says why there is none.
-
-    A member's are (places, outputs) float64; what they mean: `meaning`.
-    """
-
-    numbers: tuple[np.ndarray, ...] | None
-    error: AssayError | None
-    ids: np.ndarray  # (tokens,) as the first member reads them; empty where rendering failed
-    truncated: bool
-    cut: Cut | None = None  # what of it was cut, as the first member reads it
-    ends_as_expected: bool = True
-    has_mentions: bool = False  # special tokens were in what is said
-
-
-@dataclass(frozen=True, slots=True)
-class RequestResult:
-    """What `Scorer.score` returns."""
-
-    items: list[RawResult]
-    tokens: int
-    computed_tokens: int
-    timings: Timings
 
 
 @dataclass(slots=True)
@@ -76,6 +50,7 @@ class _Collector:
     """Gathers the scores of one request; `finished` is done when none is out any more."""
 
     members: int
+    required: frozenset[int]  # members whose errors fail an item
     numbers: list[list[np.ndarray | AssayError | None]]
     pace: WakeupThrottle
     finished: asyncio.Future[None]
@@ -87,7 +62,7 @@ class _Collector:
     def settle(self, place: int, result: np.ndarray | AssayError) -> None:
         item, member = divmod(place, self.members)
         self.numbers[item][member] = result
-        self.has_failed |= isinstance(result, AssayError)
+        self.has_failed |= isinstance(result, AssayError) and member in self.required
         self.waiting -= 1
         self.room.give_back(1 / (len(self.numbers) * self.members))
         self._check()
@@ -159,7 +134,7 @@ class Scorer:
 
     async def score(
         self,
-        target: Target,
+        target: Target | TargetUnion,
         sources: Sequence[Source],
         *,
         cutting: Cutting = _AS_THE_CARD_SAYS,
@@ -169,8 +144,11 @@ class Scorer:
         on_left: Callable[[Timings], None] | None = None,
         caller: str = "",
         salt: str | None = None,
-    ) -> RequestResult:
-        """Return what every member read of every item, in order.
+    ) -> results.RequestResult:
+        """Return what every member of a target, or of several, read of every item, in order.
+
+        An item that a required target can't read isn't read by the others. Where another target
+        can't be scored for now, all of its items have that error.
 
         With `stop_at_error` nothing more is rendered or run once an item can't be rendered, and
         nothing more is rendered once one has failed; nor is anything once the deadline has passed.
@@ -183,20 +161,19 @@ class Scorer:
             Overloaded, Draining: The request isn't admitted.
         """
         begin = time.monotonic()
+        union = target if isinstance(target, TargetUnion) else TargetUnion.of([target])
         tokens = await offload(len(sources), lambda: sum(map(chunking.estimate, sources)))
-        name = await self._name(target, sources, tokens, caller)
+        name = await self._name(union, sources, tokens, caller)
         longest_s = self._settings.max_wait_s
         deadline_s = longest_s if deadline_s is None else min(deadline_s, longest_s)
-        with self.admission.admit(
-            len(target.members) * tokens, lambda: name, caller=caller
-        ) as room:
+        with self.admission.admit(len(union.members) * tokens, lambda: name, caller=caller) as room:
             try:
-                await self.served.until_ready(target, begin, deadline_s)
+                absent = await self._absent(union, begin, deadline_s)
             except asyncio.CancelledError:
-                self._count_gone(target, len(sources), on_left, Timings(*[begin] * 5))
+                self._count_gone(union, len(sources), on_left, Timings(*[begin] * 5))
                 raise
-            return await self._score(
-                target,
+            outcome = await self._score(
+                union.without(absent),
                 sources,
                 cutting,
                 is_batch,
@@ -208,6 +185,27 @@ class Scorer:
                 caller,
                 salt,
             )
+            return results.with_absent(outcome, absent, len(sources))
+
+    async def _absent(
+        self, union: TargetUnion, begin: float, deadline_s: float
+    ) -> dict[int, NotReady]:
+        """Wait until what an item needs can be scored; return why other targets can't, by place.
+
+        Where nothing is needed, one that can be scored is enough.
+        """
+        states = [self.served.state(target) for target in union.targets]
+        needed = [place for place, is_needed in enumerate(union.required) if is_needed]
+        if not needed and "ready" not in states:
+            needed = [0]
+        for place in needed:
+            await self.served.until_ready(union.targets[place], begin, deadline_s)
+        others = [place for place in range(len(states)) if place not in needed]
+        return {
+            place: NotReady(f"'{union.targets[place].name}' is {state}; retry later")
+            for place in others
+            if (state := self.served.state(union.targets[place])) != "ready"
+        }
 
     async def rendered(
         self,
@@ -223,26 +221,26 @@ class Scorer:
             Overloaded, Draining: The request isn't admitted.
         """
         tokens = await offload(len(sources), lambda: sum(map(chunking.estimate, sources)))
-        name = await self._name(target, sources, tokens, caller)
+        name = await self._name(TargetUnion.of([target]), sources, tokens, caller)
         with self.admission.admit(tokens, lambda: name, caller=caller) as room:
             for chunk in chunking.chunks(sources):
                 yield await self.served.renderers.look(target.members[0], chunk, cutting, caller)
                 room.give_back(len(chunk) / len(sources))
 
     async def _name(
-        self, target: Target, sources: Sequence[Source], tokens: int, caller: str
+        self, union: TargetUnion, sources: Sequence[Source], tokens: int, caller: str
     ) -> Hashable | None:
         """Return a request's identity where there is no room for all; it reads every character."""
         if self.admission.is_closed or self.admission.has_room(
-            len(target.members) * tokens, caller=caller
+            len(union.members) * tokens, caller=caller
         ):
             return None
         size = max(len(sources), tokens // _TOKENS_PER_ITEM)
-        return await offload(size, lambda: _identity(caller, target, sources))
+        return await offload(size, lambda: _identity(caller, union, sources))
 
     async def _score(
         self,
-        target: Target,
+        union: TargetUnion,
         sources: Sequence[Source],
         cutting: Cutting,
         is_batch: bool,
@@ -253,10 +251,11 @@ class Scorer:
         on_left: Callable[[Timings], None] | None,
         caller: str,
         salt: str | None,
-    ) -> RequestResult:
-        members = target.members
+    ) -> results.RequestResult:
+        members = union.members
         collector = _Collector(
             len(members),
+            union.required_places,
             [[None] * len(members) for _ in sources],
             self._pace,
             asyncio.get_running_loop().create_future(),
@@ -282,7 +281,7 @@ class Scorer:
                 compute_s=job.usage.compute_s,
             )
 
-        rendered: list[TokenizedItem | AssayError] = []
+        rendered: list[Sequence[TokenizedItem | AssayError]] = []  # what each member reads
         tokenize_s, queued, tokenized = 0.0, begin, begin
         try:
             for chunk in chunking.chunks(sources):
@@ -291,21 +290,21 @@ class Scorer:
                     async with asyncio.timeout(left_s(chunk_begin)):
                         rows = await _prepared(sessions, members, chunk)
                 except TimeoutError:
-                    rendered += [late()] * (len(sources) - len(rendered))
+                    rendered += [[late()] * len(members)] * (len(sources) - len(rendered))
                     collector.mark_complete()
                     break
                 tokenized = time.monotonic()
                 tokenize_s += tokenized - chunk_begin
                 queued = queued if rendered else tokenized
-                for place, per_member in enumerate(rows, len(rendered)):
-                    _submit(sessions, members, per_member, collector, place)
-                room.correct(_tokens(rows) - len(members) * sum(map(chunking.estimate, chunk)))
-                outcomes = [_first_refusal(row) or row[0] for row in rows]
-                rendered += outcomes
-                if stop_at_error and (
-                    collector.has_failed
-                    or any(isinstance(outcome, AssayError) for outcome in outcomes)
-                ):
+                has_refused = False
+                for place, row in enumerate(rows, len(rendered)):
+                    _submit(sessions, union, row, collector, place)
+                    has_refused |= results.required_refusal(union, row) is not None
+                room.correct(
+                    results.row_tokens(rows) - len(members) * sum(map(chunking.estimate, chunk))
+                )
+                rendered += rows
+                if stop_at_error and (collector.has_failed or has_refused):
                     _cancel(sessions)
                     break
             else:
@@ -316,11 +315,16 @@ class Scorer:
         except asyncio.CancelledError:
             _cancel(sessions)
             unscored = sum(any(value is None for value in row) for row in collector.numbers)
-            self._count_gone(target, unscored, on_left, timings())
+            self._count_gone(union, unscored, on_left, timings())
             raise
         total_timings = timings()
-        return RequestResult(
-            items=await offload(len(rendered), lambda: _outcomes(rendered, collector.numbers)),
+        by_target = await offload(
+            len(rendered) * len(union.targets),
+            lambda: results.by_target(union, rendered, collector.numbers),
+        )
+        return results.RequestResult(
+            [items for items, _ in by_target],
+            [job.usage.tokens] if len(by_target) == 1 else [tokens for _, tokens in by_target],
             tokens=job.usage.tokens,
             computed_tokens=round(job.usage.computed_tokens),
             timings=total_timings,
@@ -328,12 +332,13 @@ class Scorer:
 
     def _count_gone(
         self,
-        target: Target,
+        union: TargetUnion,
         items: int,
         on_left: Callable[[Timings], None] | None,
         timings: Timings,
     ) -> None:
-        self.metrics.shed(target.name, "client_gone", items)
+        for target in union.targets:
+            self.metrics.shed(target.name, "client_gone", items)
         if on_left:
             on_left(timings)
 
@@ -367,18 +372,17 @@ async def _prepared(
 
 def _submit(
     sessions: Mapping[str, Session],
-    members: Sequence[Model],
-    prepared: Sequence[TokenizedItem | AssayError],
+    union: TargetUnion,
+    row: Sequence[TokenizedItem | AssayError],
     collector: _Collector,
     place: int,
 ) -> None:
-    """Have one item scored by each member; a bad one by none."""
-    good = [item for item in prepared if isinstance(item, TokenizedItem)]
-    if len(good) < len(prepared):
-        return
-    for index, (model, item) in enumerate(zip(members, good, strict=True)):
-        collector.waiting += 1
-        sessions[model.name].submit(model, item, place * len(members) + index)
+    """Have one item scored by the members that are to read it."""
+    for index in union.readers(row):
+        model, item = union.members[index], row[index]
+        if isinstance(item, TokenizedItem):
+            collector.waiting += 1
+            sessions[model.name].submit(model, item, place * len(row) + index)
 
 
 def _cancel(sessions: Mapping[str, Session]) -> None:
@@ -397,47 +401,9 @@ def prefix_scope(caller: str, salt: str | None) -> str:
     return f"{caller} {digest}"
 
 
-def _identity(caller: str, target: Target, sources: Sequence[Source]) -> Hashable:
+def _identity(caller: str, union: TargetUnion, sources: Sequence[Source]) -> Hashable:
     """Return what a caller's request has in common with itself when it is sent again.
 
     An item at a time: one call for all would hold the interpreter, and with it the loop.
     """
-    return hash((caller, target.name, tuple(hash(chunking.identity(source)) for source in sources)))
-
-
-def _tokens(rows: Sequence[Sequence[TokenizedItem | AssayError]]) -> int:
-    """Return how many tokens all members read of some items."""
-    return sum(len(item.ids) for row in rows for item in row if isinstance(item, TokenizedItem))
-
-
-def _first_refusal(row: Sequence[TokenizedItem | AssayError]) -> AssayError | None:
-    """Return why an item isn't read: one member's refusal is enough."""
-    return next((outcome for outcome in row if isinstance(outcome, AssayError)), None)
-
-
-def _outcomes(
-    rendered: Sequence[TokenizedItem | AssayError],
-    numbers: Sequence[Sequence[np.ndarray | AssayError | None]],
-) -> list[RawResult]:
-    """Return what came of each item that was rendered: the first ones of a request that failed."""
-    return [_scored(item, row) for item, row in zip(rendered, numbers, strict=False)]
-
-
-def _scored(
-    rendered: TokenizedItem | AssayError, numbers: Sequence[np.ndarray | AssayError | None]
-) -> RawResult:
-    if isinstance(rendered, AssayError):
-        return RawResult(None, rendered, _NO_IDS, truncated=False)
-    for outcome in numbers:
-        if isinstance(outcome, AssayError):
-            return RawResult(None, outcome, rendered.ids, rendered.truncated, rendered.cut)
-    arrays = tuple(array for array in numbers if isinstance(array, np.ndarray))
-    return RawResult(
-        arrays,
-        None,
-        rendered.ids,
-        rendered.truncated,
-        rendered.cut,
-        rendered.ends_as_expected,
-        rendered.has_mentions,
-    )
+    return hash((caller, union.name, tuple(hash(chunking.identity(source)) for source in sources)))

@@ -9,6 +9,8 @@ from assay.errors import InvalidField, shown
 from assay.reward.selection import DEFAULT_PENALTY
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from assay.scoring.targets import Target
 
 
@@ -34,6 +36,42 @@ def check(target: Target, options: wire.Options) -> None:
         )
     if isinstance(options, wire.BestOfNRequest):
         _check_rule(target, options)
+
+
+def for_target(
+    target: Target, request: wire.ScoreRequest, entry: wire.NamedTarget | None = None
+) -> wire.ScoreRequest:
+    """Return a request's options for one of several targets: those that it understands."""
+    own: dict[str, object] = {"include": [name for name in request.include if _gives(target, name)]}
+    if not target.scores_steps:
+        own["threshold"] = None
+    if not _reads_steps(target):
+        own["aggregate"] = None
+    if entry is not None:
+        own["attributes"] = entry.attributes
+        if entry.normalize is not None:
+            own["normalize"] = entry.normalize
+    return request.model_copy(update=own)
+
+
+def check_each(targets: Sequence[Target], request: wire.ScoreRequest) -> None:
+    """Refuse what none of several targets understands.
+
+    Raises:
+        InvalidField: One doesn't; the message names it.
+    """
+    unknown = {
+        "threshold": request.threshold is not None
+        and not any(target.scores_steps for target in targets),
+        "aggregate": request.aggregate is not None and not any(map(_reads_steps, targets)),
+    }
+    if name := next((name for name, is_unknown in unknown.items() if is_unknown), None):
+        raise InvalidField(f"no target scores steps; leave '{name}' out", param=name)
+    for name in request.include:
+        if not any(_gives(target, name) for target in targets):
+            raise InvalidField(
+                f"no target has {name}; leave '{name}' out of 'include'", param="include"
+            )
 
 
 def _check_comparing(target: Target, options: wire.Options) -> None:
@@ -73,8 +111,7 @@ def _check_steps(target: Target, options: wire.Options) -> None:
         raise InvalidField(
             f"'{target.name}' scores no steps; leave 'threshold' out", param="threshold"
         )
-    in_parts = any(model.checkpoint.card.is_by_step for model in target.members)
-    if options.aggregate is not None and not (scores_steps or in_parts):
+    if options.aggregate is not None and not _reads_steps(target):
         raise InvalidField(
             f"'{target.name}' scores no steps; leave 'aggregate' out", param="aggregate"
         )
@@ -99,13 +136,9 @@ def _check_attributes(target: Target, options: wire.Options) -> None:
 
 
 def _check_included(target: Target, options: wire.Options) -> None:
-    """Refuse to include what the target doesn't give; all have members, if only themselves."""
-    gives = {
-        "attributes": bool(target.attributes),
-        "steps": target.scores_steps,
-    }
+    """Refuse to include what the target doesn't give."""
     for name in options.include:
-        if not gives.get(name, True):
+        if not _gives(target, name):
             raise InvalidField(
                 f"'{target.name}' has no {name}; leave '{name}' out of 'include'",
                 param="include",
@@ -129,3 +162,14 @@ def _check_rule(target: Target, request: wire.BestOfNRequest) -> None:
             "reward; use 'mean', or serve an ensemble",
             param="rule",
         )
+
+
+def _gives(target: Target, included: str) -> bool:
+    """Whether a target has what `include` names; all have members, if only themselves."""
+    gives = {"attributes": bool(target.attributes), "steps": target.scores_steps}
+    return gives.get(included, True)
+
+
+def _reads_steps(target: Target) -> bool:
+    """Whether it scores steps, if only in the parts of a composite."""
+    return target.scores_steps or any(model.checkpoint.card.is_by_step for model in target.members)

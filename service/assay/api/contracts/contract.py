@@ -40,7 +40,8 @@ if TYPE_CHECKING:
     from assay.items import Cutting, Source, Specials
     from assay.scoring.call import ScoredItem
     from assay.scoring.driver import Handler
-    from assay.scoring.scorer import RequestResult, Scorer
+    from assay.scoring.results import RequestResult
+    from assay.scoring.scorer import Scorer
     from assay.scoring.targets import Target
 
     Endpoint = Callable[[Request], Awaitable[Response]]

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from assay.reward.choice import Choice
     from assay.scoring.call import Call, ScoredItem
     from assay.scoring.driver import Handler
-    from assay.scoring.scorer import RequestResult
+    from assay.scoring.results import RequestResult
 
 Content = str | dict[str, Any] | list[Any]
 

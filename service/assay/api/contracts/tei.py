@@ -51,7 +51,8 @@ if TYPE_CHECKING:
     from assay.items import Side, Source
     from assay.scoring.call import Call, ScoredItem
     from assay.scoring.driver import Handler
-    from assay.scoring.scorer import RequestResult, Scorer
+    from assay.scoring.results import RequestResult
+    from assay.scoring.scorer import Scorer
     from assay.scoring.targets import Target
 
 _KINDS: tuple[tuple[tuple[type[AssayError], ...], int, str], ...] = (
