@@ -13,27 +13,31 @@ import re
 from collections import Counter
 from difflib import get_close_matches
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from pydantic import (
     AfterValidator,
     BaseModel,
     ConfigDict,
+    Discriminator,
     Field,
     SecretStr,
     StringConstraints,
+    Tag,
     ValidationError,
     field_validator,
+    model_validator,
 )
 from pydantic_settings import BaseSettings, EnvSettingsSource, NoDecode, SettingsConfigDict
 from pydantic_settings import SettingsError as UndecodableVariable
 
 from assay import toml_file, validation
 from assay.cards import paths
+from assay.cards.uncertainty import RULES_WITH_PENALTY
 from assay.errors import SettingsError, is_name
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
     from pydantic_settings import PydanticBaseSettingsSource
 
@@ -58,6 +62,39 @@ Pinned = Annotated[str, StringConstraints(pattern=r"^.+@[0-9a-f]{12,64}$")]  # N
 
 class _Table(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+def _form(value: object) -> str:
+    return "as-table" if isinstance(value, dict | BaseModel) else "as-list"
+
+
+class Ensemble(_Table):
+    """Served models combined into one reward."""
+
+    members: Annotated[
+        Annotated[tuple[str, ...], Field(min_length=1), Tag("as-list")]
+        | Annotated[dict[Name, str], Field(min_length=1), Tag("as-table")],
+        Discriminator(_form),
+    ]  # a table has them by what answers call them
+    rule: Literal["mean", "median", "min", "lower_bound", "variance_penalty"] = "mean"
+    penalty: float | None = Field(default=None, ge=0, le=1e6)
+    standardize: bool = False
+
+    @model_validator(mode="after")
+    def _has_a_penalty(self) -> Self:
+        if self.penalty is not None and self.rule not in RULES_WITH_PENALTY:
+            raise ValueError("'penalty' goes with rule = 'lower_bound' or 'variance_penalty'")
+        return self
+
+    @classmethod
+    def of(cls, said: Ensemble | tuple[str, ...]) -> Ensemble:
+        """Return the long form; a list names members alone."""
+        return said if isinstance(said, Ensemble) else cls(members=said)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The members' names as they are served."""
+        return tuple(self.members.values()) if isinstance(self.members, dict) else self.members
 
 
 class Part(_Table):
@@ -113,8 +150,16 @@ class Settings(BaseSettings):
     repository: Path = Field(
         default=Path("models"), description="The model repository: one folder a model."
     )
-    ensembles: dict[str, tuple[str, ...]] = Field(
-        default={}, description="Served models combined into one reward, by name."
+    ensembles: dict[
+        str,
+        Annotated[
+            Annotated[tuple[str, ...], Tag("as-list")] | Annotated[Ensemble, Tag("as-table")],
+            Discriminator(_form),
+        ],
+    ] = Field(
+        default={},
+        description="Served models combined into one reward, by name: a list, or a table with "
+        "`members`, `rule`, `penalty` and `standardize`.",
     )
     aliases: dict[str, str] = Field(
         default={}, description="Other names under which requests may ask for a served target."
@@ -397,9 +442,12 @@ def load(
     except ValidationError as error:
         location, said = validation.first(error, Settings)
         origin = origins.get(str(location[0]), "?")
-        raise SettingsError(
-            f"setting '{'.'.join(map(str, location))}' (from {origin}): {said}"
-        ) from error
+        raise SettingsError(f"setting '{_path(location)}' (from {origin}): {said}") from error
+
+
+def _path(location: Sequence[int | str]) -> str:
+    """Return where an error is, without the names that a value's forms have here."""
+    return ".".join(str(part) for part in location if part not in ("as-list", "as-table"))
 
 
 def _with_named(settings: Settings, origins: Mapping[str, str]) -> Settings:

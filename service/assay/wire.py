@@ -85,6 +85,10 @@ def _absent(value: object) -> bool:
     return value is None
 
 
+def _over_members(value: object) -> bool:
+    return value == "members"
+
+
 def _unset(default: object) -> BeforeValidator:
     """Return what takes null for an option that isn't set, as many languages' clients write it."""
     return BeforeValidator(lambda value: default if value is None else value)
@@ -446,6 +450,22 @@ class Options(TemplateInputs):
         description="The score is the sum of these attributes (or of a composite's parts), each "
         "times its weight; those left out weigh 0.",
     )
+    rule: Rule | None = Field(
+        default=None,
+        description="What `score` is over an ensemble's members' scores s_1 to s_m, and what "
+        "/best-of-n ranks by. 'mean': their mean; 'median': their median; 'min': the lowest; "
+        "'lower_bound': mean − penalty · std; 'variance_penalty': mean − penalty · std²; 'vote' "
+        "(of /best-of-n): the share of members whose own first choice it is. std is the "
+        "population's (divided by m). All but 'mean' need an ensemble, those with a penalty "
+        "`uncertainty`. Default the target's, else 'mean'.",
+    )
+    penalty: Number | None = Field(
+        default=None,
+        ge=0,
+        le=1e6,
+        description="Lambda of 'lower_bound' (default 1) and 'variance_penalty' (default 0.5), "
+        "at least 0; default the target's for its own rule.",
+    )
 
 
 def _check_templated(request: TemplateInputs, items: Iterable[Item]) -> None:
@@ -643,22 +663,6 @@ class BestOfNRequest(Options):
         min_length=1,
         description="Its candidates in steps, for process reward models.",
     )
-    rule: Annotated[Rule, _unset("mean")] = Field(
-        default="mean",
-        description="What responses are ranked by, over the members' scores s_1 to s_m. 'mean': "
-        "their "
-        "mean; 'median': their median; 'min': the lowest; 'lower_bound': mean − penalty · "
-        "std; 'variance_penalty': mean − penalty · std²; 'vote': the share of members "
-        "whose own first choice it is. std is the population's (divided by m). All but "
-        "'mean' need an ensemble.",
-    )
-    penalty: Number | None = Field(
-        default=None,
-        ge=0,
-        le=1e6,
-        description="Lambda of 'lower_bound' (default 1) and 'variance_penalty' (default 0.5), "
-        "at least 0.",
-    )
     top_k: Annotated[Integer, _unset(1)] = Field(
         default=1, ge=1, description="How many candidates `top` has at most."
     )
@@ -741,11 +745,26 @@ class ItemError(Answer):
 
 
 class Uncertainty(Answer):
-    """Spread over the members' scores: population variance, as in Coste et al. 2310.02743."""
+    """How sure the reward is: spread over members' scores, or what one model says of itself.
+
+    Over members it is the population variance, as in Coste et al. 2310.02743.
+    """
 
     std: float = Field(description="√variance.")
-    variance: float = Field(description="Σ (s_i − mean)² / m over the m members' raw scores.")
-    members: int = Field(description="m.")
+    variance: float = Field(
+        description="Σ (s_i − mean)² / m over the m members' raw scores, or that of one model's "
+        "own distribution of the raw score."
+    )
+    members: int | None = Field(
+        default=None, exclude_if=_absent, description="m; absent of one model."
+    )
+    kind: Literal["members", "quantiles", "bins", "gaussian", "laplace"] = Field(
+        default="members",
+        exclude_if=_over_members,
+        description="What it is made of; absent over members. One model's own: the quantiles, the "
+        "distribution over values or the normal distributions that its head gives, or a Laplace "
+        "approximation of its last layer.",
+    )
 
 
 class Usage(Answer):
@@ -811,11 +830,12 @@ class Reward(Answer):
     """What one target makes of one item; `score` is null only beside an `error`."""
 
     score: float | None = Field(
-        description="The reward: the mean of the members' raw scores, after `normalize` and "
-        "`activation` if these were asked for."
+        description="The reward: the members' raw scores combined, by default their mean, after "
+        "`normalize` and `activation` if these were asked for."
     )
     uncertainty: Uncertainty | None = Field(
-        default=None, description="Of an ensemble; null for one model."
+        default=None,
+        description="Of an ensemble, and of one model that says itself how sure it is; else null.",
     )
     members: dict[str, float] | None = Field(
         default=None,
@@ -836,6 +856,12 @@ class Reward(Answer):
         default=None,
         exclude_if=_absent,
         description="The first step whose score is below the threshold, from 0.",
+    )
+    steps_std: list[float] | None = Field(
+        default=None,
+        exclude_if=_absent,
+        description="The population's standard deviation of the members' scores of each step, of "
+        "a process reward model with several.",
     )
     gated: bool | None = Field(
         default=None,
@@ -904,12 +930,13 @@ class CompareEntry(Entry):
     )
     margin: float | None = Field(
         default=None,
-        description="r_0 − r_1, the mean over members of the difference of raw rewards.",
+        description="r_0 − r_1, the mean over members of the difference of raw rewards; by "
+        "another `rule` the difference of the raw rewards that this makes.",
     )
     margin_std: float | None = Field(
         default=None,
-        description="The population's standard deviation of the members' margins; null for one "
-        "model.",
+        description="The population's standard deviation of the members' margins; of one model "
+        "with an `uncertainty` √(variance_0 + variance_1), as of independent scores; else null.",
     )
     probability: float | None = Field(
         default=None,
@@ -922,7 +949,7 @@ class CompareEntry(Entry):
     )
     winner: int | None = Field(
         default=None,
-        description="The index of the highest mean reward; null where |margin| ≤ tie_margin.",
+        description="The index of the highest reward; null where |margin| ≤ tie_margin.",
     )
     undecided: bool | None = Field(
         default=None,
@@ -987,8 +1014,8 @@ class Ranked(Answer):
     score: float = Field(description="Its mean score, after `activation`.")
     std: float | None = Field(
         default=None,
-        description="The population's standard deviation of the members' raw scores; null for one "
-        "model.",
+        description="The population's standard deviation of the members' raw scores; of one model "
+        "that of its `uncertainty`, else null.",
     )
     selection_score: float = Field(
         description="What the rule makes of the members' raw scores; candidates are ranked by it."

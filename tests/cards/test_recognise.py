@@ -27,7 +27,8 @@ LAYOUTS = [
     for module in (scalar, attributes, pairwise, process, contrast)
     for layout in module.LAYOUTS
 ]
-MECHANISM = {"trunk", "template", "steps", "read", "heads", "score", "preference", "limits"}
+FAMILYS = {"trunk", "template", "steps", "read", "heads"}
+MECHANISM = FAMILYS | {"score", "spread", "preference", "limits"}
 
 # Families whose files are transformers' own class and say nothing of the family's template.
 STOCK = {

@@ -52,7 +52,7 @@ def test_every_table_and_field_is_described():
         "| `id` | text | required |",
         '| `eos` | `"keep"` or `"ensure"` or `"force"` | `"keep"` |',
         "| `max_tokens` | whole number, above 0 | none |",
-        "| `members` | list of text, at least 2 | required |",
+        "| `places` | list of whole number, at least 1 | required |",
         "| `layers` | list of layer, at least 1 | required |",
         "| `weights` | table by name: number | none |",
         "| `swap` | true or false | `true` |",

@@ -16,6 +16,10 @@ TENSORS = {
         "w": (4, SIZE),
         "w.t": (SIZE, 4),
         "b": (4,),
+        "across": (2, 3),
+        "each": (2, 3, 2),
+        "each of all": (4, SIZE, 2),
+        "each bias": (2, 2),
         "matrix": (SIZE,),
         "n.weight": (SIZE,),
         "n.bias": (SIZE,),
@@ -43,6 +47,28 @@ def expected_values(state):
     return torch.stack([(part * values).sum(1) for part in state.split(3, dim=1)], dim=1)
 
 
+def deviations(state):
+    """Return the standard deviation of each run of three, as probabilities of 0, 1/2 and 1."""
+    values = torch.tensor([0.0, 0.5, 1.0])
+    parts = state.softmax(-1).split(3, dim=1)
+    variances = [(part * (values - (part * values).sum(1)[:, None]) ** 2).sum(1) for part in parts]
+    return torch.stack(variances, dim=1).sqrt()
+
+
+def across_parts(state):
+    """Return for each of two places what three parts have there, through a matrix."""
+    places = [state[:, place::2] @ TENSORS["across"].T for place in range(2)]
+    return torch.stack([places[place][:, row] for row in range(2) for place in range(2)], dim=1)
+
+
+def of_each(state):
+    """Return what each of two members makes of its own half."""
+    halves = state.chunk(2, dim=1)
+    return torch.cat(
+        [half @ TENSORS["each"][i] + TENSORS["each bias"][i] for i, half in enumerate(halves)], 1
+    )
+
+
 def softmax_in_parts(state):
     """Return softmax over each half, at temperature 2."""
     return torch.cat([(part / 2).softmax(-1) for part in state.chunk(2, dim=1)], dim=1)
@@ -55,6 +81,12 @@ LAYERS = {
         {"weight": "w.t", "bias": "b", "transposed": True},
         lambda x: x @ TENSORS["w.t"] + TENSORS["b"],
     ),
+    "linear across parts": ({"weight": "across", "groups": 3}, across_parts),
+    "linear_each": ({"weight": "each", "bias": "each bias"}, of_each),
+    "linear_each of the same": (
+        {"weight": "each of all"},
+        lambda x: torch.cat([x @ weight for weight in TENSORS["each of all"]], dim=1),
+    ),
     "relu": ({}, torch.relu),
     "tanh": ({}, torch.tanh),
     "gelu": ({}, torch.nn.GELU()),
@@ -62,6 +94,7 @@ LAYERS = {
     "selu": ({}, torch.nn.SELU()),
     "leaky_relu": ({}, torch.nn.LeakyReLU()),
     "sigmoid": ({}, torch.sigmoid),
+    "exp": ({}, torch.exp),
     "softmax": ({}, lambda x: x.softmax(-1)),
     "softmax in parts": ({"groups": 2, "temperature": 2.0}, softmax_in_parts),
     "batch_norm": ({"name": "n", "eps": 1e-3}, normed),
@@ -82,6 +115,7 @@ LAYERS = {
     ),
     "take": ({"places": [4, 0, 0]}, lambda x: torch.stack([x[:, 4], x[:, 0], x[:, 0]], dim=1)),
     "expected": ({"low": 0.0, "high": 1.0, "bins": 3}, expected_values),
+    "norm": ({}, lambda x: (x**2).sum(1, keepdim=True).sqrt()),
     "normalize": ({}, lambda x: x / x.norm(dim=1, keepdim=True)),
     "vocabulary": ({"tokens": [7, 2]}, lambda x: x @ TENSORS[VOCABULARY][[7, 2]].T),
 }
@@ -100,9 +134,15 @@ def test_a_layer_is_what_torch_computes(name):
 def test_every_layer_of_a_card_is_tried():
     """A new one needs a line above."""
     schema = TypeAdapter(mechanism.Layer).json_schema()
-    assert {name.split(" ", maxsplit=1)[0] for name in LAYERS} == set(
-        schema["discriminator"]["mapping"]
-    )
+    alone = {name.split(" ", maxsplit=1)[0] for name in LAYERS}
+    assert alone | {"deviation"} == set(schema["discriminator"]["mapping"])
+
+
+def test_a_deviation_is_of_probabilities():
+    """What `expected` gives the mean of has this spread around it."""
+    layers = [{"op": "softmax"}, {"op": "deviation", "low": 0.0, "high": 1.0, "bins": 3}]
+
+    torch.testing.assert_close(head(*layers)(STATE), deviations(STATE))
 
 
 def test_batch_norm_does_not_look_at_the_batch():

@@ -176,6 +176,7 @@ def _qrm(folder: Path, item: Item) -> Expected:
     states = hidden(folder, ids)
     quantiles = weights["regression_layer.weight"] @ states[-1]
     quantiles = quantiles.reshape(len(ARMORM), config["num_quantiles"])
+    by_level = quantiles.T @ weights["reward_transform_matrix"]  # (levels, rewards)
     rewards = quantiles.mean(dim=1) @ weights["reward_transform_matrix"]
     gate = states[_answer_start(folder, ids)]
     for layer in (0, 3, 6):
@@ -189,7 +190,8 @@ def _qrm(folder: Path, item: Item) -> Expected:
     gate = weights["gating.layers.9.weight"] @ gate + weights["gating.layers.9.bias"]
     gate = torch.softmax(gate / config["gating_temperature"], dim=0)
     gate = gate * weights["gating.logit_scale"][0]
-    return Expected(score=float(gate @ rewards), attributes=_names(ARMORM, rewards))
+    std = (by_level @ gate).std(correction=0)
+    return Expected(score=float(gate @ rewards), attributes=_names(ARMORM, rewards), std=float(std))
 
 
 def _qrm_build(name: str, temperature: float) -> Callable[[Path], None]:
@@ -220,16 +222,23 @@ def _urm_head(size: int) -> Tensors:
 
 
 def _urm(folder: Path, item: Item) -> Expected:
-    """Means and log-spreads stand in turns; the weights of the means come from a network."""
+    """Means and log-spreads stand in turns; the weights of the means come from a network.
+
+    The attributes are independent: their variances add up, each times its weight squared.
+    """
     weights, _ = read(folder)
     state = hidden(folder, encode(folder, llama3_text(item)))[-1]
-    means = (weights["score.weight"] @ state)[0::2]
+    means, logs = (weights["score.weight"] @ state).view(-1, 2).T
     gate = state
     for layer in (0, 2, 4):
         name = f"weights.fc.{layer}"
         gate = weights[f"{name}.weight"].float() @ gate + weights[f"{name}.bias"].float()
         gate = torch.nn.functional.selu(gate) if layer < 4 else gate
-    return Expected(score=float(means @ gate), attributes=_names(HELPSTEER, means))
+    return Expected(
+        score=float(means @ gate),
+        attributes=_names(HELPSTEER, means),
+        std=float((gate * logs.exp()).norm()),
+    )
 
 
 # --- LDL --------------------------------------------------------------------------------------
@@ -270,7 +279,9 @@ def _ldl(folder: Path, item: Item) -> Expected:
     state = hidden(folder, encode(folder, gemma_text(item)), prefix="")[-1]
     shares = torch.softmax(_network(folder, "regression_layer.pt", state).view(22, 10), dim=-1)
     gate = _network(folder, "gating_layer.pt", state)
-    return Expected(score=float((gate @ shares) @ torch.linspace(0, 1, 10)))
+    values = torch.linspace(0, 1, 10)
+    variances = shares @ values**2 - (shares @ values) ** 2
+    return Expected(score=float((gate @ shares) @ values), std=float((gate**2 @ variances).sqrt()))
 
 
 LAYOUTS = (

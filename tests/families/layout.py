@@ -83,6 +83,9 @@ class Expected:
     attributes: dict[str, float] = field(default_factory=dict)
     steps: list[float] | None = None
     probabilities: list[list[float]] | None = None
+    std: float | None = None  # as the model itself says
+    members: list[float] | None = None
+    steps_std: list[float] | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 import shutil
 
@@ -42,8 +43,14 @@ def served(tmp_path_factory):
 
 def agree(verdict, expected):
     """Assert that a target's reading is what the reference says."""
-    if expected.score is not None:
+    if expected.members is not None:
+        assert verdict.members == pytest.approx(expected.members, abs=CLOSE)
+    elif expected.score is not None:
         assert verdict.rewards == pytest.approx([expected.score], abs=CLOSE, rel=CLOSE)
+    if expected.std is not None:
+        assert math.sqrt(verdict.spread.variance) == pytest.approx(expected.std, rel=CLOSE)
+    if expected.steps_std is not None:
+        assert verdict.steps_std == pytest.approx(expected.steps_std, abs=CLOSE)
     if expected.steps is not None:
         assert verdict.steps == pytest.approx(expected.steps, abs=CLOSE)
     for name, value in expected.attributes.items():

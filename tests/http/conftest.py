@@ -28,6 +28,14 @@ MAX_QUEUED_TOKENS = 2_000
 BATCH_TOKENS = 64
 STEPS_LIMIT = 240  # tokens that the process reward model "whole" takes
 OTHERWISE = -7.0  # what the composite "guarded" answers to items below its gate
+CAREFUL = {
+    "members": {"plain": "tiny", "quality": "odin"},
+    "rule": "lower_bound",
+    "penalty": 0.5,
+}
+PANEL = (  # a card of the same five numbers as members
+    f'[ensemble]\nof = "outputs"\n[score]\noutputs = {json.dumps(list(attributes.HELPSTEER))}\n'
+)
 MEAN, STD = 0.25, 2.0  # what the tiny checkpoint's card states
 
 
@@ -107,6 +115,9 @@ def catalogue(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Family]:
         name: checkpoints.build_family(root / name, layouts[own]) for name, own in served.items()
     }
     limits = f"[limits]\nmax_tokens = {STEPS_LIMIT}"
+    made["urm"] = checkpoints.build_family(root / "urm", layouts["urm"])
+    made["panel"] = checkpoints.build_family(root / "panel", layouts["helpsteer"])
+    (made["panel"].folder / "card.toml").write_text(PANEL)
     made["whole"] = checkpoints.build_family(root / "whole", layouts["trl-prm"], split=limits)
     return made
 
@@ -147,7 +158,7 @@ def families(
         tmp_path_factory.mktemp("server") / "run",
         tiny,
         *(family.folder for family in catalogue.values()),
-        ensembles=json.dumps({"crew": ["tiny", "odin"]}),
+        ensembles=json.dumps({"crew": ["tiny", "odin"], "careful": CAREFUL}),
         composites=json.dumps(composites),
         batch_tokens=1024,
     ) as server:

@@ -1,5 +1,6 @@
 import math
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -52,3 +53,37 @@ def test_the_order_of_members_changes_nothing(members, random):
 def test_equal_members_have_no_spread(score, count):
     """The spread of n equal scores is zero, up to one rounding of their mean."""
     assert ensemble.std([score] * count) <= math.ulp(score)
+
+
+# The objectives of tlc4418/llm_optimization, `src/bon/ensemble_rm.py`, in its own words.
+COSTE = {
+    "mean": lambda scores, _: np.mean(scores),
+    "min": lambda scores, _: np.min(scores),
+    "variance_penalty": lambda scores, penalty: np.mean(scores) - penalty * np.var(scores),
+    "lower_bound": lambda scores, penalty: np.mean(scores) - penalty * np.std(scores),
+    "median": lambda scores, _: np.median(scores),
+}
+
+
+@given(st.lists(st.floats(-100, 100), min_size=1, max_size=9), st.floats(0, 4))
+@pytest.mark.parametrize("rule", COSTE)
+def test_rules_are_those_of_coste_et_al(rule, members, penalty):
+    """WCO is the lowest, UWO the mean less lambda times the population's variance."""
+    given_penalty = penalty if rule in ensemble.DEFAULT_PENALTY else None
+    found = ensemble.combined(members, rule, given_penalty)
+
+    assert found == pytest.approx(COSTE[rule](members, penalty), rel=1e-9, abs=1e-9)
+
+
+@given(MEMBERS)
+def test_by_default_the_reward_is_the_mean_to_the_last_bit(members):
+    """What was answered before there were rules doesn't move."""
+    assert ensemble.combined(members) == ensemble.mean(members)
+
+
+@pytest.mark.parametrize(
+    ("rule", "reward"), [("lower_bound", 3.0 - 2.0), ("variance_penalty", 3.0 - 0.5 * 4.0)]
+)
+def test_one_model_may_say_itself_how_sure_it_is(rule, reward):
+    """Its own variance stands in for its members'; the penalties are the same."""
+    assert ensemble.combined([3.0], rule, own_variance=4.0) == reward

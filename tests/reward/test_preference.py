@@ -142,3 +142,18 @@ def test_the_agreement_is_a_share_of_the_members(rewards):
     agreement = compare(rewards).agreement
     shares = [k / len(rewards) for k in range(1, len(rewards) + 1)]
     assert agreement is None or agreement in shares
+
+
+def test_another_rule_decides_the_winner_and_the_margin():
+    """By the lower bound the second wins, though members like the first better on average."""
+    outcome = compare([[4.0, 1.0], [0.0, 1.0]], combined=[0.0, 1.0])
+    assert (outcome.winner, outcome.ranking, outcome.margin) == (1, [1, 0], -1.0)
+    assert (outcome.margin_std, outcome.agreement) == (2.0, 0.5)
+
+
+@pytest.mark.parametrize(("variances", "undecided"), [([9.0, 16.0], True), ([0.5, 0.5], False)])
+def test_one_model_that_says_how_sure_it_is_leaves_close_ones_undecided(variances, undecided):
+    """The margin has the sum of both variances, as of independent scores."""
+    outcome = compare([[3.0, 1.0]], own_variances=variances)
+    assert outcome.margin_std == math.sqrt(sum(variances))
+    assert (outcome.winner, outcome.undecided) == (0, undecided)

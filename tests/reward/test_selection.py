@@ -165,3 +165,10 @@ def test_the_expected_best_of_very_many_is_as_quick_as_exact():
     """Each weight comes from the one before; binomials of 20,000 took minutes."""
     for expected in expected_best([0.5] * 20_000).values():
         assert expected == pytest.approx(0.5, rel=1e-9)
+
+
+def test_one_model_that_says_how_sure_it_is_is_held_to_its_lower_bound():
+    """The best by mean is too unsure: 3 − 2 < 2 − 0.5."""
+    selection = select([[3.0, 2.0]], rule="lower_bound", own_variances=[4.0, 0.25])
+    assert (selection.ranking, selection.selection_scores) == ([1, 0], [1.0, 1.5])
+    assert (selection.stds, selection.confidence) == ([2.0, 0.5], None)

@@ -59,7 +59,7 @@ _HEALTH_S = 5.0  # that it may take to say so
 _RETRY_S = 2.0
 _SAME = 1e-5
 _MOST_BYTES = 16 * 1024**2  # of an answer: 64 sequences with a number a token have less
-_HEADS = ("steps", "read", "heads", "preference", "policy")
+_HEADS = ("ensemble", "steps", "read", "heads", "preference", "policy")
 _SAMPLES = tuple(
     Conversation(({"role": "user", "content": question}, {"role": "assistant", "content": answer}))
     for question, answer in (

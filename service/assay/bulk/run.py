@@ -312,7 +312,7 @@ class _Asking:
         elif kind is wire.Comparison:
             answer = await self.service.compare(wire.CompareRequest(comparisons=elements, **fields))
         else:
-            fields["rule"] = self.options.rule or "mean"
+            fields["rule"] = self.options.rule
             answer = await self.service.best_of_n(wire.BestOfNRequest(groups=elements, **fields))
         self._check(answer)
         return answer

@@ -12,7 +12,6 @@ from pydantic import Field, ValidationError, model_validator
 
 from assay import toml_file, validation
 from assay.cards.mechanism import (
-    Beside,
     Head,
     Policy,
     Preference,
@@ -23,6 +22,7 @@ from assay.cards.mechanism import (
     Template,
     Trunk,
 )
+from assay.cards.uncertainty import Ensemble, Spread  # noqa: TC001  pydantic reads them
 from assay.errors import CheckpointError
 
 if TYPE_CHECKING:
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 FILE_NAME = "card.toml"
 _MOST_BYTES = 2**16  # what takes tomllib longest takes a second at that size
 _NOT_A_POLICYS = ("read", "steps", "preference", "score")
+_HEADS = frozenset({"reward", "gate", "spread"})
 
 
 class Moments(Table):
@@ -45,12 +46,6 @@ class Statistics(Moments):
     """Moments of the target, and of each member of an ensemble."""
 
     members: dict[str, Moments] = Field(default={})
-
-
-class Ensemble(Table):
-    """Members combined into one reward, by the folder names beside the card."""
-
-    members: list[Beside] = Field(min_length=2)
 
 
 class Limits(Table):
@@ -137,6 +132,7 @@ class Card(Table):
     read: Read | None = None
     heads: dict[str, Head] = Field(default={})
     score: Score = Score()
+    spread: Spread | None = None
     preference: Preference | None = None
     policy: Policy | None = None
     limits: Limits = Limits()
@@ -165,6 +161,16 @@ class Card(Table):
         return self
 
     @property
+    def folders(self) -> list[str]:
+        """The names of the members beside the card, where it is of several models."""
+        return self.ensemble.members if self.ensemble else []
+
+    @property
+    def is_of_outputs(self) -> bool:
+        """Whether the numbers of one head are the members of an ensemble."""
+        return self.ensemble is not None and self.ensemble.of == "outputs"
+
+    @property
     def is_by_step(self) -> bool:
         """Whether a model scores each step of a solution."""
         return self.steps is not None and self.read is not None and self.read.is_several
@@ -180,8 +186,8 @@ class Card(Table):
         if self.trunk.architecture and not self.heads and self.policy is None:
             yield "trunk: 'architecture' goes with [heads] or [policy]; else config.json names it"
         yield from (
-            f"heads: '{name}' is read by nothing; they are 'reward' and 'gate'"
-            for name in self.heads.keys() - {"reward", "gate"}
+            f"heads: '{name}' is read by nothing; they are 'reward', 'gate' and 'spread'"
+            for name in self.heads.keys() - _HEADS
         )
         is_bilinear = self.preference is not None and self.preference.form == "bilinear"
         if "gate" in self.heads and self.score.rule != "gated" and not is_bilinear:
@@ -193,6 +199,34 @@ class Card(Table):
         ):
             yield "score: the preference is computed from the heads' numbers; leave [score] out"
         yield from self._misplaced()
+        yield from self._unsure()
+        if self.is_of_outputs:
+            yield from self._of_outputs()
+
+    def _unsure(self) -> Iterator[str]:
+        """Yield a sentence for each thing that doesn't go with the head `spread`."""
+        if (self.spread is None) != ("spread" not in self.heads):
+            yield "spread: [spread] goes with a head named 'spread'"
+        if self.spread is None:
+            return
+        if self.steps is not None or self.preference is not None:
+            yield "spread: it is of one score for one response; leave [spread] out"
+        if self.score.rule in ("softmax", "sum") or self.score.transform == "sigmoid":
+            yield "spread: it is of a weighted sum of numbers, not of a probability or of places"
+        if self.spread.kind == "laplace" and self.score.rule != "index":
+            yield "spread: kind 'laplace' goes with [score] rule = 'index'"
+
+    def _of_outputs(self) -> Iterator[str]:
+        """Yield a sentence for each thing that doesn't go with outputs that are members."""
+        names = self.score.outputs
+        if len(names) < 2 or len(set(names)) < len(names):
+            yield "ensemble: of = 'outputs' needs at least 2 different names in [score] outputs"
+        if idle := self.score.says("rule", "index", "weights", "bias"):
+            yield f"score: each output is a member by itself; leave '{idle}' out"
+        if self.preference is not None or self.policy is not None or self.spread is not None:
+            yield "ensemble: outputs are members of one score each, without a [spread] of their own"
+        if self.steps is not None and self.ensemble is not None and self.ensemble.standardize:
+            yield "ensemble: 'standardize' isn't of models that score steps"
 
     def _misplaced(self) -> Iterator[str]:
         """Yield a sentence for each reading that doesn't go with the heads or the steps."""

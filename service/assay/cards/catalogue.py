@@ -56,7 +56,7 @@ def without_weights(repository: Path) -> Iterator[tuple[str, cards.Card]]:
         for entry in sorted(root.iterdir()) if root.is_dir() else ():
             if (entry / cards.FILE_NAME).is_file() and not (entry / "config.json").is_file():
                 card = cards.read(entry)
-                if entry.name not in seen and card.ensemble is None:
+                if entry.name not in seen and not card.folders:
                     seen.add(entry.name)
                     yield entry.name, card
 

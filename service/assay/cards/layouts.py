@@ -145,7 +145,8 @@ def _gated(card: Card, parts: Parts) -> Card:
     def changed(layer: Layer) -> Layer:
         if isinstance(layer, Softmax) and temperature:
             return layer.model_copy(update={"temperature": float(temperature)})
-        if isinstance(layer, Mean) and quantiles and rows % int(quantiles) == 0:
+        is_by_number = isinstance(layer, Mean) or (isinstance(layer, Linear) and layer.groups > 1)
+        if is_by_number and quantiles and rows % int(quantiles) == 0:
             return layer.model_copy(update={"groups": rows // int(quantiles)})
         return layer
 

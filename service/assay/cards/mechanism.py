@@ -275,18 +275,34 @@ class Read(Table):
 
 
 class Linear(Table):
-    """A linear layer: tensors by name; `transposed` where the file has (in, out)."""
+    """A linear layer: tensors by name; `transposed` where the file has (in, out).
+
+    With `groups` it goes across so many equal parts: it takes the numbers that stand at one place
+    of each part, and does so for every place.
+    """
 
     op: Literal["linear"]
     weight: str
     bias: str | None = None
     transposed: bool = False
+    groups: int = Field(default=1, gt=0)
+
+
+class LinearEach(Table):
+    """A linear layer for each member: tensors (members, in, out) and (members, out) by name.
+
+    Each takes its own of as many equal parts, or all the same numbers where there is one part.
+    """
+
+    op: Literal["linear_each"]
+    weight: str
+    bias: str | None = None
 
 
 class Activation(Table):
     """A function of each number."""
 
-    op: Literal["relu", "tanh", "gelu", "silu", "selu", "leaky_relu", "sigmoid"]
+    op: Literal["relu", "tanh", "gelu", "silu", "selu", "leaky_relu", "sigmoid", "exp"]
 
 
 class Softmax(Table):
@@ -344,10 +360,25 @@ class Expected(Table):
     bins: int = Field(gt=1)
 
 
+class Deviation(Table):
+    """The standard deviation of what `expected` gives the expected value of."""
+
+    op: Literal["deviation"]
+    low: float
+    high: float
+    bins: int = Field(gt=1)
+
+
 class Normalize(Table):
     """Divide by the Euclidean norm."""
 
     op: Literal["normalize"]
+
+
+class Norm(Table):
+    """The Euclidean norm: one number."""
+
+    op: Literal["norm"]
 
 
 class Vocabulary(Table):
@@ -359,6 +390,7 @@ class Vocabulary(Table):
 
 Layer = Annotated[
     Linear
+    | LinearEach
     | Activation
     | Softmax
     | BatchNorm
@@ -367,7 +399,9 @@ Layer = Annotated[
     | Mean
     | Take
     | Expected
+    | Deviation
     | Normalize
+    | Norm
     | Vocabulary,
     Field(discriminator="op"),
 ]

@@ -29,7 +29,10 @@ CLASSIFIER = "ForSequenceClassification"
 STEPS = "ForTokenClassification"
 STOCK = "sequence-classification"
 # What of a catalogue's card is the family's, not the one checkpoint's.
-FAMILYS = ("trunk", "template", "steps", "read", "heads", "score", "preference", "limits")
+FAMILYS = (
+    *("trunk", "template", "steps", "read", "heads"),
+    *("score", "spread", "preference", "limits"),
+)
 _STOCK_LAST = (
     "score.weight",
     "classifier.weight",

@@ -43,8 +43,9 @@ _PROXY_VARIABLES = frozenset({"HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROX
 _PATH_STARTS = (".", "/", "~")
 _STANDARD_OUTPUT = 1  # a file descriptor
 _RENDERING = ("template", "steps", "read", "heads", "policy")  # tables of a card
-_MECHANISM = (*_RENDERING, "trunk", "score", "preference")
-_DECIDING = (*_MECHANISM, "limits", "statistics")  # what is cut, and what `normalize` answers
+_MECHANISM = (*_RENDERING, "trunk", "score", "spread", "preference")
+# What is cut, what `normalize` answers, and how outputs that are members are combined.
+_DECIDING = (*_MECHANISM, "limits", "statistics", "ensemble")
 fetch_listeners: list[Callable[[bool], None]] = []  # hear that a fetch begins, and that it ended
 _FILES = (".json", ".toml", ".jinja", ".model", ".txt", ".py", ".safetensors", ".pt", ".bin")
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
@@ -98,7 +99,7 @@ class Source:
     @property
     def is_ensemble(self) -> bool:
         """Whether the members are combined into one reward."""
-        return self.card.ensemble is not None
+        return bool(self.card.folders)
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,13 +155,13 @@ def source(target: Found) -> Source:
     name, folder, card = target.name, target.folder, target.card
     if card.policy is not None:
         return Source(name, card, _policy(name, folder, card))
-    if card.ensemble is None:
+    if not card.folders:
         return Source(name, card, (_checkpoint(name, folder, card),))
-    for member in card.ensemble.members:
+    for member in card.folders:
         paths.check_inside(folder, folder / member)
     members = tuple(
         _checkpoint(f"{name}/{member}", folder / member, _member_card(card, folder / member))
-        for member in card.ensemble.members
+        for member in card.folders
     )
     return Source(name, card, members)
 
@@ -233,7 +234,7 @@ def find(
 def has_weights(folder: Path, card: cards.Card) -> bool:
     """Whether a checkpoint lies beside a card."""
     marks = ("config.json", adapter.CONFIG)
-    return card.ensemble is not None or any((folder / name).is_file() for name in marks)
+    return bool(card.folders) or any((folder / name).is_file() for name in marks)
 
 
 def _named(name: str, folder: Path, repository: Path) -> Found:

@@ -76,7 +76,7 @@ def of_score(card: Card, sizes: Mapping[str, int]) -> list[str]:
             f"score.rule: 'gated' weighs each number of 'reward' by one of 'gate', and these give "
             f"{reward} and {gate}"
         )
-    return messages
+    return [*messages, *_of_spread(card, reward, sizes.get("spread"))]
 
 
 def embedding_rows(tensors: Mapping[str, headers.Tensor]) -> int | None:
@@ -125,6 +125,23 @@ def _of_embedding(reward: int | None, gate: int | None) -> Iterator[str]:
             f"heads.gate: 'bilinear' takes a number for each two of 'reward', {reward // 2}, and "
             f"the head gives {gate}"
         )
+
+
+def _of_spread(card: Card, reward: int | None, spread: int | None) -> Iterator[str]:
+    """Yield that the head 'spread' doesn't say it of each number of the head 'reward'."""
+    if card.spread is None or reward is None or spread is None:
+        return
+    gives = f"and 'spread' gives {spread}"
+    match card.spread.kind:
+        case "quantiles":
+            if spread % reward or spread == reward:
+                yield f"spread.kind: 'quantiles' are several of each of {reward} numbers, {gives}"
+        case "laplace":
+            if spread != 1:
+                yield f"spread.kind: 'laplace' is one number, {gives}"
+        case _:
+            if spread != reward:
+                yield f"spread.kind: '{card.spread.kind}' is one of each of {reward}, {gives}"
 
 
 def _of_places(card: Card) -> Iterator[str]:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 VOCABULARY = "the output embedding"  # asked for under this name, whatever it is in the files
 _MATRIX = 2  # dimensions
+_STACK = 3
 
 
 def of_head(path: str, head: mechanism.Head, shapes: Shapes, hidden: int | None) -> int | None:
@@ -41,11 +42,13 @@ class _Layer:
         self._shapes = shapes
         self._width = width
 
-    def after(self, layer: mechanism.Layer) -> int | None:  # noqa: C901  a case for each kind
+    def after(self, layer: mechanism.Layer) -> int | None:  # noqa: C901, PLR0911, PLR0912  a case each
         """Return how many numbers it gives."""
         match layer:
             case mechanism.Linear():
                 return self._linear(layer)
+            case mechanism.LinearEach():
+                return self._linear_each(layer)
             case mechanism.BatchNorm():
                 for name in ("weight", "bias", "running_mean", "running_var"):
                     self._one_a_number("name", f"{layer.name}.{name}")
@@ -62,21 +65,46 @@ class _Layer:
             case mechanism.Take():
                 self._places(layer.places)
                 return len(layer.places)
-            case mechanism.Expected():
+            case mechanism.Expected() | mechanism.Deviation():
                 self._parts("bins", layer.bins)
                 return self._width and self._width // layer.bins
+            case mechanism.Norm():
+                return 1
             case mechanism.Vocabulary():
                 self._linear_of("tokens", self._shape("tokens", VOCABULARY), transposed=False)
                 return len(layer.tokens)
         return self._width
 
-    def _linear(self, layer: mechanism.Linear) -> int:
+    def _linear(self, layer: mechanism.Linear) -> int | None:
         shape = self._shape("weight", layer.weight)
+        places: int | None = 1
+        if layer.groups > 1:
+            self._parts("groups", layer.groups)
+            places = self._width and self._width // layer.groups
+            self._width = layer.groups
         width = self._linear_of("weight", shape, transposed=layer.transposed)
         bias = () if layer.bias is None else self._shape("bias", layer.bias)
         if layer.bias is not None and bias != (width,):
             raise self._wrong("bias", f"'{layer.bias}' is {list(bias)}, and there are {width} rows")
-        return width
+        return places and places * width
+
+    def _linear_each(self, layer: mechanism.LinearEach) -> int:
+        """Return how many numbers all members give, who take the same ones or each its own."""
+        shape = self._shape("weight", layer.weight)
+        if len(shape) != _STACK:
+            raise self._wrong("weight", f"the tensor is {list(shape)}, not (members, in, out)")
+        members, size, width = shape
+        if self._width is not None and self._width not in (size, members * size):
+            raise self._wrong(
+                "weight", f"{members} members take {size} numbers each, and are given {self._width}"
+            )
+        bias = () if layer.bias is None else self._shape("bias", layer.bias)
+        if layer.bias is not None and bias != (members, width):
+            raise self._wrong(
+                "bias",
+                f"'{layer.bias}' is {list(bias)}, and members and numbers [{members}, {width}]",
+            )
+        return members * width
 
     def _linear_of(self, field: str, shape: Shape, *, transposed: bool) -> int:
         """Return how many rows a matrix has, which takes what it is given."""

@@ -230,7 +230,7 @@ def _item(golden: Golden) -> dict[str, Any]:
 
 def _kind(card: Card) -> str:
     if card.ensemble is not None:
-        return f"an ensemble of {len(card.ensemble.members)}"
+        return f"an ensemble of {len(card.folders or card.score.outputs)}"
     if card.preference is not None:
         return "preferences"
     if card.policy is not None:

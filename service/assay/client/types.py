@@ -35,6 +35,8 @@ class ScoreOptions(TypedDict, total=False):
     aggregate: wire.Aggregate | None
     threshold: float | None
     attributes: dict[str, float] | None
+    rule: wire.Rule | None
+    penalty: float | None
 
 
 class CompareOptions(ScoreOptions, total=False):
@@ -47,7 +49,5 @@ class CompareOptions(ScoreOptions, total=False):
 class BestOfNOptions(ScoreOptions, total=False):
     """Those of `wire.BestOfNRequest`."""
 
-    rule: wire.Rule
-    penalty: float | None
     top_k: int
     min_score: float | None

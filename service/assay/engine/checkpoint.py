@@ -8,6 +8,7 @@ or misshapen tensor stops the start with its name. No code of the checkpoint's b
 from __future__ import annotations
 
 import difflib
+import functools
 import pickle
 import re
 from fnmatch import fnmatchcase
@@ -350,7 +351,10 @@ def _named_class(architecture: Any, config: Any) -> Any:
 def _readout(card: Card, folder: Path, tensors: _Tensors) -> Readout:
     if card.policy is not None:
         return Readout("last", NextToken(VocabularyHead(tensors(VOCABULARY))))
-    heads = {name: Head(head, tensors.of(folder, head.file)) for name, head in card.heads.items()}
+    # Heads that begin with the same layers hold the same tensors.
+    files = dict.fromkeys(head.file for head in card.heads.values())
+    found = {file: functools.cache(tensors.of(folder, file)) for file in files}
+    heads = {name: Head(head, found[head.file]) for name, head in card.heads.items()}
     at = card.read.at if card.read else "last"
     return Readout(at if at in ("first", "mean") else "last", CardHeads(heads))
 

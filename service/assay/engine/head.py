@@ -28,6 +28,7 @@ _ACTIVATIONS: dict[str, Layer] = {
     "selu": functional.selu,
     "leaky_relu": functional.leaky_relu,
     "sigmoid": torch.sigmoid,
+    "exp": torch.exp,
 }
 
 
@@ -65,14 +66,17 @@ class VocabularyHead:
         return chosen - logits.logsumexp(1, keepdim=True)
 
 
-def _layer(  # noqa: C901, PLR0911  a case for each kind of layer
+def _layer(  # noqa: C901, PLR0911, PLR0912  a case for each kind of layer
     card: mechanism.Layer, tensors: Tensors
 ) -> Layer:
     match card:
         case mechanism.Linear():
             weight = tensors(card.weight)
             weight = weight.T.contiguous() if card.transposed else weight
-            return _Linear(weight, tensors(card.bias) if card.bias else None)
+            linear = _Linear(weight, tensors(card.bias) if card.bias else None)
+            return linear if card.groups == 1 else _Across(linear, card.groups)
+        case mechanism.LinearEach():
+            return _LinearEach(tensors(card.weight), tensors(card.bias) if card.bias else None)
         case mechanism.Activation():
             return _ACTIVATIONS[card.op]
         case mechanism.Softmax():
@@ -95,8 +99,12 @@ def _layer(  # noqa: C901, PLR0911  a case for each kind of layer
             return lambda x: x[:, card.places]
         case mechanism.Expected():
             return _Expected(card)
+        case mechanism.Deviation():
+            return _Deviation(card)
         case mechanism.Normalize():
             return lambda x: functional.normalize(x, dim=1)
+        case mechanism.Norm():
+            return lambda x: torch.linalg.vector_norm(x, dim=1, keepdim=True)
         case mechanism.Vocabulary():
             return _Linear(tensors(VOCABULARY)[[int(token) for token in card.tokens]], None)
 
@@ -114,12 +122,47 @@ class _Linear:
         return functional.linear(state, self._weight, self._bias)
 
 
+class _Across:
+    """A linear layer over what stands at one place of each part."""
+
+    def __init__(self, linear: _Linear, parts: int) -> None:
+        self._linear, self._parts = linear, parts
+
+    def __call__(self, state: torch.Tensor) -> torch.Tensor:
+        places = _in_parts(state, -1, self._parts).transpose(1, 2)  # (rows, places, parts)
+        return self._linear(places).transpose(1, 2).flatten(1)
+
+
+class _LinearEach:
+    """One linear layer a member, (members, in, out)."""
+
+    def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None) -> None:
+        self._weight, self._bias = weight, bias
+
+    def __call__(self, state: torch.Tensor) -> torch.Tensor:
+        members, size, _ = self._weight.shape
+        parts = _in_parts(state, size).expand(-1, members, -1)  # (rows, members, in)
+        found = torch.bmm(parts.transpose(0, 1), self._weight)  # (members, rows, out)
+        if self._bias is not None:
+            found = found + self._bias[:, None]
+        return found.transpose(0, 1).flatten(1)
+
+
 class _Expected:
-    def __init__(self, card: mechanism.Expected) -> None:
+    def __init__(self, card: mechanism.Expected | mechanism.Deviation) -> None:
         self._card = card
 
     def __call__(self, state: torch.Tensor) -> torch.Tensor:
-        card = self._card
-        values = torch.linspace(card.low, card.high, card.bins, device=state.device)
-        expected: torch.Tensor = (_in_parts(state, card.bins) * values).sum(-1)
+        expected: torch.Tensor = (_in_parts(state, self._card.bins) * self._values(state)).sum(-1)
         return expected
+
+    def _values(self, state: torch.Tensor) -> torch.Tensor:
+        card = self._card
+        return torch.linspace(card.low, card.high, card.bins, device=state.device)
+
+
+class _Deviation(_Expected):
+    def __call__(self, state: torch.Tensor) -> torch.Tensor:
+        away = self._values(state) - super().__call__(state)[..., None]  # (rows, parts, bins)
+        variance: torch.Tensor = (_in_parts(state, self._card.bins) * away**2).sum(-1)
+        return variance.sqrt()

@@ -6,6 +6,7 @@ shift that a member adds to every response of a prompt cancels in its margins.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -35,7 +36,12 @@ class Preference:
 
 
 def compare(
-    rewards: Sequence[Sequence[float]], *, temperature: float = 1.0, tie_margin: float = 0.0
+    rewards: Sequence[Sequence[float]],
+    *,
+    temperature: float = 1.0,
+    tie_margin: float = 0.0,
+    combined: Sequence[float] | None = None,
+    own_variances: Sequence[float] | None = None,
 ) -> Preference:
     """Compare two or more responses.
 
@@ -43,15 +49,21 @@ def compare(
     `tie_margin`: then it is None. With several members, `agreement` is the share of them whose own
     margin is on the winner's side, and the comparison is `undecided` when |margin| ≤ margin_std:
     the members disagree by as much as they see. A tie is always undecided.
+
+    `combined` are the responses' rewards by another rule than the mean: the winner, the ranking and
+    the margin are of them, all else is of the members. `own_variances` are those of one model that
+    says itself how sure it is of each response; the margin has their sum, as of independent ones.
     """
     count = len(rewards[0])
-    means = [mean([row[i] for row in rewards]) for i in range(count)]
-    ranking = sorted(range(count), key=lambda i: (-means[i], i))
+    scores = combined or [mean([row[i] for row in rewards]) for i in range(count)]
+    ranking = sorted(range(count), key=lambda i: (-scores[i], i))
     first, second = ranking[0], ranking[1]
     a, b = (0, 1) if count == 2 else (first, second)
     margins = [row[a] - row[b] for row in rewards]
-    margin = mean(margins)
+    margin = mean(margins) if combined is None else combined[a] - combined[b]
     margin_std = std(margins) if len(rewards) > 1 else None
+    if own_variances is not None:
+        margin_std = math.sqrt(own_variances[a] + own_variances[b])
     winner = first if abs(margin) > tie_margin else None
     agreement = None
     if winner is not None and len(rewards) > 1:

@@ -1,7 +1,6 @@
 """Best-of-n: which of n responses to keep, and what n buys.
 
-Rules over ensemble members follow Coste et al. 2310.02743: `min` is worst-case optimization,
-`variance_penalty` is uncertainty-weighted optimization.
+Responses are ranked by their members' scores combined (`ensemble`), or by the members' votes.
 """
 
 from __future__ import annotations
@@ -9,7 +8,6 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from operator import mul
-from statistics import median
 from typing import TYPE_CHECKING, Literal
 
 from assay.reward import ensemble
@@ -17,9 +15,7 @@ from assay.reward import ensemble
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-Rule = Literal["mean", "median", "min", "lower_bound", "variance_penalty", "vote"]
-
-DEFAULT_PENALTY: dict[str, float] = {"lower_bound": 1.0, "variance_penalty": 0.5}
+Rule = ensemble.Rule | Literal["vote"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,18 +31,31 @@ class Selection:
 
 
 def select(
-    rewards: Sequence[Sequence[float]], *, rule: Rule = "mean", penalty: float | None = None
+    rewards: Sequence[Sequence[float]],
+    *,
+    rule: Rule = "mean",
+    penalty: float | None = None,
+    own_variances: Sequence[float] | None = None,
 ) -> Selection:
     """Rank the responses of one group.
 
     `rewards[m][i]` is member m's score of response i. Responses are ordered by the rule's value,
     then by mean score, then by index; those equal to the best in both numbers are its `ties`.
     `confidence` is the share of members whose own first choice is the best (None for one member).
+    `own_variances` are those of one model that says itself how sure it is of each response.
     """
     count = len(rewards[0])
     columns = [[row[i] for row in rewards] for i in range(count)]
     scores = [ensemble.mean(column) for column in columns]
-    chosen = _selection_scores(rewards, columns, scores, rule, penalty)
+    variances: Sequence[float | None] = own_variances or [None] * count
+    chosen = (
+        [votes / len(rewards) for votes in _votes(rewards)]
+        if rule == "vote"
+        else [
+            ensemble.combined(column, rule, penalty, own_variance=variance)
+            for column, variance in zip(columns, variances, strict=True)
+        ]
+    )
     ranking = sorted(range(count), key=lambda i: (-chosen[i], -scores[i], i))
     best = ranking[0]
     ties = [i for i in ranking if (chosen[i], scores[i]) == (chosen[best], scores[best])]
@@ -54,40 +63,20 @@ def select(
     return Selection(
         ranking=ranking,
         scores=scores,
-        stds=[ensemble.std(column) for column in columns] if several else None,
+        stds=_stds(columns, own_variances),
         selection_scores=chosen,
         confidence=_votes(rewards)[best] / len(rewards) if several else None,
         ties=sorted(ties) if len(ties) > 1 else [],
     )
 
 
-def _selection_scores(
-    rewards: Sequence[Sequence[float]],
-    columns: Sequence[Sequence[float]],
-    scores: list[float],
-    rule: Rule,
-    penalty: float | None,
-) -> list[float]:
-    weight = DEFAULT_PENALTY.get(rule, 0.0) if penalty is None else penalty
-    match rule:
-        case "mean":
-            return list(scores)
-        case "median":
-            return [float(median(column)) for column in columns]
-        case "min":
-            return [min(column) for column in columns]
-        case "lower_bound":
-            return [
-                score - weight * ensemble.std(column)
-                for score, column in zip(scores, columns, strict=True)
-            ]
-        case "variance_penalty":
-            return [
-                score - weight * ensemble.variance(column)
-                for score, column in zip(scores, columns, strict=True)
-            ]
-        case "vote":
-            return [votes / len(rewards) for votes in _votes(rewards)]
+def _stds(
+    columns: Sequence[Sequence[float]], own_variances: Sequence[float] | None
+) -> list[float] | None:
+    """Return the spread of each response's score; None where one model says nothing of it."""
+    if own_variances is not None:
+        return [math.sqrt(variance) for variance in own_variances]
+    return [ensemble.std(column) for column in columns] if len(columns[0]) > 1 else None
 
 
 def _votes(rewards: Sequence[Sequence[float]]) -> list[int]:

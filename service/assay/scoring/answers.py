@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
@@ -171,15 +172,15 @@ def _rewards(
 def _reward(call: Call, judged: ScoredItem) -> dict[str, Any]:
     """Return what the answer says of one target's reward, by field."""
     rewards, verdict = judged.rewards, judged.verdict
-    several = call.target.is_ensemble and rewards
     fields = {
         "attributes": dict(verdict.attributes) if verdict.attributes else None,
         "steps": list(verdict.steps) if verdict.steps is not None else None,
         "first_error": verdict.first_error,
+        "steps_std": list(verdict.steps_std) if verdict.steps_std is not None else None,
     }
     return {
-        "score": call.shown(ensemble.mean(rewards)) if rewards else None,
-        "uncertainty": _uncertainty(rewards) if several else None,
+        "score": call.shown(judged.reward) if rewards else None,
+        "uncertainty": _uncertainty(call, verdict) if rewards else None,
         **fields,
         **_included(call, judged),
         "gated": verdict.gated,
@@ -239,14 +240,19 @@ def _comparison(
     if error := _first_error(items):
         return wire.CompareEntry(index=index, id=name, error=error)
     rewards = _by_member(items)
+    scores = [item.reward for item in items]
     outcome = preference.compare(
-        rewards, temperature=request.temperature, tie_margin=request.tie_margin
+        rewards,
+        temperature=request.temperature,
+        tie_margin=request.tie_margin,
+        combined=None if call.rule == "mean" else scores,
+        own_variances=_own_variances(items),
     )
     several = len(items) > 2
     return wire.CompareEntry(
         index=index,
         id=name,
-        scores=[call.shown(ensemble.mean(item.rewards)) for item in items],
+        scores=list(map(call.shown, scores)),
         margin=outcome.margin,
         margin_std=outcome.margin_std,
         probability=outcome.probability,
@@ -272,7 +278,12 @@ def _best(
     n = len(items)
     if error := _first_error(items):
         return wire.BestOfNEntry(index=index, id=group.id, n=n, error=error)
-    chosen = selection.select(_by_member(items), rule=request.rule, penalty=request.penalty)
+    chosen = selection.select(
+        _by_member(items),
+        rule=call.rule,
+        penalty=call.penalty,
+        own_variances=_own_variances(items),
+    )
     top = _top(call, request, group, chosen)
     return wire.BestOfNEntry(
         index=index,
@@ -327,6 +338,12 @@ def _by_member(items: Sequence[ScoredItem]) -> list[list[float]]:
     return [list(row) for row in zip(*(item.rewards for item in items), strict=True)]
 
 
+def _own_variances(items: Sequence[ScoredItem]) -> list[float] | None:
+    """Return how sure one model says it is of each response; None where it says nothing."""
+    variances = [item.verdict.spread.variance for item in items if item.verdict.spread is not None]
+    return variances if len(variances) == len(items) else None
+
+
 def _included(call: Call, judged: ScoredItem) -> dict[str, Any]:
     """Return what `include` asks of one item, by field; nothing of one that has no score."""
     included, verdict = call.options.include, judged.verdict
@@ -353,16 +370,21 @@ def _listed(included: Sequence[dict[str, Any]]) -> dict[str, list[Any]]:
 
 def _members(call: Call, verdict: TargetScore) -> dict[str, float] | None:
     """Return each member's reward; one model's own."""
-    labels = map(call.target.member_label, call.target.members)
     rewards = verdict.members or verdict.rewards
-    named = zip(labels, rewards, strict=True) if rewards else ()
+    named = zip(call.target.member_labels, rewards, strict=True) if rewards else ()
     return {name: call.shown(reward) for name, reward in named} or None
 
 
-def _uncertainty(rewards: Sequence[float]) -> wire.Uncertainty:
-    return wire.Uncertainty(
-        std=ensemble.std(rewards), variance=ensemble.variance(rewards), members=len(rewards)
-    )
+def _uncertainty(call: Call, verdict: TargetScore) -> wire.Uncertainty | None:
+    """Return the spread over an ensemble's members, or what one model says of itself."""
+    if call.target.is_ensemble:
+        rewards = verdict.rewards
+        return wire.Uncertainty(
+            std=ensemble.std(rewards), variance=ensemble.variance(rewards), members=len(rewards)
+        )
+    if (own := verdict.spread) is not None:
+        return wire.Uncertainty(std=math.sqrt(own.variance), variance=own.variance, kind=own.kind)
+    return None
 
 
 def _first_error(items: Sequence[ScoredItem]) -> wire.ItemError | None:

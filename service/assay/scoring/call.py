@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from assay import wire
 from assay.items import Cutting, Ids
-from assay.reward import ensemble, transform
+from assay.reward import ensemble, selection, transform
 from assay.scoring import garbage, interpretation, items, pairwise, reward_metrics, validation
 from assay.scoring.inner_call import InnerCall
 from assay.scoring.interpretation import ScoreOptions, TargetScore
@@ -41,6 +41,11 @@ class ScoredItem:
     def rewards(self) -> tuple[float, ...]:
         """The rewards, one for each member of an ensemble, else one; none read at all tokens."""
         return self.verdict.rewards
+
+    @property
+    def reward(self) -> float:
+        """The reported reward: of an ensemble by its rule. Not of one that has none."""
+        return self.verdict.reward
 
     @property
     def n_tokens(self) -> int:
@@ -81,10 +86,20 @@ class Call:
             cutting_of(options, cutting),
             is_native,
         )
-        self._wish = ScoreOptions(
-            options.aggregate, options.threshold, options.attributes, options.normalize
-        )
         validation.check(self.target, options)
+        own = target.combination
+        self.rule: selection.Rule = options.rule or own.rule
+        self.penalty = own.penalty if options.rule in (None, own.rule) else None
+        if options.penalty is not None:
+            self.penalty = options.penalty
+        self._wish = ScoreOptions(
+            options.aggregate,
+            options.threshold,
+            options.attributes,
+            options.normalize,
+            None if self.rule == "vote" else self.rule,
+            self.penalty,
+        )
 
     def run(
         self, sources: list[Source], path: Path

@@ -127,9 +127,7 @@ def describe(
         state=scorer.served.state(target),
         default=target is scorer.served.targets.default,
         revision=target.revision,
-        members=[target.member_label(model) for model in target.members]
-        if target.kind != "model"
-        else [],
+        members=list(target.member_labels) if target.kind != "model" else [],
         max_tokens=min(model.facts.max_tokens for model in target.members),
         summary=target.card.summary,
         statistics={"mean": moments.mean, "std": moments.std} if moments else None,
@@ -172,9 +170,10 @@ def _part(part: CompositePart) -> wire.PartEntry:
 
 
 def _warnings(scorer: Scorer, target: Target) -> list[str]:
-    """Return what the workers said of a target's members, each thing once."""
+    """Return what is to be known of a target and of its members, each thing once."""
     loaded = filter(None, map(scorer.served.loaded, target.members))
-    return list(dict.fromkeys(warning for member in loaded for warning in member.warnings))
+    of_members = (warning for member in loaded for warning in member.warnings)
+    return list(dict.fromkeys([*target.warnings, *of_members]))
 
 
 def _stats(scorer: Scorer, target: Target) -> wire.Stats:

@@ -5,11 +5,11 @@ From the numbers that a device read at an item's places, by the cards and `rewar
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
-from assay.reward import composite, ensemble, score, steps, tournament, transform
+from assay.reward import composite, ensemble, score, spread, steps, tournament, transform
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -36,6 +36,8 @@ class ScoreOptions:
     threshold: float | None = None
     attributes: Mapping[str, float] | None = None  # weights
     normalize: bool = False
+    rule: ensemble.Rule | None = None  # of members; default the target's
+    penalty: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +47,8 @@ class Reward:
     score: float
     attributes: Mapping[str, float] = field(default_factory=_none)
     steps: tuple[float, ...] | None = None
+    spread: spread.Spread | None = None
+    members: tuple[Reward, ...] = ()  # of a model whose outputs are members
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +56,8 @@ class TargetScore:
     """A target's reading of one item.
 
     `rewards` has one reward for each member of an ensemble, else one; `members` what each member of
-    a target with several read, in the target's order.
+    a target with several read, in the target's order. `combined` is the one that is reported, by
+    another rule than the mean.
     """
 
     rewards: tuple[float, ...]
@@ -61,6 +66,14 @@ class TargetScore:
     first_error: int | None = None
     members: tuple[float, ...] = ()
     gated: bool | None = None  # whether a composite's gate replaced the reward, if it has one
+    steps_std: tuple[float, ...] | None = None  # over members, of one step each
+    spread: spread.Spread | None = None  # of one model that says itself how sure it is
+    combined: float | None = None
+
+    @property
+    def reward(self) -> float:
+        """The reported reward: of an ensemble by its rule."""
+        return ensemble.mean(self.rewards) if self.combined is None else self.combined
 
 
 def interpret(
@@ -87,8 +100,7 @@ def interpret(
             value = _normal(_policy_reward(target, values), target.card, wish)
             return TargetScore((value,), members=values)
         case "ensemble":
-            rewards = tuple(_normal(reading.score, target.card, wish) for reading in read)
-            return TargetScore(rewards, members=rewards)
+            return _of_ensemble(target, read[0].members or read, wish)
 
 
 def reward(card: Card, numbers: np.ndarray, sizes: Mapping[str, int], wish: ScoreOptions) -> Reward:
@@ -102,6 +114,9 @@ def reward(card: Card, numbers: np.ndarray, sizes: Mapping[str, int], wish: Scor
     if rule.kind == "sum":
         return Reward(score.total(rule, numbers[:, 0].tolist()))
     heads = _by_head(card, numbers, sizes)
+    if card.is_of_outputs:
+        members = _outputs(card, heads["reward"], wish)
+        return Reward(ensemble.mean([member.score for member in members]), members=members)
     gates: Sequence[list[float] | None] = heads.get("gate", [None] * len(heads["reward"]))
     if rule.kind != "gated":
         gates = [None] * len(heads["reward"])
@@ -112,7 +127,28 @@ def reward(card: Card, numbers: np.ndarray, sizes: Mapping[str, int], wish: Scor
     if card.steps is not None and card.is_by_step:
         how = wish.aggregate or card.steps.aggregate
         return Reward(steps.aggregate(scores, how), steps=tuple(scores))
-    return Reward(scores[-1], dict(zip(card.score.outputs, heads["reward"][-1], strict=False)))
+    return Reward(
+        scores[-1],
+        dict(zip(card.score.outputs, heads["reward"][-1], strict=False)),
+        spread=_spread(card, heads, wish),
+    )
+
+
+def _outputs(card: Card, rows: Sequence[Sequence[float]], wish: ScoreOptions) -> tuple[Reward, ...]:
+    """Return what each number of the head `reward` reads of one item, a member each."""
+    declared = card.score
+    readings = []
+    for index in range(len(declared.outputs)):
+        rule = score.Rule(
+            index=index, mean=declared.mean, std=declared.std, transform=declared.transform
+        )
+        scores = [score.score(rule, row) for row in rows]
+        if card.steps is not None and card.is_by_step:
+            how = wish.aggregate or card.steps.aggregate
+            readings.append(Reward(steps.aggregate(scores, how), steps=tuple(scores)))
+        else:
+            readings.append(Reward(scores[-1]))
+    return tuple(readings)
 
 
 def probability(card: Card, ordered: np.ndarray, swapped: np.ndarray | None) -> float:
@@ -138,13 +174,76 @@ def embedding(
 
 
 def _of_model(card: Card, read: Reward, wish: ScoreOptions) -> TargetScore:
-    value, first_error = read.score, None
+    value = read.score
     if wish.attributes:
         value = _weighted(read.attributes, wish.attributes)
-    if read.steps is not None and card.steps is not None:
-        threshold = card.steps.threshold if wish.threshold is None else wish.threshold
-        first_error = steps.first_error(read.steps, threshold)
-    return TargetScore((_normal(value, card, wish),), read.attributes, read.steps, first_error)
+    value, own = _normal(value, card, wish), _normal_spread(read.spread, card, wish)
+    combined = None
+    if own is not None and wish.rule not in (None, "mean"):
+        combined = ensemble.combined((value,), wish.rule, wish.penalty, own_variance=own.variance)
+    return TargetScore(
+        (value,),
+        read.attributes,
+        read.steps,
+        _first_error(card, read.steps, wish),
+        spread=own,
+        combined=combined,
+    )
+
+
+def _of_ensemble(target: Target, read: Sequence[Reward], wish: ScoreOptions) -> TargetScore:
+    on_one_scale = target.combination.standardized([reading.score for reading in read])
+    rewards = tuple(_normal(value, target.card, wish) for value in on_one_scale)
+    own = target.combination
+    rule, penalty = (wish.rule, wish.penalty) if wish.rule else (own.rule, own.penalty)
+    by_step = list(zip(*(reading.steps or () for reading in read), strict=True))
+    means = tuple(map(ensemble.mean, by_step)) if target.scores_steps else None
+    return TargetScore(
+        rewards,
+        steps=means,
+        first_error=_first_error(target.card, means, wish),
+        members=rewards,
+        steps_std=tuple(map(ensemble.std, by_step)) if target.scores_steps else None,
+        combined=None if rule == "mean" else ensemble.combined(rewards, rule, penalty),
+    )
+
+
+def _first_error(card: Card, scores: Sequence[float] | None, wish: ScoreOptions) -> int | None:
+    """Return the first step below the threshold; None where there is none, or no steps."""
+    if scores is None or card.steps is None:
+        return None
+    threshold = card.steps.threshold if wish.threshold is None else wish.threshold
+    return steps.first_error(scores, threshold)
+
+
+def _spread(
+    card: Card, heads: Mapping[str, list[list[float]]], wish: ScoreOptions
+) -> spread.Spread | None:
+    """Return how sure a model says it is of the score at the last place."""
+    if card.spread is None:
+        return None
+    own, kind = heads["spread"][-1], card.spread.kind
+    if kind == "laplace":  # of the score itself: of a sum by the request's weights it says nothing
+        if wish.attributes:
+            return None
+        variance = own[0] ** 2
+    else:
+        weights = _weights(card, heads, wish)
+        of = spread.of_quantiles if kind == "quantiles" else spread.of_deviations
+        variance = of(own, weights)
+    std = 1.0 if wish.attributes else card.score.std
+    return spread.Spread(kind, variance / std**2)
+
+
+def _weights(card: Card, heads: Mapping[str, list[list[float]]], wish: ScoreOptions) -> list[float]:
+    """Return what each number of the head `reward` counts in the score."""
+    if wish.attributes:
+        return [wish.attributes.get(name, 0.0) for name in card.score.outputs]
+    if card.score.rule == "gated":
+        return heads["gate"][-1]
+    if card.score.rule == "weighted":
+        return [card.score.weights.get(name, 0.0) for name in card.score.outputs]
+    return [float(place == card.score.index) for place in range(len(heads["reward"][-1]))]
 
 
 def _of_composite(target: Target, read: Sequence[Reward], wish: ScoreOptions) -> TargetScore:
@@ -210,12 +309,14 @@ def _policy_reward(target: Target, log_probabilities: Sequence[float]) -> float:
 
 
 def _part(part: CompositePart, read: Mapping[str, Reward]) -> float:
-    """Return one part of a composite: a model's score or attribute, or an ensemble's mean."""
+    """Return one part of a composite: a model's score or attribute, or an ensemble's reward."""
+    readings = [member for name in part.models for member in read[name].members or (read[name],)]
     values = [
-        read[name].attributes[part.attribute] if part.attribute else read[name].score
-        for name in part.models
+        reading.attributes[part.attribute] if part.attribute else reading.score
+        for reading in readings
     ]
-    value = ensemble.mean(values)
+    own = part.of.combination
+    value = ensemble.combined(own.standardized(values), own.rule, own.penalty)
     return transform.standardize(value, mean=part.mean, std=part.std)
 
 
@@ -224,3 +325,12 @@ def _normal(value: float, card: Card, wish: ScoreOptions) -> float:
     if not wish.normalize or moments is None:
         return value
     return transform.standardize(value, mean=moments.mean, std=moments.std)
+
+
+def _normal_spread(
+    own: spread.Spread | None, card: Card, wish: ScoreOptions
+) -> spread.Spread | None:
+    moments = card.statistics
+    if own is None or not wish.normalize or moments is None:
+        return own
+    return replace(own, variance=own.variance / moments.std**2)

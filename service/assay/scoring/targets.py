@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import shlex
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Literal
 
@@ -12,10 +12,14 @@ from assay.cards import card as cards
 from assay.cards import paths, repository
 from assay.errors import CheckpointError, SettingsError, UnknownTarget, shown
 from assay.prompts.models import ResolveSettings
+from assay.scoring import combination
+from assay.scoring.combination import Combination
+from assay.settings import Ensemble
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Mapping, Sequence
 
+    from assay.cards import uncertainty
     from assay.prompts.models import Model, Resolved
     from assay.settings import Composite, Gate, Settings
     from assay.settings import Part as PartSetting
@@ -23,19 +27,25 @@ if TYPE_CHECKING:
 logger = logging.getLogger("assay.targets")
 _STARTED = datetime.now()  # noqa: DTZ005  local, as transformers has it; for all that is loaded
 Kind = Literal["model", "ensemble", "policy", "composite"]
+_PLAIN = Combination()
 
 
 @dataclass(frozen=True, slots=True)
 class CompositePart:
-    """One part of a composite: the models whose mean it is, and what it is measured in."""
+    """One part of a composite: the target that it is of, and what it is measured in."""
 
     name: str
     target: str
-    models: tuple[str, ...]
+    of: Target
     attribute: str | None
     weight: float
     mean: float
     std: float
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        """The names of the models that its target has."""
+        return tuple(model.name for model in self.of.members)
 
     @property
     def moments(self) -> tuple[float, float]:
@@ -54,11 +64,24 @@ class Target:
     revision: str
     parts: tuple[CompositePart, ...] = ()
     gate: Gate | None = None
+    labels: tuple[str, ...] = ()  # what answers call its members; none: as the models are called
+    combination: Combination = _PLAIN
+    warnings: tuple[str, ...] = ()  # what an operator should know of how they are combined
 
     @property
     def is_ensemble(self) -> bool:
         """Whether the members' spread is an uncertainty."""
         return self.kind == "ensemble"
+
+    @property
+    def is_of_outputs(self) -> bool:
+        """Whether its members are the numbers of one model's head."""
+        return self.is_ensemble and self.card.is_of_outputs
+
+    @property
+    def has_spread(self) -> bool:
+        """Whether one model says itself how sure it is of a score."""
+        return self.kind == "model" and self.card.spread is not None
 
     @property
     def only_compares(self) -> bool:
@@ -68,7 +91,7 @@ class Target:
     @property
     def scores_steps(self) -> bool:
         """Whether a verdict has steps."""
-        return self.kind == "model" and self.card.is_by_step
+        return (self.kind == "model" or self.is_of_outputs) and self.card.is_by_step
 
     @property
     def attributes(self) -> list[str]:
@@ -79,9 +102,12 @@ class Target:
             return []
         return list(self.card.score.outputs)
 
-    def member_label(self, model: Model) -> str:
-        """Return a member's name within this target."""
-        return model.name.removeprefix(f"{self.name}/")
+    @property
+    def member_labels(self) -> tuple[str, ...]:
+        """What answers call its members."""
+        return self.labels or tuple(
+            model.name.removeprefix(f"{self.name}/") for model in self.members
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,14 +204,14 @@ def assemble(settings: Settings, resolved: Iterable[Resolved]) -> Targets:
     by_path = _as_given(references, targets)
     aliases = {alias: by_path.get(name, name) for alias, name in settings.aliases.items()}
     all_aliases = by_path | aliases
-    for name, members in settings.ensembles.items():
-        named = [all_aliases.get(member, member) for member in members]
-        _add(targets, _ensemble(name, cards.Card(), tuple(_members(name, named, targets))))
+    for name, said in settings.ensembles.items():
+        _add(targets, _configured(name, Ensemble.of(said), targets, all_aliases))
     composites = [
         _composite(*composite, targets, all_aliases) for composite in settings.composites.items()
     ]
     for target in composites:
         _add(targets, target)
+    _warn(targets.values())
     for alias, name in aliases.items():
         if alias in targets or name not in targets:
             raise SettingsError(
@@ -199,6 +225,20 @@ def assemble(settings: Settings, resolved: Iterable[Resolved]) -> Targets:
     _check_remotes(settings, targets)
     unshadowed = {path: name for path, name in by_path.items() if path not in targets}
     return Targets(targets, unshadowed | aliases, references)
+
+
+def _warn(targets: Iterable[Target]) -> None:
+    for target in targets:
+        for warning in target.warnings:
+            logger.warning("%s", warning)
+
+
+def _configured(
+    name: str, table: Ensemble, targets: Mapping[str, Target], aliases: Mapping[str, str]
+) -> Target:
+    """Return the target of an entry of `[ensembles]`; `aliases` are other names of its members."""
+    named = [aliases.get(member, member) for member in table.names]
+    return _ensemble(name, cards.Card(), tuple(_members(name, named, targets)), table)
 
 
 def _check_remotes(settings: Settings, targets: Mapping[str, Target]) -> None:
@@ -216,8 +256,10 @@ def _of(entry: Resolved) -> list[Target]:
         return [
             Target(entry.name, entry.card, entry.models, "policy", _combined_revision(entry.models))
         ]
-    whole = [_ensemble(entry.name, entry.card, entry.models)] if entry.kind == "ensemble" else []
-    return [*whole, *map(_single, entry.models)]
+    singles = list(map(_single, entry.models))
+    if entry.kind == "ensemble" and entry.card.ensemble is not None:
+        return [_ensemble(entry.name, entry.card, entry.models, entry.card.ensemble), *singles]
+    return singles
 
 
 def _as_given(references: Mapping[str, str], targets: Mapping[str, Target]) -> dict[str, str]:
@@ -265,25 +307,66 @@ def _members(ensemble: str, names: Iterable[str], targets: Mapping[str, Target])
 
 
 def _single(model: Model) -> Target:
-    return Target(model.name, model.checkpoint.card, (model,), "model", model.revision)
+    card = model.checkpoint.card
+    if card.ensemble is None or not card.is_of_outputs:
+        return Target(model.name, card, (model,), "model", model.revision)
+    labels = tuple(card.score.outputs)
+    _check_statistics(model.name, card, labels)
+    stored = card.statistics.members if card.statistics else {}
+    moments = [(label, stored.get(label)) for label in labels]
+    return _combined(
+        Target(model.name, card, (model,), "ensemble", model.revision, labels=labels),
+        card.ensemble,
+        moments,
+    )
 
 
-def _ensemble(name: str, card: cards.Card, members: tuple[Model, ...]) -> Target:
-    named = {model.name.removeprefix(f"{name}/") for model in members}
-    if card.statistics is not None and (unknown := card.statistics.members.keys() - named):
-        raise CheckpointError(
-            f"{name}: statistics.members.{min(unknown)}: the ensemble has no such member; it has "
-            f"{', '.join(sorted(named))}"
-        )
+def _ensemble(
+    name: str,
+    card: cards.Card,
+    members: tuple[Model, ...],
+    said: Ensemble | uncertainty.Ensemble,
+) -> Target:
+    labels = tuple(model.name.removeprefix(f"{name}/") for model in members)
+    _check_statistics(name, card, labels)
     for model in members:
-        if model.checkpoint.card.preference or model.checkpoint.card.steps:
+        own = model.checkpoint.card
+        if own.preference or own.steps or own.is_of_outputs:
             raise SettingsError(
                 f"ensemble '{name}' names '{model.name}', which gives no single score; ensembles "
                 "are of models that do"
             )
-    moments = card.statistics
-    said = {"mean": moments.mean, "std": moments.std} if moments else None
-    return Target(name, card, members, "ensemble", _combined_revision(members, said))
+    if isinstance(said, Ensemble) and isinstance(said.members, dict):
+        labels = tuple(said.members)
+    stored = [model.checkpoint.card.statistics for model in members]
+    moments = list(zip(labels, stored, strict=True))
+    target = _combined(Target(name, card, members, "ensemble", "", labels=labels), said, moments)
+    own_moments = card.statistics
+    decided: dict[str, object] = dict(target.combination.said)
+    if own_moments is not None:
+        decided |= {"mean": own_moments.mean, "std": own_moments.std}
+    return replace(target, revision=_combined_revision(members, decided or None))
+
+
+def _combined(
+    target: Target,
+    said: Ensemble | uncertainty.Ensemble,
+    moments: Sequence[tuple[str, cards.Moments | None]],
+) -> Target:
+    """Return a target with how its members are combined, by their moments."""
+    return replace(
+        target,
+        combination=combination.of(target.name, said, moments),
+        warnings=() if said.standardize else combination.warnings(target.name, moments),
+    )
+
+
+def _check_statistics(name: str, card: cards.Card, labels: Sequence[str]) -> None:
+    if card.statistics is not None and (unknown := card.statistics.members.keys() - set(labels)):
+        raise CheckpointError(
+            f"{name}: statistics.members.{min(unknown)}: the ensemble has no such member; it has "
+            f"{', '.join(sorted(labels))}"
+        )
 
 
 def _composite(
@@ -351,7 +434,7 @@ def _part(
     return CompositePart(
         name=label,
         target=target.name,
-        models=tuple(model.name for model in target.members),
+        of=target,
         attribute=part.attribute,
         weight=part.weight,
         mean=moments.mean if moments else 0.0,

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from assay import wire
 from assay.errors import InvalidField, shown
-from assay.reward.selection import DEFAULT_PENALTY
+from assay.reward.ensemble import DEFAULT_PENALTY
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -20,8 +20,7 @@ def check(target: Target, options: wire.Options) -> None:
     Raises:
         InvalidField: One does; the message says what it is for.
     """
-    if isinstance(options, wire.BestOfNRequest):
-        _check_penalty(options)
+    _check_penalty(target, options)
     if target.only_compares:
         _check_comparing(target, options)
         return
@@ -34,8 +33,7 @@ def check(target: Target, options: wire.Options) -> None:
             "[statistics] to its card",
             param="normalize",
         )
-    if isinstance(options, wire.BestOfNRequest):
-        _check_rule(target, options)
+    _check_rule(target, options)
 
 
 def for_target(
@@ -96,7 +94,7 @@ def _check_comparing(target: Target, options: wire.Options) -> None:
             f"'{target.name}' gives probabilities of winning, not scores; leave '{name}' out",
             param=name,
         )
-    if isinstance(options, wire.BestOfNRequest) and options.rule != "mean":
+    if options.rule not in (None, "mean"):
         raise InvalidField(
             f"'{target.name}' compares, and responses are ranked by their mean probability of "
             "winning; use rule 'mean'",
@@ -145,20 +143,31 @@ def _check_included(target: Target, options: wire.Options) -> None:
             )
 
 
-def _check_penalty(request: wire.BestOfNRequest) -> None:
-    if request.penalty is not None and request.rule not in DEFAULT_PENALTY:
+def _check_penalty(target: Target, options: wire.Options) -> None:
+    rule = options.rule or target.combination.rule
+    if options.penalty is not None and rule not in DEFAULT_PENALTY:
         rules = " and ".join(f"'{rule}'" for rule in DEFAULT_PENALTY)
         raise InvalidField(
-            f"rule '{request.rule}' has no penalty, {rules} have; leave 'penalty' out",
+            f"rule '{rule}' has no penalty, {rules} have; leave 'penalty' out",
             param="penalty",
         )
 
 
-def _check_rule(target: Target, request: wire.BestOfNRequest) -> None:
-    """Refuse what is over an ensemble's members: of one model all rules are its score."""
-    if request.rule != "mean" and not target.is_ensemble:
+def _check_rule(target: Target, options: wire.Options) -> None:
+    """Refuse what is over an ensemble's members: of one model all rules are its score.
+
+    One that says itself how sure it is has the rules over a spread.
+    """
+    rule = options.rule
+    if rule == "vote" and not isinstance(options, wire.BestOfNRequest):
         raise InvalidField(
-            f"rule '{request.rule}' is over an ensemble's members and '{target.name}' gives one "
+            "rule 'vote' is among several responses; use it with /best-of-n, or another rule here",
+            param="rule",
+        )
+    is_over_spread = target.has_spread and rule in DEFAULT_PENALTY
+    if rule not in (None, "mean") and not (target.is_ensemble or is_over_spread):
+        raise InvalidField(
+            f"rule '{rule}' is over an ensemble's members and '{target.name}' gives one "
             "reward; use 'mean', or serve an ensemble",
             param="rule",
         )

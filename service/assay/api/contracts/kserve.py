@@ -27,7 +27,6 @@ from assay.api.contracts.shapes import message_with_field, named
 from assay.api.request_context import context_of
 from assay.errors import AssayError, InvalidField
 from assay.items import Ids, Text
-from assay.reward import ensemble
 from assay.scoring.driver import sized
 
 if TYPE_CHECKING:
@@ -97,7 +96,7 @@ def _infer(ask: Ask, body: Infer) -> Handler[dict[str, Any] | bytes]:
 
 
 def _answer(ask: Ask, body: Infer, judged: Sequence[ScoredItem]) -> dict[str, Any] | bytes:
-    rewards = [ensemble.mean(item.rewards) for item in judged]
+    rewards = [item.reward for item in judged]
     output: dict[str, Any] = {"name": _OUTPUT, "datatype": "FP32", "shape": [len(rewards), 1]}
     head = {
         "model_name": ask.path["model"],

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Literal
 
-from assay.reward import ensemble
 from assay.reward.transform import sigmoid, softmax
 
 if TYPE_CHECKING:
@@ -26,7 +25,7 @@ def of(call: Call, item: ScoredItem, applied: Applied | None = None) -> list[dic
     `applied` is "none" for raw ones; by default a softmax of several, and of one its sigmoid.
     """
     numbers = {name: item.verdict.attributes[name] for name in _attributes(call.target)}
-    numbers = numbers or {LABEL: ensemble.mean(item.rewards)}
+    numbers = numbers or {LABEL: item.reward}
     scores = list(numbers.values())
     if applied is None:
         applied = "softmax" if len(scores) > 1 else "sigmoid"

@@ -12,7 +12,6 @@ from assay.api.contracts import shapes
 from assay.api.contracts.contract import Ask, Body, Contract, each
 from assay.api.contracts.vllm import refuse_limit
 from assay.items import Text
-from assay.reward import ensemble
 
 if TYPE_CHECKING:
     from assay.scoring.driver import Handler
@@ -32,7 +31,7 @@ def _evaluate(ask: Ask, body: ScoreEvaluation) -> Handler[dict[str, Any]]:
     if body.messages:
         sources = [Text(text) for text in body.messages]
         _, _, judged = yield from ask.read(sources, each("messages"))
-        scores = [ensemble.mean(item.rewards) for item in judged]
+        scores = [item.reward for item in judged]
     return {
         "id": f"scoreeval-{ask.request_id}",
         "object": "score.evaluation",

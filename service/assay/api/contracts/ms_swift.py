@@ -14,7 +14,6 @@ from fastapi import APIRouter, Request
 from assay.api.contracts.contract import Ask, Contract, created
 from assay.api.contracts.nvidia import ChatCompletion, completion, problem, read
 from assay.api.request_context import context_of
-from assay.reward import ensemble
 
 if TYPE_CHECKING:
     from assay.scoring.call import ScoredItem
@@ -38,7 +37,7 @@ def _complete(ask: Ask, body: ChatCompletion) -> Handler[dict[str, Any]]:
 
 def _content(judged: ScoredItem) -> float | list[float]:
     steps = judged.verdict.steps
-    return ensemble.mean(judged.rewards) if steps is None else list(steps)
+    return judged.reward if steps is None else list(steps)
 
 
 CONTRACTS = (

@@ -112,7 +112,7 @@ def _met(
         rows = [list(pair) for pair in zip(judged[i].rewards, judged[j].rewards, strict=True)]
         return preference.compare(rows).probability
 
-    return [ensemble.mean(item.rewards) for item in judged], wins
+    return [item.reward for item in judged], wins
 
 
 def _circle(rewards: list[float], wins: Callable[[int, int], float]) -> list[dict[str, Any]]:

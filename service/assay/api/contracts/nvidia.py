@@ -20,7 +20,6 @@ from assay.api.contracts.contract import Ask, Contract, created, only, unheeded
 from assay.api.contracts.turns import ROLES, Templated, Turn, conversation, inputs_of
 from assay.api.contracts.vllm import Whole, refuse_limit, specials
 from assay.errors import InvalidField
-from assay.reward import ensemble
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -140,7 +139,7 @@ def _check_asks_for_a_reward(ask: Ask, body: ChatCompletion) -> None:
 
 def _numbers(call: Call, judged: ScoredItem) -> Mapping[str, float]:
     attributes = judged.verdict.attributes if call.target.kind == "model" else None
-    return attributes or {"reward": ensemble.mean(judged.rewards)}
+    return attributes or {"reward": judged.reward}
 
 
 def problem(error: AssayError, _: str) -> tuple[int, dict[str, Any]]:

@@ -16,7 +16,7 @@ from assay.api import problems
 from assay.api.contracts.codec import JSON, MESSAGE_PACK
 from assay.api.contracts.contract import Ask, Body, Contract, each
 from assay.errors import InvalidField
-from assay.reward import ensemble, preference
+from assay.reward import preference
 from assay.scoring import items
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ def _feedback(ask: Ask, body: Feedback) -> Handler[dict[str, list[float]]]:
     pairs = zip(body.batch_prompt, body.batch_response, strict=True)
     sources = items.sources([(prompt, [response]) for prompt, response in pairs])
     _, _, judged = yield from ask.read(sources, each("batch_response"), model=body.model)
-    scores = [ensemble.mean(item.rewards) for item in judged]
+    scores = [item.reward for item in judged]
     return {"batch_score": scores, "batch_first_win_prob": []}
 
 

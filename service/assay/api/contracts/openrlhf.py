@@ -13,7 +13,6 @@ from pydantic import model_validator
 from assay.api import problems
 from assay.api.contracts.contract import Ask, Body, Contract, each
 from assay.items import Text
-from assay.reward import ensemble
 from assay.reward.transform import sigmoid
 
 if TYPE_CHECKING:
@@ -41,7 +40,7 @@ def _get_reward(ask: Ask, body: GetReward) -> Handler[dict[str, Any]]:
     padding = ask.target(body.model).members[0].facts.padding
     sources = [Text(padding.taken_off_text(text)) for text in body.query]
     _, _, judged = yield from ask.read(sources, each("query"), model=body.model)
-    rewards = [ensemble.mean(item.rewards) for item in judged]
+    rewards = [item.reward for item in judged]
     return {"rewards": rewards, "scores": [sigmoid(reward) for reward in rewards], "extra_logs": {}}
 
 

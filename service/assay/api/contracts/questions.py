@@ -22,7 +22,7 @@ from assay import wire
 from assay.api.contracts.contract import check_joined
 from assay.errors import Unanswerable
 from assay.items import NO_INPUTS, said
-from assay.reward import choice, ensemble
+from assay.reward import choice
 from assay.scoring import items
 from assay.scoring.driver import sized
 
@@ -173,7 +173,7 @@ def _path(question: Question, param: str | None) -> str:
 def _by_rewards(
     questions: Sequence[Question], judged: Sequence[ScoredItem], temperature: float
 ) -> Iterator[Choice]:
-    rewards = (ensemble.mean(item.rewards) for item in judged)
+    rewards = (item.reward for item in judged)
     for question in questions:
         question_rewards = list(islice(rewards, len(question.responses)))
         yield choice.by_rewards(question_rewards, temperature=temperature)

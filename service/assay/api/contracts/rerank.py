@@ -22,7 +22,6 @@ from assay.api.contracts.turns import text_of
 from assay.api.contracts.vllm import Asked, check_limit
 from assay.errors import ItemTooLong
 from assay.items import NO_INPUTS, Cutting
-from assay.reward import ensemble
 from assay.reward.transform import sigmoid
 from assay.scoring import items
 
@@ -167,7 +166,7 @@ def rank(
 
 def ranked(judged: Sequence[ScoredItem], top_n: int | None) -> list[tuple[int, float]]:
     """Return each item's place and reward, the highest first, of all or of the best."""
-    rewards = [ensemble.mean(item.rewards) for item in judged]
+    rewards = [item.reward for item in judged]
     ranking = sorted(enumerate(rewards), key=lambda entry: -entry[1])
     return ranking[:top_n] if top_n and top_n > 0 else ranking
 

@@ -37,7 +37,6 @@ from assay.api.problems import path_of
 from assay.api.request_context import context_of
 from assay.errors import InvalidField
 from assay.items import Ids, Text
-from assay.reward import ensemble
 from assay.reward.transform import sigmoid
 
 if TYPE_CHECKING:
@@ -168,7 +167,7 @@ def _score(ask: Ask, body: Score) -> Handler[dict[str, Any]]:
         raise unanswerable(ask, reason, "label_token_ids")
     inputs = _joined(body)
     call, _, judged = yield from ask.read(inputs.sources, inputs.path, model=body.model)
-    rewards = [ensemble.mean(item.rewards) for item in judged]
+    rewards = [item.reward for item in judged]
     # SGLang's softmax of one number would be 1 for every item.
     scores = [[sigmoid(reward) if body.apply_softmax else reward] for reward in rewards]
     return {
@@ -244,7 +243,7 @@ def _numbers(judged: ScoredItem) -> list[float]:
     """Return an item's one reward, or each step's score."""
     if judged.verdict.steps is not None:
         return list(judged.verdict.steps)
-    return [ensemble.mean(judged.rewards)]
+    return [judged.reward]
 
 
 def _native_problem(error: AssayError, _: str) -> tuple[int, dict[str, Any]]:

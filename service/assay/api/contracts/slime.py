@@ -14,7 +14,6 @@ from assay.api.contracts.contract import Ask, Contract, only
 from assay.api.contracts.turns import Prompt, Templated, Turn, check_untemplated, inputs_of
 from assay.errors import InvalidField
 from assay.items import Conversation, Text
-from assay.reward import ensemble
 
 if TYPE_CHECKING:
     from assay.items import Source
@@ -34,7 +33,7 @@ def _reward(ask: Ask, body: Sample) -> Handler[float | dict[str, float]]:
     _, _, judged = yield from ask.read(
         [source], only("response"), model=body.model, turns=only("prompt")
     )
-    reward = ensemble.mean(judged[0].rewards)
+    reward = judged[0].reward
     key = ask.query.get("reward_key")
     return reward if key is None else {key: reward}
 

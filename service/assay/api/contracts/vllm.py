@@ -46,7 +46,6 @@ from assay.api.contracts.turns import (
 from assay.api.request_context import context_of
 from assay.errors import InvalidField
 from assay.items import Cutting, Text
-from assay.reward import ensemble
 from assay.reward.transform import sigmoid
 from assay.scoring import inspection, items
 from assay.scoring.driver import awaited
@@ -114,7 +113,7 @@ class Asked(Whole):
 
     def shown(self, judged: ScoredItem) -> float:
         """Return an item's reward as it was asked for."""
-        reward = ensemble.mean(judged.rewards)
+        reward = judged.reward
         return sigmoid(reward) if self.activates else reward
 
 
