@@ -31,6 +31,8 @@ def of_a_thread() -> None:
         assert_type(client.score(rows), list[wire.ScoreEntry])
         lazily = client.score(mappings(), on_error="item", progress=True)
         assert_type(lazily, list[wire.ScoreEntry])
+        named = client.score(("Why?", "Because."), targets=["safe", {"target": "helpful"}])
+        assert_type(named.rewards, dict[str, wire.Reward] | None)
         request = wire.ScoreRequest(inputs=[wire.Item(text="Why?")])
         assert_type(client.score(request), wire.ScoreAnswer)
         assert_type(client.compare(("Why?", ["a", "b"]), temperature=1.0), wire.CompareEntry)
@@ -39,6 +41,7 @@ def of_a_thread() -> None:
         for entry in client.stream(mappings()):
             assert_type(entry.score, float | None)
         client.score(("Why?", "Because."), temprature=1.0)  # type: ignore[call-overload]
+        client.compare(("Why?", ["a", "b"]), targets=["safe"])  # type: ignore[call-overload]
         client.score(3)  # type: ignore[call-overload]
 
 

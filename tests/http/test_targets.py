@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from assay import Client, wire
+from assay.errors import InvalidField
 from tests.families.attributes import ITEMS
 from tests.http.conftest import MEAN, STD
 from tests.http.texts import PAIR
@@ -191,6 +193,24 @@ def test_several_targets_have_a_request_s_items_between_them(families: Server) -
 def test_no_items_are_an_empty_answer(families: Server) -> None:
     """As of one target."""
     assert answered(families, [], targets=["tiny", "odin"])["data"] == []
+
+
+def test_the_client_asks_for_several(families: Server) -> None:
+    """Typed entries; an optional target's error is in its reward, a required one's is raised."""
+    optional = wire.NamedTarget(target="tiny", required=False)
+    with Client(families.url) as client:
+        both, steps = client.score([ITEMS[0], STEPS], targets=["math", optional])
+        (known,) = client.score([ITEMS[0]], targets=["tiny", {"target": "odin"}])
+        with pytest.raises(InvalidField, match="'tiny': "):
+            client.score(STEPS, targets=["math", "tiny"])
+
+    assert both.rewards is not None
+    assert steps.rewards is not None
+    assert both.rewards["math"].steps == alone(families, [ITEMS[0]], model="math")[0]["steps"]
+    assert both.rewards["tiny"].score == alone(families, [ITEMS[0]], model="tiny")[0]["score"]
+    assert steps.rewards["tiny"].score is None
+    assert steps.rewards["tiny"].error is not None
+    assert list(known.rewards or ()) == ["tiny", "odin"]
 
 
 def test_metrics_count_each_target(families: Server) -> None:

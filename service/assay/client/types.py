@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterable, Iterable, Mapping
+from collections.abc import AsyncIterable, Iterable, Mapping, Sequence
 from typing import Any, TypeAlias, TypedDict, TypeVar
 
 from assay import wire
@@ -11,12 +11,13 @@ Turns: TypeAlias = str | list[dict[str, Any]] | list[wire.Message]
 AnItem: TypeAlias = wire.Item | Mapping[str, Any] | tuple[Turns, str]
 AComparison: TypeAlias = wire.Comparison | Mapping[str, Any] | tuple[Turns, list[str]]
 AGroup: TypeAlias = wire.Group | Mapping[str, Any] | tuple[Turns, list[str]]
+ATarget: TypeAlias = str | wire.NamedTarget | Mapping[str, Any]
 
 ThingT = TypeVar("ThingT")
 Several: TypeAlias = Iterable[ThingT] | AsyncIterable[ThingT]
 
 
-class ScoreOptions(TypedDict, total=False):
+class Options(TypedDict, total=False):
     """The fields of `wire.Options`; what isn't given is the server's to choose."""
 
     tools: list[dict[str, Any]] | None
@@ -39,14 +40,20 @@ class ScoreOptions(TypedDict, total=False):
     penalty: float | None
 
 
-class CompareOptions(ScoreOptions, total=False):
+class ScoreOptions(Options, total=False):
+    """Those of `wire.ScoreRequest`."""
+
+    targets: Sequence[ATarget] | None
+
+
+class CompareOptions(Options, total=False):
     """Those of `wire.CompareRequest`."""
 
     temperature: float
     tie_margin: float
 
 
-class BestOfNOptions(ScoreOptions, total=False):
+class BestOfNOptions(Options, total=False):
     """Those of `wire.BestOfNRequest`."""
 
     top_k: int
