@@ -66,7 +66,7 @@ def attend(
         there = packed.on(device)
     reach = -1 if pattern.window is None else pattern.window - 1
     lengths = packed.lengths[packed.held :]
-    mixed: torch.Tensor = _flash(
+    out: torch.Tensor = _flash(
         query.transpose(0, 1),
         key,
         value,
@@ -81,7 +81,7 @@ def attend(
         window_size_left=reach,
         window_size_right=0 if pattern.causal else reach,
     )[0]
-    return mixed
+    return out
 
 
 def _paths(packed: PackedBatch) -> np.ndarray:
