@@ -203,7 +203,9 @@ class Settings(BaseSettings):
     compile: Literal["auto", "on", "off"] = Field(
         default="auto",
         description="Compile the CPU attention kernel and, from 20M parameters (on: always), the "
-        "model's blocks; auto does without where there is no C++ compiler.",
+        "model's blocks; auto does without where there is no C++ compiler. On a GPU auto takes "
+        "kernels of ours in Triton for what is between a layer's products, on compiles the blocks, "
+        "off does neither.",
     )
     attention: Literal["auto", "tree", "varlen", "native", "blocks"] = Field(
         default="auto",
@@ -212,6 +214,13 @@ class Settings(BaseSettings):
         "auto takes the first that is right, and a model's warnings say why it isn't a faster one. "
         "A model that can't run as this says isn't served; one that is padded by its card, or runs "
         "code of its own, is served as it is.",
+    )
+    invariant: bool = Field(
+        default=False,
+        description="On a GPU, let no score's bits depend on what shares its batch: products by a "
+        "kernel of ours in Triton with one order of sums, slower than the library's; auto takes "
+        "no flash attention. A model's warnings say what depends on the batch all the same. On a "
+        "CPU nothing changes: bits don't depend on the batch.",
     )
     max_tokens: int | None = Field(
         default=None, ge=1, description="Limit of an item; default the card's or the model's."

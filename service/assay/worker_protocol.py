@@ -87,6 +87,7 @@ class Start:
     models: tuple[ModelSpec, ...]
     warm_up: WarmUp
     attention: Attention = "auto"
+    invariant: bool = False
 
 
 class Progress(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True):

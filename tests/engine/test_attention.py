@@ -275,7 +275,10 @@ def test_flash_attention_is_told_each_runs_own_path(monkeypatch, flash_of, patte
     few = arguments[0][:, [309, 199, 0]], *arguments[1:]
     ends = varlen.attend(*few, packed, pattern, rows=np.array([309, 199], np.int32))
 
-    assert (out - blocks.attend(*arguments, packed, pattern)).abs().max() < 2e-6
+    expected = blocks.attend(*arguments, packed, pattern)
+    fill = slice(310, 320)
+    expected[fill] = dense(*(one[:, fill] for one in arguments), pattern).transpose(0, 1)
+    assert (out - expected).abs().max() < 2e-6  # what fills the batch up is one more run
     assert torch.equal(ends, torch.cat([out[[309, 199]], torch.zeros_like(out[:1])]))
 
 

@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from assay.engine import model_runner, transfer
-from assay.engine.attention import interface, tree
+from assay.engine import gpu_kernels, model_runner, transfer
+from assay.engine.attention import interface
 from assay.engine.block_cache import BlockCache
 from assay.engine.last_layer import LastLayer
 from assay.worker_protocol import BLOCK_TOKENS, PrefixBatch
@@ -24,6 +24,7 @@ WAYS = [(name, "tree") for name in NAMES] + [
     for name in NAMES
     if name != "gemma2"  # it caps products
 ]
+WAYS += [("qwen3", "blocks"), ("gemma2", "blocks"), ("modernbert", "blocks")]
 
 
 class Copies(TorchDispatchMode):
@@ -85,7 +86,7 @@ def batches():
 @pytest.mark.parametrize("is_narrowed", [False, True])
 def test_a_launch_waits_for_nothing(monkeypatch, runner_of, name, attention, is_narrowed):
     """No number is looked at, and what the device indexes by comes once a batch, not a layer."""
-    monkeypatch.setattr(tree, "_launch", lambda *args, **constants: None)
+    monkeypatch.setattr(gpu_kernels, "launch", lambda *args, **constants: None)
     monkeypatch.setattr(torch.ops.assay, "attend", interface._attend)  # looked into, unlike an op
     runner = runner_of(name, attention)
     is_decoder = name in checkpoints.DECODERS
@@ -106,7 +107,7 @@ def test_a_launch_waits_for_nothing(monkeypatch, runner_of, name, attention, is_
         assert copies.waits
         assert not any(copies.waits)
         at_once = 1 + (attention == "varlen" and bool((batch.parents >= 0).any()))
-        tables = (kinds + is_narrowed) * (attention == "tree")
+        tables = (kinds + is_narrowed) * (attention != "varlen")
         assert len(copies.waits) <= at_once + tables
 
 

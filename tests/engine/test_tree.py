@@ -11,19 +11,13 @@ import torch
 from assay.engine.attention import interface, tree
 from assay.engine.attention.pattern import Pattern
 from assay.errors import CheckpointError
+from tests.engine import compiling
+from tests.engine.compiling import NEEDS_TRITON
 from tests.engine.test_attention import CPU, inputs, prefix_batch
 from tests.fidelity import checkpoints, reference, texts
 
 ROOT = Path(__file__).parents[2]
 GPU = torch.device("cuda")
-NEEDS_TRITON = pytest.mark.skipif(sys.platform != "linux", reason="Triton is built for Linux alone")
-# Architecture, threads of a warp, and bytes of shared memory that a program may have.
-TARGETS = {
-    "ada": ("cuda", 89, 32, 101_376),
-    "hopper": ("cuda", 90, 32, 232_448),
-    "blackwell": ("cuda", 100, 32, 232_448),
-    "mi300": ("hip", "gfx942", 64, 65_536),
-}
 
 
 @NEEDS_TRITON
@@ -42,28 +36,8 @@ def test_it_does_by_tritons_interpreter_what_it_should():
     assert finished.returncode == 0, finished.stdout + finished.stderr
 
 
-def compiled(target, arguments, constants):
-    """Return the kernel as Triton compiles it for arguments of such kinds."""
-    from triton import compile as compile_for
-    from triton.backends.compiler import GPUTarget
-    from triton.compiler import ASTSource
-
-    from assay.engine.attention import tree_kernel
-
-    kinds = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}
-    options = {name: constants.pop(name) for name in ("num_warps", "num_stages")}
-    signature = dict.fromkeys(constants, "constexpr")
-    for name, one in zip(tree_kernel.attend.arg_names, arguments, strict=False):
-        if isinstance(one, torch.Tensor):
-            signature[name] = f"*{kinds.get(one.dtype, 'i32')}"
-        else:
-            signature[name] = "fp32" if isinstance(one, float) else "i32"
-    source = ASTSource(tree_kernel.attend, signature, constants)
-    return compile_for(source, target=GPUTarget(*target), options=options)
-
-
 @NEEDS_TRITON
-@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("target", compiling.TARGETS)
 @pytest.mark.parametrize(
     ("dtype", "width", "pattern"),
     [
@@ -75,15 +49,11 @@ def compiled(target, arguments, constants):
 )
 def test_it_compiles_for_gpus_and_fits_them(monkeypatch, tmp_path, target, dtype, width, pattern):
     """The interpreter takes what the compiler doesn't; and tiles must fit a program's memory."""
-    launched = []
-    monkeypatch.setattr(tree, "_launch", lambda _, *args, **kw: launched.append((args, kw)))
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
-    tree.attend(*inputs(16, dtype, (4, 2, width)), prefix_batch([9]), pattern)
-    *architecture, room = TARGETS[target]
+    with compiling.launches(monkeypatch) as launched:
+        tree.attend(*inputs(16, dtype, (4, 2, width)), prefix_batch([9]), pattern)
 
-    kernel = compiled(architecture, *launched[0])
-
-    assert kernel.metadata.shared <= room
+    assert compiling.shared_memory(target, launched[0]) <= compiling.TARGETS[target][-1]
 
 
 def test_a_gpu_has_it_behind_flash_attention(monkeypatch):

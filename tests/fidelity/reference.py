@@ -41,12 +41,21 @@ def load(
     padded: bool = False,
     attention: Attention = "auto",
     quantize: Kind | None = None,
+    fused: bool = False,
+    invariant: bool = False,
 ) -> trunks.ModelRunner:
-    """Return a verified trunk on CPU, with the compiled attention or without, padded, quantized."""
+    """Return a verified trunk on CPU, as these say; `fused` and `invariant` where Triton runs."""
     card = Card.model_validate({"trunk": {"attention": "padded"}} if padded else {})
     trunk = trunks.load(folder, card, device=torch.device("cpu"), dtype=dtype)
     quantizer = Quantizer(quantize) if quantize else None
-    verification.verify(trunk, compiled=compiled, attention=attention, quantizer=quantizer)
+    verification.verify(
+        trunk,
+        compiled=compiled,
+        attention=attention,
+        quantizer=quantizer,
+        fused=fused,
+        invariant=invariant,
+    )
     return trunk
 
 

@@ -231,7 +231,13 @@ class LocalBackend:
         if settings.batch_tokens is not None:
             warm_up = replace(warm_up, sizes=(settings.batch_tokens,))
         return Start(
-            device, settings.threads, settings.compile, tuple(specs), warm_up, settings.attention
+            device,
+            settings.threads,
+            settings.compile,
+            tuple(specs),
+            warm_up,
+            attention=settings.attention,
+            invariant=settings.invariant,
         )
 
     def _trust(self, model: Model) -> Trust | None:

@@ -68,6 +68,10 @@ def serve(
     attention: Annotated[
         str | None, typer.Option(help="auto, tree, varlen (GPU), native (CPU) or blocks.")
     ] = None,
+    invariant: Annotated[
+        bool | None,
+        typer.Option("--invariant", help="Let bits not depend on the batch, on a GPU, too."),
+    ] = None,
     threads: Threads = None,
     repository_folder: Repository = None,
     trust_remote_code: Trusted = None,
@@ -91,6 +95,7 @@ def serve(
         "dtype": dtype,
         "quantize": quantize,
         "attention": attention,
+        "invariant": invariant,
         "threads": threads,
         "repository": repository_folder,
         "trust_remote_code": trust_remote_code,

@@ -105,6 +105,8 @@ class Loader:
             )
             _check(foreign, spec, send)
             foreign.verify()
+            if start.invariant and device.type == "cuda":
+                foreign.warnings.append("its bits may depend on the batch: its code is its own")
             return foreign
         trunk = model_runner.load(
             spec.folder, spec.card, device=device, dtype=dtype, base=spec.base
@@ -116,6 +118,8 @@ class Loader:
             compiled=has_compiler or is_made,
             attention=start.attention,
             quantizer=quantizer,
+            fused=start.compile == "auto",  # on: inductor fuses; off: nothing is
+            invariant=start.invariant,
         )
         if has_compiler and (start.compile == "on" or trunk.is_worth_compiling):
             send(Progress(spec.name, "compile", 0.0))

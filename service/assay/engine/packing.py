@@ -60,6 +60,11 @@ class PackedBatch:
         """Whether any run continues another."""
         return bool((self.parents >= 0).any())
 
+    @property
+    def fill(self) -> int:
+        """How many rows behind the last run fill the batch up."""
+        return len(self.ids) - int(self.lengths[self.held :].sum())
+
     def on(self, device: torch.device, **more: np.ndarray) -> dict[str, torch.Tensor]:
         """Return on a device, as int32, what layers and heads index by: each array by its name.
 
@@ -75,13 +80,14 @@ class PackedBatch:
         return there
 
     def _indices(self) -> dict[str, np.ndarray]:
-        lengths = self.lengths[self.held :]
+        lengths = np.append(self.lengths[self.held :], self.fill)
+        seen = np.append(self.offsets[self.held :], 0) + lengths
         return {
             "ids": self.ids,
             "positions": self.positions,
             "segments": self.segments,
-            "borders": _borders(lengths),  # of the computed runs
-            "spans": _borders(self.offsets[self.held :] + lengths),  # of the keys that each sees
+            "borders": _borders(lengths),  # of the computed runs, and of what fills the batch up
+            "spans": _borders(seen),  # of the keys that each sees
             "cached_slots": self.cached_slots,
             "new_slots": self.new_slots,
             "new_rows": self.new_rows,

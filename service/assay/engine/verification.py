@@ -19,13 +19,16 @@ from assay.engine import (
     checkpoint,
     compilation,
     faults,
+    gpu_kernels,
     last_layer,
+    products,
     quantization,
     transfer,
     upcasting,
 )
 from assay.engine.attention import interface
 from assay.engine.block_cache import BlockCache
+from assay.engine.fused import fusion
 from assay.errors import CheckpointError
 
 if TYPE_CHECKING:
@@ -43,6 +46,7 @@ _TOLERANCE_OF_ITSELF = 1e-5  # in float32, between a trunk and the same one run 
 _UNITS = 4  # in the last place, of scores in 16 bits beside float32
 _LONGEST_WINDOW = 40_000  # tokens, whose end is tried
 _MOST_BLOCKS = 32_768  # each costs the front some memory, too
+_FLASH = "assay-varlen"  # whose bits are torch's matter
 _COMPARED = 32  # sequences beside the sample's, so that their order means something
 
 
@@ -65,16 +69,20 @@ def verify(
     compiled: bool = False,
     attention: Attention = "auto",
     quantizer: Quantizer | None = None,
+    fused: bool = False,
+    invariant: bool = False,
 ) -> None:
     """Let a runner take the path that equals the model's own eager forward pass on a sample.
 
     With `compiled` what a C++ compiler must make first may be used. `attention` says the only way
     in which it may attend, unless its card wants it padded. A `quantizer` works once the path is
-    known; from there on scores are compared with the quantized model's own.
+    known; from there on scores are compared with the quantized model's own. On a GPU `fused` lets
+    kernels of ours compute between its products, and `invariant` wants a score's bits not to depend
+    on the batch; a CPU has no need of either.
 
     Raises:
         CheckpointError: No path does, or the one that was asked for doesn't; or it has nothing to
-            quantize.
+            quantize, or can't be invariant.
     """
     sample = runner.sample()
     expected = _expected(runner, sample)
@@ -93,12 +101,17 @@ def verify(
     if runner.device.type == "cpu":
         compilation.prepack(runner.model.base_model)
         activations.steady(runner.model.base_model)
-    gap = _choose(runner, sample, exact, bound, attention, compiled=compiled)
+    ways = _attentions(runner, attention, compiled=compiled, invariant=invariant)
+    gap = _choose(runner, sample, exact, bound, attention, ways, compiled=compiled)
     class_position = runner.readout.position
     if runner.card_position is not None:
         runner.readout = replace(runner.readout, position=runner.card_position)
     if quantizer is not None:
         exact, gap = _quantize(runner, sample, quantizer), 0.0
+    if invariant:
+        _make_invariant(runner, sample)
+    if fused and runner.forward == "packed":
+        _fuse(runner, sample)
     if runner.forward == "packed":
         is_last = class_position == runner.readout.position == "last"
         runner.shares_prefixes = is_last and _may_share(runner, sample, exact, gap)
@@ -159,6 +172,7 @@ def _choose(
     expected: torch.Tensor,
     bound: float,
     asked: Attention,
+    ways: Sequence[str],
     *,
     compiled: bool,
 ) -> float:
@@ -170,7 +184,7 @@ def _choose(
     is_told = asked != "auto" and runner.card_forward != "padded"
     trials: dict[str, Trial] = {}
     obstacles: list[str] = []
-    for attention in _attentions(runner, asked, compiled=compiled):
+    for attention in ways:
         runner.forward = "padded" if attention == "eager" else "packed"
         runner.attention = attention
         trial = trials[attention] = _trial(runner, sample.alone(), expected, sample.longest)
@@ -253,8 +267,12 @@ def _unserved(runner: ModelRunner, trials: dict[str, Trial]) -> CheckpointError:
     )
 
 
-def _attentions(runner: ModelRunner, asked: Attention, *, compiled: bool) -> Sequence[str]:
+def _attentions(
+    runner: ModelRunner, asked: Attention, *, compiled: bool, invariant: bool
+) -> Sequence[str]:
     """Return the ways to try, the fastest first: packed ones, then padded, as the card says.
+
+    Flash attention isn't among those of an `invariant` model unless it was asked for.
 
     Raises:
         CheckpointError: The one that was asked for doesn't run here.
@@ -265,6 +283,7 @@ def _attentions(runner: ModelRunner, asked: Attention, *, compiled: bool) -> Seq
             raise CheckpointError(f"attention = '{asked}' can't be had: {why}")
         return [f"assay-{asked}"]
     packed = interface.names(device, dtype, compiled=compiled)
+    packed = [name for name in packed if not (invariant and name == _FLASH)]
     both = {"packed": packed, "padded": ["eager"]}
     return [*packed, "eager"] if runner.card_forward is None else both[runner.card_forward]
 
@@ -300,6 +319,49 @@ def _quantize(runner: ModelRunner, sample: Sample, quantizer: Quantizer) -> torc
     emulated = "; a CPU emulates it" if (kind, runner.device.type) == ("fp8", "cpu") else ""
     runner.warnings.append(f"{change}{emulated}")
     return after[: len(sample.sequences)].float()
+
+
+def _make_invariant(runner: ModelRunner, sample: Sample) -> None:
+    """Let linear layers multiply so that a row's bits don't depend on the batch.
+
+    Raises:
+        CheckpointError: They can't here.
+    """
+    why = products.obstacle(runner.device, runner.dtype)
+    if why and runner.device.type == "cpu":  # whose products are so already
+        return
+    before = torch.from_numpy(runner.score(sample.alone())).float()
+    if not why:
+        others = products.make_invariant(runner.model.base_model)
+        trial = _trial(runner, sample.alone(), before)
+        if trial.gap > tolerance_of_itself(runner, before):
+            why = trial.reason("move")
+    if why:
+        raise CheckpointError(f"invariant can't be had: {why}; leave it out")
+    if runner.forward == "padded":
+        others.append("attention in padded batches")
+    if runner.attention == _FLASH:
+        others.append("flash attention")
+    if others:
+        runner.warnings.append(
+            f"its bits may depend on the batch all the same: {', '.join(others)}"
+        )
+
+
+def _fuse(runner: ModelRunner, sample: Sample) -> None:
+    """Let kernels of ours compute between a trunk's products, if scores stay what they are."""
+    if why := gpu_kernels.obstacle(runner.device, runner.dtype, "the kernel of fused layers"):
+        if runner.device.type != "cpu":
+            runner.warnings.append(f"its layers aren't fused, slower: {why}")
+        return
+    batch = sample.alone()
+    before = torch.from_numpy(runner.score(batch)).float()
+    made = fusion.fuse(runner.model.base_model, lambda: runner.launch(batch))
+    trial = _trial(runner, batch, before)
+    if trial.gap > tolerance_of_itself(runner, before):
+        made.undo()
+        made.notes = [f"its layers aren't fused, slower: {trial.reason('move')}"]
+    runner.warnings += made.notes
 
 
 def _narrow(runner: ModelRunner, sample: Sample) -> None:

@@ -9,12 +9,17 @@ model's dtype, softmax in float32.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from itertools import chain
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
 
+from assay.engine import transfer
+
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from assay.engine.attention.pattern import Pattern
     from assay.engine.block_cache import Layer
     from assay.engine.packing import PackedBatch
@@ -35,6 +40,45 @@ def attend(
     out = query.new_zeros(query.shape[1], query.shape[0], value.shape[-1])
     if layer is not None and packed.held:
         key, value = layer.behind(key, value, packed)
+    for run in _runs(packed, query.device, rows, causal=pattern.causal):
+        keys, values = key[:, run.path].transpose(1, 2), value[:, run.path]
+        for block, at, place in run.blocks:
+            queries = query.new_zeros(query.shape[0], BLOCK, query.shape[-1])
+            queries[:, place] = query[:, at]
+            mixed = _attend(queries, keys, values, block, run.length, pattern)
+            out[at] = mixed[:, place].transpose(0, 1)
+    return out
+
+
+class _Run(NamedTuple):
+    """What one run's queries meet."""
+
+    length: int  # of its sequence
+    path: Any  # (keys,): the rows of these, filled up to whole blocks if the layer is causal
+    blocks: list[tuple[int, Any, Any]]  # a position, its queries, and where each stands behind it
+
+
+def _runs(
+    packed: PackedBatch, device: torch.device, rows: np.ndarray | None, *, causal: bool
+) -> list[_Run]:
+    """Return the runs that queries are of, indexed on a device; made once for a batch's layers."""
+    kind = (_runs, device, causal)
+    if rows is None and kind in packed.made:
+        made: list[_Run] = packed.made[kind]
+        return made
+    runs = list(_runs_met(packed, rows, causal=causal))
+    arrays = [array for run in runs for array in (run.path, *chain(*(b[1:] for b in run.blocks)))]
+    there = iter(transfer.to_device(arrays, device))
+    runs = [
+        _Run(run.length, next(there), [(b[0], next(there), next(there)) for b in run.blocks])
+        for run in runs
+    ]
+    if rows is None:
+        packed.made[kind] = runs
+    return runs
+
+
+def _runs_met(packed: PackedBatch, rows: np.ndarray | None, *, causal: bool) -> Iterator[_Run]:
     for run in range(packed.held, len(packed.lengths)):
         start, offset = int(packed.starts[run]), int(packed.offsets[run])
         length = offset + int(packed.lengths[run])
@@ -44,19 +88,13 @@ def attend(
             continue
         positions = (read if rows is None else rows[read]) - start + offset
         path = packed.path(run)
-        if pattern.causal:  # whole blocks of keys; what fills the last one up is masked
+        if causal:  # whole blocks of keys; what fills the last one up is masked
             path = np.pad(path, (0, -length % BLOCK), mode="edge")
-        there = torch.from_numpy(path).to(query.device)
-        keys, values = key[:, there].transpose(1, 2), value[:, there]
+        blocks = []
         for block in np.unique(positions // BLOCK * BLOCK).tolist():
             inside = (positions >= block) & (positions < block + BLOCK)
-            at = torch.from_numpy(read[inside]).to(query.device)
-            place = torch.from_numpy(positions[inside] - block).to(query.device)
-            queries = query.new_zeros(query.shape[0], BLOCK, query.shape[-1])
-            queries[:, place] = query[:, at]
-            mixed = _attend(queries, keys, values, block, length, pattern)
-            out[at] = mixed[:, place].transpose(0, 1)
-    return out
+            blocks.append((block, read[inside], positions[inside] - block))
+        yield _Run(length, path, blocks)
 
 
 def _attend(

@@ -47,7 +47,7 @@ class AttentionBackend(Protocol):
         layer: Layer | None = None,
         rows: np.ndarray | None = None,
     ) -> torch.Tensor:
-        """Return (rows, heads, value width), zero in rows outside every run.
+        """Return (rows, heads, value width); what it has outside every run, nobody reads.
 
         `layer` has the keys and values of the batch's held runs, where there are any. With `rows`,
         (read rows,) int32, the first queries are those of these rows alone, and so is what is

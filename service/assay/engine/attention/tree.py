@@ -6,16 +6,12 @@ of queries meets. The arithmetic of a row depends on its own sequence alone, by 
 
 from __future__ import annotations
 
-import importlib.util
-import os
-import shutil
-import subprocess
 from math import e, log2
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
-from assay.engine import transfer
+from assay.engine import gpu_kernels, transfer
 from assay.engine.attention.tree_tables import Blocks, Tables
 
 if TYPE_CHECKING:
@@ -24,8 +20,6 @@ if TYPE_CHECKING:
     from assay.engine.attention.pattern import Pattern
     from assay.engine.block_cache import Layer
     from assay.engine.packing import PackedBatch
-
-_DTYPES = {torch.bfloat16, torch.float16, torch.float32}
 
 
 class Shape(NamedTuple):
@@ -38,24 +32,7 @@ class Shape(NamedTuple):
 
 def obstacle(device: torch.device, dtype: torch.dtype) -> str:
     """Return why Triton can't run the kernel here; nothing where it may."""
-    interprets = os.environ.get("TRITON_INTERPRET") == "1"  # kernels, on the CPU, very slowly
-    if device.type != "cuda" and not (device.type == "cpu" and interprets):
-        return f"the tree kernel runs on a GPU, not on {device.type}"
-    if dtype not in _DTYPES:
-        return f"the tree kernel takes bfloat16, float16 and float32, not {dtype}"
-    if device.type == "cpu" and dtype == torch.bfloat16:
-        return "Triton's interpreter has no products of bfloat16"
-    if importlib.util.find_spec("triton") is None:
-        return "the tree kernel needs Triton, which isn't installed"
-    if not interprets and not any(shutil.which(name) for name in _compilers()):
-        return "the tree kernel needs a C compiler, by which Triton starts kernels"
-    return ""
-
-
-def _compilers() -> tuple[str, ...]:
-    """Return the C compilers that Triton would take."""
-    named = os.environ.get("CC")
-    return ("gcc", "clang") if named is None else (named,)
+    return gpu_kernels.obstacle(device, dtype, "the tree kernel")
 
 
 def attend(
@@ -73,6 +50,8 @@ def attend(
         ValueError: More heads share keys than a tile has rows.
         RuntimeError: Triton can't compile the kernel, or the device is too small for it.
     """
+    from assay.engine.attention import tree_kernel  # noqa: PLC0415  needs Triton
+
     heads, queries, width = query.shape
     kv_heads, _, value_width = value.shape
     filled, value_filled = _power_of_two(width), _power_of_two(value_width)
@@ -85,8 +64,9 @@ def attend(
     kept_keys, kept_values = (key, value) if layer is None else (layer.keys, layer.values)
     cap = pattern.softcap
     out = query.new_empty(queries, heads, value_width)
-    _launch(
-        tables.tiles.shape[0] * kv_heads,
+    gpu_kernels.launch(
+        tree_kernel.attend,
+        (tables.tiles.shape[0] * kv_heads,),
         *(query, key, value, kept_keys, kept_values, out, *tables),
         pattern.scale * log2(e),
         (cap or 0.0) * log2(e),
@@ -117,18 +97,6 @@ def _shape(width: int, dtype: torch.dtype) -> Shape:
     if width > 128:
         return Shape(32, 16, 4) if dtype == torch.float32 or width > 256 else Shape(64, 32, 8)
     return Shape(64, 32, 8) if dtype == torch.float32 else Shape(128, 64, 8)
-
-
-def _launch(programs: int, *args: Any, **constants: Any) -> None:
-    """Run the kernel; what Triton fails at is told as torch tells it."""
-    import triton  # noqa: PLC0415  isn't everywhere, and imports slowly
-
-    from assay.engine.attention import tree_kernel  # noqa: PLC0415
-
-    try:
-        tree_kernel.attend[(programs,)](*args, **constants)
-    except (triton.TritonError, subprocess.SubprocessError, OSError) as error:
-        raise RuntimeError(f"Triton can't run the attention kernel: {error}") from error
 
 
 def _in_rows(tensor: torch.Tensor) -> torch.Tensor:

@@ -2,7 +2,8 @@
 
 A run attends to the keys of its whole path, aligned at the end, as flash attention aligns unequal
 lengths. Keys and values of a shared prefix are gathered for each run that continues it, by an index
-that is made once a batch: memory traffic only.
+that is made once a batch: memory traffic only. The rows that fill a batch up are one more run, so
+that what flash attention returns is whole as it is.
 
 It calls the operator below `torch.nn.attention.varlen`: these arguments of it are the same from
 torch 2.10 to 2.13, where the function's own are not. Grouped heads it knows by itself, and it never
@@ -58,23 +59,21 @@ def attend(
     if layer is not None and packed.held:
         key, value = layer.behind(key, value, packed)
     key, value = key.transpose(0, 1), value.transpose(0, 1)
-    lengths = packed.lengths[packed.held :]
-    tokens = int(lengths.sum())
     if packed.is_shared:
         there = packed.on(device, paths=_paths(packed))
         key, value = key[there["paths"]], value[there["paths"]]
     else:
         there = packed.on(device)
-        key, value = key[:tokens], value[:tokens]
     reach = -1 if pattern.window is None else pattern.window - 1
-    mixed = _flash(
-        query.transpose(0, 1)[:tokens],
+    lengths = packed.lengths[packed.held :]
+    out: torch.Tensor = _flash(
+        query.transpose(0, 1),
         key,
         value,
         there["borders"],
         there["spans"],
-        int(lengths.max()),
-        int((packed.offsets[packed.held :] + lengths).max()),
+        max(packed.fill, int(lengths.max())),
+        max(packed.fill, int((packed.offsets[packed.held :] + lengths).max())),
         0.0,  # dropout
         pattern.causal and reach < 0,
         False,
@@ -82,15 +81,14 @@ def attend(
         window_size_left=reach,
         window_size_right=0 if pattern.causal else reach,
     )[0]
-    out = query.new_zeros(query.shape[1], query.shape[0], value.shape[-1])
-    out[:tokens] = mixed
     return out
 
 
 def _paths(packed: PackedBatch) -> np.ndarray:
-    """Return the rows of the keys that each computed run sees, run after run; made once a batch."""
+    """Return the rows of the keys that each run sees, run after run; made once a batch."""
     if _paths not in packed.made:
-        runs = range(packed.held, len(packed.lengths))
-        packed.made[_paths] = np.concatenate([packed.path(run) for run in runs])
-    paths: np.ndarray = packed.made[_paths]
-    return paths
+        paths = [packed.path(run) for run in range(packed.held, len(packed.lengths))]
+        fill = np.arange(len(packed.ids) - packed.fill, len(packed.ids))
+        packed.made[_paths] = np.concatenate([*paths, fill])
+    made: np.ndarray = packed.made[_paths]
+    return made

@@ -1,0 +1,1 @@
+"""A layer's elementwise parts, each by one kernel."""
