@@ -103,6 +103,13 @@ class Source(Table):
     revision: str | None = None
 
 
+class Averaged(Table):
+    """One checkpoint of those whose weights were averaged into these."""
+
+    name: str
+    revision: str
+
+
 class Golden(Table):
     """One example whose score is known; `tolerance` is that of the dtype it was published in."""
 
@@ -121,6 +128,7 @@ class Card(Table):
     family: str | None = Field(default=None, description="Whose recipe the model follows.")
     summary: str | None = None
     source: Source | None = None
+    averaged: list[Averaged] = Field(default=[])
     license: str | None = None
     languages: list[str] = Field(default=[])
     intended_use: str | None = None
