@@ -103,6 +103,13 @@ class Source(Table):
     revision: str | None = None
 
 
+class Averaged(Table):
+    """One checkpoint of those whose weights were averaged into these."""
+
+    name: str
+    revision: str
+
+
 class Golden(Table):
     """One example whose score is known; `tolerance` is that of the dtype it was published in."""
 
@@ -121,6 +128,7 @@ class Card(Table):
     family: str | None = Field(default=None, description="Whose recipe the model follows.")
     summary: str | None = None
     source: Source | None = None
+    averaged: list[Averaged] = Field(default=[])
     license: str | None = None
     languages: list[str] = Field(default=[])
     intended_use: str | None = None
@@ -145,7 +153,7 @@ class Card(Table):
 
     @model_validator(mode="after")
     def _is_whole(self) -> Self:
-        if self.heads and "reward" not in self.heads:
+        if self.heads.keys() - {"spread"} and not self.has_reward_head:
             raise ValueError("heads: one of them is named 'reward'")
         if len({head.joined for head in self.heads.values()}) > 1:
             raise ValueError("heads: all read equally many places side by side ('joined')")
@@ -159,6 +167,11 @@ class Card(Table):
         if idle := next(iter(self._idle()), None):
             raise ValueError(idle)
         return self
+
+    @property
+    def has_reward_head(self) -> bool:
+        """Whether the head is the card's own; else transformers' class or the vocabulary is it."""
+        return "reward" in self.heads
 
     @property
     def folders(self) -> list[str]:
@@ -183,7 +196,7 @@ class Card(Table):
                 for name in _NOT_A_POLICYS
                 if name in self.model_fields_set
             )
-        if self.trunk.architecture and not self.heads and self.policy is None:
+        if self.trunk.architecture and not self.has_reward_head and self.policy is None:
             yield "trunk: 'architecture' goes with [heads] or [policy]; else config.json names it"
         yield from (
             f"heads: '{name}' is read by nothing; they are 'reward', 'gate' and 'spread'"

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 STARTER = "starter"
 _HUB_FILES = ["*.safetensors", *(f"*{suffix}" for suffix in code.PINNED)]
-_TEMPLATE_FILES = (
+TEMPLATE_FILES = (
     "tokenizer*",
     "*.jinja",
     "*.model",
@@ -43,9 +43,9 @@ _PROXY_VARIABLES = frozenset({"HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROX
 _PATH_STARTS = (".", "/", "~")
 _STANDARD_OUTPUT = 1  # a file descriptor
 _RENDERING = ("template", "steps", "read", "heads", "policy")  # tables of a card
-_MECHANISM = (*_RENDERING, "trunk", "score", "spread", "preference")
+MECHANISM = (*_RENDERING, "trunk", "score", "spread", "preference")
 # What is cut, what `normalize` answers, and how outputs that are members are combined.
-_DECIDING = (*_MECHANISM, "limits", "statistics", "ensemble")
+_DECIDING = (*MECHANISM, "limits", "statistics", "ensemble")
 fetch_listeners: list[Callable[[bool], None]] = []  # hear that a fetch begins, and that it ended
 _FILES = (".json", ".toml", ".jinja", ".model", ".txt", ".py", ".safetensors", ".pt", ".bin")
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
@@ -172,12 +172,12 @@ def revision(folder: Path, card: cards.Card | None = None) -> str:
     files = [glob.escape(path.name) for name in named for path in headers.head_files(folder, name)]
     said = _said(card, _DECIDING)
     weights = ("config.json", adapter.CONFIG, "*.safetensors", *files)
-    return _digest(folder, (*weights, code.FILES, *_TEMPLATE_FILES), said)
+    return _digest(folder, (*weights, code.FILES, *TEMPLATE_FILES), said)
 
 
 def template_key(folder: Path, card: cards.Card | None = None) -> str:
     """Return a key that is equal for folders whose items render to the same ids."""
-    return _digest(folder, _TEMPLATE_FILES, _said(card, _RENDERING))
+    return _digest(folder, TEMPLATE_FILES, _said(card, _RENDERING))
 
 
 def combined_revision(revisions: Iterable[str], said: object = None) -> str:
@@ -448,7 +448,7 @@ def _member_card(card: cards.Card, folder: Path) -> cards.Card:
     statistics = cards.Statistics(mean=moments.mean, std=moments.std) if moments else None
     member_card = cards.read(folder)
     if not member_card.model_fields_set:
-        said = {name: getattr(card, name) for name in _MECHANISM if name in card.model_fields_set}
+        said = {name: getattr(card, name) for name in MECHANISM if name in card.model_fields_set}
         member_card = cards.Card(summary=card.summary, **said)
     limits = member_card.limits if "limits" in member_card.model_fields_set else card.limits
     return member_card.model_copy(

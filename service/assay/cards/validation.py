@@ -53,7 +53,7 @@ def problems(
             sizes[name] = widths.of_head(f"heads.{name}", head, shapes, hidden)
         except CheckpointError as error:
             messages.append(error.message)
-    if not card.heads and card.policy is None:
+    if not card.has_reward_head and card.policy is None:
         last = next((tensors[name] for name in STOCK_LAST if name in tensors), None)
         sizes["reward"] = last.shape[0] if last and last.shape else None
     known_sizes = {name: size for name, size in sizes.items() if size is not None}
@@ -104,7 +104,7 @@ def _of_numbers(card: Card, width: int) -> Iterator[str]:
     of = f"the head 'reward' gives {width} number{'' if width == 1 else 's'}"
     if names and names != width:
         yield f"score.outputs: {of}, and {names} are named: name each, in their order"
-    elif not names and not card.heads and width > 1:
+    elif not names and not card.has_reward_head and width > 1:
         yield f"score.outputs: {of}, and none is named: name each, in their order"
     if score.rule in ("index", "softmax") and score.index >= width:
         yield f"score.index: {score.index} is beyond the last: {of}, counted from 0"

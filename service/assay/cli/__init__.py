@@ -1,6 +1,6 @@
-"""The command line: `assay serve`, `score`, `models`, `inspect`, `verify`, `key` and `config`."""
+"""The command line: `assay serve`, `score`, `models`, `inspect`, `verify`, `average` and others."""
 
-from assay.cli import config, key, models, score, serve
+from assay.cli import average, config, key, laplace, models, score, serve
 from assay.cli.app import app, main
 
-__all__ = ["app", "config", "key", "main", "models", "score", "serve"]
+__all__ = ["app", "average", "config", "key", "laplace", "main", "models", "score", "serve"]

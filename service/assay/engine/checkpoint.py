@@ -25,7 +25,7 @@ from assay.engine import faults, internlm2, trusted
 from assay.engine.adapter import Adapter
 from assay.engine.expansion import Reader
 from assay.engine.head import VOCABULARY, Head, VocabularyHead
-from assay.engine.readout import CardHeads, NextToken, Readout, own
+from assay.engine.readout import CardHeads, NextToken, Readout, beside, own
 from assay.errors import CheckpointError
 from assay.worker_protocol import OUTLINE
 
@@ -64,7 +64,7 @@ def load(
         model = _adapted(folder, weights_folder(folder, base), card, device, dtype)
         return _still(model), own(model)
     contents, reader = _opened(folder)
-    has_own_head = not card.heads and card.policy is None
+    has_own_head = not card.has_reward_head and card.policy is None
     if card.trunk.layout == "internlm2":
         outlined = device == _OUTLINE
         every = _outline(contents).items() if outlined else reader.each()
@@ -79,11 +79,13 @@ def load(
             architecture = _architecture(config, labels=max(1, len(card.score.outputs)))
         model, report = _from_files(folder, reader, architecture, config, card, device, dtype)
     tensors = _Tensors(folder, reader, model, device)
-    readout = None if has_own_head else _readout(card, folder, tensors)
+    readout = _readout(card, folder, tensors) if card.heads or not has_own_head else None
     unused = [*card.trunk.unused, *_unread_output(card)]
     _check_complete(folder, report, used=tensors.used, unused=unused)
     model.to(device)
     _restore_head_precision(model, reader)
+    if has_own_head and readout is not None:
+        return _still(model), beside(own(model), readout)
     return _still(model), readout or own(model)
 
 
@@ -467,9 +469,11 @@ def _read_head_file(path: Path) -> dict[str, torch.Tensor]:
 
 def _unread_output(card: Card) -> tuple[str, ...]:
     """Return the output embedding's names where a card's own heads don't read it."""
+    if not card.has_reward_head:
+        return ()
     layers = [layer for head in card.heads.values() for layer in head.layers]
     reads_it = any(layer.op == "vocabulary" for layer in layers)
-    return () if reads_it or not layers else _OUTPUT_EMBEDDINGS
+    return () if reads_it else _OUTPUT_EMBEDDINGS
 
 
 def _check_complete(

@@ -94,7 +94,8 @@ class ModelRunner:
         rows, head = _rows(self.model), self.readout.head
         if isinstance(head, readout.NextToken):
             rows = min(rows, head.vocabulary.size)
-        passes_over = isinstance(head, readout.OwnHead) and self.readout.position == "last"
+        is_own = isinstance(head, readout.OwnHead | readout.HeadBeside)
+        passes_over = is_own and self.readout.position == "last"
         padding = self.model.config.get_text_config().pad_token_id if passes_over else None
         return Inputs(rows, self.segments, padding)
 
@@ -283,7 +284,7 @@ def load(
 
 def _position(card: Card) -> readout.Position | None:
     """Return where a card reads the head of transformers' own class, if it says so."""
-    if card.heads or card.policy is not None or card.read is None:
+    if card.has_reward_head or card.policy is not None or card.read is None:
         return None
     at = card.read.at
     return at if at in ("last", "first", "mean") else None

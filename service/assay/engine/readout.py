@@ -127,6 +127,23 @@ class CardHeads:
 
 
 @dataclass(frozen=True, slots=True)
+class HeadBeside:
+    """The head of transformers' own class, and a card's that say more of the same rows."""
+
+    own: Reader
+    more: Reader
+    joined: int = 1
+
+    def __call__(self, state: torch.Tensor, next_ids: torch.Tensor) -> torch.Tensor:
+        """Return (rows, labels and more)."""
+        return torch.cat([self.own(state, next_ids), self.more(state, next_ids)], dim=1)
+
+    def sizes(self, hidden: int, device: torch.device) -> dict[str, int]:
+        """Return each head's number of outputs."""
+        return self.own.sizes(hidden, device) | self.more.sizes(hidden, device)
+
+
+@dataclass(frozen=True, slots=True)
 class NextToken:
     """A policy's own vocabulary: how likely was the token that follows?"""
 
@@ -147,6 +164,11 @@ def rows_of(hidden: torch.Tensor, rows: np.ndarray) -> torch.Tensor:
     """Return some rows of packed (rows, hidden), in float32."""
     (index,) = transfer.to_device([rows], hidden.device)
     return hidden[index].float()
+
+
+def beside(own_readout: Readout, more: Readout) -> Readout:
+    """Return the readout of transformers' own class with a card's heads at the same rows."""
+    return Readout(own_readout.position, HeadBeside(own_readout.head, more.head))
 
 
 def own(model: transformers.PreTrainedModel) -> Readout:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 def is_class_read(card: Card, tokenizer: Tokenizer) -> bool:
     """Whether transformers' own class says where a decoder is read, and no card does."""
-    has_own_head = not card.heads and card.policy is None and card.read is None
+    has_own_head = not card.has_reward_head and card.policy is None and card.read is None
     return has_own_head and not tokenizer.has_encoder_frame
 
 
@@ -80,7 +80,7 @@ class ReadPositionFinder:
         card = self._card
         if card.read is not None:
             return card.read.at
-        if card.heads or card.policy is not None or not self._tokenizer.has_encoder_frame:
+        if card.has_reward_head or card.policy is not None or not self._tokenizer.has_encoder_frame:
             return "last"
         return "mean" if self._pools_all else "first"
 
