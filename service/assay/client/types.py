@@ -35,13 +35,15 @@ class ScoreOptions(TypedDict, total=False):
     aggregate: wire.Aggregate | None
     threshold: float | None
     attributes: dict[str, float] | None
+    length_control: bool
 
 
 class CompareOptions(ScoreOptions, total=False):
     """Those of `wire.CompareRequest`."""
 
-    temperature: float
+    temperature: float | None
     tie_margin: float
+    abstain_at: float | None
 
 
 class BestOfNOptions(ScoreOptions, total=False):
@@ -51,3 +53,4 @@ class BestOfNOptions(ScoreOptions, total=False):
     penalty: float | None
     top_k: int
     min_score: float | None
+    abstain_at: float | None

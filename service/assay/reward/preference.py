@@ -13,7 +13,7 @@ from assay.reward.ensemble import mean, std
 from assay.reward.transform import sigmoid
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +35,12 @@ class Preference:
 
 
 def compare(
-    rewards: Sequence[Sequence[float]], *, temperature: float = 1.0, tie_margin: float = 0.0
+    rewards: Sequence[Sequence[float]],
+    *,
+    temperature: float = 1.0,
+    tie_margin: float = 0.0,
+    calibration: Callable[[float], float] | None = None,
+    threshold: float | None = None,
 ) -> Preference:
     """Compare two or more responses.
 
@@ -43,6 +48,9 @@ def compare(
     `tie_margin`: then it is None. With several members, `agreement` is the share of them whose own
     margin is on the winner's side, and the comparison is `undecided` when |margin| ≤ margin_std:
     the members disagree by as much as they see. A tie is always undecided.
+
+    A `calibration` gives P(a ≻ b) for a mean margin, in place of Bradley-Terry. With a `threshold`
+    the comparison is `undecided` when |margin| is at most that, whatever the members do.
     """
     count = len(rewards[0])
     means = [mean([row[i] for row in rewards]) for i in range(count)]
@@ -57,18 +65,23 @@ def compare(
     if winner is not None and len(rewards) > 1:
         side = 1.0 if winner == a else -1.0
         agreement = sum(side * member_margin > 0 for member_margin in margins) / len(margins)
-    undecided = winner is None or (margin_std is not None and abs(margin) <= margin_std)
+    bar = margin_std if threshold is None else threshold
+    undecided = winner is None or (bar is not None and abs(margin) <= bar)
+
+    def probability(i: int, j: int) -> float:
+        if calibration is not None:
+            return calibration(mean([row[i] - row[j] for row in rewards]))
+        return _probability(rewards, i, j, temperature)
+
     return Preference(
         ranking=ranking,
         margin=margin,
         margin_std=margin_std,
-        probability=_probability(rewards, a, b, temperature),
+        probability=probability(a, b),
         agreement=agreement,
         winner=winner,
         undecided=undecided,
-        probabilities=[
-            [_probability(rewards, i, j, temperature) for j in range(count)] for i in range(count)
-        ],
+        probabilities=[[probability(i, j) for j in range(count)] for i in range(count)],
     )
 
 

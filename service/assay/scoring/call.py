@@ -11,7 +11,15 @@ from assay import wire
 from assay.errors import BodyTooLarge, DeadlineExceeded, ServiceError
 from assay.items import Cutting, Ids
 from assay.reward import ensemble, transform
-from assay.scoring import garbage, interpretation, items, pairwise, reward_metrics, validation
+from assay.scoring import (
+    calibrated,
+    garbage,
+    interpretation,
+    items,
+    pairwise,
+    reward_metrics,
+    validation,
+)
 from assay.scoring.driver import awaited
 from assay.scoring.interpretation import ScoreOptions, TargetScore
 from assay.telemetry import tracing
@@ -37,6 +45,7 @@ class ScoredItem:
     error: AssayError | None
     verdict: TargetScore = _NOTHING
     scored: RawResult | None = None
+    raw: float | None = None  # the mean reward before length control, where that is asked for
 
     @property
     def rewards(self) -> tuple[float, ...]:
@@ -82,6 +91,7 @@ class Call:
             options.aggregate, options.threshold, options.attributes, options.normalize
         )
         validation.check(self.target, options)
+        self.calibrated = calibrated.of(self.target, options)
 
     def run(
         self, sources: list[Source], path: Path
@@ -101,7 +111,21 @@ class Call:
         ]
         self._count(outcome, judged)
         self._observe(sources, judged)
-        return judged
+        return [*map(self._controlled, sources, judged)] if self.calibrated.length else judged
+
+    def _controlled(self, source: Source, item: ScoredItem) -> ScoredItem:
+        """Return an item's rewards less what is expected of a response of its length."""
+        verdict, length = item.verdict, self.calibrated.length
+        if length is None or not verdict.rewards:
+            return item
+        offset = length.offset(calibrated.response_of(source))
+        rewards = tuple(reward + offset for reward in verdict.rewards)
+        members = rewards if self.target.is_ensemble else verdict.members
+        return replace(
+            item,
+            verdict=replace(verdict, rewards=rewards, members=members),
+            raw=ensemble.mean(verdict.rewards),
+        )
 
     def contest(
         self,
@@ -230,6 +254,7 @@ class Call:
             "created": int(time.time()),
             "model": self.target.name,
             "revision": self.target.revision,
+            "calibration": self.calibrated.id,
             "usage": wire.Usage(
                 tokens=outcome.tokens,
                 computed_tokens=outcome.computed_tokens,
@@ -242,6 +267,11 @@ class Call:
                 total=round(1e3 * timings.total_s, 3),
             ),
         }
+
+    def compared(self, margin: float, *, is_undecided: bool) -> None:
+        """Count a comparison of two responses by its raw mean margin."""
+        if self.target.calibration is not None:
+            self._scorer.metrics.compared(self.target.name, margin, is_undecided=is_undecided)
 
     def _count(self, outcome: RequestResult, judged: Sequence[ScoredItem]) -> None:
         metrics, name = self._scorer.metrics, self.target.name
