@@ -444,6 +444,12 @@ class Options(TemplateInputs):
         default=None,
         description="A step whose score is below is an error; default the card's.",
     )
+    length_control: Annotated[Switch, _unset(False)] = Field(
+        default=False,
+        description="Scores are controlled for the response's length (or what else the target's "
+        "calibration is by): less what is expected of such a length. All else is of the controlled "
+        "score; the raw one stands beside it.",
+    )
     attributes: dict[str, Weight] | None = Field(
         default=None,
         min_length=1,
@@ -510,6 +516,11 @@ AskedTarget = Annotated[
 class ScoreRequest(Options):
     """`POST /score`. `prompt` with `response` at the top level stands for one item."""
 
+    calibrated: Annotated[Switch, _unset(False)] = Field(
+        default=False,
+        description="Also answer each response's `probability` of being acceptable, where the "
+        "target's calibration has it.",
+    )
     inputs: Items | None = Field(default=None, description="One item, or a list of items.")
     prompt: Prompt | None = Field(default=None, description="The prompt of the one item.")
     response: str | None = Field(default=None, description="The response of the one item.")
@@ -528,6 +539,13 @@ class ScoreRequest(Options):
     @model_validator(mode="after")
     def _has_inputs(self) -> Self:
         _check_templated(self, self.items())
+        if self.length_control:
+            for item in self.items():
+                if (form := item.untemplated) is not None:
+                    raise ValueError(
+                        f"'length_control' needs to know the response, which '{form}' doesn't "
+                        "tell apart; leave it out, or send 'prompt' with 'response'"
+                    )
         return self
 
     @field_validator("targets")
@@ -594,13 +612,24 @@ class CompareRequest(Options):
     responses: Compared | None = Field(default=None, description="Its responses.")
     chosen: str | None = Field(default=None, description="The first of its two responses, index 0.")
     rejected: str | None = Field(default=None, description="The second of its two, index 1.")
-    temperature: Annotated[Number, _unset(1.0)] = Field(
-        default=1.0, gt=0, description="Divides margins before the sigmoid of `probability`."
+    temperature: Number | None = Field(
+        default=None,
+        gt=0,
+        description="Divides margins before the sigmoid of `probability`, in place of the target's "
+        "calibration; without either 1.",
     )
     tie_margin: Annotated[Number, _unset(0.0)] = Field(
         default=0.0,
         ge=0,
         description="A margin up to this is a tie; of a model that only compares, |P − 0.5|.",
+    )
+    abstain_at: Number | None = Field(
+        default=None,
+        gt=0,
+        lt=1,
+        description="Abstain so that at most this share of all comparisons is decided wrongly: "
+        "`undecided` is then |margin| ≤ the calibration's threshold for that error rate. `winner` "
+        "stays.",
     )
 
     @model_validator(mode="after")
@@ -668,6 +697,13 @@ class BestOfNRequest(Options):
     )
     min_score: Number | None = Field(
         default=None, description="A candidate whose mean raw score is below isn't in `top`."
+    )
+    abstain_at: Number | None = Field(
+        default=None,
+        gt=0,
+        lt=1,
+        description="Also answer `undecided`: whether the best is not reliably better than the "
+        "next, at this error rate of the target's calibration.",
     )
 
     @model_validator(mode="after")
@@ -819,8 +855,13 @@ class Envelope(Answer):
     )
     revision: str = Field(
         description="A digest of all that decides its scores: weights, card, limits; of a "
-        "combination "
-        "also its parts. Of several targets, of all of them."
+        "combination also its parts. Of several targets, of all of them."
+    )
+    calibration: str | None = Field(
+        default=None,
+        exclude_if=_absent,
+        description="The id of the calibration that probabilities, `undecided` or controlled "
+        "scores are by, where one was used.",
     )
     usage: Usage = Field(description="Tokens.")
     timing_ms: Timing = Field(description="Milliseconds.")
@@ -832,6 +873,22 @@ class Reward(Answer):
     score: float | None = Field(
         description="The reward: the members' raw scores combined, by default their mean, after "
         "`normalize` and `activation` if these were asked for."
+    )
+    raw_score: float | None = Field(
+        default=None,
+        exclude_if=_absent,
+        description="With `length_control`, what `score` is without it.",
+    )
+    probability: float | None = Field(
+        default=None,
+        exclude_if=_absent,
+        description="With `calibrated`: that the response is acceptable.",
+    )
+    probability_interval: tuple[float, float] | None = Field(
+        default=None,
+        exclude_if=_absent,
+        description="Beside `probability`: what it is if the response isn't acceptable, and if it "
+        "is (Venn-Abers). It is wide where few labels are near.",
     )
     uncertainty: Uncertainty | None = Field(
         default=None,
@@ -903,6 +960,11 @@ class TargetRevision(Answer):
 
     model: str = Field(description="The target, by its own name.")
     revision: str = Field(description="A digest of all that decides its scores.")
+    calibration: str | None = Field(
+        default=None,
+        exclude_if=_absent,
+        description="The id of its calibration, where one was used.",
+    )
 
 
 class ScoreAnswer(Envelope):
@@ -928,6 +990,11 @@ class CompareEntry(Entry):
     scores: list[float] = Field(
         default=[], description="Each response's score, as `/score` would answer it."
     )
+    raw_scores: list[float] | None = Field(
+        default=None,
+        exclude_if=_absent,
+        description="With `length_control`, what `scores` are without it.",
+    )
     margin: float | None = Field(
         default=None,
         description="r_0 − r_1, the mean over members of the difference of raw rewards; by "
@@ -940,7 +1007,8 @@ class CompareEntry(Entry):
     )
     probability: float | None = Field(
         default=None,
-        description="P(0 ≻ 1): the mean over members of sigmoid((r_0 − r_1) / temperature).",
+        description="P(0 ≻ 1): by the target's calibration, of `margin`; without one, or with a "
+        "`temperature`, the mean over members of sigmoid((r_0 − r_1) / temperature).",
     )
     agreement: float | None = Field(
         default=None,
@@ -954,7 +1022,7 @@ class CompareEntry(Entry):
     undecided: bool | None = Field(
         default=None,
         description="Without a winner, or |margin| ≤ margin_std: the members differ by as much as "
-        "they see.",
+        "they see. With `abstain_at`: |margin| ≤ that error rate's threshold.",
     )
     ranking: list[int] | None = Field(
         default=None,
@@ -1012,6 +1080,11 @@ class Ranked(Answer):
 
     index: int = Field(description="Its place among the group's candidates.")
     score: float = Field(description="Its mean score, after `activation`.")
+    raw_score: float | None = Field(
+        default=None,
+        exclude_if=_absent,
+        description="With `length_control`, what `score` is without it.",
+    )
     std: float | None = Field(
         default=None,
         description="The population's standard deviation of the members' raw scores; of one model "
@@ -1062,6 +1135,12 @@ class BestOfNEntry(Entry):
     confidence: float | None = Field(
         default=None,
         description="The share of members whose own first choice is the best; null for one model.",
+    )
+    undecided: bool | None = Field(
+        default=None,
+        exclude_if=_absent,
+        description="With `abstain_at`: whether the first of the ranking isn't reliably better "
+        "than the second, |margin| ≤ that error rate's threshold.",
     )
     ties: list[int] = Field(
         default=[],
@@ -1144,6 +1223,23 @@ class GateEntry(Answer):
     otherwise: float = Field(description="The score where it doesn't.")
 
 
+class CalibrationEntry(Answer):
+    """What was fitted for a target, and how well it does on what was held out."""
+
+    id: str = Field(description="What answers name.")
+    created: str = Field(description="When it was fitted.")
+    source: str = Field(description="The file of labelled pairs.")
+    counts: dict[str, int] = Field(description="Prompts, pairs and labels, fitted and held out.")
+    method: Literal["temperature", "platt", "isotonic"] | None = Field(
+        default=None, description="How `probability` of `/compare` comes from a margin."
+    )
+    calibrated: bool = Field(description="Whether `/score` takes `calibrated`.")
+    error_rates: list[float] = Field(description="What `abstain_at` may be.")
+    covariate: str | None = Field(
+        default=None, description="What `length_control` is by; null where there is none."
+    )
+
+
 class ModelEntry(Answer):
     """One served target, OpenAI-style; Infinity's client reads `stats` to `capabilities`."""
 
@@ -1198,6 +1294,9 @@ class ModelEntry(Answer):
     summary: str | None = Field(default=None, description="The card's own words.")
     statistics: dict[str, float] | None = Field(
         default=None, description="The stored `mean` and `std`, which `normalize` uses."
+    )
+    calibration: CalibrationEntry | None = Field(
+        default=None, exclude_if=_absent, description="What `assay calibrate` fitted for it."
     )
     attributes: list[str] = Field(
         default=[], description="What answers have as `attributes`; a composite's are its parts."

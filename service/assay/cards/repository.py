@@ -19,13 +19,26 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from assay.cards import adapter, catalogue, code, headers, layouts, naming, parts, paths, quantized
+from assay.cards import (
+    adapter,
+    calibration,
+    catalogue,
+    code,
+    headers,
+    layouts,
+    naming,
+    parts,
+    paths,
+    quantized,
+)
 from assay.cards import card as cards
 from assay.cards.recognise import recognise
 from assay.errors import CheckpointError, shown
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable
+
+    from assay.cards.calibration import Calibration
 
 STARTER = "starter"
 _HUB_FILES = ["*.safetensors", *(f"*{suffix}" for suffix in code.PINNED)]
@@ -95,6 +108,7 @@ class Source:
     card: cards.Card
     checkpoints: tuple[Checkpoint, ...]
     notes: tuple[str, ...] = ()  # how it was told whose it is
+    calibration: Calibration | None = None
 
     @property
     def is_ensemble(self) -> bool:
@@ -143,7 +157,9 @@ def resolve(
             f"holds (NAME={reference}, with a NAME of `assay models`), or settle it in a card.toml "
             f"in that folder: `assay inspect {reference}` prints one to begin with"
         )
-    return replace(source(target), notes=target.notes)
+    return replace(
+        source(target), notes=target.notes, calibration=calibration.beside(target.folder)
+    )
 
 
 def source(target: Found) -> Source:

@@ -1,6 +1,17 @@
-"""The command line: `assay serve`, `score`, `models`, `inspect`, `verify`, `average` and others."""
+"""The command line: `assay serve`, `score`, `calibrate`, `average`, `models`, `inspect` and so on."""
 
-from assay.cli import average, config, key, laplace, models, score, serve
+from assay.cli import average, calibrate, config, key, laplace, models, score, serve
 from assay.cli.app import app, main
 
-__all__ = ["app", "average", "config", "key", "laplace", "main", "models", "score", "serve"]
+__all__ = [
+    "app",
+    "average",
+    "calibrate",
+    "config",
+    "key",
+    "laplace",
+    "main",
+    "models",
+    "score",
+    "serve",
+]

@@ -38,6 +38,7 @@ class Options(TypedDict, total=False):
     attributes: dict[str, float] | None
     rule: wire.Rule | None
     penalty: float | None
+    length_control: bool
 
 
 class ScoreOptions(Options, total=False):
@@ -49,8 +50,9 @@ class ScoreOptions(Options, total=False):
 class CompareOptions(Options, total=False):
     """Those of `wire.CompareRequest`."""
 
-    temperature: float
+    temperature: float | None
     tie_margin: float
+    abstain_at: float | None
 
 
 class BestOfNOptions(Options, total=False):
@@ -58,3 +60,4 @@ class BestOfNOptions(Options, total=False):
 
     top_k: int
     min_score: float | None
+    abstain_at: float | None

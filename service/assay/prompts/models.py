@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from datetime import datetime
     from pathlib import Path
 
+    from assay.cards.calibration import Calibration
     from assay.cards.card import Card
     from assay.cards.repository import Checkpoint
     from assay.errors import AssayError
@@ -95,6 +96,7 @@ class Resolved:
     models: tuple[Model, ...]  # of a policy also its reference, if it has one
     notes: tuple[str, ...] = ()  # how it was told whose it is
     notices: tuple[str, ...] = ()  # what an operator should know
+    calibration: Calibration | None = None  # that lies beside its card
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,6 +15,7 @@ import msgspec
 import numpy as np
 
 from assay import errors, worker_protocol
+from assay.cards.calibration import Calibration
 from assay.cards.card import Card
 from assay.cards.repository import Checkpoint
 from assay.errors import AssayError, WorkerError, printable
@@ -251,6 +252,7 @@ class ResolvedFrame(msgspec.Struct, tag=True, array_like=True, frozen=True):
     models: list[ModelFrame]
     notes: list[str]
     notices: list[str]
+    calibration: dict[str, Any] | None
 
     @classmethod
     def of(cls, resolved: Resolved) -> ResolvedFrame:
@@ -263,6 +265,7 @@ class ResolvedFrame(msgspec.Struct, tag=True, array_like=True, frozen=True):
             models,
             [*resolved.notes],
             [*resolved.notices],
+            None if resolved.calibration is None else resolved.calibration.model_dump(mode="json"),
         )
 
     def resolved(self) -> Resolved:
@@ -274,6 +277,7 @@ class ResolvedFrame(msgspec.Struct, tag=True, array_like=True, frozen=True):
             tuple(frame.model() for frame in self.models),
             tuple(self.notes),
             tuple(self.notices),
+            None if self.calibration is None else Calibration.model_validate(self.calibration),
         )
 
 

@@ -61,7 +61,13 @@ def resolve(reference: str, settings: ResolveSettings) -> tuple[Resolved, dict[s
             models.append(model)
             templates[model.name] = template
         resolved = Resolved(
-            source.name, source.card, kind, tuple(models), source.notes, tuple(messages)
+            source.name,
+            source.card,
+            kind,
+            tuple(models),
+            source.notes,
+            tuple(messages),
+            source.calibration,
         )
         return resolved, templates
 

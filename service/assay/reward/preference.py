@@ -14,7 +14,7 @@ from assay.reward.ensemble import mean, std
 from assay.reward.transform import sigmoid
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +42,8 @@ def compare(
     tie_margin: float = 0.0,
     combined: Sequence[float] | None = None,
     own_variances: Sequence[float] | None = None,
+    calibration: Callable[[float], float] | None = None,
+    threshold: float | None = None,
 ) -> Preference:
     """Compare two or more responses.
 
@@ -53,14 +55,22 @@ def compare(
     `combined` are the responses' rewards by another rule than the mean: the winner, the ranking and
     the margin are of them, all else is of the members. `own_variances` are those of one model that
     says itself how sure it is of each response; the margin has their sum, as of independent ones.
+    A `calibration` gives P(a ≻ b) for a margin, in place of Bradley-Terry. With a `threshold` the
+    comparison is `undecided` when |margin| is at most that, whatever the members do.
     """
     count = len(rewards[0])
     scores = combined or [mean([row[i] for row in rewards]) for i in range(count)]
     ranking = sorted(range(count), key=lambda i: (-scores[i], i))
     first, second = ranking[0], ranking[1]
     a, b = (0, 1) if count == 2 else (first, second)
+
+    def margin_of(i: int, j: int) -> float:
+        if combined is not None:
+            return combined[i] - combined[j]
+        return mean([row[i] - row[j] for row in rewards])
+
     margins = [row[a] - row[b] for row in rewards]
-    margin = mean(margins) if combined is None else combined[a] - combined[b]
+    margin = margin_of(a, b)
     margin_std = std(margins) if len(rewards) > 1 else None
     if own_variances is not None:
         margin_std = math.sqrt(own_variances[a] + own_variances[b])
@@ -69,18 +79,23 @@ def compare(
     if winner is not None and len(rewards) > 1:
         side = 1.0 if winner == a else -1.0
         agreement = sum(side * member_margin > 0 for member_margin in margins) / len(margins)
-    undecided = winner is None or (margin_std is not None and abs(margin) <= margin_std)
+    bar = margin_std if threshold is None else threshold
+    undecided = winner is None or (bar is not None and abs(margin) <= bar)
+
+    def probability(i: int, j: int) -> float:
+        if calibration is not None:
+            return calibration(margin_of(i, j))
+        return _probability(rewards, i, j, temperature)
+
     return Preference(
         ranking=ranking,
         margin=margin,
         margin_std=margin_std,
-        probability=_probability(rewards, a, b, temperature),
+        probability=probability(a, b),
         agreement=agreement,
         winner=winner,
         undecided=undecided,
-        probabilities=[
-            [_probability(rewards, i, j, temperature) for j in range(count)] for i in range(count)
-        ],
+        probabilities=[[probability(i, j) for j in range(count)] for i in range(count)],
     )
 
 

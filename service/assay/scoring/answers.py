@@ -180,6 +180,8 @@ def _reward(call: Call, judged: ScoredItem) -> dict[str, Any]:
     }
     return {
         "score": call.shown(judged.reward) if rewards else None,
+        "raw_score": _raw(call, judged),
+        **_acceptable(call, judged),
         "uncertainty": _uncertainty(call, verdict) if rewards else None,
         **fields,
         **_included(call, judged),
@@ -243,16 +245,23 @@ def _comparison(
     scores = [item.reward for item in items]
     outcome = preference.compare(
         rewards,
-        temperature=request.temperature,
+        temperature=request.temperature or 1.0,
         tie_margin=request.tie_margin,
         combined=None if call.rule == "mean" else scores,
         own_variances=_own_variances(items),
+        calibration=call.calibrated.probability,
+        threshold=call.calibrated.threshold,
     )
     several = len(items) > 2
+    raw = [item.raw for item in items if item.raw is not None]
+    if not several:
+        margin = raw[0] - raw[1] if raw else outcome.margin
+        call.compared(margin, is_undecided=outcome.undecided)
     return wire.CompareEntry(
         index=index,
         id=name,
         scores=list(map(call.shown, scores)),
+        raw_scores=[call.shown(score) for score in raw] or None,
         margin=outcome.margin,
         margin_std=outcome.margin_std,
         probability=outcome.probability,
@@ -294,6 +303,7 @@ def _best(
             wire.Ranked(
                 index=i,
                 score=call.shown(chosen.scores[i]),
+                raw_score=_raw(call, items[i]),
                 std=chosen.stds[i] if chosen.stds else None,
                 selection_score=chosen.selection_scores[i],
                 **_included(call, items[i]),
@@ -305,6 +315,7 @@ def _best(
         kl=selection.kl_bound(n),
         expected_best=selection.expected_best([chosen.scores[i] for i in chosen.ranking]),
         confidence=chosen.confidence,
+        undecided=_is_close(call, chosen),
         ties=chosen.ties,
         truncated=[item.truncated for item in items],
     )
@@ -325,6 +336,33 @@ def _top(
         for i in chosen.ranking[: request.top_k]
         if request.min_score is None or chosen.scores[i] >= request.min_score
     ]
+
+
+def _raw(call: Call, judged: ScoredItem) -> float | None:
+    """Return an item's score without length control, where that is asked for."""
+    return None if judged.raw is None else call.shown(judged.raw)
+
+
+def _acceptable(call: Call, judged: ScoredItem) -> dict[str, Any]:
+    """Return the probability that a response is acceptable, where that is asked for."""
+    acceptable = call.calibrated.acceptable
+    if acceptable is None or not judged.rewards:
+        return {}
+    return {
+        "probability": acceptable.probability(judged.reward),
+        "probability_interval": acceptable.interval(judged.reward),
+    }
+
+
+def _is_close(call: Call, chosen: selection.Selection) -> bool | None:
+    """Return whether the best isn't reliably better than the next, where that is asked for."""
+    threshold = call.calibrated.threshold
+    if threshold is None:
+        return None
+    if len(chosen.ranking) < 2:
+        return False
+    best, following = (chosen.scores[i] for i in chosen.ranking[:2])
+    return best - following <= threshold
 
 
 def _gated(items: Sequence[ScoredItem]) -> list[bool] | None:

@@ -10,7 +10,15 @@ from typing import TYPE_CHECKING
 from assay import wire
 from assay.items import Cutting, Ids
 from assay.reward import ensemble, selection, transform
-from assay.scoring import garbage, interpretation, items, pairwise, reward_metrics, validation
+from assay.scoring import (
+    calibrated,
+    garbage,
+    interpretation,
+    items,
+    pairwise,
+    reward_metrics,
+    validation,
+)
 from assay.scoring.inner_call import InnerCall
 from assay.scoring.interpretation import ScoreOptions, TargetScore
 from assay.scoring.target_union import TargetUnion
@@ -36,6 +44,7 @@ class ScoredItem:
     error: AssayError | None
     verdict: TargetScore = _NOTHING
     scored: RawResult | None = None
+    raw: float | None = None  # the reward before length control, where that is asked for
 
     @property
     def rewards(self) -> tuple[float, ...]:
@@ -87,6 +96,7 @@ class Call:
             is_native,
         )
         validation.check(self.target, options)
+        self.calibrated = calibrated.of(self.target, options)
         own = target.combination
         self.rule: selection.Rule = options.rule or own.rule
         self.penalty = own.penalty if options.rule in (None, own.rule) else None
@@ -119,7 +129,22 @@ class Call:
         ]
         self._count(outcome, judged)
         self._observe(sources, judged)
-        return judged
+        return [*map(self._controlled, sources, judged)] if self.calibrated.length else judged
+
+    def _controlled(self, source: Source, item: ScoredItem) -> ScoredItem:
+        """Return an item's rewards less what is expected of a response of its length."""
+        verdict, length = item.verdict, self.calibrated.length
+        if length is None or not verdict.rewards:
+            return item
+        offset = length.offset(calibrated.response_of(source))
+        rewards = tuple(reward + offset for reward in verdict.rewards)
+        members = rewards if self.target.is_ensemble else verdict.members
+        combined = None if verdict.combined is None else verdict.combined + offset
+        return replace(
+            item,
+            verdict=replace(verdict, rewards=rewards, members=members, combined=combined),
+            raw=verdict.reward,
+        )
 
     def contest(
         self,
@@ -176,7 +201,15 @@ class Call:
 
     def envelope(self, outcome: RequestResult, request_id: str) -> dict[str, object]:
         """Return what every answer has around its data."""
-        return envelope(self.target.name, self.target.revision, outcome, request_id)
+        return {
+            **envelope(self.target.name, self.target.revision, outcome, request_id),
+            "calibration": self.calibrated.id,
+        }
+
+    def compared(self, margin: float, *, is_undecided: bool) -> None:
+        """Count a comparison of two responses by its raw mean margin."""
+        if self.target.calibration is not None:
+            self._scorer.metrics.compared(self.target.name, margin, is_undecided=is_undecided)
 
     def _count(self, outcome: RequestResult, judged: Sequence[ScoredItem]) -> None:
         metrics, name = self._scorer.metrics, self.target.name

@@ -13,7 +13,7 @@ from assay.items import Cutting
 from assay.prompts.loader import Loader
 from assay.scheduling.policy import WARM_UP
 from assay.scheduling.workers import Worker
-from assay.scoring import items, targets
+from assay.scoring import calibrated, items, targets
 from assay.scoring.offload import offload
 from assay.worker_protocol import OUTLINE, ModelSpec, Refused, Start
 
@@ -131,6 +131,7 @@ def describe(
         max_tokens=min(model.facts.max_tokens for model in target.members),
         summary=target.card.summary,
         statistics={"mean": moments.mean, "std": moments.std} if moments else None,
+        calibration=_calibration(target),
         attributes=target.attributes,
         parts={part.name: _part(part) for part in target.parts} or None,
         gate=wire.GateEntry(**target.gate.model_dump()) if target.gate else None,
@@ -155,6 +156,22 @@ def describe(
             ),
             "batch_tokens": loaded.budget_tokens,
         }
+    )
+
+
+def _calibration(target: Target) -> wire.CalibrationEntry | None:
+    fitted = target.calibration
+    if fitted is None:
+        return None
+    return wire.CalibrationEntry(
+        id=fitted.id,
+        created=fitted.created.isoformat(),
+        source=fitted.source,
+        counts=fitted.counts.model_dump(),
+        method=fitted.preference.method if fitted.preference else None,
+        calibrated=fitted.acceptable is not None,
+        error_rates=calibrated.error_rates(fitted),
+        covariate=fitted.length.covariate if fitted.length else None,
     )
 
 

@@ -77,7 +77,11 @@ class MultiCall:
         """Return what the answer has around its data."""
         answering = self.union if self.lead is None else self.union.targets[self.lead]
         targets = {
-            name: wire.TargetRevision(model=call.target.name, revision=call.target.revision)
+            name: wire.TargetRevision(
+                model=call.target.name,
+                revision=call.target.revision,
+                calibration=call.calibrated.id,
+            )
             for name, call in zip(self.names, self.calls, strict=False)
         }
         return {

@@ -88,6 +88,7 @@ class Scorer:
         make_backend: MakeBackend | None = None,
         on_progress: Callable[[str, Progress | Loaded], None] | None = None,
         on_failure: Callable[[AssayError], None] | None = None,
+        is_calibrated: bool = True,
     ) -> None:
         self.metrics = metrics
         self._settings = settings
@@ -100,6 +101,7 @@ class Scorer:
             make_backend=make_backend,
             on_progress=on_progress,
             on_failure=on_failure,
+            is_calibrated=is_calibrated,
         )
         self.admission = Admission(
             settings.max_queued_tokens,

@@ -55,6 +55,7 @@ class ServedModels:
         make_backend: MakeBackend | None = None,
         on_progress: Callable[[str, Progress | Loaded], None] | None = None,
         on_failure: Callable[[AssayError], None] | None = None,
+        is_calibrated: bool = True,
     ) -> None:
         self.targets = Targets()
         self.renderers = Renderers(
@@ -71,6 +72,7 @@ class ServedModels:
         self._settings = settings
         self._metrics = metrics
         self._is_needed = is_needed
+        self._is_calibrated = is_calibrated
         self._make_backend = make_backend
         self._on_progress = on_progress
         self._on_failure = on_failure
@@ -268,6 +270,15 @@ class ServedModels:
                     quantized=loaded.quantized,
                     forward=loaded.forward,
                 )
+            if fitted := target.calibration:
+                moments = fitted.moments
+                self._metrics.calibration(
+                    target.name,
+                    created=fitted.created.timestamp(),
+                    margins=(moments.margin_absolute, moments.margin_squared)
+                    if moments
+                    else (None, None),
+                )
 
     # --- loading ----------------------------------------------------------------------------
 
@@ -296,7 +307,9 @@ class ServedModels:
     async def _resolved(self) -> Targets:
         """Have what the settings name read, and be ready to render for it."""
         resolved = await self.renderers.resolve(self._settings.models)
-        return await run_in_daemon_thread(lambda: targets.assemble(self._settings, resolved))
+        return await run_in_daemon_thread(
+            lambda: targets.assemble(self._settings, resolved, is_calibrated=self._is_calibrated)
+        )
 
     def _take_up(self, served: Targets, device_names: Sequence[str]) -> None:
         """Serve these targets, by backends that are yet to load."""

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Literal
 
+from assay.cards import calibration, paths, repository
 from assay.cards import card as cards
-from assay.cards import paths, repository
 from assay.errors import CheckpointError, SettingsError, UnknownTarget, shown
 from assay.prompts.models import ResolveSettings
 from assay.scoring import combination
@@ -18,8 +18,10 @@ from assay.settings import Ensemble
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
+    from pathlib import Path
 
     from assay.cards import uncertainty
+    from assay.cards.calibration import Calibration
     from assay.prompts.models import Model, Resolved
     from assay.settings import Composite, Gate, Settings
     from assay.settings import Part as PartSetting
@@ -67,6 +69,7 @@ class Target:
     labels: tuple[str, ...] = ()  # what answers call its members; none: as the models are called
     combination: Combination = _PLAIN
     warnings: tuple[str, ...] = ()  # what an operator should know of how they are combined
+    calibration: Calibration | None = None
 
     @property
     def is_ensemble(self) -> bool:
@@ -167,6 +170,19 @@ class Targets:
             )
         return self.references[name]
 
+    def folder(self, target: Target) -> Path | None:
+        """Return the folder where a target's card is, or may be; None where there is none.
+
+        What settings combine has none, nor has a member that an ensemble brings, and a hub's cache
+        is for what the hub has.
+        """
+        if target.name not in self.references:
+            return None
+        folder = target.members[0].checkpoint.folder
+        if folder.parent.name == "snapshots":
+            return None
+        return folder.parent if len(target.members) > 1 else folder
+
 
 def resolve_settings(settings: Settings) -> ResolveSettings:
     """Return the settings by which names are resolved."""
@@ -182,15 +198,21 @@ def resolve_settings(settings: Settings) -> ResolveSettings:
     )
 
 
-def assemble(settings: Settings, resolved: Iterable[Resolved]) -> Targets:
+def assemble(
+    settings: Settings, resolved: Iterable[Resolved], *, is_calibrated: bool = True
+) -> Targets:
     """Return what the settings name, of what their models were resolved to, in that order.
+
+    Without `is_calibrated` no target has its calibration: another is to be fitted.
 
     Raises:
         SettingsError: Two things share a name, or an ensemble names what isn't served.
-        CheckpointError: An ensemble's card names no member of it.
+        CheckpointError: An ensemble's card names no member of it, or a calibration is of another
+            revision.
     """
     targets: dict[str, Target] = {}
     references: dict[str, str] = {}
+    calibrations: dict[str, Calibration | None] = {}
     for reference, entry in zip(settings.models, resolved, strict=True):
         if entry.name in references:
             raise SettingsError(_namesakes(entry.name, references[entry.name], reference))
@@ -199,6 +221,7 @@ def assemble(settings: Settings, resolved: Iterable[Resolved]) -> Targets:
         for notice in entry.notices:
             logger.warning("%s", notice)
         references[entry.name] = reference
+        calibrations[entry.name] = entry.calibration
         for target in _of(entry):
             _add(targets, target)
     by_path = _as_given(references, targets)
@@ -211,7 +234,16 @@ def assemble(settings: Settings, resolved: Iterable[Resolved]) -> Targets:
     ]
     for target in composites:
         _add(targets, target)
+    _check_aliases(aliases, targets)
+    _check_remotes(settings, targets)
+    if is_calibrated:
+        _calibrate(targets, calibrations | _overlays(settings, targets, all_aliases))
     _warn(targets.values())
+    unshadowed = {path: name for path, name in by_path.items() if path not in targets}
+    return Targets(targets, unshadowed | aliases, references)
+
+
+def _check_aliases(aliases: Mapping[str, str], targets: Mapping[str, Target]) -> None:
     for alias, name in aliases.items():
         if alias in targets or name not in targets:
             raise SettingsError(
@@ -222,9 +254,35 @@ def assemble(settings: Settings, resolved: Iterable[Resolved]) -> Targets:
                     else f"'{name}' isn't served; there are {', '.join(targets)}"
                 )
             )
-    _check_remotes(settings, targets)
-    unshadowed = {path: name for path, name in by_path.items() if path not in targets}
-    return Targets(targets, unshadowed | aliases, references)
+
+
+def _calibrate(targets: dict[str, Target], calibrations: Mapping[str, Calibration | None]) -> None:
+    """Give targets what was fitted for them, if it was for their revisions."""
+    for name, fitted in calibrations.items():
+        if fitted is None:
+            continue
+        if targets[name].only_compares:
+            raise SettingsError(
+                f"'{name}' gives probabilities of winning and takes no calibration; take it away"
+            )
+        fitted.check(name, targets[name].revision)
+        targets[name] = replace(targets[name], calibration=fitted)
+
+
+def _overlays(
+    settings: Settings, targets: Mapping[str, Target], aliases: Mapping[str, str]
+) -> dict[str, Calibration | None]:
+    """Return the calibrations that the settings name, by target."""
+    overlays: dict[str, Calibration | None] = {}
+    for given, path in settings.calibrations.items():
+        name = aliases.get(given, given)
+        if name not in targets:
+            raise SettingsError(
+                f"calibrations.{shown(given)}: '{shown(name)}' isn't served; there are "
+                f"{', '.join(targets)}"
+            )
+        overlays[name] = calibration.read(path)
+    return overlays
 
 
 def _warn(targets: Iterable[Target]) -> None:

@@ -45,6 +45,8 @@ def for_target(
         own["threshold"] = None
     if not _reads_steps(target):
         own["aggregate"] = None
+    if not (target.is_ensemble or target.has_spread):
+        own |= {"rule": None, "penalty": None}
     if entry is not None:
         own["attributes"] = entry.attributes
         if entry.normalize is not None:
@@ -87,7 +89,8 @@ def _check_comparing(target: Target, options: wire.Options) -> None:
         "threshold": options.threshold is not None,
         "attributes": options.attributes is not None,
         "include": bool(options.include),
-        "temperature": isinstance(options, wire.CompareRequest) and options.temperature != 1.0,
+        "temperature": isinstance(options, wire.CompareRequest)
+        and options.temperature not in (None, 1.0),
     }
     if name := next((name for name, is_asked in requested.items() if is_asked), None):
         raise InvalidField(

@@ -6,6 +6,7 @@ which `reference` writes.
 
 from __future__ import annotations
 
+import time
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
@@ -39,7 +40,8 @@ LABELS: Mapping[str, str] = MappingProxyType(
         "length": "`response`: characters of the response; `text`: characters of a text that came "
         "rendered, its prompt included; `ids`: tokens that came as ids, the prompt's included",
         "moment": "`items`, `length`, `length_squared`, `score_positive`, `score_negative`, "
-        "`score_squared`, `product_positive`, `product_negative`",
+        "`score_squared`, `product_positive`, `product_negative`; of margins `absolute`, `squared`",
+        "decision": "`decided` or `undecided`, as the answer says",
         "cut": "`prompt`, `response`, `both`, or of an item without these `text`",
         "source": "`admin`: its routes; `signal`: SIGHUP; `key_file`: a key file that was written",
         "revision": "of the checkpoint, or of a target's members together",
@@ -161,6 +163,7 @@ class Metrics:
         )
         self._moments = LengthMoments(self.registry)
         self.labels[self._moments.name] = self._moments.labels
+        self._add_those_of_calibrations()
         self._renderer_restarts = self._counter(
             "renderer_restarts",
             "Ends of a process that renders: its model's template or tokenizer took too much.",
@@ -193,6 +196,27 @@ class Metrics:
             ("model", "revision", "device", "dtype", "quantized", "forward"),
         )
         self._gauge("build_info", "1, with the version.", ("version",)).labels(__version__).set(1)
+
+    def _add_those_of_calibrations(self) -> None:
+        """Add how comparisons by calibrated targets come out, and how they were when fitted."""
+        self._compared = self._counter(
+            "comparisons",
+            "Comparisons of two responses by a target that has a calibration.",
+            ("model", "decision"),
+        )
+        self._margins = self._counter(
+            "margins",
+            "Sums of |margin| and of margin² over those comparisons: raw, of mean rewards.",
+            ("model", "moment"),
+        )
+        self._expected_margins = self._gauge(
+            "calibration_margin",
+            "Means of |margin| and of margin² over the pairs that the calibration was fitted on.",
+            ("model", "moment"),
+        )
+        self._calibrated_at = self._gauge(
+            "calibration_age_seconds", "Seconds since the calibration was fitted.", ("model",)
+        )
 
     def _add_those_of_the_door(self) -> None:
         """Add what counts changes, and what requests hold."""
@@ -293,6 +317,24 @@ class Metrics:
         for value in stds:
             std.observe(value)
 
+    def compared(self, model: str, margin: float, *, is_undecided: bool) -> None:
+        """Note a comparison of two responses by a target that has a calibration."""
+        self._compared.labels(model, "undecided" if is_undecided else "decided").inc()
+        self._margins.labels(model, "absolute").inc(abs(margin))
+        self._margins.labels(model, "squared").inc(margin * margin)
+
+    def calibration(
+        self, model: str, *, created: float, margins: tuple[float | None, float | None]
+    ) -> None:
+        """State when a target's calibration was fitted, and its mean |margin| and margin²."""
+        self._calibrated_at.labels(model).set_function(lambda: time.time() - created)
+        for decision in ("decided", "undecided"):
+            self._compared.labels(model, decision)
+        for moment, value in zip(("absolute", "squared"), margins, strict=True):
+            self._margins.labels(model, moment)
+            if value is not None:
+                self._expected_margins.labels(model, moment).set(value)
+
     def lengths(self, model: str, length: str, pairs: Iterable[tuple[float, float]]) -> None:
         """Note (length, raw score) of items whose length is of one kind."""
         self._moments.add(model, length, pairs)
@@ -373,6 +415,8 @@ class Metrics:
             self._depth_tokens,
             self._worker_up,
             self._worker_memory,
+            self._calibrated_at,
+            self._expected_margins,
         ):
             gauge.clear()
 

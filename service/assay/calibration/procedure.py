@@ -1,0 +1,276 @@
+"""From measured pairs to a calibration and its report: fitted on one part, held against the other.
+
+Of the ways from a margin to a probability the one with the lowest held-out NLL is kept. All is
+fitted twice where there is length control: to raw scores, and to controlled ones.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
+
+import numpy as np
+
+from assay.calibration import fit, pairs, report
+from assay.cards import calibration as cards
+from assay.errors import InvalidField
+from assay.reward.covariates import COVARIATES
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from assay.bulk import Target
+    from assay.calibration.measured import Labelled, Measured, Pairs
+    from assay.reward.covariates import Covariate
+
+PartT = TypeVar("PartT", "Pairs", "Labelled")
+Report = dict[str, Any]
+_Judged = tuple[cards.Figures, dict[str, np.ndarray]]
+_NO_ID = "0" * 12
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """How to divide, and what to fit."""
+
+    seed: int = 0
+    error_rates: tuple[float, ...] = (0.05, 0.1, 0.2)
+    covariate: Covariate = "characters"
+
+
+class _Sides(NamedTuple, Generic[PartT]):
+    """What is fitted on, and what is held out."""
+
+    fitted_on: PartT
+    held_out: PartT
+
+
+def calibrate(
+    found: Measured, target: Target, source: str, options: Options
+) -> tuple[cards.Calibration, Report]:
+    """Return what is fitted for a target, and the whole report, which is plain JSON.
+
+    Raises:
+        InvalidField: A side of the split is empty, or has labels of one kind alone.
+    """
+    pair_sides = _split(found.pairs, options.seed, "pairs")
+    label_sides = _split(found.labelled, options.seed, "labelled responses")
+    fitted, said = _fitted(pair_sides, label_sides, options)
+    length = fit.length(*_responses(pair_sides[0], label_sides[0]), options.covariate)
+    controlled_pairs = _Sides(*(side.shifted(length.offset) for side in pair_sides))
+    controlled_labels = _Sides(*(side.shifted(length.offset) for side in label_sides))
+    controlled, controlled_said = _fitted(controlled_pairs, controlled_labels, options)
+    figures = _length(pair_sides[1], controlled_pairs[1], label_sides[1], length)
+    counts = cards.Counts(
+        prompts=len({*found.pairs.groups, *found.labelled.groups}),
+        pairs_fitted=len(pair_sides[0].groups),
+        pairs_held_out=len(pair_sides[1].groups),
+        labels_fitted=len(label_sides[0].groups),
+        labels_held_out=len(label_sides[1].groups),
+        failed=sum(found.failed.values()),
+    )
+    calibration = cards.Calibration(
+        id=_NO_ID,
+        target=target.model,
+        revision=target.revision,
+        created=datetime.now(UTC).replace(microsecond=0),
+        source=source,
+        seed=options.seed,
+        counts=counts,
+        length=length.model_copy(update={**controlled, **figures}),
+        moments=_moments(pair_sides[0], label_sides[0]),
+        **fitted,
+    ).identified()
+    return calibration, {
+        "id": calibration.id,
+        "target": target.model,
+        "revision": target.revision,
+        "counts": counts.model_dump(),
+        "errors": found.failed,
+        **said,
+        "length": {"covariate": options.covariate, **figures, **controlled_said},
+    }
+
+
+def _split(found: PartT, seed: int, what: str) -> _Sides[PartT]:
+    """Return what is fitted on, and what is held out.
+
+    Raises:
+        InvalidField: One of the two would be empty, or all of its labels alike.
+    """
+    held_out = [pairs.is_held_out(group, seed) for group in found.groups]
+    sides = _Sides(found.of([not is_out for is_out in held_out]), found.of(held_out))
+    if not found.groups:
+        return sides
+    for side, name in zip(sides, ("fitted on", "held out"), strict=True):
+        if not side.groups:
+            raise InvalidField(
+                f"no {what} would be {name}: all are of {len(set(found.groups))} prompt(s); give "
+                "more prompts, or another --seed"
+            )
+        labels = getattr(side, "labels", None)
+        if labels is not None and len(set(labels.tolist())) < 2:
+            raise InvalidField(
+                f"all {what} that would be {name} have the label {labels[0]:g}; give both, or "
+                "another --seed"
+            )
+    return sides
+
+
+def _responses(fit_pairs: Pairs, fit_labelled: Labelled) -> tuple[list[str], np.ndarray]:
+    """Return the texts and mean rewards of all responses of a part."""
+    texts, scores = fit_pairs.responses()
+    return [*texts, *fit_labelled.texts], np.concatenate([scores, fit_labelled.scores])
+
+
+def _moments(fit_pairs: Pairs, fit_labelled: Labelled) -> cards.Moments:
+    _, scores = _responses(fit_pairs, fit_labelled)
+    means = fit_pairs.rewards.mean(axis=2)
+    good = [*means[:, 0], *fit_labelled.scores[fit_labelled.labels == 1]]
+    margins = fit_pairs.margins
+    has_pairs = len(margins) > 0
+    return cards.Moments(
+        mean=fit.rounded(scores.mean()),
+        std=fit.rounded(scores.std()),
+        reference_mean=fit.rounded(np.mean(good)) if good else None,
+        margin_absolute=fit.rounded(np.abs(margins).mean()) if has_pairs else None,
+        margin_squared=fit.rounded((margins**2).mean()) if has_pairs else None,
+    )
+
+
+def _fitted(
+    pair_sides: _Sides[Pairs], label_sides: _Sides[Labelled], options: Options
+) -> tuple[dict[str, Any], Report]:
+    """Return the tables that are fitted to one kind of score, and what they do."""
+    tables: dict[str, Any] = {}
+    said: Report = {}
+    if pair_sides[0].groups:
+        tables["preference"], said["preference"] = _preference(*pair_sides, options.seed)
+        tables["abstention"] = _abstention(*pair_sides, options.error_rates)
+        said["abstention"] = tables["abstention"].model_dump()["thresholds"]
+        said["uncertainty"] = _uncertainty(pair_sides[1], options.seed)
+    if label_sides[0].groups:
+        tables["acceptable"], said["acceptable"] = _acceptable(*label_sides, options.seed)
+    return tables, said
+
+
+def _preference(fitted_on: Pairs, held_out: Pairs, seed: int) -> tuple[cards.Preference, Report]:
+    draws = report.Resampled(held_out.groups, seed)
+    margins = held_out.margins
+    plain = _plain(held_out.by_member)
+    before = report.figures(*_confident(plain), draws)
+    results: list[tuple[float, int, Any, _Judged, np.ndarray]] = []
+    for method in fit.METHODS:
+        candidate = method(fitted_on.margins)
+        probabilities = np.array([candidate.probability(margin) for margin in margins])
+        after = report.figures(*_confident(probabilities), draws)
+        results.append((after[0].nll.value, len(results), candidate, after, probabilities))
+    _, _, best, after, probabilities = min(results)
+    table = cards.Report(
+        held_out=len(margins),
+        prompts=draws.prompts,
+        before=before[0],
+        after=after[0],
+        change=report.compared(before, after),
+        methods={candidate.method: nll for nll, _, candidate, _, _ in results},
+    )
+    return best.model_copy(update={"report": table}), {
+        "method": best.method,
+        **table.model_dump(),
+        "sharpness": [report.sharpness(plain), report.sharpness(probabilities)],
+        "reliability": [
+            report.reliability(*_confident(plain)),
+            report.reliability(*_confident(probabilities)),
+        ],
+    }
+
+
+def _plain(by_member: np.ndarray) -> np.ndarray:
+    """Return P(chosen ≻ rejected) as it is without a calibration: Bradley-Terry's mean."""
+    return np.asarray((1 / (1 + np.exp(-by_member))).mean(axis=1))
+
+
+def _confident(probabilities: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return how probable the likelier order is, and whether it is right: 0.5 for a tie."""
+    return np.maximum(probabilities, 1 - probabilities), (np.sign(probabilities - 0.5) + 1) / 2
+
+
+def _abstention(
+    fitted_on: Pairs, held_out: Pairs, error_rates: Sequence[float]
+) -> cards.Abstention:
+    found = fit.abstention(fitted_on.margins, error_rates)
+    return cards.Abstention(
+        thresholds=[report.covered(one, held_out.margins) for one in found.thresholds]
+    )
+
+
+def _uncertainty(held_out: Pairs, seed: int) -> Report:
+    """Return what a small margin, and members who differ, say of being wrong."""
+    margins, groups = held_out.margins, held_out.groups
+    sizes, right = np.abs(margins), (np.sign(margins) + 1) / 2
+    said: Report = {
+        "accuracy": report.accuracy(right, groups, seed),
+        "by_margin": report.by_size(sizes, right, groups, seed),
+        "auroc": {"margin": report.auroc(-sizes, right, groups, seed)},
+        "risk_coverage": report.risk_coverage(sizes, right),
+    }
+    if held_out.rewards.shape[2] < 2:
+        return said
+    stds = held_out.by_member.std(axis=1)
+    ratio = sizes / np.maximum(stds, 1e-12)
+    sides = np.sign(held_out.by_member) == np.sign(margins)[:, None]
+    agreement = sides.mean(axis=1)
+    said["by_margin_over_std"] = report.by_bins(ratio, right, groups, seed)
+    said["by_agreement"] = report.by_value(agreement, right, groups, seed)
+    said["auroc"]["std_over_margin"] = report.auroc(-ratio, right, groups, seed)
+    said["auroc"]["disagreement"] = report.auroc(-agreement, right, groups, seed)
+    said["auroc"]["std"] = report.auroc(stds, right, groups, seed)
+    return said
+
+
+def _acceptable(
+    fitted_on: Labelled, held_out: Labelled, seed: int
+) -> tuple[cards.Acceptable, Report]:
+    table = fit.acceptable(fitted_on.scores, fitted_on.labels)
+    draws = report.Resampled(held_out.groups, seed)
+    plain = 1 / (1 + np.exp(-held_out.scores))
+    probabilities = np.array([table.probability(score) for score in held_out.scores])
+    before = report.figures(plain, held_out.labels, draws)
+    after = report.figures(probabilities, held_out.labels, draws)
+    said = cards.Report(
+        held_out=len(held_out.groups),
+        prompts=draws.prompts,
+        before=before[0],
+        after=after[0],
+        change=report.compared(before, after),
+    )
+    return table.model_copy(update={"report": said}), {
+        **said.model_dump(),
+        "sharpness": [report.sharpness(plain), report.sharpness(probabilities)],
+        "reliability": [
+            report.reliability(plain, held_out.labels),
+            report.reliability(probabilities, held_out.labels),
+        ],
+    }
+
+
+def _length(
+    held_out: Pairs, controlled: Pairs, labelled: Labelled, length: cards.Length
+) -> dict[str, Any]:
+    """Return what length control changes, on held-out responses: before, after."""
+    measure = COVARIATES[length.covariate]
+    texts, scores = _responses(held_out, labelled)
+    values = np.array([measure(text) for text in texts])
+    shifted = scores + np.array([length.offset(text) for text in texts])
+    said: dict[str, Any] = {
+        "spearman": (report.spearman(values, scores), report.spearman(values, shifted))
+    }
+    if held_out.groups:
+        differences = np.array([measure(a) - measure(b) for a, b in held_out.texts])
+        both = held_out.margins, controlled.margins
+        rights = [(np.sign(margins) + 1) / 2 for margins in both]
+        said["longer_wins"] = tuple(report.higher_wins(differences, margins) for margins in both)
+        said["accuracy"] = tuple(float(right.mean()) for right in rights)
+        said["balanced"] = tuple(report.balanced(differences, right) for right in rights)
+    return {name: tuple(map(fit.rounded, both)) for name, both in said.items()}

@@ -1,0 +1,138 @@
+"""What a request uses of its target's calibration, refused where that doesn't have it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from assay import wire
+from assay.errors import InvalidField
+from assay.items import Conversation, Solution, said
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from assay.cards.calibration import Acceptable, Calibration, Fitted, Length
+    from assay.items import Source
+    from assay.scoring.targets import Target
+
+_FIT = "run `assay calibrate`, or leave it out"
+_OTHER_SCORES = ("normalize", "aggregate", "attributes")  # that the calibration wasn't fitted to
+
+
+@dataclass(frozen=True, slots=True)
+class Calibrated:
+    """The parts of a calibration that one request uses; `id` is None where it uses none.
+
+    `probability` is of a margin of mean rewards; `threshold` is the |margin| up to which a
+    comparison is undecided.
+    """
+
+    id: str | None = None
+    length: Length | None = None
+    probability: Callable[[float], float] | None = None
+    acceptable: Acceptable | None = None
+    threshold: float | None = None
+
+
+def of(target: Target, options: wire.Options) -> Calibrated:
+    """Return what a request uses.
+
+    A calibration is of the target's own raw score: a request for another one uses none.
+
+    Raises:
+        InvalidField: It asks for what wasn't fitted.
+    """
+    asked = _asked(options)
+    other = _other(target, options)
+    if asked and other:
+        raise InvalidField(
+            f"'{asked}' is fitted to the target's own raw score; leave '{other}' out", param=other
+        )
+    calibration = None if other else target.calibration
+    if calibration is None:
+        if asked:
+            raise InvalidField(f"'{target.name}' has no calibration; {_FIT}", param=asked)
+        return Calibrated()
+    fitted = calibration.fitted(length_control=options.length_control)
+    if fitted is None:
+        raise InvalidField(
+            f"'{target.name}' has a calibration without length control; {_FIT}",
+            param="length_control",
+        )
+    by_temperature = isinstance(options, wire.CompareRequest) and options.temperature is not None
+    preference = None if by_temperature else fitted.preference
+    compares = isinstance(options, wire.CompareRequest) and preference is not None
+    return Calibrated(
+        id=calibration.id if asked or compares else None,
+        length=calibration.length if options.length_control else None,
+        probability=preference.probability if preference else None,
+        acceptable=_acceptable(target, options, fitted),
+        threshold=_threshold(target, options, fitted),
+    )
+
+
+def _other(target: Target, options: wire.Options) -> str | None:
+    """Return the option that asks for another score than the target's own, if one is given."""
+    if options.rule not in (None, target.combination.rule):
+        return "rule"
+    others = (*_OTHER_SCORES, "penalty")
+    return next((name for name in others if getattr(options, name)), None)
+
+
+def response_of(source: Source) -> str:
+    """Return the text of an item's response; wire refuses forms that don't tell it apart."""
+    match source:
+        case Conversation():
+            return said(source.messages[-1])
+        case Solution():
+            return "\n".join(source.steps)
+        case _:
+            raise TypeError("an item without a response of its own")
+
+
+def _asked(options: wire.Options) -> str | None:
+    """Return the option that needs a calibration, if one is given."""
+    if getattr(options, "abstain_at", None) is not None:
+        return "abstain_at"
+    if getattr(options, "calibrated", False):
+        return "calibrated"
+    return "length_control" if options.length_control else None
+
+
+def _acceptable(target: Target, options: wire.Options, fitted: Fitted) -> Acceptable | None:
+    if not (isinstance(options, wire.ScoreRequest) and options.calibrated):
+        return None
+    if fitted.acceptable is None:
+        raise InvalidField(
+            f"'{target.name}' has a calibration of no labels, which 'calibrated' needs; give "
+            f"`assay calibrate` items with a 'label', or leave it out",
+            param="calibrated",
+        )
+    return fitted.acceptable
+
+
+def _threshold(target: Target, options: wire.Options, fitted: Fitted) -> float | None:
+    rate: float | None = getattr(options, "abstain_at", None)
+    if rate is None:
+        return None
+    abstention = fitted.abstention
+    if abstention is None:
+        raise InvalidField(
+            f"'{target.name}' has a calibration of no pairs, which 'abstain_at' needs; {_FIT}",
+            param="abstain_at",
+        )
+    threshold = abstention.margin(rate)
+    if threshold is None:
+        rates = ", ".join(f"{one.error_rate:g}" for one in abstention.thresholds)
+        raise InvalidField(
+            f"'{target.name}' isn't fitted for the error rate {rate:g}; send one of {rates}",
+            param="abstain_at",
+        )
+    return threshold
+
+
+def error_rates(calibration: Calibration) -> list[float]:
+    """Return the error rates for which comparisons may be undecided."""
+    abstention = calibration.abstention
+    return [one.error_rate for one in abstention.thresholds] if abstention else []
