@@ -1,4 +1,4 @@
-"""The command line: `assay serve`, `score`, `calibrate`, `average`, `models`, `inspect` and so on."""
+"""The command line: `assay serve`, `score`, `calibrate`, `average`, `models` and others."""
 
 from assay.cli import average, calibrate, config, key, laplace, models, score, serve
 from assay.cli.app import app, main
