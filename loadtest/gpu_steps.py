@@ -119,6 +119,7 @@ class Bench:
         if size not in self._runners:
             self._runners[size] = self.verified(size, fused=True)
             verification.keep_prefixes(self._runners[size], 1 << (22 if self.is_dry else 30))
+            verification.capture_graphs(self._runners[size])
         return self._runners[size]
 
     def verified(
@@ -309,6 +310,7 @@ def _launches(bench: Bench, _: Mapping[str, Any]) -> dict[str, Any]:
     random = np.random.default_rng(2)
     batches = [
         PrefixBatch.unshared([_ids(random, bench, 300) for _ in range(8)]),
+        PrefixBatch.unshared([_ids(random, bench, 300)]),
         _group(random, bench, 1, 8, prefix=200, tail=100)[0],
         *(one.prefix_batch for one in _planned(random, bench, runner, 6)),
     ]
@@ -349,7 +351,7 @@ def _rate(bench: Bench, known: Mapping[str, Any], size: str) -> dict[str, Any]:
 
 
 def _layers(bench: Bench, _: Mapping[str, Any]) -> dict[str, Any]:
-    """Measure the same batch by layers as they are, by fused ones, and by invariant products.
+    """Measure a batch and an item by layers as they are, fused, captured, and invariant.
 
     The last kind's scores of single items are held against those of all together, to the bit.
     """
@@ -367,6 +369,10 @@ def _layers(bench: Bench, _: Mapping[str, Any]) -> dict[str, Any]:
         found[f"{name}_single_ms"] = round(1e3 * bench.seconds(lambda r=runner: r.launch(few)), 2)
         if said := [one for one in runner.warnings if "fused" in one or "bits" in one]:
             found[f"{name}_warnings"] = said
+    runner = runners["fused"]
+    verification.capture_graphs(runner)
+    found["captured_single_ms"] = round(1e3 * bench.seconds(lambda: runner.launch(few)), 2)
+    found["is_captured"] = runner.graphs is not None
     runner = runners["invariant"]
     together = runner.score(batch)
     alone = [runner.score(PrefixBatch.unshared([ids])) for ids in items[:16]]
