@@ -33,6 +33,7 @@ from assay.engine import (
     device_events,
     model_runner,
     packing,
+    products,
     readout,
     verification,
 )
@@ -114,14 +115,21 @@ class Bench:
         return model
 
     def runner(self, size: str) -> model_runner.ModelRunner:
-        """Return a verified model, made on the first call."""
+        """Return a verified model that keeps prefixes, made on the first call."""
         if size not in self._runners:
-            model = self.model(size)
-            runner = model_runner.ModelRunner(model, readout.own(model))
-            verification.verify(runner)
-            verification.keep_prefixes(runner, 1 << (22 if self.is_dry else 30))
-            self._runners[size] = runner
+            self._runners[size] = self.verified(size, fused=True)
+            verification.keep_prefixes(self._runners[size], 1 << (22 if self.is_dry else 30))
+            verification.capture_graphs(self._runners[size])
         return self._runners[size]
+
+    def verified(
+        self, size: str, *, fused: bool = False, invariant: bool = False
+    ) -> model_runner.ModelRunner:
+        """Return a verified model that computes by these kernels of ours."""
+        model = self.model(size)
+        runner = model_runner.ModelRunner(model, readout.own(model))
+        verification.verify(runner, fused=fused, invariant=invariant)
+        return runner
 
     def scaled(self, count: int) -> int:
         """Return a count of tokens or items, a sixteenth of it in a dry run."""
@@ -200,15 +208,27 @@ def _bits(bench: Bench, _: Mapping[str, Any]) -> dict[str, Any]:
     is_steady = all(torch.equal(heads.score(state[:n])[0], whole[0]) for n in range(1, 200, 13))
     weight = _normal(bench, 512, 512)
     rows = _normal(bench, 4096, 512)
-    products = {count: functional.linear(rows[:count], weight)[:16] for count in _ROW_COUNTS}
-    equal = sum(torch.equal(product, products[16]) for product in products.values())
+    linear = torch.nn.Linear(512, 512, bias=False).requires_grad_(requires_grad=False)
+    linear.weight.data = weight
+    equal = {"the library's": _equal_products(linear, rows)}
+    if not bench.is_dry:
+        equal["ours"] = _equal_products(products.InvariantLinear(linear), rows)
     kernels = [name for name in moved if name != "varlen"]
+    are_equal = equal.get("ours", len(_ROW_COUNTS)) == len(_ROW_COUNTS)
     return {
-        "passed": is_steady and not any(moved[name] for name in kernels),
+        "passed": is_steady and are_equal and not any(moved[name] for name in kernels),
         "moved": {name: placings for name, placings in moved.items() if placings},
         "heads_equal": is_steady,
-        "row_counts_with_the_products_of_16": f"{equal} of {len(products)}",
+        "row_counts_with_the_products_of_16": {
+            whose: f"{count} of {len(_ROW_COUNTS)}" for whose, count in equal.items()
+        },
     }
+
+
+def _equal_products(linear: torch.nn.Module, rows: torch.Tensor) -> int:
+    """Return at how many numbers of rows the first ones have the bits that they have at 16."""
+    found = [linear(rows[:count])[:16] for count in _ROW_COUNTS]
+    return sum(torch.equal(product, found[0]) for product in found)
 
 
 _ROW_COUNTS = (16, 32, 64, 128, 256, 512, 1024, 4096)
@@ -290,6 +310,7 @@ def _launches(bench: Bench, _: Mapping[str, Any]) -> dict[str, Any]:
     random = np.random.default_rng(2)
     batches = [
         PrefixBatch.unshared([_ids(random, bench, 300) for _ in range(8)]),
+        PrefixBatch.unshared([_ids(random, bench, 300)]),
         _group(random, bench, 1, 8, prefix=200, tail=100)[0],
         *(one.prefix_batch for one in _planned(random, bench, runner, 6)),
     ]
@@ -327,6 +348,38 @@ def _rate(bench: Bench, known: Mapping[str, Any], size: str) -> dict[str, Any]:
         found["times_padded"] = round(1e3 * _padded_s(bench, items) / found["1x64_ms"], 2)
         passed &= found["times_padded"] >= 3
     return {"passed": passed or bench.is_dry, **found}
+
+
+def _layers(bench: Bench, _: Mapping[str, Any]) -> dict[str, Any]:
+    """Measure a batch and an item by layers as they are, fused, captured, and invariant.
+
+    The last kind's scores of single items are held against those of all together, to the bit.
+    """
+    random = np.random.default_rng(9)
+    items = [_ids(random, bench, 400) for _ in range(bench.scaled(64))]
+    batch, few = PrefixBatch.unshared(items), PrefixBatch.unshared(items[:1])
+    found: dict[str, Any] = {}
+    runners = {
+        "plain": bench.verified("0.6b"),
+        "fused": bench.verified("0.6b", fused=True),
+        "invariant": bench.verified("0.6b", fused=True, invariant=True),
+    }
+    for name, runner in runners.items():
+        found[f"{name}_ms"] = round(1e3 * bench.seconds(lambda r=runner: r.launch(batch)), 2)
+        found[f"{name}_single_ms"] = round(1e3 * bench.seconds(lambda r=runner: r.launch(few)), 2)
+        if said := [one for one in runner.warnings if "fused" in one or "bits" in one]:
+            found[f"{name}_warnings"] = said
+    runner = runners["fused"]
+    verification.capture_graphs(runner)
+    found["captured_single_ms"] = round(1e3 * bench.seconds(lambda: runner.launch(few)), 2)
+    found["is_captured"] = runner.graphs is not None
+    runner = runners["invariant"]
+    together = runner.score(batch)
+    alone = [runner.score(PrefixBatch.unshared([ids])) for ids in items[:16]]
+    moved = sum(not np.array_equal(one[0], together[row]) for row, one in enumerate(alone))
+    found["scores_moved"] = f"{moved} of {len(alone)}"
+    is_faster = bench.is_dry or found["fused_ms"] < found["plain_ms"]
+    return {"passed": not moved and is_faster, **found}
 
 
 def _single(bench: Bench, _: Mapping[str, Any]) -> dict[str, Any]:
@@ -533,6 +586,7 @@ _STEPS: dict[str, Callable[[Bench, Mapping[str, Any]], dict[str, Any]]] = {
     "launches": _launches,
     "rate-0.6b": lambda bench, known: _rate(bench, known, "0.6b"),
     "rate-8b": lambda bench, known: _rate(bench, known, "8b"),
+    "layers": _layers,
     "single": _single,
     "batches": _batches,
     "memory-full": _memory_full,

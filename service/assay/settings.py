@@ -209,8 +209,8 @@ class Settings(BaseSettings):
         default="auto",
         description="Compile the CPU attention kernel and, from 20M parameters (on: always), the "
         "model's blocks; auto does without where there is no C++ compiler. On a GPU auto takes "
-        "kernels of ours in Triton for what is between a layer's products, on compiles the blocks, "
-        "off does neither.",
+        "kernels of ours in Triton for what is between a layer's products, and launches small "
+        "batches as CUDA graphs; on compiles the blocks, off does nothing.",
     )
     attention: Literal["auto", "tree", "varlen", "native", "blocks"] = Field(
         default="auto",

@@ -43,11 +43,16 @@ def shared_memory(target, launched):
         name: constants.pop(name) for name in ("num_warps", "num_stages") if name in constants
     }
     signature = dict.fromkeys(constants, "constexpr")
-    for name, one in zip(kernel.arg_names, arguments, strict=False):
+    aligned = {}  # what a launch finds to be a multiple of 16, as tensors' addresses are
+    for place, (parameter, one) in enumerate(zip(kernel.params, arguments, strict=False)):
         if isinstance(one, torch.Tensor):
-            signature[name] = f"*{KINDS.get(one.dtype, 'i32')}"
+            kind = f"*{KINDS.get(one.dtype, 'i32')}"
         else:
-            signature[name] = "fp32" if isinstance(one, float) else "i32"
-    source = ASTSource(kernel, signature, constants)
+            kind = "fp32" if isinstance(one, float) else "i32"
+        signature[parameter.name] = kind
+        is_number = kind == "i32" and not parameter.do_not_specialize and one % 16 == 0
+        if kind.startswith("*") or is_number:
+            aligned[(place,)] = [["tt.divisibility", 16]]
+    source = ASTSource(kernel, signature, constants, aligned)
     built = compile_for(source, target=GPUTarget(*TARGETS[target][:3]), options=options)
     return built.metadata.shared

@@ -48,22 +48,31 @@ class Layer:
 
 
 class BlockCache:
-    """The blocks of one trunk, for all of its layers. Memory is taken when a layer is first met."""
+    """The blocks of one trunk, for all of its layers, and a spare one that nobody reads.
+
+    Memory is taken when a layer is first met.
+    """
 
     def __init__(self, count: int) -> None:
         self.count = count
         self._layers: list[Layer] = []
-        self._is_written = np.zeros(count, dtype=bool)
+        self._is_written = np.zeros(count + 1, dtype=bool)
 
     @property
     def block_bytes(self) -> int:
         """Memory of a block, over all layers met so far."""
-        return sum(layer.keys.nbytes + layer.values.nbytes for layer in self._layers) // self.count
+        total = sum(layer.keys.nbytes + layer.values.nbytes for layer in self._layers)
+        return total // (self.count + 1)
+
+    @property
+    def spare_slot(self) -> int:
+        """A slot that no batch is ever told to read."""
+        return self.count * BLOCK_TOKENS
 
     def layer(self, number: int, key: torch.Tensor, value: torch.Tensor) -> Layer:
         """Return a layer's blocks, made like its keys and values: (kv_heads, rows, width) each."""
         if number == len(self._layers):
-            slots = self.count * BLOCK_TOKENS
+            slots = (self.count + 1) * BLOCK_TOKENS
             self._layers.append(
                 Layer(
                     key.new_empty(slots, key.shape[0], key.shape[2]),

@@ -131,6 +131,8 @@ class Loader:
     def _warm_up(self, spec: ModelSpec, trunk: ModelRunner) -> None:
         self._send(Progress(spec.name, "warm up", 0.0))
         verification.keep_prefixes(trunk, self._prefix_bytes(spec, trunk.device))
+        if trunk.device.type == "cuda" and self._start.compile == "auto":
+            verification.capture_graphs(trunk)
         budget = self._budgets.of(trunk)
         self._send(
             Loaded(

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from assay.engine.attention.pattern import LayerKind
     from assay.engine.block_cache import BlockCache
     from assay.engine.device_events import Event
+    from assay.engine.graphs import Graphs
     from assay.engine.last_layer import LastLayer
     from assay.engine.packing import PackedBatch
     from assay.engine.quantization import Change
@@ -64,6 +65,7 @@ class ModelRunner:
         self.is_compiled = False
         self.quantized: Change | None = None  # where its linear layers are
         self.last_layer: LastLayer | None = None  # where it computes what is read alone
+        self.graphs: Graphs | None = None  # of its small passes
         self.warnings = _slow_dtype(self.device, self.dtype)  # for the operator
         self.card_forward = forward
         self.card_position = position
@@ -132,7 +134,8 @@ class ModelRunner:
     def padded_tokens(self, batch: PrefixBatch) -> int:
         """Return how many tokens of padding a batch computes."""
         if self.forward == "packed":
-            return -batch.tokens % packing.ROWS
+            rows = self.captured_rows(batch)
+            return rows - batch.tokens if rows else -batch.tokens % packing.ROWS
         return int((-batch.lengths % BUCKET).sum())
 
     def sample(self) -> Sample:
@@ -164,33 +167,55 @@ class ModelRunner:
         self, batch: PrefixBatch, on_ending: Callable[[], None] = lambda: None, part: float = 0.0
     ) -> torch.Tensor:
         packed = packing.pack(batch)
-        ending = int(part * self.model.config.get_text_config().num_hidden_layers)
+        read, positions = self._rows_read(batch, packed), self._positions(packed)
+        rows = self.captured_rows(batch)
+        if self.graphs is not None and read is not None and rows:
+            on_ending()
+            states = self.graphs.states(rows, packed, read, positions)
+            (next_ids,) = transfer.to_device([batch.next_ids], self.device)
+        else:
+            ending = int(part * self.model.config.get_text_config().num_hidden_layers)
 
-        def on_layer(number: int) -> None:
-            if number == ending:
-                on_ending()
+            def on_layer(number: int) -> None:
+                if number == ending:
+                    on_ending()
 
-        rows = self._rows_read(batch, packed)
-        arrays = {"positions": self._positions(packed), "next_ids": batch.next_ids}
-        if rows is not None:
-            arrays["read_rows"] = packing.filled(rows)
-        there = packed.on(self.device, **arrays)
-        narrowed = None if self.last_layer is None else rows
+            arrays = _arrays(read, positions) | {"next_ids": batch.next_ids}
+            next_ids = packed.on(self.device, **arrays)["next_ids"]
+            states = self.states(packed, read, positions, on_layer)
+        if read is None:
+            states = self.readout.gather(states, packed.first_rows, packed.last_rows)
+        return self.readout.score(states.float(), next_ids if len(next_ids) else None)
+
+    def states(
+        self,
+        packed: PackedBatch,
+        read: np.ndarray | None,
+        positions: np.ndarray,
+        on_layer: Callable[[int], None] = lambda _: None,
+    ) -> torch.Tensor:
+        """Return the trunk's states in the rows that are read, or, where none are named, in all.
+
+        They are (read rows, hidden), or (rows, hidden). `on_layer` is called as `interface.over`
+        says.
+        """
+        there = packed.on(self.device, **_arrays(read, positions))
+        narrowed = None if self.last_layer is None else read
         with interface.over(packed, self.block_cache, on_layer, narrowed) as under_way:
-            hidden = self.model.base_model(
+            hidden: torch.Tensor = self.model.base_model(
                 input_ids=there["ids"].long()[None],
                 position_ids=there["positions"].long()[None],
                 **self.token_types(there["segments"]),
-            ).last_hidden_state[0]  # (rows, hidden)
+            ).last_hidden_state[0]
         self.layers, self.kinds = under_way.layers, under_way.kinds
         self.unheard = under_way.masks - under_way.windows
-        if rows is None:
-            read = self.readout.gather(hidden, packed.first_rows, packed.last_rows)
-        elif narrowed is None:
-            read = hidden[there["read_rows"][: len(rows)]].float()
-        else:
-            read = hidden[: len(rows)].float()
-        return self.readout.score(read, there["next_ids"] if len(batch.next_ids) else None)
+        if read is None:
+            return hidden
+        return (hidden if narrowed is not None else hidden[there["read_rows"]])[: len(read)]
+
+    def captured_rows(self, batch: PrefixBatch) -> int:
+        """Return the rows of the captured pass that computes a batch; 0 where there is none."""
+        return 0 if self.graphs is None else self.graphs.rows(batch, self.block_cache)
 
     def _rows_read(self, batch: PrefixBatch, packed: PackedBatch) -> np.ndarray | None:
         """Return the rows that a head reads, in its order, (read rows,) int32; of means none."""
@@ -264,6 +289,12 @@ class ModelRunner:
         return self.readout.score(
             torch.cat(reads)[places_read], next_ids if len(next_ids) else None
         )
+
+
+def _arrays(read: np.ndarray | None, positions: np.ndarray) -> dict[str, np.ndarray]:
+    """Return what a pass indexes by beside its batch."""
+    arrays = {"positions": positions}
+    return arrays if read is None else arrays | {"read_rows": packing.filled(read)}
 
 
 def load(

@@ -72,14 +72,15 @@ class PackedBatch:
         a name means the same array throughout a pass.
         """
         there: dict[str, torch.Tensor] = self.made.setdefault(device, {})
-        arrays = more if there else {**self._indices(), **more}
+        arrays = more if there else {**self.arrays(), **more}
         missing = [name for name in arrays if name not in there]
         if missing:
             copied = transfer.to_device([arrays[name] for name in missing], device)
             there.update(zip(missing, copied, strict=True))
         return there
 
-    def _indices(self) -> dict[str, np.ndarray]:
+    def arrays(self) -> dict[str, np.ndarray]:
+        """Return what any layer indexes by, each array by its name."""
         lengths = np.append(self.lengths[self.held :], self.fill)
         seen = np.append(self.offsets[self.held :], 0) + lengths
         return {

@@ -24,7 +24,7 @@ class Shape(NamedTuple):
     stages: int
 
 
-_SHAPES = {2: Shape(128, 128, 32, 8, 3), 4: Shape(64, 64, 32, 4, 2)}  # by bytes of a number
+_SHAPES = {2: Shape(128, 128, 64, 8, 3), 4: Shape(64, 64, 32, 4, 2)}  # by bytes of a number
 _TOGETHER = 8
 
 

@@ -20,6 +20,7 @@ from assay.engine import (
     compilation,
     faults,
     gpu_kernels,
+    graphs,
     last_layer,
     products,
     quantization,
@@ -30,6 +31,7 @@ from assay.engine.attention import interface
 from assay.engine.block_cache import BlockCache
 from assay.engine.fused import fusion
 from assay.errors import CheckpointError
+from assay.worker_protocol import PrefixBatch
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -37,7 +39,7 @@ if TYPE_CHECKING:
     from assay.engine.model_runner import ModelRunner
     from assay.engine.quantization import Quantizer
     from assay.engine.sample import Sample
-    from assay.worker_protocol import Attention, PrefixBatch
+    from assay.worker_protocol import Attention
 
 # The sample's scores may differ by rounding only: a few units in the last place of the dtype,
 # through every layer. A wrong mask, position or head is off by orders of magnitude more.
@@ -150,6 +152,43 @@ def keep_prefixes(runner: ModelRunner, memory: int) -> None:
         runner.warnings.append(f"it keeps no prefixes: {trial.reason('move')}")
     elif blocks := min(memory // tried.block_bytes, _MOST_BLOCKS):
         runner.block_cache = BlockCache(blocks)
+
+
+@torch.inference_mode()
+def capture_graphs(runner: ModelRunner, capture: graphs.Capture = graphs.captured) -> None:
+    """Capture a GPU's small passes, if scores stay what they are; else launch them as ever."""
+    if runner.attention != _FLASH or runner.readout.position == "mean":
+        return
+    made = graphs.Graphs(runner.states, runner.device, runner.block_cache)
+    ids = np.concatenate(runner.sample().sequences)
+    for rows in graphs.ROWS:
+        if rows > (runner.max_tokens or rows):
+            break
+        batch = PrefixBatch.unshared([np.resize(ids, size) for size in (rows // 2, rows // 4, 3)])
+        before = torch.from_numpy(runner.score(batch)).float()
+        try:
+            made.capture(rows, capture)
+        except (RuntimeError, ValueError, TypeError) as error:
+            _check_device(runner.device, error)
+            why = f"they couldn't be captured: {type(error).__name__}"
+            runner.warnings.append(f"small batches are launched kernel by kernel, slower: {why}")
+            return
+        runner.graphs = made
+        trial = _trial(runner, batch, before, doing="replay them")
+        runner.graphs = None
+        if trial.gap > tolerance_of_itself(runner, before):
+            why = trial.reason("move")
+            runner.warnings.append(f"small batches are launched kernel by kernel, slower: {why}")
+            return
+    runner.graphs = made
+
+
+def _check_device(device: torch.device, error: Exception) -> None:
+    """Raise what ended a capture if it broke the device, which it says in any case."""
+    try:
+        torch.zeros(1, device=device).item()
+    except RuntimeError:
+        raise error from None
 
 
 def is_looked_at_closely(runner: ModelRunner) -> bool:

@@ -37,6 +37,7 @@ EXAMPLES: dict[str, Any] = {
     "worker_variables": ["NCCL_DEBUG"],
     "device": ["cuda:0", "cuda:1"],
     "threads": 8,
+    "invariant": True,
     "max_tokens": 4096,
     "batch_tokens": 16384,
     "prefix_cache_mb": 2048,
@@ -129,6 +130,8 @@ def _flags() -> dict[str, str]:
 
 def _on_command_line(name: str, flag: str) -> str:
     value = example(name)
+    if value is True:
+        return f"assay serve {flag}"
     if isinstance(value, dict):
         said = [f"{key}={one}" for key, one in value.items()]
     elif name in {"models", "trust_remote_code"}:

@@ -108,7 +108,9 @@ def _difference(option: Option, run: Callable[[], object]) -> str:
     finally:
         for handle in handles:
             handle.remove()
-    worst = max(excesses, default=float("inf"))
+    if not excesses:
+        return "a forward pass doesn't call it"
+    worst = max(excesses)
     return "" if worst <= 1 else f"off by {worst:.2g} times what rounding may be"
 
 
