@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.http.conftest import MEAN, STD
 from tests.http.processes import serving, until
 from tests.http.texts import PAIR
 
@@ -67,14 +68,16 @@ def test_scores_are_those_of_the_server_that_has_the_weights(
 def test_a_remote_member_of_an_ensemble_that_dies_is_named_and_taken_back(
     tiny: Path, tmp_path: Path
 ) -> None:
-    """One member here, one elsewhere: their mean and spread; without the other 503 says whose."""
+    """One member here, one elsewhere, by an operator's names, scale and rule; without it 503."""
     folder = bare(tiny, tmp_path / "judge")
     config = tmp_path / "assay.toml"
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     config.write_text(
-        f'[ensembles]\nboth = ["tiny", "judge"]\n[remotes.judge]\n'
+        '[ensembles]\nboth = ["tiny", "judge"]\n'
+        '[ensembles.careful]\nmembers = { here = "tiny", there = "judge" }\n'
+        'standardize = true\nrule = "lower_bound"\n[remotes.judge]\n'
         f'url = "http://127.0.0.1:{port}"\ncontract = "vllm-classify"\n'
     )
     options = {"config": config, "compile": "off", "hold_while_loading_s": 0}
@@ -87,6 +90,10 @@ def test_a_remote_member_of_an_ensemble_that_dies_is_named_and_taken_back(
             own = there.score(inputs=[PAIR]).json()["data"][0]["score"]
             here = stack.enter_context(serving(tmp_path / "here", tiny, folder, **options))
             both = here.score(inputs=[PAIR], model="both").json()["data"][0]
+            careful = here.score(inputs=[PAIR], model="careful", include=["members"]).json()
+            answers = {"prompt": "Hi", "responses": ["a", "Hello there!"], "model": "careful"}
+            lower = here.http.post("/best-of-n", json=answers).json()["data"][0]
+            compared = here.http.post("/compare", json=answers).json()["data"][0]
         until("its death is noticed", lambda: not is_ready())
         reasons = here.http.get("/health/ready").text
         refused = here.score(inputs=[PAIR], model="both")
@@ -97,6 +104,11 @@ def test_a_remote_member_of_an_ensemble_that_dies_is_named_and_taken_back(
 
     assert both["score"] == own
     assert both["uncertainty"]["std"] == 0
+    (standard,) = careful["data"]
+    assert standard["score"] == (own - MEAN) / STD
+    assert standard["members"] == dict.fromkeys(("here", "there"), (own - MEAN) / STD)
+    assert [one["selection_score"] for one in lower["ranking"]] == sorted(compared["scores"])[::-1]
+    assert compared["agreement"] == 1.0
     assert "judge" in reasons
     assert (refused.status_code, refused.json()["error"]["code"]) == (503, "not_ready")
     assert alone.status_code == 200
