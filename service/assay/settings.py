@@ -60,6 +60,9 @@ class _Table(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
+CompositeRule = Literal["weighted", "min", "lexicographic"]
+
+
 class Part(_Table):
     """One part of a composite: a served target's score, or one of its attributes."""
 
@@ -67,6 +70,7 @@ class Part(_Table):
     attribute: str | None = None
     weight: float = 1.0
     normalize: bool = False
+    tolerance: float | None = Field(default=None, ge=0, allow_inf_nan=False)
 
 
 class Gate(_Table):
@@ -78,8 +82,13 @@ class Gate(_Table):
 
 
 class Composite(_Table):
-    """Several targets as one reward: the weighted sum of the parts, behind a gate if it has one."""
+    """Several targets as one reward: by a rule over their weighted parts, behind a gate if any.
 
+    Its parts' sum, the smallest of them, or an order: by the first, then by the second and so on
+    among those that are alike within the part's tolerance.
+    """
+
+    rule: CompositeRule = "weighted"
     parts: dict[str, Part] = Field(min_length=1)
     gate: Gate | None = None
 

@@ -28,6 +28,7 @@ MAX_QUEUED_TOKENS = 2_000
 BATCH_TOKENS = 64
 STEPS_LIMIT = 240  # tokens that the process reward model "whole" takes
 OTHERWISE = -7.0  # what the composite "guarded" answers to items below its gate
+TOLERANCE = 0.5  # within which the first part of the composite "ordered" is alike
 MEAN, STD = 0.25, 2.0  # what the tiny checkpoint's card states
 
 
@@ -140,6 +141,21 @@ def families(
         "guarded": {
             "parts": {"plain": {"target": "tiny"}, "quality": quality},
             "gate": {"part": "quality", "at_least": bar, "otherwise": OTHERWISE},
+        },
+        "worst": {
+            "rule": "min",
+            "parts": {
+                "plain": {"target": "tiny", "normalize": True},
+                "quality": quality | {"weight": 2.0},
+                "unweighed": {"target": "crew", "weight": 0.0},
+            },
+        },
+        "ordered": {
+            "rule": "lexicographic",
+            "parts": {
+                "plain": {"target": "tiny", "tolerance": TOLERANCE},
+                "long": {"target": "odin", "attribute": "length", "weight": 2.0},
+            },
         },
         "sound": {"parts": {"steps": {"target": "math"}, "plain": {"target": "tiny"}}},
     }
