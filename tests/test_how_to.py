@@ -58,7 +58,7 @@ def combined(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     folder = tmp_path_factory.mktemp("combine")
     blocks = re.findall(r"```toml\n(.*?)```", COMBINE, re.DOTALL)
     own = [block for block in blocks if 'models = ["starter"]' in block]
-    assert len(own) == 3
+    assert len(own) == 4
     tables: dict[str, str] = {}
     for block in own:
         for table in block.split("\n\n"):
@@ -96,6 +96,19 @@ def test_the_composite_of_the_page_is_what_it_says(combined: Server) -> None:
     expected = -10.0 if found["gated"] else 0.7 * parts["quality"] + 0.3 * parts["second"]
     assert found["score"] == pytest.approx(expected, abs=1e-12)
     assert weighed["score"] == (-10.0 if found["gated"] else parts["second"])
+
+
+def test_the_rules_of_the_page_are_what_they_say(combined: Server) -> None:
+    """The smallest part is the reward; an order has none, and compares."""
+    found = entry(combined, "worst-case")
+    body = {"prompt": ITEM["prompt"], "responses": [ITEM["response"], "No."]}
+
+    order = combined.http.post("/compare", json={**body, "model": "first-then-second"}).json()
+    score = combined.score(**ITEM, model="first-then-second")
+
+    assert found["score"] == min(found["attributes"].values())
+    assert order["data"][0]["probability"] in {0, 0.5, 1}
+    assert score.status_code == 422
 
 
 def test_the_rewards_of_the_page_are_what_a_server_answers(combined: Server) -> None:

@@ -97,6 +97,9 @@ class Ensemble(_Table):
         return tuple(self.members.values()) if isinstance(self.members, dict) else self.members
 
 
+CompositeRule = Literal["weighted", "min", "lexicographic"]
+
+
 class Part(_Table):
     """One part of a composite: a served target's score, or one of its attributes."""
 
@@ -104,6 +107,7 @@ class Part(_Table):
     attribute: str | None = None
     weight: float = 1.0
     normalize: bool = False
+    tolerance: float | None = Field(default=None, ge=0, allow_inf_nan=False)
 
 
 class Gate(_Table):
@@ -115,8 +119,13 @@ class Gate(_Table):
 
 
 class Composite(_Table):
-    """Several targets as one reward: the weighted sum of the parts, behind a gate if it has one."""
+    """Several targets as one reward: by a rule over their weighted parts, behind a gate if any.
 
+    Its parts' sum, the smallest of them, or an order: by the first, then by the second and so on
+    among those that are alike within the part's tolerance.
+    """
+
+    rule: CompositeRule = "weighted"
     parts: dict[str, Part] = Field(min_length=1)
     gate: Gate | None = None
 

@@ -453,8 +453,8 @@ class Options(TemplateInputs):
     attributes: dict[str, Weight] | None = Field(
         default=None,
         min_length=1,
-        description="The score is the sum of these attributes (or of a composite's parts), each "
-        "times its weight; those left out weigh 0.",
+        description="The score is the sum of these attributes (or of a composite's parts, or what "
+        "its rule makes of them), each times its weight; those left out weigh 0.",
     )
     rule: Rule | None = Field(
         default=None,
@@ -984,7 +984,8 @@ class CompareEntry(Entry):
 
     For two responses `margin` is r_0 − r_1 and `probability` P(0 ≻ 1); for more, both compare the
     first of `ranking` with the second. A model that only compares gives no margin, and as scores
-    the mean probabilities of winning; its preferences may go in circles, which is `undecided`.
+    the mean probabilities of winning; its preferences may go in circles, which is `undecided`. A
+    lexicographic composite does the same with probabilities of 1, 0 and, for a tie, 0.5.
     """
 
     scores: list[float] = Field(
@@ -1213,6 +1214,11 @@ class PartEntry(Answer):
     std: float | None = Field(
         default=None, exclude_if=_absent, description="It is divided by this then."
     )
+    tolerance: float | None = Field(
+        default=None,
+        exclude_if=_absent,
+        description="Of a 'lexicographic' composite: how far below the best of it is alike.",
+    )
 
 
 class GateEntry(Answer):
@@ -1258,7 +1264,7 @@ class ModelEntry(Answer):
     )
     kind: Literal["model", "ensemble", "policy", "composite"] = Field(
         description="One model, several of which the mean is taken, a language model's "
-        "likelihoods, or a weighted sum."
+        "likelihoods, or parts combined by a rule."
     )
     state: str = Field(description="'ready', or why it isn't.")
     default: bool = Field(description="Whether it answers requests that name no model.")
@@ -1307,9 +1313,15 @@ class ModelEntry(Answer):
     gate: GateEntry | None = Field(
         default=None, exclude_if=_absent, description="A composite's gate, if it has one."
     )
+    rule: Literal["min", "lexicographic"] | None = Field(
+        default=None,
+        exclude_if=_absent,
+        description="A composite's rule, where it isn't the weighted sum of its parts.",
+    )
     scores_steps: bool = Field(default=False, description="A process reward model.")
     only_compares: bool = Field(
-        default=False, description="It has no score for one response: not for /score."
+        default=False,
+        description="It has no score for one response, but compares: not for /score.",
     )
 
 

@@ -36,6 +36,7 @@ CAREFUL = {
 PANEL = (  # a card of the same five numbers as members
     f'[ensemble]\nof = "outputs"\n[score]\noutputs = {json.dumps(list(attributes.HELPSTEER))}\n'
 )
+TOLERANCE = 0.5  # within which the first part of the composite "ordered" is alike
 MEAN, STD = 0.25, 2.0  # what the tiny checkpoint's card states
 
 
@@ -151,6 +152,21 @@ def families(
         "guarded": {
             "parts": {"plain": {"target": "tiny"}, "quality": quality},
             "gate": {"part": "quality", "at_least": bar, "otherwise": OTHERWISE},
+        },
+        "worst": {
+            "rule": "min",
+            "parts": {
+                "plain": {"target": "tiny", "normalize": True},
+                "quality": quality | {"weight": 2.0},
+                "unweighed": {"target": "crew", "weight": 0.0},
+            },
+        },
+        "ordered": {
+            "rule": "lexicographic",
+            "parts": {
+                "plain": {"target": "tiny", "tolerance": TOLERANCE},
+                "long": {"target": "odin", "attribute": "length", "weight": 2.0},
+            },
         },
         "sound": {"parts": {"steps": {"target": "math"}, "plain": {"target": "tiny"}}},
     }

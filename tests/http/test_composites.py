@@ -11,7 +11,7 @@ from assay.settings import Settings
 from tests import resolving
 from tests.families.layout import ITEMS, SINGLE
 from tests.families.process import HENS, LAID
-from tests.http.conftest import MEAN, OTHERWISE, STD
+from tests.http.conftest import MEAN, OTHERWISE, STD, TOLERANCE
 from tests.http.processes import run
 from tests.http.texts import PAIR
 
@@ -106,6 +106,99 @@ def test_a_gate_lets_through_what_is_good_enough(
         assert entry["gated"] is not is_good
 
 
+def test_the_smallest_part_may_be_the_reward(
+    families: Server, parts: list[dict[str, float]]
+) -> None:
+    """Each times its weight; a request's own weights choose among them by the same rule."""
+    odin = entries(families, ITEMS, model="odin")
+    data = entries(families, ITEMS, model="worst")
+    chosen = entries(families, ITEMS, model="worst", attributes={"unweighed": 1.0})
+
+    expected = [
+        (part["plain"], 2 * own["attributes"]["quality"], part["crew"])
+        for part, own in zip(parts, odin, strict=True)
+    ]
+    for entry, own, (plain, quality, crew) in zip(data, chosen, expected, strict=True):
+        assert entry["score"] == pytest.approx(min(plain, quality), abs=ROUNDING)
+        assert own["score"] == pytest.approx(crew, abs=ROUNDING)
+        assert list(entry["attributes"]) == ["plain", "quality", "unweighed"]
+
+
+def test_an_order_ranks_by_one_part_after_the_other(families: Server) -> None:
+    """The longest of those that the first part finds alike; there is no score to be had."""
+    prompt, responses = "Why?", [item["response"] for item in ITEMS if "response" in item]
+    items = [{"prompt": prompt, "response": response} for response in responses]
+    first, second = (entries(families, items, model=name) for name in ("tiny", "odin"))
+    parts = [
+        {"plain": one["score"], "long": two["attributes"]["length"]}
+        for one, two in zip(first, second, strict=True)
+    ]
+    top = max(part["plain"] for part in parts)
+    alike = [i for i, part in enumerate(parts) if part["plain"] >= top - TOLERANCE]
+    longest = max(alike, key=lambda i: parts[i]["long"])
+    body = {
+        "prompt": prompt,
+        "responses": responses,
+        "model": "ordered",
+        "include": ["attributes", "members"],
+    }
+
+    (compared,) = families.http.post("/compare", json=body).json()["data"]
+    (best,) = families.http.post("/best-of-n", json=body).json()["data"]
+    refused = families.score(inputs=items, model="ordered").json()["error"]
+
+    assert len(alike) > 1
+    assert longest != max(alike, key=lambda i: parts[i]["plain"])
+    assert compared["winner"] == best["best"]["index"] == longest
+    assert compared["attributes"] == parts
+    assert (compared["margin"], compared["undecided"], compared["probability"]) == (None, False, 1)
+    assert compared["ranking"] == [ranked["index"] for ranked in best["ranking"]]
+    assert [ranked["attributes"] for ranked in best["ranking"]] == [
+        parts[i] for i in compared["ranking"]
+    ]
+    assert compared["scores"] == sorted(
+        (ranked["score"] for ranked in best["ranking"]), key=compared["scores"].index
+    )
+    assert "or /score with its parts' targets as 'targets'" in refused["message"]
+
+
+def test_an_order_answers_other_servers_comparisons(families: Server) -> None:
+    """NeMo Gym's, as a model does that only compares."""
+    pair = [
+        {"output": [{"type": "message", "role": "assistant", "content": text}]} for text in "ab"
+    ]
+    body = {"conversation_history": [{"role": "user", "content": "Why?"}], "response_objs": pair}
+    (native,) = families.http.post(
+        "/compare", json={"prompt": "Why?", "responses": ["a", "b"], "model": "ordered"}
+    ).json()["data"]
+
+    answer = families.http.post("/compare", json={**body, "model": "ordered"})
+
+    assert answer.json()["rewards"] == native["scores"]
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"attributes": {"plain": 1}}, "an order, not scores; leave 'attributes' out"),
+        ({"normalize": True}, "leave 'normalize' out"),
+        ({"include": ["steps"]}, "has no steps"),
+        ({"aggregate": "min"}, "scores no steps"),
+        ({"rule": "median"}, "use rule 'mean'"),
+    ],
+)
+def test_what_an_order_cant_give_is_refused(
+    families: Server, options: dict[str, Any], says: str
+) -> None:
+    """By the field's name."""
+    body = {"prompt": "Why?", "responses": ["a", "b"], "model": "ordered", **options}
+    answer = families.http.post("/best-of-n", json=body)
+
+    error = answer.json()["error"]
+    assert (answer.status_code, error["param"]) == (422, next(iter(options)))
+    assert says in error["message"]
+
+
 def test_every_route_says_whose_reward_the_gate_replaced(families: Server) -> None:
     """By response in a comparison, by place in a ranking."""
     items = [
@@ -133,6 +226,10 @@ def test_a_composite_shows_its_parts_and_its_gate(families: Server, bar: float) 
     assert "gate" not in mix
     assert guarded["gate"] == {"part": "quality", "at_least": bar, "otherwise": OTHERWISE}
     assert "parts" not in families.http.get("/models/tiny").json()
+    worst, ordered = (families.http.get(f"/models/{name}").json() for name in ("worst", "ordered"))
+    assert "rule" not in mix
+    assert (worst["rule"], ordered["rule"]) == ("min", "lexicographic")
+    assert ordered["parts"]["plain"] == {"target": "tiny", "weight": 1.0, "tolerance": TOLERANCE}
 
 
 def test_a_gate_stands_before_a_requests_own_weights(families: Server) -> None:
@@ -254,6 +351,22 @@ def test_an_item_that_one_member_refuses_has_no_reward(families: Server) -> None
                 "gate": {"part": "b", "at_least": 0, "otherwise": 0},
             },
             "composites.c.gate: 'b' isn't one of its parts (a)",
+        ),
+        (
+            {
+                "rule": "lexicographic",
+                "parts": {"a": {"target": "odin"}},
+                "gate": {"part": "a", "at_least": 0, "otherwise": 0},
+            },
+            "composites.c.gate: an order has no score that a gate could replace",
+        ),
+        (
+            {"parts": {"a": {"target": "odin", "tolerance": 0.5}}},
+            "composites.c.parts.a.tolerance: it is for the rule 'lexicographic'",
+        ),
+        (
+            {"rule": "min", "parts": {"a": {"target": "odin", "weight": 0.0}}},
+            "composites.c.parts: give one a weight other than 0",
         ),
     ],
 )

@@ -4,7 +4,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from assay.reward.composite import gated, standardised, weighted
+from assay.reward import tournament
+from assay.reward.composite import (
+    gated,
+    preferences,
+    ranks,
+    shares,
+    smallest,
+    standardised,
+    weighted,
+)
 
 PARTS = st.dictionaries(st.sampled_from("abcdef"), st.floats(-100, 100), min_size=1)
 
@@ -67,3 +76,82 @@ def test_an_unsafe_response_gets_the_other_reward(safety, reward):
 def test_an_unknown_safety_does_not_pass():
     """NaN is no evidence of safety."""
     assert gated(3.0, math.nan, at_least=0.5, otherwise=-9.0) == -9.0
+
+
+def test_the_smallest_counts_each_part_times_its_weight():
+    """A cost has a negative weight; weight 0 leaves a part out, and no part leaves 0."""
+    parts = {"helpful": 3.0, "safe": 1.0, "long": 4.0, "unweighed": -9.0}
+    weights = {"helpful": 0.25, "safe": 1.0, "long": -0.5, "unweighed": 0.0}
+
+    assert smallest(parts, weights) == -2.0
+    assert smallest(parts, weights | {"long": 0.0}) == 0.75
+    assert smallest(parts, dict.fromkeys(parts, 0.0)) == 0.0
+
+
+ROWS = st.lists(st.tuples(*[st.integers(-3, 3)] * 3), min_size=1, max_size=8)
+TOLERANCES = st.tuples(*[st.integers(0, 3)] * 3)
+
+
+def picked(rows, tolerances):
+    """Return the responses that are as good as any, by the words of the rule."""
+    left = list(range(len(rows)))
+    for part, tolerance in enumerate(tolerances):
+        best = max(rows[i][part] for i in left)
+        left = [i for i in left if rows[i][part] >= best - tolerance]
+    return left
+
+
+@given(ROWS, TOLERANCES)
+def test_the_first_are_those_that_no_part_puts_aside(rows, tolerances):
+    """Part by part, whoever is more than the tolerance below the best of those left is out."""
+    found = ranks(rows, tolerances)
+
+    assert [i for i, rank in enumerate(found) if rank == 0] == picked(rows, tolerances)
+
+
+@given(ROWS, TOLERANCES)
+def test_ranks_are_those_of_picking_again_and_again(rows, tolerances):
+    """A part's bands are fixed from the best down, the next part orders within each of them."""
+
+    def bands(band, part):
+        if part == len(tolerances):
+            return [band]
+        left, found = list(band), []
+        while left:
+            best = max(rows[i][part] for i in left)
+            alike = [i for i in left if rows[i][part] >= best - tolerances[part]]
+            found += bands(alike, part + 1)
+            left = [i for i in left if i not in alike]
+        return found
+
+    expected = bands(list(range(len(rows))), 0)
+
+    found = ranks(rows, tolerances)
+
+    assert [sorted(band) for band in expected] == [
+        [i for i, rank in enumerate(found) if rank == each] for each in sorted(set(found))
+    ]
+
+
+@given(ROWS)
+def test_without_tolerances_it_is_the_order_of_tuples(rows):
+    """As Python compares them, the larger first."""
+    found = ranks(rows, (0, 0, 0))
+
+    assert found == [sum(other > own for other in rows) for own in rows]
+
+
+@given(ROWS, TOLERANCES)
+def test_shares_are_the_mean_probability_of_winning(rows, tolerances):
+    """As those of a model that only compares."""
+    found = ranks(rows, tolerances)
+
+    assert shares(found) == pytest.approx(tournament.scores(preferences(found)), abs=1e-12)
+
+
+def test_alike_within_a_tolerance_has_no_circles():
+    """Pairs alone would go around: b before a, c before b, and a before c."""
+    a, b, c = (2.0, 0.0), (1.5, 1.0), (1.0, 2.0)
+
+    assert [ranks(pair, (0.6, 0.0)) for pair in ([a, b], [b, c], [c, a])] == [[1, 0]] * 3
+    assert ranks([a, b, c], (0.6, 0.0)) == [1, 0, 2]

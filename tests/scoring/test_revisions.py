@@ -19,6 +19,10 @@ def changed(**part):
 
 
 COMPOSITES = {
+    "smallest": {"rule": "min", "parts": PARTS},
+    "ordered": {"rule": "lexicographic", "parts": PARTS},
+    "another order": {"rule": "lexicographic", "parts": dict(reversed(PARTS.items()))},
+    "alike": {"rule": "lexicographic", "parts": PARTS | {"a": PARTS["a"] | {"tolerance": 0.5}}},
     "plain": {"parts": PARTS},
     "another weight": {"parts": changed(weight=0.1)},
     "an attribute": {"parts": changed(attribute="reward")},

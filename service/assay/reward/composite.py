@@ -8,12 +8,13 @@ otherwise change a score.
 from __future__ import annotations
 
 import math
+from collections import Counter
 from typing import TYPE_CHECKING
 
 from assay.reward.transform import standardize
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
 
 def weighted(parts: Mapping[str, float], weights: Mapping[str, float]) -> float:
@@ -23,6 +24,56 @@ def weighted(parts: Mapping[str, float], weights: Mapping[str, float]) -> float:
     """
     _match(parts, weights, "weight")
     return math.fsum(weights[name] * part for name, part in parts.items())
+
+
+def smallest(parts: Mapping[str, float], weights: Mapping[str, float]) -> float:
+    """Return the smallest weight · part. Weight 0 leaves out; 0.0 where every part is.
+
+    Raises ValueError as `weighted` does.
+    """
+    _match(parts, weights, "weight")
+    counted = (weights[name] * part for name, part in parts.items() if weights[name])
+    return min(counted, default=0.0)
+
+
+def ranks(rows: Sequence[Sequence[float]], tolerances: Sequence[float]) -> list[int]:
+    """Return how many responses stand before each: by their first part, then the next, and so on.
+
+    `rows` has each response's parts, the larger the better. Those whose part is at most its
+    tolerance below the best of a band are that band, which the next part orders; the best of the
+    others begins the next band. Two responses tie where one band still has both.
+
+    Bands, for "alike within a tolerance" isn't transitive: a lexicographic semiorder of pairs
+    (Tversky 1969) may go in circles. Of two responses it is that order.
+    """
+    bands = [list(range(len(rows)))]
+    for part, tolerance in enumerate(tolerances):
+        bands = [
+            narrower
+            for band in bands
+            for narrower in _bands(band, [rows[i][part] for i in band], tolerance)
+        ]
+    found = [0] * len(rows)
+    before = 0
+    for band in bands:
+        for i in band:
+            found[i] = before
+        before += len(band)
+    return found
+
+
+def preferences(ranks: Sequence[int]) -> list[list[float]]:
+    """Return P(i ≻ j) at [i][j] of an order: 1, 0, or 0.5 for a tie."""
+    return [[0.5 if own == other else float(own < other) for other in ranks] for own in ranks]
+
+
+def shares(ranks: Sequence[int]) -> list[float]:
+    """Return the share of the others that each response beats, ties by half; 0.5 for a lone one."""
+    n = len(ranks)
+    if n == 1:
+        return [0.5]
+    tied = Counter(ranks)
+    return [(n - own - tied[own] + (tied[own] - 1) / 2) / (n - 1) for own in ranks]
 
 
 def standardised(
@@ -49,6 +100,18 @@ def gated(reward: float, safety: float, *, at_least: float, otherwise: float) ->
 def passes(safety: float, *, at_least: float) -> bool:
     """Return whether a safety score is `at_least` that much; a NaN isn't."""
     return safety >= at_least
+
+
+def _bands(band: Sequence[int], values: Sequence[float], tolerance: float) -> list[list[int]]:
+    """Return a band in narrower ones, best first; inside each in the order that it had."""
+    bands: list[list[int]] = []
+    best = math.inf
+    for value, i in sorted(zip(values, band, strict=True), key=lambda pair: -pair[0]):
+        if not bands or best - value > tolerance:
+            bands.append([])
+            best = value
+        bands[-1].append(i)
+    return bands
 
 
 def _match(parts: Mapping[str, float], values: Mapping[str, object], kind: str) -> None:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from assay import wire
 from assay.errors import AssayError
-from assay.reward import ensemble, preference, selection, tournament
+from assay.reward import composite, ensemble, preference, selection, tournament
 from assay.scoring import garbage
 from assay.scoring import items as scoring_items
 from assay.scoring.call import ScoredItem
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from assay.scoring import pairwise
     from assay.scoring.call import Call
     from assay.scoring.driver import Handler
-    from assay.scoring.results import RequestResult
 
 
 AnswerT = TypeVar("AnswerT", wire.ScoreAnswer, wire.CompareAnswer, wire.BestOfNAnswer)
@@ -80,7 +79,14 @@ def compare(
     groups = [(comparison.prompt, comparison.candidates()) for comparison in comparisons]
     yield from sized(_size(groups))
     entries: Iterator[wire.CompareEntry]
-    if call.only_compares:
+    if call.target.orders:
+        outcome, parts = yield from call.run_groups(groups, "comparisons", comparisons)
+        yield from sized(sum(len(part) ** 2 for part in parts))
+        entries = (
+            _ordered(call, request, index, comparison.id, part)
+            for index, (comparison, part) in enumerate(zip(comparisons, parts, strict=True))
+        )
+    elif call.only_compares:
         outcome, matrices = yield from call.contest(groups, "comparisons", comparisons)
         yield from sized(_size(groups))
         entries = (
@@ -88,7 +94,7 @@ def compare(
             for index, (comparison, matrix) in enumerate(zip(comparisons, matrices, strict=True))
         )
     else:
-        outcome, parts = yield from _judged(call, groups, "comparisons", comparisons)
+        outcome, parts = yield from call.run_groups(groups, "comparisons", comparisons)
         entries = (
             _comparison(call, request, index, comparison.id, part)
             for index, (comparison, part) in enumerate(zip(comparisons, parts, strict=True))
@@ -104,7 +110,11 @@ def best_of_n(
     requested = request.all()
     groups = [(group.prompt, group.candidates()) for group in requested]
     yield from sized(_size(groups))
-    if call.only_compares:
+    if call.target.orders:
+        outcome, parts = yield from call.run_groups(groups, "groups", requested)
+        yield from sized(_size(groups))
+        parts = [_placed(call, part) for part in parts]
+    elif call.only_compares:
         outcome, matrices = yield from call.contest(groups, "groups", requested)
         yield from sized(_size(groups))
         parts = [
@@ -112,7 +122,7 @@ def best_of_n(
             for matrix, (_, responses) in zip(matrices, groups, strict=True)
         ]
     else:
-        outcome, parts = yield from _judged(call, groups, "groups", requested)
+        outcome, parts = yield from call.run_groups(groups, "groups", requested)
     return EntryByEntry(
         wire.BestOfNAnswer(data=[], **call.envelope(outcome, request_id)),
         (
@@ -120,20 +130,6 @@ def best_of_n(
             for index, (group, part) in enumerate(zip(requested, parts, strict=True))
         ),
     )
-
-
-def _judged(
-    call: Call,
-    groups: Sequence[pairwise.Group],
-    field: str,
-    entries: Sequence[wire.TemplateInputs],
-) -> Handler[tuple[RequestResult, list[list[ScoredItem]]]]:
-    """Score the responses of each group."""
-    beside = scoring_items.each_inputs(call.options, entries)
-    sources = scoring_items.sources(groups, beside)
-    outcome, judged = yield from call.run(sources, scoring_items.paths(field, groups, entries))
-    remaining = iter(judged)
-    return outcome, [[next(remaining) for _ in responses] for _, responses in groups]
 
 
 def _size(groups: Sequence[pairwise.Group]) -> int:
@@ -221,6 +217,35 @@ def _contest(
         ranking=ranking if several else None,
         probabilities=matrix if several else None,
     )
+
+
+def _ordered(
+    call: Call,
+    request: wire.CompareRequest,
+    index: int,
+    name: str | None,
+    items: Sequence[ScoredItem],
+) -> wire.CompareEntry:
+    """Return a comparison by a target that orders responses by their parts."""
+    if error := _first_error(items):
+        return wire.CompareEntry(index=index, id=name, error=error)
+    entry = _contest(request, index, name, composite.preferences(call.ranks(items)))
+    beside: dict[str, Any] = {
+        **_listed([_included(call, item) for item in items]),
+        "n_tokens": [item.n_tokens for item in items],
+        "truncated": [item.truncated for item in items],
+    }
+    return entry.model_copy(update=beside)
+
+
+def _placed(call: Call, items: Sequence[ScoredItem]) -> list[ScoredItem]:
+    """Return responses by the share of the others that each stands before."""
+    if any(item.error for item in items):
+        return list(items)
+    return [
+        replace(item, verdict=replace(item.verdict, rewards=(share,)))
+        for item, share in zip(items, composite.shares(call.ranks(items)), strict=True)
+    ]
 
 
 def _winners(matrix: pairwise.Matrix | AssayError, count: int) -> list[ScoredItem]:

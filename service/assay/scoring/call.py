@@ -8,8 +8,9 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from assay import wire
+from assay.errors import InvalidField
 from assay.items import Cutting, Ids
-from assay.reward import ensemble, selection, transform
+from assay.reward import composite, ensemble, selection, transform
 from assay.scoring import (
     calibrated,
     garbage,
@@ -120,6 +121,20 @@ class Call:
         garbage.note([outcome.items, judged])
         return outcome, judged
 
+    def run_groups(
+        self,
+        groups: Sequence[pairwise.Group],
+        field: str,
+        entries: Sequence[wire.TemplateInputs] = (),
+        inputs: Sequence[TemplateInputs] = (),
+    ) -> Handler[tuple[RequestResult, list[list[ScoredItem]]]]:
+        """Score the responses of each group; `entries` and `inputs` as in `contest`."""
+        beside = inputs or items.each_inputs(self.options, entries or [self.options] * len(groups))
+        sources = items.sources(groups, beside)
+        outcome, judged = yield from self.run(sources, items.paths(field, groups, entries))
+        remaining = iter(judged)
+        return outcome, [[next(remaining) for _ in responses] for _, responses in groups]
+
     def judged(self, sources: Sequence[Source], outcome: RequestResult) -> list[ScoredItem]:
         """Return what the target made of each item, and count it."""
         sizes = self._scorer.served.sizes(self.target)
@@ -158,6 +173,8 @@ class Call:
         `entries` are the groups as they came, which may have tools and the like of their own;
         foreign contracts give these as `inputs`.
         """
+        if self.target.orders:
+            return (yield from self._ordered(groups, field, entries, inputs))
         overrides = entries or [self.options] * len(groups)
         beside = inputs or items.each_inputs(self.options, overrides)
         rounds = [
@@ -184,6 +201,31 @@ class Call:
         ]
         self._count(outcome, [])
         return outcome, matrices
+
+    def _ordered(
+        self,
+        groups: Sequence[pairwise.Group],
+        field: str,
+        entries: Sequence[wire.TemplateInputs],
+        inputs: Sequence[TemplateInputs],
+    ) -> Handler[tuple[RequestResult, list[pairwise.Matrix | AssayError]]]:
+        """Let a target order each group's responses by their parts."""
+        for index, (_, responses) in enumerate(groups):
+            if len(responses) > wire.MOST_COMPARED:
+                raise InvalidField(
+                    f"at most {wire.MOST_COMPARED} responses can be compared with each other",
+                    param=f"{field}[{index}].responses",
+                )
+        outcome, parts = yield from self.run_groups(groups, field, entries, inputs)
+        return outcome, [
+            next((item.error for item in part if item.error is not None), None)
+            or composite.preferences(self.ranks(part))
+            for part in parts
+        ]
+
+    def ranks(self, responses: Sequence[ScoredItem]) -> list[int]:
+        """Return how many of a group stand before each response, by a target that orders them."""
+        return interpretation.ranks(self.target, [item.verdict for item in responses])
 
     def _judge(
         self, source: Source, scored: RawResult, sizes: Sequence[Mapping[str, int]]

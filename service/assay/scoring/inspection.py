@@ -135,6 +135,7 @@ def describe(
         attributes=target.attributes,
         parts={part.name: _part(part) for part in target.parts} or None,
         gate=wire.GateEntry(**target.gate.model_dump()) if target.gate else None,
+        rule=None if target.rule == "weighted" else target.rule,
         scores_steps=target.scores_steps,
         only_compares=target.only_compares,
     )
@@ -183,6 +184,7 @@ def _part(part: CompositePart) -> wire.PartEntry:
         weight=part.weight,
         mean=None if is_standard else part.mean,
         std=None if is_standard else part.std,
+        tolerance=part.tolerance or None,
     )
 
 

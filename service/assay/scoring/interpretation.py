@@ -151,6 +151,15 @@ def _outputs(card: Card, rows: Sequence[Sequence[float]], wish: ScoreOptions) ->
     return tuple(readings)
 
 
+def ranks(target: Target, responses: Sequence[TargetScore]) -> list[int]:
+    """Return how many responses stand before each one, by a target that orders them."""
+    counted = [part for part in target.parts if part.weight]
+    rows = [
+        [part.weight * response.attributes[part.name] for part in counted] for response in responses
+    ]
+    return composite.ranks(rows, [part.tolerance for part in counted])
+
+
 def probability(card: Card, ordered: np.ndarray, swapped: np.ndarray | None) -> float:
     """Return P(a ≻ b) by a model that reads both: in `ordered` a first, in `swapped` b first."""
     preference = card.preference
@@ -249,12 +258,19 @@ def _weights(card: Card, heads: Mapping[str, list[list[float]]], wish: ScoreOpti
 def _of_composite(target: Target, read: Sequence[Reward], wish: ScoreOptions) -> TargetScore:
     by_name = {model.name: reading for model, reading in zip(target.members, read, strict=True)}
     parts = {part.name: _part(part, by_name) for part in target.parts}
-    value = _weighted(parts, wish.attributes or {part.name: part.weight for part in target.parts})
+    members = tuple(reading.score for reading in read)
+    weights = wish.attributes or {part.name: part.weight for part in target.parts}
+    match target.rule:
+        case "weighted":
+            value = _weighted(parts, weights)
+        case "min":
+            value = composite.smallest(parts, {name: weights.get(name, 0.0) for name in parts})
+        case "lexicographic":  # an order, in which one response alone has no place
+            return TargetScore((), attributes=parts, members=members)
     gated = None
     if gate := target.gate:
         gated = not composite.passes(parts[gate.part], at_least=gate.at_least)
         value = gate.otherwise if gated else value
-    members = tuple(reading.score for reading in read)
     return TargetScore((value,), attributes=parts, members=members, gated=gated)
 
 

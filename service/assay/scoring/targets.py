@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from assay.cards import uncertainty
     from assay.cards.calibration import Calibration
     from assay.prompts.models import Model, Resolved
-    from assay.settings import Composite, Gate, Settings
+    from assay.settings import Composite, CompositeRule, Gate, Settings
     from assay.settings import Part as PartSetting
 
 logger = logging.getLogger("assay.targets")
@@ -43,6 +43,7 @@ class CompositePart:
     weight: float
     mean: float
     std: float
+    tolerance: float = 0.0
 
     @property
     def models(self) -> tuple[str, ...]:
@@ -70,6 +71,7 @@ class Target:
     combination: Combination = _PLAIN
     warnings: tuple[str, ...] = ()  # what an operator should know of how they are combined
     calibration: Calibration | None = None
+    rule: CompositeRule = "weighted"  # of the parts
 
     @property
     def is_ensemble(self) -> bool:
@@ -89,7 +91,12 @@ class Target:
     @property
     def only_compares(self) -> bool:
         """Whether it says which of two responses is better, and gives no scores."""
-        return self.card.preference is not None
+        return self.card.preference is not None or self.orders
+
+    @property
+    def orders(self) -> bool:
+        """Whether it is an order of responses by their parts."""
+        return self.rule == "lexicographic"
 
     @property
     def scores_steps(self) -> bool:
@@ -435,6 +442,7 @@ def _composite(
     Raises:
         SettingsError: A part isn't served, or isn't what the table says of it.
     """
+    _check_rule(f"composites.{name}", table)
     parts = tuple(
         _part(f"composites.{name}.parts.{label}", label, part, targets, aliases)
         for label, part in table.parts.items()
@@ -452,18 +460,38 @@ def _composite(
         cards.Card(),
         members,
         "composite",
-        _combined_revision(members, _said(parts, table.gate, targets)),
+        _combined_revision(members, _said(parts, table, targets)),
         parts=parts,
         gate=table.gate,
+        rule=table.rule,
     )
 
 
+def _check_rule(where: str, table: Composite) -> None:
+    """Refuse what a composite's rule has no use for."""
+    by_order = table.rule == "lexicographic"
+    if by_order and table.gate is not None:
+        raise SettingsError(
+            f"{where}.gate: an order has no score that a gate could replace; give "
+            f"'{table.gate.part}' as the first part instead"
+        )
+    for label, part in table.parts.items():
+        if part.tolerance is not None and not by_order:
+            raise SettingsError(
+                f"{where}.parts.{label}.tolerance: it is for the rule 'lexicographic'; leave it out"
+            )
+    if table.rule != "weighted" and not any(part.weight for part in table.parts.values()):
+        raise SettingsError(f"{where}.parts: give one a weight other than 0")
+
+
 def _said(
-    parts: Iterable[CompositePart], gate: Gate | None, targets: Mapping[str, Target]
+    parts: Sequence[CompositePart], table: Composite, targets: Mapping[str, Target]
 ) -> dict[str, object]:
     """Return all that decides a composite's scores beside its members, for its revision."""
+    rule = {"rule": table.rule, "order": [(part.name, part.tolerance) for part in parts]}
     return {
-        "gate": gate.model_dump() if gate else None,
+        **(rule if table.rule != "weighted" else {}),
+        "gate": table.gate.model_dump() if table.gate else None,
         "parts": {
             part.name: (targets[part.target].revision, part.attribute, part.weight, *part.moments)
             for part in parts
@@ -497,6 +525,7 @@ def _part(
         weight=part.weight,
         mean=moments.mean if moments else 0.0,
         std=moments.std if moments else 1.0,
+        tolerance=part.tolerance or 0.0,
     )
 
 

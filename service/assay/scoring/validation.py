@@ -75,28 +75,34 @@ def check_each(targets: Sequence[Target], request: wire.ScoreRequest) -> None:
 
 
 def _check_comparing(target: Target, options: wire.Options) -> None:
-    """Refuse whatever is about scores: the model gives probabilities of winning."""
+    """Refuse whatever is about scores: the target gives probabilities of winning, or an order."""
+    orders = target.orders
     if isinstance(options, wire.ScoreRequest):
+        named = ", or /score with its parts' targets as 'targets'" if orders else ""
         raise InvalidField(
             f"'{target.name}' compares responses and has no score for one alone; use /compare or "
-            "/best-of-n",
+            f"/best-of-n{named}",
             param="model",
         )
     requested = {
         "normalize": options.normalize,
         "activation": options.activation != "none",
-        "aggregate": options.aggregate is not None,
+        "aggregate": options.aggregate is not None and not orders,
         "threshold": options.threshold is not None,
         "attributes": options.attributes is not None,
-        "include": bool(options.include),
+        "include": bool(options.include) and not orders,
         "temperature": isinstance(options, wire.CompareRequest)
         and options.temperature not in (None, 1.0),
     }
     if name := next((name for name, is_asked in requested.items() if is_asked), None):
         raise InvalidField(
-            f"'{target.name}' gives probabilities of winning, not scores; leave '{name}' out",
+            f"'{target.name}' gives {'an order' if orders else 'probabilities of winning'}, not "
+            f"scores; leave '{name}' out",
             param=name,
         )
+    if orders:  # it has parts
+        _check_steps(target, options)
+        _check_included(target, options)
     if options.rule not in (None, "mean"):
         raise InvalidField(
             f"'{target.name}' compares, and responses are ranked by their mean probability of "
