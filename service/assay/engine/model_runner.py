@@ -73,6 +73,8 @@ class ModelRunner:
         self.layers = 0  # that attend, once it has run
         self.kinds: set[LayerKind] = set()  # of these
         self.unheard: set[int] = set()  # tokens that a mask lets see, and no layer asked for
+        self.adapters = 1  # that lie on it, each with its own scores of the same tokens
+        self.expected: torch.Tensor | None = None  # these of the sample, where they are known
 
     @property
     def is_worth_compiling(self) -> bool:
@@ -138,6 +140,9 @@ class ModelRunner:
         """Return what it is tried on."""
         return Sample.of(self.model, max_tokens=self.max_tokens, segments=self.segments)
 
+    def install(self) -> None:
+        """Put into the layers what isn't in them yet, once they are laid out: here nothing."""
+
     def attend(self) -> None:
         """Let the model attend as `attention` says.
 
@@ -163,19 +168,15 @@ class ModelRunner:
         self, batch: PrefixBatch, on_ending: Callable[[], None] = lambda: None, part: float = 0.0
     ) -> torch.Tensor:
         packed = packing.pack(batch)
-        ending = int(part * self.model.config.get_text_config().num_hidden_layers)
-
-        def on_layer(number: int) -> None:
-            if number == ending:
-                on_ending()
-
         rows = self._rows_read(batch, packed)
         arrays = {"positions": self._positions(packed), "next_ids": batch.next_ids}
         if rows is not None:
             arrays["read_rows"] = packing.filled(rows)
         there = packed.on(self.device, **arrays)
         narrowed = None if self.last_layer is None else rows
-        with interface.over(packed, self.block_cache, on_layer, narrowed) as under_way:
+        with interface.over(
+            packed, self.block_cache, self._on_layer(on_ending, part), narrowed
+        ) as under_way:
             hidden = self.model.base_model(
                 input_ids=there["ids"].long()[None],
                 position_ids=there["positions"].long()[None],
@@ -190,6 +191,11 @@ class ModelRunner:
         else:
             read = hidden[: len(rows)].float()
         return self.readout.score(read, there["next_ids"] if len(batch.next_ids) else None)
+
+    def _on_layer(self, on_ending: Callable[[], None], part: float) -> Callable[[int], None]:
+        """Return what hears each layer's number, to tell when a part of them is launched."""
+        ending = int(part * self.model.config.get_text_config().num_hidden_layers)
+        return lambda number: on_ending() if number == ending else None
 
     def _rows_read(self, batch: PrefixBatch, packed: PackedBatch) -> np.ndarray | None:
         """Return the rows that a head reads, in its order, (read rows,) int32; of means none."""
@@ -276,12 +282,12 @@ def load(
     """Return a checkpoint's trunk and heads, not yet verified; `base` is that of an adapter."""
     card = card or Card()
     model, head = checkpoint.load(folder, card, device=device, dtype=dtype, base=base)
-    runner = ModelRunner(model, head, forward=card.trunk.attention, position=_position(card))
+    runner = ModelRunner(model, head, forward=card.trunk.attention, position=card_position(card))
     runner.warnings += checkpoint.notes(folder, base)
     return runner
 
 
-def _position(card: Card) -> readout.Position | None:
+def card_position(card: Card) -> readout.Position | None:
     """Return where a card reads the head of transformers' own class, if it says so."""
     if card.heads or card.policy is not None or card.read is None:
         return None

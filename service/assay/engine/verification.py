@@ -77,7 +77,7 @@ def verify(
             quantize.
     """
     sample = runner.sample()
-    expected = _expected(runner, sample)
+    expected = own_scores(runner, sample) if runner.expected is None else runner.expected
     if not expected.isfinite().all():
         raise CheckpointError(
             f"{type(runner.model).__name__}: the model's own forward pass gives NaN or infinity; "
@@ -85,7 +85,7 @@ def verify(
             "narrow for them"
         )
     exact, bound = expected, _tolerance(runner, expected)
-    if is_looked_at_closely(runner):
+    if is_looked_at_closely(runner) and runner.expected is None:
         exact, bound = _measured(runner, sample, expected, bound)
     # The readout has the pooler; the trunk would run it on every forward pass for nothing.
     if getattr(runner.model.base_model, "pooler", None) is not None:
@@ -93,6 +93,7 @@ def verify(
     if runner.device.type == "cpu":
         compilation.prepack(runner.model.base_model)
         activations.steady(runner.model.base_model)
+    runner.install()
     gap = _choose(runner, sample, exact, bound, attention, compiled=compiled)
     class_position = runner.readout.position
     if runner.card_position is not None:
@@ -123,20 +124,20 @@ def compile_blocks(runner: ModelRunner) -> None:
 
 @torch.inference_mode()
 def keep_prefixes(runner: ModelRunner, memory: int) -> None:
-    """Keep what batches begin with in at most so many bytes, if scores stay what they are."""
+    """Keep what batches begin with, of each adapter's in at most so many bytes, if scores stay."""
     sample = runner.sample()
     if not runner.shares_prefixes or not sample.blocks:
         return
     before = torch.from_numpy(runner.score(sample.pair())).float()
     first, then = sample.continued()
-    tried = runner.block_cache = BlockCache(sample.blocks)
+    tried = runner.block_cache = BlockCache(sample.blocks * runner.adapters)
     runner.score(first)
     trial = _trial(runner, then, before)
     runner.block_cache = None
     if trial.gap > tolerance_of_itself(runner, before):
         runner.warnings.append(f"it keeps no prefixes: {trial.reason('move')}")
     elif blocks := min(memory // tried.block_bytes, _MOST_BLOCKS):
-        runner.block_cache = BlockCache(blocks)
+        runner.block_cache = BlockCache(blocks * runner.adapters)
 
 
 def is_looked_at_closely(runner: ModelRunner) -> bool:
@@ -207,7 +208,7 @@ def _measured(
         return expected, bound
     try:
         with upcasting.in_float32(runner.model):
-            exact = _expected(runner, sample)
+            exact = own_scores(runner, sample)
     except RuntimeError as error:
         if faults.loses_the_device(error):
             raise
@@ -360,7 +361,8 @@ def _trial(
     return Trial(gap if np.isfinite(gap) else float("inf"))
 
 
-def _expected(runner: ModelRunner, sample: Sample) -> torch.Tensor:
+@torch.inference_mode()
+def own_scores(runner: ModelRunner, sample: Sample) -> torch.Tensor:
     """Return the model's own scores: eager, each sequence alone, no padding."""
     # The head is float32 and the trunk need not be: lift what crosses between them.
     lifts = [
