@@ -1293,6 +1293,12 @@ class ModelEntry(Answer):
         description="Why it runs slower than it could; by how much quantizing moves its scores.",
     )
     parameters: int | None = Field(default=None, description="How many it has, over all members.")
+    shared_base: list[str] | None = Field(
+        default=None,
+        exclude_if=_absent,
+        description="The models whose adapters lie on one copy of a base with its own, itself "
+        "among them: `parameters` of the base are in memory once for all.",
+    )
     max_tokens: int | None = Field(default=None, description="The limit of an item in tokens.")
     batch_tokens: int | None = Field(
         default=None, description="How many tokens a batch has at most, as it is now."

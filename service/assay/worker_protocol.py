@@ -64,6 +64,12 @@ class ModelSpec:
     revision: str = ""
     quantize: Quantized | Literal["auto"] = "auto"
 
+    @property
+    def rounds_to(self) -> Quantized:
+        """What its linear layers are quantized to, by the operator or the card."""
+        kind = self.card.trunk.quantize if self.quantize == "auto" else self.quantize
+        return kind or "none"
+
 
 @dataclass(frozen=True, slots=True)
 class WarmUp:
@@ -138,6 +144,9 @@ class Loaded(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True):
     quantized: Quantized = "none"
     # What an operator should know: why it is slower than it could be.
     warnings: Annotated[tuple[str, ...], msgspec.Meta(max_length=_MOST_LISTED)] = ()
+    # The models, itself among them, whose adapters lie on one copy of a base: a batch may have
+    # items of all. Adapters are numbered by their places here.
+    shared_base: Annotated[tuple[str, ...], msgspec.Meta(max_length=_MOST_LISTED)] = ()
 
     def __post_init__(self) -> None:
         """Take no rate that isn't a number."""
@@ -179,6 +188,7 @@ class PrefixBatch:
     read_rows: np.ndarray | None = None  # (rows,) int32, places in `ids` that are read instead
     next_ids: np.ndarray = field(default_factory=_none)  # (rows,) int32, the tokens after them
     segments: np.ndarray | None = None  # (tokens,) int32, of unshared runs; None: all 0
+    adapters: np.ndarray | None = None  # (runs,) int32, the number of each's; see `joined_batch`
 
     @classmethod
     def unshared(cls, sequences: Sequence[np.ndarray]) -> Self:

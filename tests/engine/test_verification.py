@@ -117,7 +117,7 @@ def test_scores_are_held_against_float32(runner_of, monkeypatch):
 def test_where_float32_does_not_fit_its_own_scores_are_the_measure(runner_of, monkeypatch):
     """As they are on a CPU."""
     runner = runner_of("qwen3")
-    expected = verification._expected
+    expected = verification.own_scores
 
     def short_of_memory(runner, sample):
         if in_float32:
@@ -132,7 +132,7 @@ def test_where_float32_does_not_fit_its_own_scores_are_the_measure(runner_of, mo
         return grown(model)
 
     monkeypatch.setattr(upcasting, "in_float32", noted)
-    monkeypatch.setattr(verification, "_expected", short_of_memory)
+    monkeypatch.setattr(verification, "own_scores", short_of_memory)
 
     verification.verify(runner, compiled=True)
 

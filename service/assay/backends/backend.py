@@ -66,6 +66,10 @@ class Capabilities(Protocol):
         """How many it has; 0 where that isn't known."""
 
     @property
+    def shared_base(self) -> tuple[str, ...]:
+        """The models, itself among them, whose adapters lie on one copy of a base; or none."""
+
+    @property
     def budget_tokens(self) -> int:
         """How many tokens a batch has at the most."""
 

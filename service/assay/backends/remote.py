@@ -82,6 +82,7 @@ class RemoteCapabilities:
     architecture: str = "remote"
     dtype: str = "remote"
     quantized: str = "none"
+    shared_base: tuple[str, ...] = ()
     attention: str = ""
     reads: str = "last"
     parameters: int = 0

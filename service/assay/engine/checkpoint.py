@@ -30,7 +30,7 @@ from assay.errors import CheckpointError
 from assay.worker_protocol import OUTLINE
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterable
+    from collections.abc import Callable, Collection, Iterable, Sequence
     from pathlib import Path
 
     from assay.cards.card import Card
@@ -61,8 +61,10 @@ def load(
         CheckpointError: The folder can't be served with the right numbers; says which tensor.
     """
     if adapters.is_adapter(folder):
-        model = _adapted(folder, weights_folder(folder, base), card, device, dtype)
-        return _still(model), own(model)
+        adapter, base = Adapter(folder), weights_folder(folder, base)
+        model = adapters_base([adapter], folder, base, card, device=device, dtype=dtype)
+        model = still(adapter.merge(model, device))
+        return model, own(model)
     contents, reader = _opened(folder)
     has_own_head = not card.has_reward_head and card.policy is None
     if card.trunk.layout == "internlm2":
@@ -85,8 +87,8 @@ def load(
     model.to(device)
     _restore_head_precision(model, reader)
     if has_own_head and readout is not None:
-        return _still(model), beside(own(model), readout)
-    return _still(model), readout or own(model)
+        return still(model), beside(own(model), readout)
+    return still(model), readout or own(model)
 
 
 def load_by_own_code(
@@ -122,7 +124,7 @@ def load_by_own_code(
             f"{_first_line(error)}"
         ) from error
     _check_complete(folder, report, used=(), unused=card.trunk.unused)
-    return _still(model.to(device))
+    return still(model.to(device))
 
 
 def notes(folder: Path, base: Path | None = None) -> list[str]:
@@ -135,6 +137,14 @@ def weights_folder(folder: Path, base: Path | None) -> Path:
     if not adapters.is_adapter(folder):
         return folder
     return base or adapters.base_folder(folder, _absent)
+
+
+def still(model: transformers.PreTrainedModel) -> transformers.PreTrainedModel:
+    """Return a model in evaluation mode, without gradients or a cache of its own."""
+    model.eval()
+    model.requires_grad_(False)
+    model.config.use_cache = False
+    return model
 
 
 def head_modules(model: transformers.PreTrainedModel) -> list[torch.nn.Module]:
@@ -158,26 +168,30 @@ def _opened(folder: Path) -> tuple[Contents, Reader]:
     return contents, Reader(folder, contents)
 
 
-def _still(model: transformers.PreTrainedModel) -> transformers.PreTrainedModel:
-    """Return a model in evaluation mode, without gradients or a cache of its own."""
-    model.eval()
-    model.requires_grad_(False)
-    model.config.use_cache = False
-    return model
-
-
-def _adapted(
-    folder: Path, base: Path, card: Card, device: torch.device, dtype: torch.dtype | None
+def adapters_base(
+    adapters_on_it: Sequence[Adapter],
+    folder: Path,
+    base: Path,
+    card: Card,
+    *,
+    device: torch.device,
+    dtype: torch.dtype | None,
 ) -> transformers.PreTrainedModel:
-    """Return an adapter merged into its base; the head is the adapter's, or else the base's."""
+    """Return the base of some adapters, whose heads are alike; `folder` is the first one's.
+
+    What each of them saves may be missing in the base, and has no numbers then.
+
+    Raises:
+        CheckpointError: It can't be served with the right numbers; says which tensor.
+    """
     if card.heads or card.policy is not None or card.trunk.layout != "transformers":
         raise CheckpointError(
             f"{folder} is an adapter; with [heads], [policy] or a [trunk] layout in its card it "
             "must be merged into its base first (peft's merge_and_unload, then save_pretrained)"
         )
-    adapter = Adapter(folder)
     config = _config(adapters.config_folder(folder, base), None)
-    labels, expected = adapter.labels or config.num_labels, max(1, len(card.score.outputs))
+    brought = adapters_on_it[0].labels
+    labels, expected = brought or config.num_labels, max(1, len(card.score.outputs))
     if labels != expected:
         raise CheckpointError(
             f"the head of {folder} gives {labels} numbers; a reward head gives one, or a card "
@@ -187,7 +201,7 @@ def _adapted(
     _, reader = _opened(base)
     kind = transformers.AutoModelForSequenceClassification
     model, report = _from_files(base, reader, kind, config, card, device, dtype)
-    saved = adapter.saved(model)
+    saved = set.intersection(*(adapter.saved(model) for adapter in adapters_on_it))
     if missing := set(report["missing_keys"]) - saved:
         raise CheckpointError(
             f"neither the adapter {folder} nor its base {base} has {_listed(missing)}; it would be "
@@ -197,11 +211,11 @@ def _adapted(
     report["mismatched_keys"] = [
         mismatch for mismatch in report["mismatched_keys"] if mismatch[0] not in saved
     ]
-    unused = [*card.trunk.unused, *(_OUTPUT_EMBEDDINGS if adapter.labels else ())]
+    unused = [*card.trunk.unused, *(_OUTPUT_EMBEDDINGS if brought else ())]
     _check_complete(base, report, used=(), unused=unused)
     model.to(device)
     _restore_head_precision(model, reader)  # before the adapter's own head, or its part, goes on it
-    return adapter.merge(model, device)
+    return still(model)
 
 
 def _absent(base: str) -> Path:

@@ -85,7 +85,7 @@ def _can_prepack(dtype: torch.dtype) -> bool:
 
 def laid_out(weight: torch.Tensor) -> torch.Tensor:
     """Return a weight, (out, in), as oneDNN reads it fastest; itself where it reads none such."""
-    if not _can_prepack(weight.dtype):
+    if weight.device.type != "cpu" or not weight.numel() or not _can_prepack(weight.dtype):
         return weight
     there: torch.Tensor = _mkldnn._reorder_linear_weight(weight)  # noqa: SLF001
     return there
@@ -107,7 +107,7 @@ class PrepackedLinear(torch.nn.Module):
         return product
 
 
-def _multiply(state: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+def multiply(state: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
     """Multiply by a weight that is `laid_out`: opaque, since inductor would unpack it."""
     if not weight.is_mkldnn:
         return torch.nn.functional.linear(state, weight, bias)
@@ -120,4 +120,4 @@ def _shape(state: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None)
     return state.new_empty(*state.shape[:-1], weight.shape[0])
 
 
-operator.define("linear(Tensor state, Tensor weight, Tensor? bias) -> Tensor", _multiply, _shape)
+operator.define("linear(Tensor state, Tensor weight, Tensor? bias) -> Tensor", multiply, _shape)

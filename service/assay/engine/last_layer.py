@@ -12,16 +12,15 @@ has a projection for its queries alone, the first call is of a copy without it.
 from __future__ import annotations
 
 import copy
-import inspect
 from typing import Any
 
 import torch
 
 from assay.engine.attention import interface
 from assay.engine.compilation import repeated_blocks
+from assay.engine.layer_rows import RowArguments, rows_of
 
 _QUERIES = {"q_proj", "query"}  # what transformers' classes call the projection of queries
-_BY_ROW = ("hidden_states", "position_embeddings", "position_ids", "cache_position")
 
 
 class LastLayer:
@@ -41,7 +40,7 @@ class LastLayer:
         self._number = layers - 1
         self._layer = blocks[-1][-1]
         self._whole = _without_queries(self._layer) if drops_queries else self._layer
-        self._names = list(inspect.signature(type(self._layer).forward).parameters)[1:]
+        self._arguments = RowArguments(self._layer)
         self._hook: Any = None
 
     def install(self) -> None:
@@ -60,25 +59,9 @@ class LastLayer:
             return None
         with interface.taking_keys():
             type(layer).forward(self._whole, *args, **kwargs)  # neither hooks nor compiled code
-        named = dict(zip(self._names, args, strict=False)) | kwargs
-        index = interface.filled_rows(named["hidden_states"].device)
-        narrowed = {
-            name: _at(value, index) if name.startswith(_BY_ROW) else value
-            for name, value in named.items()
-        }
-        return (
-            tuple(narrowed[name] for name in self._names[: len(args)]),
-            {name: narrowed[name] for name in kwargs},
-        )
-
-
-def _at(value: Any, index: torch.Tensor) -> Any:
-    """Return some rows of what a layer is given: (1, rows, …), (rows,), or several of these."""
-    if isinstance(value, torch.Tensor):
-        return value.index_select(1 if value.dim() > 1 else 0, index)
-    if isinstance(value, tuple):
-        return tuple(_at(part, index) for part in value)
-    return value
+        device = self._arguments.named(args, kwargs)["hidden_states"].device
+        index = interface.filled_rows(device)
+        return self._arguments.changed(args, kwargs, lambda _, value: rows_of(value, index))
 
 
 def _without_queries(layer: torch.nn.Module) -> torch.nn.Module:

@@ -18,6 +18,7 @@ from assay.engine import (
     model_runner,
     quantization,
     remote_code,
+    shared_base,
     verification,
     warmup,
 )
@@ -26,7 +27,7 @@ from assay.errors import CheckpointError
 from assay.worker_protocol import Compile, FromWorker, Loaded, ModelSpec, Progress, Start
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
     from assay.cards.card import Card
     from assay.engine.model_runner import ModelRunner
@@ -62,6 +63,7 @@ class Loader:
         self._send = send
         self._budgets = warmup.Budgets(start.warm_up, notebook)
         self._free: int | None = None  # bytes of a GPU, beside all models
+        self._sharing: shared_base.Sharing | None = None
 
     def load(self, spec: ModelSpec) -> None:
         """Load and verify a model, and compile it where that is worth it.
@@ -69,8 +71,16 @@ class Loader:
         Raises:
             CheckpointError: It can't be served.
         """
+        if spec.name in self.runners:  # it came with the base that it shares
+            return
         with self._telling_faults(spec):
-            self.runners[spec.name] = self._loaded(spec)
+            if self._sharing is None:
+                self._sharing = shared_base.plan(self._start.models)
+            self.runners.update(self._on_shared_base(spec) or {spec.name: self._loaded(spec)})
+        if why := self._sharing.reasons.get(spec.name):
+            self.runners[spec.name].warnings.append(
+                f"it holds a base of its own, though other adapters lie on the same one: {why}"
+            )
 
     def warm_up(self, spec: ModelSpec) -> None:
         """Give a model its memory, find its batch size, and say that it is loaded; once all are.
@@ -93,7 +103,6 @@ class Loader:
     def _loaded(self, spec: ModelSpec) -> ModelRunner:
         start, send = self._start, self._send
         device = _device(start.device)
-        has_compiler = _has_compiler(start.compile)
         if device.type == "cuda":
             torch.cuda.set_device(device)  # kernels that are launched by hand go to the current one
         send(Progress(spec.name, "load", 0.0))
@@ -112,26 +121,65 @@ class Loader:
             spec.folder, spec.card, device=device, dtype=dtype, base=spec.base
         )
         _check(trunk, spec, send)
-        is_made = start.compile != "off" and library.is_made()
+        self._verify([spec], trunk, quantizer)
+        return trunk
+
+    def _on_shared_base(self, spec: ModelSpec) -> dict[str, ModelRunner]:
+        """Return the models that share a base with this one, which run as one; or nothing.
+
+        Where they can't after all, they are loaded one by one, and each says why.
+        """
+        assert self._sharing is not None
+        group = self._sharing.groups.get(spec.name, ())
+        if not group:
+            return {}
+        device = _device(self._start.device)
+        if device.type == "cuda":
+            if self._start.invariant:
+                self._sharing.give_up(group, "its products are to be invariant")
+                return {}
+            torch.cuda.set_device(device)
+        try:
+            for member in group:
+                self._send(Progress(member.name, "load", 0.0))
+            dtype = _dtype(spec.dtype, device, spec.card)
+            runner = shared_base.load(group, device=device, dtype=dtype)
+            for member in group:
+                _check(runner, member, self._send)
+            self._verify(group, runner, None)
+        except CheckpointError as error:
+            self._sharing.give_up(group, error.message)
+            return {}
+        return {member.name: runner for member in group}
+
+    def _verify(
+        self, specs: Sequence[ModelSpec], trunk: ModelRunner, quantizer: Quantizer | None
+    ) -> None:
+        """Verify what is loaded, and compile it where that is worth it."""
+        mode = self._start.compile
+        has_compiler = _has_compiler(mode)
+        is_made = mode != "off" and library.is_made()
         verification.verify(
             trunk,
             compiled=has_compiler or is_made,
-            attention=start.attention,
+            attention=self._start.attention,
             quantizer=quantizer,
-            fused=start.compile == "auto",  # on: inductor fuses; off: nothing is
-            invariant=start.invariant,
+            fused=mode == "auto",  # on: inductor fuses; off: nothing is
+            invariant=self._start.invariant,
         )
-        if has_compiler and (start.compile == "on" or trunk.is_worth_compiling):
-            send(Progress(spec.name, "compile", 0.0))
+        if has_compiler and (mode == "on" or trunk.is_worth_compiling):
+            for spec in specs:
+                self._send(Progress(spec.name, "compile", 0.0))
             verification.compile_blocks(trunk)
-        elif start.compile != "off" and trunk.is_worth_compiling:
+        elif mode != "off" and trunk.is_worth_compiling:
             trunk.warnings.append("its blocks run uncompiled, slower: there is no C++ compiler")
-        return trunk
 
     def _warm_up(self, spec: ModelSpec, trunk: ModelRunner) -> None:
         self._send(Progress(spec.name, "warm up", 0.0))
-        verification.keep_prefixes(trunk, self._prefix_bytes(spec, trunk.device))
-        if trunk.device.type == "cuda" and self._start.compile == "auto":
+        sharers = tuple(name for name, runner in self.runners.items() if runner is trunk)
+        if spec.name == sharers[0]:
+            verification.keep_prefixes(trunk, self._prefix_bytes(spec, trunk.device))
+        if trunk.device.type == "cuda" and self._start.compile == "auto" and trunk.adapters == 1:
             verification.capture_graphs(trunk)
         budget = self._budgets.of(trunk)
         self._send(
@@ -149,11 +197,12 @@ class Loader:
                 inputs=trunk.inputs,
                 parameters=trunk.parameters,
                 budget_tokens=budget.tokens,
-                prefix_blocks=trunk.block_cache.count if trunk.block_cache else 0,
+                prefix_blocks=trunk.block_cache.count // trunk.adapters if trunk.block_cache else 0,
                 tokens_per_s=budget.tokens_per_s,
                 most_batch_tokens=budget.most,
                 quantized=trunk.quantized.kind if trunk.quantized else "none",
                 warnings=tuple(trunk.warnings),
+                shared_base=sharers if len(sharers) > 1 else (),
             )
         )
 
@@ -227,8 +276,7 @@ def _quantizer(spec: ModelSpec, device: torch.device) -> Quantizer | None:
     Raises:
         CheckpointError: This checkpoint's can't be, or not on this device.
     """
-    kind = spec.card.trunk.quantize if spec.quantize == "auto" else spec.quantize
-    if kind is None or kind == "none":
+    if (kind := spec.rounds_to) == "none":
         return None
     if spec.trust is not None:
         raise CheckpointError(

@@ -75,6 +75,8 @@ class ModelRunner:
         self.layers = 0  # that attend, once it has run
         self.kinds: set[LayerKind] = set()  # of these
         self.unheard: set[int] = set()  # tokens that a mask lets see, and no layer asked for
+        self.adapters = 1  # that lie on it, each with its own scores of the same tokens
+        self.expected: torch.Tensor | None = None  # these of the sample, where they are known
 
     @property
     def is_worth_compiling(self) -> bool:
@@ -142,6 +144,9 @@ class ModelRunner:
         """Return what it is tried on."""
         return Sample.of(self.model, max_tokens=self.max_tokens, segments=self.segments)
 
+    def install(self) -> None:
+        """Put into the layers what isn't in them yet, once they are laid out: here nothing."""
+
     def attend(self) -> None:
         """Let the model attend as `attention` says.
 
@@ -174,15 +179,9 @@ class ModelRunner:
             states = self.graphs.states(rows, packed, read, positions)
             (next_ids,) = transfer.to_device([batch.next_ids], self.device)
         else:
-            ending = int(part * self.model.config.get_text_config().num_hidden_layers)
-
-            def on_layer(number: int) -> None:
-                if number == ending:
-                    on_ending()
-
             arrays = _arrays(read, positions) | {"next_ids": batch.next_ids}
             next_ids = packed.on(self.device, **arrays)["next_ids"]
-            states = self.states(packed, read, positions, on_layer)
+            states = self.states(packed, read, positions, self._on_layer(on_ending, part))
         if read is None:
             states = self.readout.gather(states, packed.first_rows, packed.last_rows)
         return self.readout.score(states.float(), next_ids if len(next_ids) else None)
@@ -216,6 +215,11 @@ class ModelRunner:
     def captured_rows(self, batch: PrefixBatch) -> int:
         """Return the rows of the captured pass that computes a batch; 0 where there is none."""
         return 0 if self.graphs is None else self.graphs.rows(batch, self.block_cache)
+
+    def _on_layer(self, on_ending: Callable[[], None], part: float) -> Callable[[int], None]:
+        """Return what hears each layer's number, to tell when a part of them is launched."""
+        ending = int(part * self.model.config.get_text_config().num_hidden_layers)
+        return lambda number: on_ending() if number == ending else None
 
     def _rows_read(self, batch: PrefixBatch, packed: PackedBatch) -> np.ndarray | None:
         """Return the rows that a head reads, in its order, (read rows,) int32; of means none."""
@@ -308,12 +312,12 @@ def load(
     """Return a checkpoint's trunk and heads, not yet verified; `base` is that of an adapter."""
     card = card or Card()
     model, head = checkpoint.load(folder, card, device=device, dtype=dtype, base=base)
-    runner = ModelRunner(model, head, forward=card.trunk.attention, position=_position(card))
+    runner = ModelRunner(model, head, forward=card.trunk.attention, position=card_position(card))
     runner.warnings += checkpoint.notes(folder, base)
     return runner
 
 
-def _position(card: Card) -> readout.Position | None:
+def card_position(card: Card) -> readout.Position | None:
     """Return where a card reads the head of transformers' own class, if it says so."""
     if card.has_reward_head or card.policy is not None or card.read is None:
         return None

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Self
 
 import numpy as np
 
+from assay.joined_batch import join
 from assay.worker_protocol import BLOCK_TOKENS, PrefixBatch
 
 if TYPE_CHECKING:
@@ -21,11 +22,13 @@ _LARGEST_WINDOW = 1024
 class Sample:
     """Sequences, one longer than any small sliding window; the last two begin alike.
 
-    `segments` is how many the trunk tells apart, by an embedding of their ids.
+    `segments` is how many the trunk tells apart, by an embedding of their ids. A batch has the same
+    for each of so many `adapters`.
     """
 
     sequences: tuple[np.ndarray, ...]  # (tokens,) int32 each
     segments: int
+    adapters: int = 1
 
     @classmethod
     def of(
@@ -65,7 +68,7 @@ class Sample:
     def alone(self) -> PrefixBatch:
         """Return a batch of the sequences, none of which shares anything."""
         segments = np.concatenate([self.halves(ids) for ids in self.sequences])
-        return replace(PrefixBatch.unshared(self.sequences), segments=segments)
+        return self._for_each(replace(PrefixBatch.unshared(self.sequences), segments=segments))
 
     def shared(self) -> PrefixBatch:
         """Return a batch whose last two sequences share what they have in common."""
@@ -75,11 +78,11 @@ class Sample:
         whole = PrefixBatch.unshared(runs)
         parents = whole.parents
         parents[[stem + 1, stem + 2]] = stem
-        return replace(whole, reads=np.delete(whole.reads, stem))
+        return self._for_each(replace(whole, reads=np.delete(whole.reads, stem)))
 
     def pair(self) -> PrefixBatch:
         """Return a batch of the two sequences that begin alike, neither of which shares."""
-        return PrefixBatch.unshared(self.sequences[-2:])
+        return self._for_each(PrefixBatch.unshared(self.sequences[-2:]))
 
     def continued(self) -> tuple[PrefixBatch, PrefixBatch]:
         """Return a batch that leaves the shared blocks on the device, and the pair without them."""
@@ -99,7 +102,7 @@ class Sample:
             held=1,
             cached_blocks=numbers,
         )
-        return first, then
+        return self._for_each(first), self._for_each(then)
 
     def with_others(self, count: int) -> PrefixBatch:
         """Return a batch of the sequences and of so many others of the same ids, short ones."""
@@ -107,6 +110,12 @@ class Sample:
         known, limit = np.concatenate(self.sequences), self.longest
         others = [random.choice(known, size=min(8 + place % 17, limit)) for place in range(count)]
         return replace(self, sequences=(*self.sequences, *others)).alone()
+
+    def _for_each(self, batch: PrefixBatch) -> PrefixBatch:
+        """Return a batch for every adapter, the one that is given for each."""
+        if self.adapters == 1:
+            return batch
+        return join(dict.fromkeys(range(self.adapters), batch), self.blocks)
 
     @property
     def _common(self) -> int:

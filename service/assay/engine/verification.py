@@ -87,7 +87,7 @@ def verify(
             quantize, or can't be invariant.
     """
     sample = runner.sample()
-    expected = _expected(runner, sample)
+    expected = own_scores(runner, sample) if runner.expected is None else runner.expected
     if not expected.isfinite().all():
         raise CheckpointError(
             f"{type(runner.model).__name__}: the model's own forward pass gives NaN or infinity; "
@@ -95,7 +95,7 @@ def verify(
             "narrow for them"
         )
     exact, bound = expected, _tolerance(runner, expected)
-    if is_looked_at_closely(runner):
+    if is_looked_at_closely(runner) and runner.expected is None:
         exact, bound = _measured(runner, sample, expected, bound)
     # The readout has the pooler; the trunk would run it on every forward pass for nothing.
     if getattr(runner.model.base_model, "pooler", None) is not None:
@@ -103,6 +103,7 @@ def verify(
     if runner.device.type == "cpu":
         compilation.prepack(runner.model.base_model)
         activations.steady(runner.model.base_model)
+    runner.install()
     ways = _attentions(runner, attention, compiled=compiled, invariant=invariant)
     gap = _choose(runner, sample, exact, bound, attention, ways, compiled=compiled)
     class_position = runner.readout.position
@@ -138,20 +139,20 @@ def compile_blocks(runner: ModelRunner) -> None:
 
 @torch.inference_mode()
 def keep_prefixes(runner: ModelRunner, memory: int) -> None:
-    """Keep what batches begin with in at most so many bytes, if scores stay what they are."""
+    """Keep what batches begin with, of each adapter's in at most so many bytes, if scores stay."""
     sample = runner.sample()
     if not runner.shares_prefixes or not sample.blocks:
         return
     before = torch.from_numpy(runner.score(sample.pair())).float()
     first, then = sample.continued()
-    tried = runner.block_cache = BlockCache(sample.blocks)
+    tried = runner.block_cache = BlockCache(sample.blocks * runner.adapters)
     runner.score(first)
     trial = _trial(runner, then, before)
     runner.block_cache = None
     if trial.gap > tolerance_of_itself(runner, before):
         runner.warnings.append(f"it keeps no prefixes: {trial.reason('move')}")
     elif blocks := min(memory // tried.block_bytes, _MOST_BLOCKS):
-        runner.block_cache = BlockCache(blocks)
+        runner.block_cache = BlockCache(blocks * runner.adapters)
 
 
 @torch.inference_mode()
@@ -260,7 +261,7 @@ def _measured(
         return expected, bound
     try:
         with upcasting.in_float32(runner.model):
-            exact = _expected(runner, sample)
+            exact = own_scores(runner, sample)
     except RuntimeError as error:
         if faults.loses_the_device(error):
             raise
@@ -462,7 +463,8 @@ def _trial(
     return Trial(gap if np.isfinite(gap) else float("inf"))
 
 
-def _expected(runner: ModelRunner, sample: Sample) -> torch.Tensor:
+@torch.inference_mode()
+def own_scores(runner: ModelRunner, sample: Sample) -> torch.Tensor:
     """Return the model's own scores: eager, each sequence alone, no padding."""
     # The head is float32 and the trunk need not be: lift what crosses between them.
     lifts = [

@@ -25,6 +25,7 @@ class BatchBuilder:
         self._held: dict[Block, None] = {}  # blocks not computed, parents before what follows them
         self._ends: set[Block] = set()  # blocks at whose end an item is read
         self._both = 0  # blocks that are both: they are computed for those who end there
+        self.tokens = 0  # that are computed
 
     def add(self, item: WorkItem, most_tokens: int | None) -> bool:
         """Add an item, unless the batch would then compute more than so many tokens.
@@ -51,6 +52,7 @@ class BatchBuilder:
             self._prefixes.remove(item)
             return False
         self._both = both
+        self.tokens = tokens
         self._held.update(dict.fromkeys(held))
         if end is not None:
             self._ends.add(end)
@@ -69,13 +71,13 @@ class UnsharedBatchBuilder:
     """The items of one batch, a run each."""
 
     def __init__(self) -> None:
-        self._tokens = 0
+        self.tokens = 0
 
     def add(self, item: WorkItem, most_tokens: int | None) -> bool:
         """Add an item; see `BatchBuilder`."""
-        if most_tokens is not None and self._tokens + item.tokens > most_tokens:
+        if most_tokens is not None and self.tokens + item.tokens > most_tokens:
             return False
-        self._tokens += item.tokens
+        self.tokens += item.tokens
         return True
 
     def build(self, items: Sequence[WorkItem]) -> PrefixBatch:

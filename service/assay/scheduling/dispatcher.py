@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Literal, Protocol, Self
 import numpy as np
 from msgspec.structs import replace
 
+from assay import joined_batch
 from assay.errors import CheckpointError, ForwardFailed, NonFiniteScore, WorkerError
 from assay.scheduling import policy
 from assay.scheduling.budget import Budget
@@ -250,6 +251,7 @@ class Dispatcher:
                     waiting.discard(message.model)
             if self._on_progress and isinstance(message, Progress | Loaded):
                 self._on_progress(self.device, message)
+        joined_batch.check(self.loaded)
         self.state = "ready"
         self.refusal = None
         self.load_s = self._clock() - self.begun_at
@@ -263,7 +265,10 @@ class Dispatcher:
             is_given = len(self._start.warm_up.sizes) == 1  # by the operator
             tokens, rate, most = loaded.budget_tokens, loaded.tokens_per_s, loaded.most_batch_tokens
             search = None if is_given else Search(tokens, rate, most=most)
-            self._budgets[name] = Budget(tokens, self._clock, search=search)
+            budget = Budget(tokens, self._clock, search=search)
+            # Models on one base run together: what is found of one is found of all.
+            known = (self._budgets[other] for other in loaded.shared_base if other in self._budgets)
+            self._budgets[name] = next(known, budget)
         self.loaded[name] = replace(loaded, budget_tokens=self._budgets[name].whole)
 
     async def _hear(self, worker: Device) -> FromWorker:
@@ -300,9 +305,7 @@ class Dispatcher:
                 if not self._in_flight:
                     self._oldest_since = self._clock()
                 self._in_flight[number] = scheduled
-                batch = Batch(
-                    number, scheduled.model, scheduled.plan.prefix_batch, policy.PREFETCH_PART
-                )
+                batch = Batch(number, scheduled.model, scheduled.prefix_batch, policy.PREFETCH_PART)
                 await worker.send(batch)
             await self._changed.wait()
 
@@ -331,7 +334,7 @@ class Dispatcher:
             if not self._in_flight:
                 continue
             oldest = next(iter(self._in_flight.values()))
-            expected_s = self.rate.expected_s(oldest.model, oldest.plan.prefix_batch.tokens)
+            expected_s = self.rate.expected_s(oldest.model, oldest.prefix_batch.tokens)
             passed_s = self._clock() - self._oldest_since
             if passed_s > max(self._watchdog_s, _FAR_SLOWER * expected_s):
                 logger.error("worker of %s hangs; killing it", self.device)
@@ -360,37 +363,44 @@ class Dispatcher:
         """
         if (batch := self._in_flight.get(message.number)) is None:
             raise WorkerError("the worker answers what it wasn't asked")
-        shape = batch.plan.rows, sum(self.loaded[batch.model].outputs.values())
+        rows = sum(part.plan.rows for part in batch.parts)
+        shape = rows, sum(self.loaded[batch.model].outputs.values())
         if isinstance(message, Done) and message.shape != shape:
             raise WorkerError("the worker answers with other numbers than it was asked for")
         self._oldest_since = self._clock()
         return self._in_flight.pop(message.number)
 
     def _resolve(self, batch: ScheduledBatch, done: Done) -> None:
-        plan = batch.plan
-        tokens = plan.prefix_batch.tokens
+        tokens = batch.prefix_batch.tokens
         self.device_bytes = done.device_bytes
         if batch.is_full:
-            served = sum(work.tokens for work in plan.works)
+            served = sum(work.tokens for part in batch.parts for work in part.plan.works)
             self.rate.note(batch.model, computed=tokens, served=served, seconds=done.compute_s)
         self._weigh(batch, done.compute_s)
-        self._observer.batch(
-            batch.model,
-            done,
-            items=len(plan.works),
-            tokens=tokens,
-            shared_tokens=plan.shared_tokens,
-            held_tokens=BLOCK_TOKENS * len(plan.prefix_batch.cached_blocks),
-        )
-        for ticket in {id(claim.ticket): claim.ticket for claim in batch.claims}.values():
+        claims = [claim for part in batch.parts for claim in part.claims]
+        for ticket in {id(claim.ticket): claim.ticket for claim in claims}.values():
             usage = ticket.usage
             usage.began_at = min(usage.began_at, self._clock() - done.compute_s)
             usage.compute_s += done.compute_s
-        was_alone = len(plan.works) == 1 and not plan.prefix_batch.held
+        numbers, begin = done.numbers, 0
+        for part in batch.parts:
+            self._observer.batch(
+                part.model,
+                done if part is batch else replace(done, padded_tokens=0),  # it counts once
+                items=len(part.plan.works),
+                tokens=part.plan.prefix_batch.tokens,
+                shared_tokens=part.plan.shared_tokens,
+                held_tokens=BLOCK_TOKENS * len(part.plan.prefix_batch.cached_blocks),
+            )
+            self._settle(part, numbers[begin : begin + part.plan.rows], is_whole=not batch.others)
+            begin += part.plan.rows
+
+    def _settle(self, batch: ScheduledBatch, read: np.ndarray, *, is_whole: bool) -> None:
+        """Answer the items of one model's part of a batch, which may be all of it."""
+        plan = batch.plan
+        was_alone = is_whole and len(plan.works) == 1 and not plan.prefix_batch.held
         doubtful = []
-        results = zip(
-            batch.entries, plan.computed_tokens(), plan.numbers(done.numbers), strict=True
-        )
+        results = zip(batch.entries, plan.computed_tokens(), plan.numbers(read), strict=True)
         for (work, claim), computed, numbers in results:
             is_finite = bool(np.isfinite(numbers).all())
             if not is_finite:
@@ -425,13 +435,14 @@ class Dispatcher:
         model, budget = batch.model, self._budgets[batch.model]
         budget.note(
             batch.budget_tokens,
-            computed=batch.plan.prefix_batch.tokens,
+            computed=batch.prefix_batch.tokens,
             seconds=seconds,
             is_full=batch.fills_its_budget,
         )
         if budget.whole != self.loaded[model].budget_tokens:
             logger.info("batches of %s now have up to %d tokens", model, budget.whole)
-            self.loaded[model] = replace(self.loaded[model], budget_tokens=budget.whole)
+            for name in self.loaded[model].shared_base or [model]:
+                self.loaded[name] = replace(self.loaded[name], budget_tokens=budget.whole)
 
     def _retry(self, batch: ScheduledBatch, failed: Failed) -> None:
         """Run each item of a failed batch again, alone; an item that failed alone is answered.
@@ -439,15 +450,18 @@ class Dispatcher:
         Where memory ran out, they run in smaller batches as long as there are smaller ones. What
         the batch was to leave on the device, and what rests on that, isn't there.
         """
-        if batch.model in self._caches:
-            self._caches[batch.model].clear()
+        for part in batch.parts:
+            if part.model in self._caches:
+                self._caches[part.model].clear()
+        count = sum(len(part.claims) for part in batch.parts)
         may_shrink = False
         if failed.out_of_memory:
             self._observer.out_of_memory(self.device, batch.model)
             budget = self._budgets[batch.model]
-            may_shrink = budget.halve(batch.budget_tokens) and len(batch.claims) > 1
-        if len(batch.claims) > 1 or batch.plan.prefix_batch.held:
-            self._queue.put_back(batch.model, batch.entries, was_tried=not may_shrink)
+            may_shrink = budget.halve(batch.budget_tokens) and count > 1
+        if count > 1 or batch.prefix_batch.held:
+            for part in batch.parts:
+                self._queue.put_back(part.model, part.entries, was_tried=not may_shrink)
             return
         (claim,) = batch.claims
         claim.settle(ForwardFailed(f"the model failed on this item even alone ({failed.reason})"))
@@ -465,9 +479,10 @@ class Dispatcher:
                     ForwardFailed("the worker died each time this item ran; it won't run again")
                 )
             else:
-                self._queue.put_back(
-                    batch.model, batch.entries, was_tried=was_running, was_deadly=was_running
-                )
+                for part in batch.parts:
+                    self._queue.put_back(
+                        part.model, part.entries, was_tried=was_running, was_deadly=was_running
+                    )
         self._in_flight.clear()
         self._caches.clear()
 

@@ -35,7 +35,7 @@ from assay.scheduling.prefix_cache import PrefixCache
 from assay.scheduling.prefixes import Node, Prefixes
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from assay.fair_share import Caller
     from assay.scheduling.work_item import RequestFlow, WorkItem
@@ -157,6 +157,17 @@ class ModelQueue:
             yield from filter(self._waits, node.below(besides=inner))
             inner = node
 
+    def twins(self, work: WorkItem) -> list[WorkItem]:
+        """Return those to go along with another line's work: they have its tokens and its scope.
+
+        None of batch priority while interactive work waits.
+        """
+        is_batch = work.flow.is_batch
+        if is_batch and self._prefixes[False]:
+            return []
+        there = self._prefixes[is_batch].at(work.ids, work.flow.scope)
+        return list(filter(self._waits, there))
+
     def take(self, work: WorkItem) -> None:
         """Remove a work, charging its request and its caller."""
         self._leave(work)
@@ -242,6 +253,58 @@ def plan(
         line.take(work)
         works.append(work)
     line.purge()
+    return _plan_of(works, draft, cache, shares=shares)
+
+
+def plan_together(
+    lines: Mapping[str, ModelQueue],
+    budget_tokens: int,
+    *,
+    shares: bool,
+    caches: Mapping[str, PrefixCache],
+) -> dict[str, Plan]:
+    """Take the next batch out of the lines of several models that run in one pass; see `plan`.
+
+    Beside each work go those of the other models that have its tokens, ahead of their turn: what
+    the models have in common is computed once for them.
+    """
+    first = _first_of(lines)
+    if first is None:
+        return {}
+    name, head = first
+    if head.goes_alone:
+        return {name: plan(lines[name], budget_tokens, shares=shares)}
+    own = {name: caches[name] if shares and name in caches else PrefixCache(0) for name in lines}
+    drafts: dict[str, BatchBuilder | UnsharedBatchBuilder] = {
+        name: BatchBuilder(own[name]) if shares else UnsharedBatchBuilder() for name in lines
+    }
+    works: dict[str, list[WorkItem]] = {}
+    for name, work in _candidates_of(lines, shares=shares):
+        others = sum(draft.tokens for draft in drafts.values()) - drafts[name].tokens
+        room = budget_tokens - others if works else None
+        count = sum(map(len, works.values()))
+        if count == max(1, budget_tokens) or not drafts[name].add(work, room):
+            break
+        lines[name].take(work)
+        works.setdefault(name, []).append(work)
+    for line in lines.values():
+        line.purge()
+    names_places = any(work.read_at for taken in works.values() for work in taken)
+    return {
+        name: _plan_of(taken, drafts[name], own[name], shares=shares, names_places=names_places)
+        for name, taken in works.items()
+    }
+
+
+def _plan_of(
+    works: Sequence[WorkItem],
+    draft: BatchBuilder | UnsharedBatchBuilder,
+    cache: PrefixCache,
+    *,
+    shares: bool,
+    names_places: bool = False,
+) -> Plan:
+    """Return the plan of a model's works; with `names_places` it says where each is read."""
     prefix_batch = draft.build(works)
     if any(work.segments is not None for work in works):
         if shares:
@@ -250,7 +313,7 @@ def plan(
             np.zeros_like(work.ids) if work.segments is None else work.segments for work in works
         ]
         prefix_batch = replace(prefix_batch, segments=np.concatenate(segments))
-    if not any(work.read_at for work in works):
+    if not names_places and not any(work.read_at for work in works):
         return Plan(tuple(works), prefix_batch)
     head_outputs = HeadOutputs(prefix_batch)
     for work in works:
@@ -269,3 +332,35 @@ def _candidates(line: ModelQueue, *, shares: bool) -> Iterator[WorkItem]:
         line.purge()
         following = line.head()
         head = following if following and not (head.goes_alone or following.goes_alone) else None
+
+
+def _candidates_of(
+    lines: Mapping[str, ModelQueue], *, shares: bool
+) -> Iterator[tuple[str, WorkItem]]:
+    """Yield as `_candidates`, of all lines by turn, and behind each its twins in other lines."""
+    following = _first_of(lines)
+    while following is not None:
+        name, head = following
+        yield from _with_twins(lines, name, head)
+        for work in lines[name].shared_prefix_candidates(head) if shares else ():
+            yield from _with_twins(lines, name, work)
+        for line in lines.values():
+            line.purge()
+        following = _first_of(lines)
+        if following is not None and following[1].goes_alone:
+            return
+
+
+def _with_twins(
+    lines: Mapping[str, ModelQueue], name: str, work: WorkItem
+) -> Iterator[tuple[str, WorkItem]]:
+    yield name, work
+    for other, line in lines.items():
+        if other != name:
+            yield from ((other, twin) for twin in line.twins(work))
+
+
+def _first_of(lines: Mapping[str, ModelQueue]) -> tuple[str, WorkItem] | None:
+    """Return the model and the work whose turn is earliest of all lines."""
+    heads = [(name, head) for name, line in lines.items() if (head := line.head())]
+    return min(heads, key=lambda pair: pair[1].flow.rank, default=None)

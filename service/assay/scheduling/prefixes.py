@@ -99,6 +99,14 @@ class Prefixes(Generic[T]):
             yield node
             node = node.parent
 
+    def at(self, ids: np.ndarray, scope: str = "") -> list[T]:
+        """Return the items of exactly these tokens."""
+        node = self.roots.get(scope)
+        while node is not None and node.end < len(ids):
+            node = node.children.get(tokens_at(ids, node.end))
+        is_spelt = node is not None and np.array_equal(node.ids[: node.end], ids)
+        return list(node.items) if node is not None and is_spelt else []
+
     def is_below(self, item: T, node: Node[T]) -> bool:
         """Whether an item is in the tree and has all of a node's tokens."""
         at = self._nodes.get(item)

@@ -23,8 +23,9 @@ from typing import TYPE_CHECKING, Protocol
 from assay.errors import AssayError, DeadlineExceeded
 from assay.fair_share import FairShare
 from assay.jobs import JobUsage
+from assay.joined_batch import join
 from assay.scheduling import policy
-from assay.scheduling.planner import ModelQueue, Plan, plan
+from assay.scheduling.planner import ModelQueue, Plan, plan, plan_together
 from assay.scheduling.work_item import RequestFlow, WorkItem
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
     from assay.fair_share import Caller
     from assay.items import ReadPositions
     from assay.scheduling.prefix_cache import PrefixCache
-    from assay.worker_protocol import Loaded
+    from assay.worker_protocol import Loaded, PrefixBatch
 
 
 class Timer(Protocol):
@@ -89,13 +90,23 @@ class ScheduledBatch:
     claims: tuple[ItemHandle, ...]
     is_full: bool = False  # nothing more that waits would have fitted
     budget_tokens: int = 0  # that it might have had
+    others: tuple[ScheduledBatch, ...] = ()  # of models on the same base, in the same pass
+    joined: PrefixBatch | None = None  # its items and theirs, where models are on one base
+
+    @property
+    def parts(self) -> tuple[ScheduledBatch, ...]:
+        """Each model's part of the pass, this one's first, in the order of what is read."""
+        return self, *self.others
+
+    @property
+    def prefix_batch(self) -> PrefixBatch:
+        """What the device computes."""
+        return self.plan.prefix_batch if self.joined is None else self.joined
 
     @property
     def fills_its_budget(self) -> bool:
         """Whether it is about as large as it might be."""
-        return (
-            self.is_full and self.plan.prefix_batch.tokens >= policy.FULL_PART * self.budget_tokens
-        )
+        return self.is_full and self.prefix_batch.tokens >= policy.FULL_PART * self.budget_tokens
 
     @property
     def entries(self) -> list[tuple[WorkItem, ItemHandle]]:
@@ -194,28 +205,42 @@ class Queue:
         """
         while heads := self._heads(loaded):
             model = min(heads, key=lambda name: heads[name].flow.rank)
-            line, spec = self._lines[model], loaded[model]
-            waiting = line.to_compute(shares=spec.shares_prefixes)
-            if only_full and waiting < policy.FULL_PART * spec.budget_tokens:
+            spec = loaded[model]
+            sharers = [name for name in spec.shared_base if name in loaded]
+            lines = {name: self._lines[name] for name in sharers or [model] if name in self._lines}
+            shares, budget = spec.shares_prefixes, spec.budget_tokens
+            waiting = sum(line.to_compute(shares=shares) for line in lines.values())
+            if only_full and waiting < policy.FULL_PART * budget:
                 return None
             self._begin(heads[model])
-            drafted = plan(
-                line, spec.budget_tokens, shares=spec.shares_prefixes, cache=caches.get(model)
-            )
-            self._fail_expired(line)
-            if not drafted.works:  # the head's deadline passed meanwhile
+            if sharers:
+                plans = plan_together(lines, budget, shares=shares, caches=caches)
+            else:
+                plans = {model: plan(lines[model], budget, shares=shares, cache=caches.get(model))}
+            for line in lines.values():
+                self._fail_expired(line)
+            works = [work for drafted in plans.values() for work in drafted.works]
+            if not works:  # the head's deadline passed meanwhile
                 continue
-            self._advance(drafted)
-            is_full = (
-                line.items > 0
-                or drafted.prefix_batch.tokens >= policy.FULL_PART * spec.budget_tokens
-            )
-            claims = tuple(map(self._release, drafted.works))
-            is_alone = drafted.works[0].goes_alone
-            return ScheduledBatch(
-                model, drafted, claims, is_full and not is_alone, spec.budget_tokens
-            )
+            self._advance(works)
+            return self._scheduled(plans, spec, left=sum(line.items for line in lines.values()))
         return None
+
+    def _scheduled(self, plans: Mapping[str, Plan], spec: Loaded, *, left: int) -> ScheduledBatch:
+        """Return the batch of what was planned; `left` items that it might have had still wait."""
+        numbers = {name: number for number, name in enumerate(spec.shared_base) if name in plans}
+        parts = [
+            ScheduledBatch(name, plans[name], tuple(map(self._release, plans[name].works)))
+            for name in numbers or plans
+        ]
+        joined = None
+        if numbers:
+            whole = {numbers[part.model]: part.plan.prefix_batch for part in parts}
+            joined = join(whole, spec.prefix_blocks)
+        first = replace(parts[0], joined=joined, budget_tokens=spec.budget_tokens)
+        is_full = left > 0 or first.prefix_batch.tokens >= policy.FULL_PART * spec.budget_tokens
+        is_alone = first.plan.works[0].goes_alone
+        return replace(first, is_full=is_full and not is_alone, others=tuple(parts[1:]))
 
     def depth(self, model: str) -> tuple[int, int]:
         """Return how many items and tokens wait for a model."""
@@ -249,13 +274,13 @@ class Queue:
         assert caller is not None
         caller.now = max(caller.now, head.flow.turn + policy.TURN_PART * head.tokens)
 
-    def _advance(self, drafted: Plan) -> None:
+    def _advance(self, works: Iterable[WorkItem]) -> None:
         """Move the turns on: a caller's newcomers go before its next in line, by half an item.
 
         Where nothing is left of a caller, the past is forgotten: all its requests start even.
         """
         served: dict[Caller | None, float] = {}
-        for work in drafted.works:
+        for work in works:
             turn = work.flow.turn
             served[work.flow.caller] = max(turn, served.get(work.flow.caller, turn))
         following: dict[Caller | None, float] = {}

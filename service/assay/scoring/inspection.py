@@ -150,6 +150,7 @@ def describe(
             "forward": loaded.forward,
             "attention": loaded.attention,
             "warnings": _warnings(scorer, target),
+            "shared_base": list(loaded.shared_base) or None,
             "parameters": sum(
                 member.parameters
                 for model in target.members

@@ -55,11 +55,13 @@ class StartupDisplay:
         if isinstance(message, worker_protocol.Loaded):
             compiled = ", compiled" if message.is_compiled else ""
             quantized = "" if message.quantized == "none" else f" quantized to {message.quantized}"
+            others = [name for name in message.shared_base if name != message.model]
+            base = f", on one base with {', '.join(others)}" if others else ""
             summary = (
                 f"{message.forward} ({message.attention}{compiled}) on {message.device}, "
                 f"{message.dtype}{quantized}, "
-                f"{message.parameters / 1e6:.1f}M parameters, batches of {message.budget_tokens} "
-                f"tokens, {message.tokens_per_s:,.0f} tokens/s"
+                f"{message.parameters / 1e6:.1f}M parameters{base}, "
+                f"batches of {message.budget_tokens} tokens, {message.tokens_per_s:,.0f} tokens/s"
             )
             self._bars.update(self._tasks[key], completed=len(_STEPS), stage=summary)
             self._log("%s is ready: %s", message.model, summary)

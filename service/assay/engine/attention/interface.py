@@ -51,6 +51,7 @@ class _Pass:
     cache: BlockCache | None
     on_layer: Callable[[int], None]
     rows: np.ndarray | None  # that are read
+    on_narrowed: Callable[[], None]
     layers: int = 0
     is_taking: bool = False
     taken: _Taken | None = None  # by a layer that attends next
@@ -161,11 +162,15 @@ def over(
     cache: BlockCache | None = None,
     on_layer: Callable[[int], None] = lambda _: None,
     rows: np.ndarray | None = None,
+    *,
+    first: PackedBatch | None = None,
+    on_narrowed: Callable[[], None] = lambda: None,
 ) -> Iterator[_Pass]:
     """Let the layers called inside attend over this batch, in a trunk's order, all of them.
 
     `on_layer` is called with each layer's number before it attends. `rows`, (read rows,) int32, are
-    what the last one may be narrowed to; see `last_layer`.
+    what the last one may be narrowed to; see `last_layer`. `on_narrowed` is called where it is.
+    Over `first`, which reads and writes no other blocks, layers attend until `go_on`.
 
     Raises:
         ValueError: The batch reads blocks that there aren't, or that were never written.
@@ -174,7 +179,7 @@ def over(
         cache.open(packed)
     elif packed.held or len(packed.new_slots):
         raise ValueError("there are no blocks to read or write")
-    at = _Pass(packed, cache, on_layer, rows)
+    at = _Pass(first or packed, cache, on_layer, rows, on_narrowed)
     token = _pass.set(at)
     try:
         yield at
@@ -184,6 +189,11 @@ def over(
         cache.close(packed)
 
 
+def go_on(packed: PackedBatch) -> None:
+    """Let the layers that come next attend over another batch; see `over`."""
+    _pass.get().packed = packed
+
+
 def rows_read(layer: int) -> np.ndarray | None:
     """Return the rows that are read of the pass under way, where this layer comes next."""
     at = _pass.get(None)
@@ -191,9 +201,10 @@ def rows_read(layer: int) -> np.ndarray | None:
 
 
 def filled_rows(device: torch.device) -> torch.Tensor:
-    """Return the rows that are read of the pass under way, int32, a multiple of `packing.ROWS`."""
+    """Narrow the pass under way to the rows that are read: int32, a multiple of `packing.ROWS`."""
     at = _pass.get()
     assert at.rows is not None
+    at.on_narrowed()
     return at.packed.on(device, read_rows=packing.filled(at.rows))["read_rows"]
 
 
