@@ -112,7 +112,7 @@ def verify(
     if quantizer is not None:
         exact, gap = _quantize(runner, sample, quantizer), 0.0
     if invariant:
-        _make_invariant(runner, sample)
+        _make_invariant(runner, sample, fused=fused)
     if fused and runner.forward == "packed":
         _fuse(runner, sample)
     if runner.forward == "packed":
@@ -361,7 +361,7 @@ def _quantize(runner: ModelRunner, sample: Sample, quantizer: Quantizer) -> torc
     return after[: len(sample.sequences)].float()
 
 
-def _make_invariant(runner: ModelRunner, sample: Sample) -> None:
+def _make_invariant(runner: ModelRunner, sample: Sample, *, fused: bool) -> None:
     """Let linear layers multiply so that a row's bits don't depend on the batch.
 
     Raises:
@@ -382,6 +382,8 @@ def _make_invariant(runner: ModelRunner, sample: Sample) -> None:
         others.append("attention in padded batches")
     if runner.attention == _FLASH:
         others.append("flash attention")
+    if not fused:
+        others.append("layers that aren't fused")
     if others:
         runner.warnings.append(
             f"its bits may depend on the batch all the same: {', '.join(others)}"

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from assay.engine import faults
-from assay.engine.attention import exactness
+from assay.engine.attention import exactness, interface
 from assay.engine.compilation import repeated_blocks
 from assay.engine.fused import parts
 
@@ -100,18 +100,29 @@ def _difference(option: Option, run: Callable[[], object]) -> str:
 
     handles = [module.register_forward_pre_hook(compare, with_kwargs=True) for module in option]
     try:
-        run()
-    except (ValueError, TypeError, RuntimeError, LookupError, AttributeError, OSError) as error:
-        if faults.is_fault(error):
-            raise
-        return f"couldn't run: {type(error).__name__}"
+        why = _failure(run)
     finally:
         for handle in handles:
             handle.remove()
-    if not excesses:
+    if not why and not excesses:
         return "a forward pass doesn't call it"
-    worst = max(excesses)
-    return "" if worst <= 1 else f"off by {worst:.2g} times what rounding may be"
+    if not why and max(excesses) > 1:
+        return f"off by {max(excesses):.2g} times what rounding may be"
+    return why
+
+
+def _failure(call: Callable[[], object]) -> str:
+    """Call what may fail; return why it did, if it did, unless the device was at fault."""
+    try:
+        call()
+    except (
+        interface.UnsupportedAttention,
+        *(ValueError, TypeError, RuntimeError, LookupError, AttributeError, OSError),
+    ) as error:
+        if faults.is_fault(error):
+            raise
+        return f"couldn't run: {type(error).__name__}"
+    return ""
 
 
 def _randomized(
@@ -216,17 +227,19 @@ def _gate_names(module: torch.nn.Module) -> tuple[str, ...]:
 
 def _activation(module: torch.nn.Module, device: torch.device) -> str | None:
     """Return which activation function a module has, by what it gives."""
-    function = next(
-        (child for name, child in module.named_children() if name in _ACTIVATIONS), None
-    )
-    if function is None:
-        return None
     state = torch.linspace(-8, 8, 129, device=device)
-    given = function(state)
-    for name, known in parts.ACTIVATIONS.items():
-        if torch.allclose(given, known(state), rtol=0, atol=1e-6):
-            return name
-    return None
+    found: list[str] = []
+
+    def compare(function: torch.nn.Module) -> None:
+        given = function(state)
+        for name, known in parts.ACTIVATIONS.items():
+            if torch.allclose(given, known(state), rtol=0, atol=1e-6):
+                found.append(name)
+
+    for name, child in module.named_children():
+        if name in _ACTIVATIONS:
+            _failure(functools.partial(compare, child))
+    return found[0] if found else None
 
 
 def _gate_class(own: Kind, names: tuple[str, ...], activation: str) -> Kind:
@@ -266,7 +279,9 @@ def _rotations(trunk: torch.nn.Module) -> Iterator[tuple[Kind, Sequence[Option]]
 
 def _rotates(module: torch.nn.Module) -> bool:
     forward = inspect.unwrap(type(module).forward)
-    return isinstance(forward, types.FunctionType) and _ROTATION in forward.__code__.co_names
+    if not isinstance(forward, types.FunctionType):
+        return False
+    return _ROTATION in forward.__code__.co_names and _ROTATION in forward.__globals__
 
 
 def _head_norms(attention: Any) -> tuple[torch.nn.Module, ...]:
@@ -283,13 +298,17 @@ def _is_rotation(
     function: Callable[..., Any], like: torch.Tensor, *, rounds_products: bool
 ) -> bool:
     """Return whether the kernel gives what a function does that rotates queries and keys."""
-    cos, sin = (_normal(like.new_empty(1, _TRIED_ROWS, 32)) for _ in range(2))
-    sin = sin.flip(1)
     query, key = (_normal(like.new_empty(1, heads, _TRIED_ROWS, 32)) for heads in (4, 2))
-    expected = function(query, key, cos, sin)
-    found = parts.rotate(query, key, cos, sin, rounds_products=rounds_products)
-    pairs = zip(found, expected, strict=True)
-    return all(_excess(*pair, is_fine=True) <= 1 for pair in pairs)
+    cos, sin = query[:, 2], query[:, 3]
+    excesses: list[float] = []
+
+    def compare() -> None:
+        expected = function(query, key, cos, sin)
+        found = parts.rotate(query, key, cos, sin, rounds_products=rounds_products)
+        pairs = zip(found, expected, strict=True)
+        excesses.extend(_excess(*pair, is_fine=True) for pair in pairs)
+
+    return not _failure(compare) and max(excesses) <= 1
 
 
 def _rotation_class(own: Kind, *, rounds_products: bool, has_norms: bool) -> Kind:
