@@ -73,17 +73,17 @@ def warnings(moments: Sequence[tuple[str, Moments | None]]) -> tuple[str, ...]:
     """Return why the members of an ensemble that isn't standardized may weigh unequally."""
     known = {label: moment for label, moment in moments if moment is not None}
     if unknown := [label for label, _ in moments if label not in known]:
-        return (
-            f"members are combined as they are, and the scale of '{unknown[0]}' isn't known; with "
-            "[statistics] of each in its card, 'standardize' brings them to one scale",
-        )
+        why = f"the scale of '{unknown[0]}' isn't known: its card has no [statistics]"
+        return (_unequal(why),)
     widest, narrowest = (pick(known, key=lambda label: known[label].std) for pick in (max, min))
     least, most = known[narrowest].std, known[widest].std
-    means = [moment.mean for moment in known.values()]
     if most > _MOST_RATIO * least:
-        why = f"'{widest}' has a std of {most:g} and '{narrowest}' of {least:g}"
-    elif max(means) - min(means) > least:
-        why = f"their means are {min(means):g} to {max(means):g}"
-    else:
-        return ()
-    return (f"members are combined as they are, and {why}; 'standardize' brings them to one scale",)
+        return (_unequal(f"'{widest}' has a std of {most:g} and '{narrowest}' of {least:g}"),)
+    means = [moment.mean for moment in known.values()]
+    if max(means) - min(means) > least:
+        return (_unequal(f"their means are {min(means):g} to {max(means):g}"),)
+    return ()
+
+
+def _unequal(why: str) -> str:
+    return f"members are combined as they are, and {why}; 'standardize' brings them to one scale"
