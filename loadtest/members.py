@@ -1,6 +1,6 @@
 """What members cost: five heads on one trunk beside one, and K checkpoints beside one.
 
-    python -m loadtest.members [--size 13m] [--dtype float32] [--items 64] [--rounds 12]
+    python -m loadtest.members [--size 13m] [--dtype float32] [--items 16] [--rounds 12]
 
 One server process for all, asked in turn within each round with the same fresh texts, so that all
 see the same machine; `/score` with its whole answer. A ratio is the median over rounds of a
@@ -103,7 +103,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m loadtest.members", description=__doc__)
     parser.add_argument("--size", default="13m", choices=list(checkpoint.SIZES))
     parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16"])
-    parser.add_argument("--items", type=int, default=64)
+    parser.add_argument("--items", type=int, default=16)
     parser.add_argument("--rounds", type=int, default=12)
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as root:

@@ -289,15 +289,17 @@ def test_members_on_scales_that_differ_are_warned_of_at_the_start(pair, tmp_path
     bare = carded(pair[0], tmp_path / "bare", "")
     names = {"alike": alike, "apart": apart, "bare": bare, "other": pair[1]}
     ensembles = {f"with-{name}": ("one", name) for name in names}
-    with caplog.at_level(logging.WARNING, logger="assay.targets"):
+    with caplog.at_level(logging.WARNING, logger="assay.start"):
         found = loaded(pair[0], *names.values(), ensembles=ensembles)
 
     said = {name: found.by_name[f"with-{name}"].warnings for name in names}
     assert said["alike"] == ()
-    assert "'one' has a std of 2, 'other' of 0.5" in said["other"][0]
+    assert "'one' has a std of 2 and 'other' of 0.5" in said["other"][0]
     assert "their means are 1 to 9" in said["apart"][0]
     assert "the scale of 'bare' isn't known" in said["bare"][0]
-    assert {warning for warnings in said.values() for warning in warnings} <= set(caplog.messages)
+    assert caplog.messages == [
+        f"with-{name}: {warning}" for name, warnings in said.items() for warning in warnings
+    ]
 
 
 @pytest.mark.parametrize(

@@ -69,22 +69,21 @@ def of(
     return Combination(said.rule, said.penalty, tuple(scales))
 
 
-def warnings(name: str, moments: Sequence[tuple[str, Moments | None]]) -> tuple[str, ...]:
+def warnings(moments: Sequence[tuple[str, Moments | None]]) -> tuple[str, ...]:
     """Return why the members of an ensemble that isn't standardized may weigh unequally."""
     known = {label: moment for label, moment in moments if moment is not None}
     if unknown := [label for label, _ in moments if label not in known]:
-        return (_unequal(name, f"the scale of '{unknown[0]}' isn't known: no [statistics] of it"),)
+        why = f"the scale of '{unknown[0]}' isn't known: its card has no [statistics]"
+        return (_unequal(why),)
     widest, narrowest = (pick(known, key=lambda label: known[label].std) for pick in (max, min))
     least, most = known[narrowest].std, known[widest].std
     if most > _MOST_RATIO * least:
-        why = f"'{widest}' has a std of {most:g}, '{narrowest}' of {least:g}: the first weighs more"
-        return (_unequal(name, why),)
+        return (_unequal(f"'{widest}' has a std of {most:g} and '{narrowest}' of {least:g}"),)
     means = [moment.mean for moment in known.values()]
     if max(means) - min(means) > least:
-        why = f"their means are {min(means):g} to {max(means):g}: their spread is of that distance"
-        return (_unequal(name, why),)
+        return (_unequal(f"their means are {min(means):g} to {max(means):g}"),)
     return ()
 
 
-def _unequal(name: str, why: str) -> str:
-    return f"'{name}' combines its members as they are, and {why}; 'standardize' mends that"
+def _unequal(why: str) -> str:
+    return f"members are combined as they are, and {why}; 'standardize' brings them to one scale"

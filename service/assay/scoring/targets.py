@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from assay.settings import Part as PartSetting
 
 logger = logging.getLogger("assay.targets")
+start_logger = logging.getLogger("assay.start")
 _STARTED = datetime.now()  # noqa: DTZ005  local, as transformers has it; for all that is loaded
 Kind = Literal["model", "ensemble", "policy", "composite"]
 _PLAIN = Combination()
@@ -295,7 +296,7 @@ def _overlays(
 def _warn(targets: Iterable[Target]) -> None:
     for target in targets:
         for warning in target.warnings:
-            logger.warning("%s", warning)
+            start_logger.warning("%s: %s", target.name, warning)
 
 
 def _configured(
@@ -422,7 +423,7 @@ def _combined(
     return replace(
         target,
         combination=combination.of(target.name, said, moments),
-        warnings=() if said.standardize else combination.warnings(target.name, moments),
+        warnings=() if said.standardize else combination.warnings(moments),
     )
 
 
