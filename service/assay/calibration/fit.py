@@ -91,6 +91,7 @@ def acceptable(scores: np.ndarray, labels: np.ndarray) -> cards.Acceptable:
     for the lower probability, 1 for the upper one (Vovk and Petej 1211.0025).
     """
     isotonic_module = library("sklearn.isotonic")
+    scores = np.array([rounded(score) for score in scores])
     knots = []
     for score in _quantiles(scores):
         ends = []
@@ -129,9 +130,9 @@ def length(texts: Sequence[str], scores: np.ndarray, covariate: Covariate) -> ca
     """Return LOWESS of the scores on a covariate of the responses, at quantiles of it."""
     values = np.array([COVARIATES[covariate](text) for text in texts])
     grid = _quantiles(values)
-    smooth = library("statsmodels.nonparametric.smoothers_lowess").lowess(
-        scores, values, frac=_FRACTION, xvals=grid
-    )
+    lowess = library("statsmodels.nonparametric.smoothers_lowess").lowess
+    with np.errstate(invalid="ignore"):
+        smooth = lowess(scores, values, frac=_FRACTION, xvals=grid)
     # Where more than that fraction has one value there is no line; their mean stands for it.
     means = np.array(
         [scores[np.abs(values - x).argsort()[: len(values) // 2]].mean() for x in grid]
