@@ -185,7 +185,7 @@ def test_length_control_is_calibrated_by_itself(result):
     """Probabilities and thresholds of controlled scores are fitted to these."""
     calibration, report = result
 
-    assert isinstance(calibration.length, cards.Length)
+    assert isinstance(calibration.length, cards.LengthControl)
     assert calibration.length.preference.report is not None
     assert calibration.length.abstention != calibration.abstention
     assert report["length"]["preference"]["method"] == calibration.length.preference.method

@@ -54,12 +54,12 @@ def test_a_file_that_was_edited_is_refused(written):
         (cards.Isotonic, [(i, 0.6) for i in range(257)], "at most 256"),
         (cards.Acceptable, [(0, 0.5, 0.4), (1, 0.6, 0.7)], "lower end is first"),
         (cards.Acceptable, [(0, 0.1, 0.4), (1, 0.2, 0.3)], "doesn't fall"),
-        (cards.Length, [(2, 0.0), (1, 0.0)], "rise"),
+        (cards.LengthControl, [(2, 0.0), (1, 0.0)], "rise"),
     ],
 )
 def test_knots_are_in_order_and_bounded(kind, knots, reason):
     """A probability that falls, or a file of any length, is refused by its field."""
-    fields = {"mean": 0.0} if kind is cards.Length else {}
+    fields = {"mean": 0.0} if kind is cards.LengthControl else {}
     with pytest.raises(ValueError, match=reason):
         kind.model_validate({"knots": knots, **fields})
 
@@ -104,7 +104,7 @@ def test_a_calibration_of_another_revision_is_refused(folder, tmp_path):
     """The start says which revision it is of, and what to do; a fit does without it."""
     path = tmp_path / "other.toml"
     overlay.write(fitted("tiny", "0" * 12), path)
-    settings = Settings(models=(str(folder),), calibrations={"tiny": path})
+    settings = Settings(models=(str(folder),), calibrations={"tiny": str(path)})
 
     with pytest.raises(CheckpointError, match=r"fitted on revision 0{12}.*calibrate` again"):
         resolving.load(settings)
@@ -117,14 +117,15 @@ def test_the_setting_wins_over_what_lies_beside_the_card(folder, tmp_path):
     ours = fitted("tiny", revision, temperature=3.0)
     overlay.write(fitted("tiny", revision), folder / cards.FILE_NAME)
     overlay.write(ours, tmp_path / "ours.toml")
+    ours_path = str(tmp_path / "ours.toml")
     settings = {"models": (str(folder),), "aliases": {"judge": "tiny"}}
 
-    served = resolving.load(Settings(**settings, calibrations={"judge": tmp_path / "ours.toml"}))
+    served = resolving.load(Settings(**settings, calibrations={"judge": ours_path}))
     (folder / cards.FILE_NAME).unlink()
 
     assert served.default.calibration == ours
     with pytest.raises(SettingsError, match=r"calibrations\.nobody: 'nobody' isn't served"):
-        resolving.load(Settings(**settings, calibrations={"nobody": tmp_path / "ours.toml"}))
+        resolving.load(Settings(**settings, calibrations={"nobody": ours_path}))
 
 
 @pytest.mark.parametrize("place", ["missing/calibration.toml", "."])

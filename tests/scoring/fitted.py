@@ -33,8 +33,8 @@ def fitted(
         preference=cards.Temperature(temperature=temperature),
         acceptable=cards.Acceptable(knots=KNOTS) if labels else None,
         abstention=abstention,
-        length=cards.Length(
+        length=cards.LengthControl(
             mean=MEAN, knots=LENGTHS, preference=cards.Platt(slope=1.0, intercept=0.5)
         ),
-        moments=cards.Moments(mean=0.0, std=1.0, margin_absolute=0.75, margin_squared=1.0),
+        moments=cards.Baseline(mean=0.0, std=1.0, margin_absolute=0.75, margin_squared=1.0),
     ).identified()

@@ -126,7 +126,7 @@ def abstention(margins: np.ndarray, error_rates: Sequence[float]) -> cards.Abste
     return cards.Abstention(thresholds=thresholds)
 
 
-def length(texts: Sequence[str], scores: np.ndarray, covariate: Covariate) -> cards.Length:
+def length(texts: Sequence[str], scores: np.ndarray, covariate: Covariate) -> cards.LengthControl:
     """Return LOWESS of the scores on a covariate of the responses, at quantiles of it."""
     values = np.array([COVARIATES[covariate](text) for text in texts])
     grid = _quantiles(values)
@@ -140,7 +140,7 @@ def length(texts: Sequence[str], scores: np.ndarray, covariate: Covariate) -> ca
     smooth = np.where(np.isfinite(smooth), smooth, means)
     knots = [(rounded(x), rounded(y)) for x, y in zip(grid, smooth, strict=True)]
     mean = float(np.interp(values, grid, smooth).mean())
-    return cards.Length(covariate=covariate, mean=rounded(mean), knots=knots)
+    return cards.LengthControl(covariate=covariate, mean=rounded(mean), knots=knots)
 
 
 def _right(margins: np.ndarray) -> np.ndarray:

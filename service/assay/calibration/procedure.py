@@ -124,13 +124,13 @@ def _responses(fit_pairs: Pairs, fit_labelled: Labelled) -> tuple[list[str], np.
     return [*texts, *fit_labelled.texts], np.concatenate([scores, fit_labelled.scores])
 
 
-def _moments(fit_pairs: Pairs, fit_labelled: Labelled) -> cards.Moments:
+def _moments(fit_pairs: Pairs, fit_labelled: Labelled) -> cards.Baseline:
     _, scores = _responses(fit_pairs, fit_labelled)
     means = fit_pairs.rewards.mean(axis=2)
     good = [*means[:, 0], *fit_labelled.scores[fit_labelled.labels == 1]]
     margins = fit_pairs.margins
     has_pairs = len(margins) > 0
-    return cards.Moments(
+    return cards.Baseline(
         mean=fit.rounded(scores.mean()),
         std=fit.rounded(scores.std()),
         reference_mean=fit.rounded(np.mean(good)) if good else None,
@@ -260,7 +260,7 @@ def _acceptable(
 
 
 def _length(
-    held_out: Pairs, controlled: Pairs, labelled: Labelled, length: cards.Length
+    held_out: Pairs, controlled: Pairs, labelled: Labelled, length: cards.LengthControlControl
 ) -> dict[str, Any]:
     """Return what length control changes, on held-out responses: before, after."""
     measure = COVARIATES[length.covariate]

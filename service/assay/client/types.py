@@ -16,7 +16,7 @@ ThingT = TypeVar("ThingT")
 Several: TypeAlias = Iterable[ThingT] | AsyncIterable[ThingT]
 
 
-class ScoreOptions(TypedDict, total=False):
+class SharedOptions(TypedDict, total=False):
     """The fields of `wire.Options`; what isn't given is the server's to choose."""
 
     tools: list[dict[str, Any]] | None
@@ -38,7 +38,13 @@ class ScoreOptions(TypedDict, total=False):
     length_control: bool
 
 
-class CompareOptions(ScoreOptions, total=False):
+class ScoreOptions(SharedOptions, total=False):
+    """Those of `wire.ScoreRequest`."""
+
+    calibrated: bool
+
+
+class CompareOptions(SharedOptions, total=False):
     """Those of `wire.CompareRequest`."""
 
     temperature: float | None
@@ -46,7 +52,7 @@ class CompareOptions(ScoreOptions, total=False):
     abstain_at: float | None
 
 
-class BestOfNOptions(ScoreOptions, total=False):
+class BestOfNOptions(SharedOptions, total=False):
     """Those of `wire.BestOfNRequest`."""
 
     rule: wire.Rule
