@@ -12,8 +12,8 @@ if TYPE_CHECKING:
     from assay.settings import Settings
 
 
-def load(settings: Settings) -> Targets:
+def load(settings: Settings, *, is_calibrated: bool = True) -> Targets:
     """Return what is served by these settings."""
     resolve_settings = targets.resolve_settings(settings)
     resolved = (resolution.resolve(reference, resolve_settings)[0] for reference in settings.models)
-    return targets.assemble(settings, resolved)
+    return targets.assemble(settings, resolved, is_calibrated=is_calibrated)

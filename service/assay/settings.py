@@ -176,7 +176,7 @@ class Settings(BaseSettings):
     composites: dict[str, Composite] = Field(
         default={}, description="Served targets and attributes as one reward, by name."
     )
-    calibrations: dict[str, Path] = Field(
+    calibrations: dict[str, Annotated[str, StringConstraints(min_length=1)]] = Field(
         default={},
         description="Files of `assay calibrate` by served target; one named here is taken in "
         "place of the calibration.toml beside the target's card.",
@@ -411,15 +411,6 @@ class Settings(BaseSettings):
     @classmethod
     def _locate(cls, value: object) -> object:
         return paths.of(value) if isinstance(value, str) else value
-
-    @field_validator("calibrations", mode="before")
-    @classmethod
-    def _locate_each(cls, value: object) -> object:
-        if not isinstance(value, dict):
-            return value
-        return {
-            name: paths.of(path) if isinstance(path, str) else path for name, path in value.items()
-        }
 
     @field_validator("names")
     @classmethod

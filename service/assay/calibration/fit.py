@@ -91,6 +91,7 @@ def acceptable(scores: np.ndarray, labels: np.ndarray) -> cards.Acceptable:
     for the lower probability, 1 for the upper one (Vovk and Petej 1211.0025).
     """
     isotonic_module = library("sklearn.isotonic")
+    scores = np.array([rounded(score) for score in scores])
     knots = []
     for score in _quantiles(scores):
         ends = []
@@ -125,13 +126,13 @@ def abstention(margins: np.ndarray, error_rates: Sequence[float]) -> cards.Abste
     return cards.Abstention(thresholds=thresholds)
 
 
-def length(texts: Sequence[str], scores: np.ndarray, covariate: Covariate) -> cards.Length:
+def length(texts: Sequence[str], scores: np.ndarray, covariate: Covariate) -> cards.LengthControl:
     """Return LOWESS of the scores on a covariate of the responses, at quantiles of it."""
     values = np.array([COVARIATES[covariate](text) for text in texts])
     grid = _quantiles(values)
-    smooth = library("statsmodels.nonparametric.smoothers_lowess").lowess(
-        scores, values, frac=_FRACTION, xvals=grid
-    )
+    lowess = library("statsmodels.nonparametric.smoothers_lowess").lowess
+    with np.errstate(invalid="ignore"):
+        smooth = lowess(scores, values, frac=_FRACTION, xvals=grid)
     # Where more than that fraction has one value there is no line; their mean stands for it.
     means = np.array(
         [scores[np.abs(values - x).argsort()[: len(values) // 2]].mean() for x in grid]
@@ -139,7 +140,7 @@ def length(texts: Sequence[str], scores: np.ndarray, covariate: Covariate) -> ca
     smooth = np.where(np.isfinite(smooth), smooth, means)
     knots = [(rounded(x), rounded(y)) for x, y in zip(grid, smooth, strict=True)]
     mean = float(np.interp(values, grid, smooth).mean())
-    return cards.Length(covariate=covariate, mean=rounded(mean), knots=knots)
+    return cards.LengthControl(covariate=covariate, mean=rounded(mean), knots=knots)
 
 
 def _right(margins: np.ndarray) -> np.ndarray:

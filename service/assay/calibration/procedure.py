@@ -124,13 +124,13 @@ def _responses(fit_pairs: Pairs, fit_labelled: Labelled) -> tuple[list[str], np.
     return [*texts, *fit_labelled.texts], np.concatenate([scores, fit_labelled.scores])
 
 
-def _moments(fit_pairs: Pairs, fit_labelled: Labelled) -> cards.Moments:
+def _moments(fit_pairs: Pairs, fit_labelled: Labelled) -> cards.Baseline:
     _, scores = _responses(fit_pairs, fit_labelled)
     means = fit_pairs.rewards.mean(axis=2)
     good = [*means[:, 0], *fit_labelled.scores[fit_labelled.labels == 1]]
     margins = fit_pairs.margins
     has_pairs = len(margins) > 0
-    return cards.Moments(
+    return cards.Baseline(
         mean=fit.rounded(scores.mean()),
         std=fit.rounded(scores.std()),
         reference_mean=fit.rounded(np.mean(good)) if good else None,
@@ -159,12 +159,12 @@ def _preference(fitted_on: Pairs, held_out: Pairs, seed: int) -> tuple[cards.Pre
     draws = report.Resampled(held_out.groups, seed)
     margins = held_out.margins
     plain = _plain(held_out.by_member)
-    before = report.figures(*_confident(plain), draws)
+    before = report.figures(*_confident(plain, margins), draws)
     results: list[tuple[float, int, Any, _Judged, np.ndarray]] = []
     for method in fit.METHODS:
         candidate = method(fitted_on.margins)
         probabilities = np.array([candidate.probability(margin) for margin in margins])
-        after = report.figures(*_confident(probabilities), draws)
+        after = report.figures(*_confident(probabilities, margins), draws)
         results.append((after[0].nll.value, len(results), candidate, after, probabilities))
     _, _, best, after, probabilities = min(results)
     table = cards.Report(
@@ -180,8 +180,8 @@ def _preference(fitted_on: Pairs, held_out: Pairs, seed: int) -> tuple[cards.Pre
         **table.model_dump(),
         "sharpness": [report.sharpness(plain), report.sharpness(probabilities)],
         "reliability": [
-            report.reliability(*_confident(plain)),
-            report.reliability(*_confident(probabilities)),
+            report.reliability(*_confident(plain, margins)),
+            report.reliability(*_confident(probabilities, margins)),
         ],
     }
 
@@ -191,9 +191,13 @@ def _plain(by_member: np.ndarray) -> np.ndarray:
     return np.asarray((1 / (1 + np.exp(-by_member))).mean(axis=1))
 
 
-def _confident(probabilities: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return how probable the likelier order is, and whether it is right: 0.5 for a tie."""
-    return np.maximum(probabilities, 1 - probabilities), (np.sign(probabilities - 0.5) + 1) / 2
+def _confident(probabilities: np.ndarray, margins: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return how probable the likelier order is, and whether it is right: 0.5 for a tie.
+
+    Of two that are equally probable the margin says which is meant.
+    """
+    sides = np.where(probabilities == 0.5, margins, probabilities - 0.5)
+    return np.maximum(probabilities, 1 - probabilities), (np.sign(sides) + 1) / 2
 
 
 def _abstention(
@@ -256,7 +260,7 @@ def _acceptable(
 
 
 def _length(
-    held_out: Pairs, controlled: Pairs, labelled: Labelled, length: cards.Length
+    held_out: Pairs, controlled: Pairs, labelled: Labelled, length: cards.LengthControl
 ) -> dict[str, Any]:
     """Return what length control changes, on held-out responses: before, after."""
     measure = COVARIATES[length.covariate]

@@ -11,10 +11,16 @@ import json
 from itertools import pairwise
 from typing import TYPE_CHECKING, Annotated, Literal, Self
 
-from pydantic import AfterValidator, AwareDatetime, Field, ValidationError
+from pydantic import (
+    AfterValidator,
+    AwareDatetime,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+)
 
 from assay import toml_file, validation
-from assay.cards.mechanism import Table
 from assay.errors import CheckpointError
 from assay.reward import calibration as link
 from assay.reward import transform
@@ -53,14 +59,20 @@ def _ordered(knots: list[tuple[float, float, float]]) -> list[tuple[float, float
     return knots
 
 
-class Figure(Table):
+class FittedTable(BaseModel):
+    """Base of its tables, which a program writes: what isn't known is an error."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Figure(FittedTable):
     """A number over held-out prompts, and its 95 % interval by bootstrap over prompts."""
 
     value: Finite
     interval: Interval
 
 
-class Figures(Table):
+class Figures(FittedTable):
     """How good probabilities are: lower is better."""
 
     nll: Figure
@@ -68,7 +80,7 @@ class Figures(Table):
     ece: Figure
 
 
-class Report(Table):
+class Report(FittedTable):
     """A calibration on the held-out part: without it, with it, and what it changes."""
 
     held_out: int
@@ -79,7 +91,7 @@ class Report(Table):
     methods: dict[str, Finite] = Field(default={}, description="Held-out NLL of each method.")
 
 
-class Temperature(Table):
+class Temperature(FittedTable):
     """P(a ≻ b) = σ(margin / temperature)."""
 
     method: Literal["temperature"] = "temperature"
@@ -91,7 +103,7 @@ class Temperature(Table):
         return link.symmetric(margin, lambda size: transform.sigmoid(size / self.temperature))
 
 
-class Platt(Table):
+class Platt(FittedTable):
     """σ(slope · |margin| + intercept) that the higher reward is right."""
 
     method: Literal["platt"] = "platt"
@@ -106,7 +118,7 @@ class Platt(Table):
         )
 
 
-class Isotonic(Table):
+class Isotonic(FittedTable):
     """Straight lines between (|margin|, probability that the higher reward is right)."""
 
     method: Literal["isotonic"] = "isotonic"
@@ -125,7 +137,7 @@ class Isotonic(Table):
 Preference = Annotated[Temperature | Platt | Isotonic, Field(discriminator="method")]
 
 
-class Acceptable(Table):
+class Acceptable(FittedTable):
     """The probability that a response is acceptable, by its score: Venn-Abers.
 
     A knot is a score, and the isotonic probability there if the response is labelled 0, and 1.
@@ -148,7 +160,7 @@ class Acceptable(Table):
         return link.merged(*self.interval(score))
 
 
-class Threshold(Table):
+class Threshold(FittedTable):
     """Where to abstain so that at most a share of all comparisons is decided wrongly.
 
     A comparison is undecided where |margin| is at most `margin`. `coverage` to `wrong` are of the
@@ -164,7 +176,7 @@ class Threshold(Table):
     wrong: Share | None = None
 
 
-class Abstention(Table):
+class Abstention(FittedTable):
     """Split-conformal thresholds by error rate."""
 
     thresholds: Annotated[list[Threshold], Field(min_length=1, max_length=32)]
@@ -174,7 +186,7 @@ class Abstention(Table):
         return next((one.margin for one in self.thresholds if one.error_rate == error_rate), None)
 
 
-class Fitted(Table):
+class Fitted(FittedTable):
     """What was fitted to one kind of score: the raw or the controlled one."""
 
     preference: Preference | None = None
@@ -182,7 +194,7 @@ class Fitted(Table):
     abstention: Abstention | None = None
 
 
-class Length(Fitted):
+class LengthControl(Fitted):
     """The score expected of a response by its length, or by another covariate: LOWESS.
 
     The controlled score is the raw one less what is expected, plus `mean`, which keeps the scale.
@@ -208,7 +220,7 @@ class Length(Fitted):
         return self.mean - link.interpolate(self.knots, COVARIATES[self.covariate](text))
 
 
-class Moments(Table):
+class Baseline(FittedTable):
     """The raw scores and margins that it was fitted on: what is served is held against them."""
 
     mean: Finite
@@ -220,7 +232,7 @@ class Moments(Table):
     margin_squared: NotNegative | None = Field(default=None, description="Mean margin².")
 
 
-class Counts(Table):
+class Counts(FittedTable):
     """What it was fitted on and held out; `failed` items had no score."""
 
     prompts: int
@@ -241,8 +253,8 @@ class Calibration(Fitted):
     source: str = Field(description="The name of the file with the pairs.")
     seed: int = 0
     counts: Counts
-    length: Length | None = None
-    moments: Moments | None = None
+    length: LengthControl | None = None
+    moments: Baseline | None = None
 
     def fitted(self, *, length_control: bool) -> Fitted | None:
         """Return what was fitted to raw scores, or to controlled ones."""

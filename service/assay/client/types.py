@@ -17,7 +17,7 @@ ThingT = TypeVar("ThingT")
 Several: TypeAlias = Iterable[ThingT] | AsyncIterable[ThingT]
 
 
-class Options(TypedDict, total=False):
+class SharedOptions(TypedDict, total=False):
     """The fields of `wire.Options`; what isn't given is the server's to choose."""
 
     tools: list[dict[str, Any]] | None
@@ -41,13 +41,14 @@ class Options(TypedDict, total=False):
     length_control: bool
 
 
-class ScoreOptions(Options, total=False):
+class ScoreOptions(SharedOptions, total=False):
     """Those of `wire.ScoreRequest`."""
 
+    calibrated: bool
     targets: Sequence[ATarget] | None
 
 
-class CompareOptions(Options, total=False):
+class CompareOptions(SharedOptions, total=False):
     """Those of `wire.CompareRequest`."""
 
     temperature: float | None
@@ -55,7 +56,7 @@ class CompareOptions(Options, total=False):
     abstain_at: float | None
 
 
-class BestOfNOptions(Options, total=False):
+class BestOfNOptions(SharedOptions, total=False):
     """Those of `wire.BestOfNRequest`."""
 
     top_k: int

@@ -63,6 +63,7 @@ ANSWERS: tuple[type[BaseModel], ...] = (
     wire.Stats,
     wire.PartEntry,
     wire.GateEntry,
+    wire.CalibrationEntry,
     wire.ModelDetail,
     wire.ReadyAnswer,
     wire.ErrorAnswer,

@@ -32,6 +32,7 @@ EXAMPLES: dict[str, Any] = {
             "gate": {"part": "safe", "at_least": 0.0, "otherwise": -10.0},
         }
     },
+    "calibrations": {"judge": "/data/judge-calibration.toml"},
     "remotes": {"judge": {"url": "http://gpu-1:8000", "contract": "vllm-classify"}},
     "trust_remote_code": [f"judge@{'0123456789abcdef' * 4}"],
     "worker_variables": ["NCCL_DEBUG"],

@@ -12,7 +12,7 @@ from assay.items import Conversation, Solution, said
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from assay.cards.calibration import Acceptable, Calibration, Fitted, Length
+    from assay.cards.calibration import Acceptable, Calibration, Fitted, LengthControl
     from assay.items import Source
     from assay.scoring.targets import Target
 
@@ -29,7 +29,7 @@ class Calibrated:
     """
 
     id: str | None = None
-    length: Length | None = None
+    length: LengthControl | None = None
     probability: Callable[[float], float] | None = None
     acceptable: Acceptable | None = None
     threshold: float | None = None

@@ -289,7 +289,7 @@ def _overlays(
                 f"calibrations.{shown(given)}: '{shown(name)}' isn't served; there are "
                 f"{', '.join(targets)}"
             )
-        overlays[name] = calibration.read(path)
+        overlays[name] = calibration.read(paths.of(path))
     return overlays
 
 

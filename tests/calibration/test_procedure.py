@@ -1,0 +1,200 @@
+"""From answers to a calibration: divided by prompt, the best kept, refused where it can't be."""
+
+import json
+
+import numpy as np
+import pytest
+
+from assay.bulk import Target
+from assay.calibration import measured, pairs, plot, procedure
+from assay.calibration.pairs import Example
+from assay.cards import calibration as cards
+from assay.errors import InvalidField
+
+TARGET = Target(model="m", revision="r")
+OVERCONFIDENT = 4.0  # how many times its margins are what they should be
+# The sums of a fit in another order.
+ROUNDING = 1e-6
+
+
+def compared(number, margins, length=5):
+    """Return a pair and its answer by members with these margins."""
+    example = Example("chosen", f"g{number}", f"p{number}", ("a" * length, "b"))
+    members = {f"member-{place}": float(margin) for place, margin in enumerate(margins)}
+    mean = float(np.mean(margins))
+    return example, {
+        "scores": [mean, 0.0],
+        "margin_std": float(np.std(margins)),
+        "members": [members, dict.fromkeys(members, 0.0)],
+    }
+
+
+def labelled(number, label, score):
+    """Return a labelled response and its answer by one model."""
+    example = Example("label", f"g{number}", f"p{number}", ("a" * 7,), float(label))
+    return example, {"score": float(score), "uncertainty": None}
+
+
+def drawn(count, seed=0):
+    """Return pairs by two overconfident members, and as many labelled responses."""
+    chance = np.random.default_rng(seed)
+    found = []
+    for number in range(count):
+        size = chance.exponential(1.0)
+        sign = 1 if chance.random() < 1 / (1 + np.exp(-size)) else -1
+        noise = chance.normal(size=2) / 4
+        margins = OVERCONFIDENT * (sign * size + noise - noise.mean())
+        found.append(compared(number, margins, int(chance.integers(2, 400))))
+    for number in range(count):
+        label = chance.random() < 0.5
+        found.append(labelled(number, label, chance.normal(2.0 * label)))
+    return found
+
+
+def calibrated(cases, options=None):
+    """Return the calibration and the report of pairs with their answers."""
+    examples, answers = zip(*cases, strict=True)
+    found = measured.measured(examples, answers)
+    return procedure.calibrate(found, TARGET, "pairs.jsonl", options or procedure.Options())
+
+
+@pytest.fixture(scope="module")
+def result():
+    """A calibration of many pairs, and its report."""
+    return calibrated(drawn(1_500))
+
+
+def test_an_overconfident_target_is_calibrated(result):
+    """NLL, Brier score and ECE fall on the held-out half; so by the intervals of the change."""
+    calibration, _ = result
+    report = calibration.preference.report
+
+    for name in ("nll", "brier", "ece"):
+        assert getattr(report.after, name).value < getattr(report.before, name).value
+        assert getattr(report.change, name).interval[1] < 0
+    assert calibration.preference.probability(OVERCONFIDENT) == pytest.approx(
+        1 / (1 + np.exp(-1)), abs=0.1
+    )
+
+
+def test_the_method_with_the_lowest_held_out_nll_is_kept(result):
+    """Each of the three was tried."""
+    calibration, report = result
+
+    methods = report["preference"]["methods"]
+    assert methods.keys() == {"temperature", "platt", "isotonic"}
+    assert calibration.preference.method == min(methods, key=methods.get)
+
+
+def test_a_report_says_what_is_needed_to_judge_it(result):
+    """Reliability, sharpness, risk-coverage, accuracy by margin and agreement, AUROC; all JSON."""
+    _, report = result
+
+    uncertainty = report["uncertainty"]
+    assert {"by_margin", "by_margin_over_std", "by_agreement", "auroc", "risk_coverage"} <= (
+        uncertainty.keys()
+    )
+    assert uncertainty["auroc"]["margin"]["value"] > 0.6
+    assert len(report["preference"]["reliability"][1]) == 10
+    assert {"spearman", "longer_wins", "accuracy", "balanced"} <= report["length"].keys()
+    assert json.loads(json.dumps(report, allow_nan=False)) is not None
+
+
+def test_each_threshold_covers_what_it_promises(result):
+    """Within what two samples of these sizes may differ by, at 3.3 standard deviations."""
+    calibration, _ = result
+    counts = calibration.counts
+
+    for threshold in calibration.abstention.thresholds:
+        rate = threshold.error_rate
+        spread = rate * (1 - rate) * (1 / counts.pairs_fitted + 1 / counts.pairs_held_out)
+        assert threshold.coverage == pytest.approx(1 - rate, abs=3.3 * spread**0.5)
+        assert threshold.interval[0] < threshold.coverage < threshold.interval[1]
+
+
+def test_a_calibration_doesnt_depend_on_the_order_of_lines(result):
+    """Which prompts are held out is by their hash; sums are of the same numbers."""
+    calibration, _ = result
+    other, _ = calibrated(drawn(1_500)[::-1])
+
+    asked = np.linspace(-8, 8, 41)
+    assert other.counts == calibration.counts
+    assert [other.preference.probability(each) for each in asked] == pytest.approx(
+        [calibration.preference.probability(each) for each in asked], abs=ROUNDING
+    )
+    assert [one.margin for one in other.abstention.thresholds] == pytest.approx(
+        [one.margin for one in calibration.abstention.thresholds], abs=ROUNDING
+    )
+
+
+def test_pairs_of_one_prompt_stay_on_one_side():
+    """The counts are those of the groups' own sides."""
+    cases = [compared(number % 60, [1.0 if number % 3 else -0.5]) for number in range(240)]
+
+    calibration, _ = calibrated(cases)
+
+    out = sum(pairs.is_held_out(f"g{number}", 0) for number in range(60))
+    assert calibration.counts.pairs_held_out == 4 * out
+    assert calibration.counts.prompts == 60
+
+
+def test_what_has_no_score_is_left_out_and_counted():
+    """By the code of its error."""
+    refused = compared(999, [0.0])[0], {"error": {"code": "item_too_long", "message": ""}}
+
+    calibration, report = calibrated([*drawn(100), refused, refused])
+
+    assert report["errors"] == {"item_too_long": 2}
+    assert calibration.counts.failed == 2
+
+
+def test_scores_of_one_prompt_are_pairs():
+    """The higher one is the chosen one."""
+    cases = []
+    for number in range(60):
+        for value in (0.0, 1.0):
+            example = Example("score", f"g{number}", f"p{number}", (f"a{value}",), value)
+            cases.append((example, {"score": value + number % 3, "uncertainty": None}))
+
+    calibration, report = calibrated(cases)
+
+    assert calibration.counts.pairs_fitted + calibration.counts.pairs_held_out == 60
+    assert report["uncertainty"]["accuracy"]["accuracy"] == 1
+
+
+@pytest.mark.parametrize(
+    ("cases", "reason"),
+    [
+        (drawn(49)[:49], "there are 49 pairs, and 50 are needed"),
+        (drawn(49)[49:], "there are 49 labelled responses, and 50 are needed"),
+        ([compared(0, [1.0])] * 60, "no pairs would be (fitted on|held out).*1 prompt"),
+        ([labelled(number, 1, 0.0) for number in range(60)], "have the label 1"),
+        (
+            [(compared(number, [1.0])[0], {"error": {"code": "bad"}}) for number in range(60)],
+            "nothing to fit; of some lines there is no score: 60 × bad",
+        ),
+    ],
+)
+def test_what_cant_be_fitted_is_one_sentence(cases, reason):
+    """Too few, one prompt alone, labels of one kind, or no scores."""
+    with pytest.raises(InvalidField, match=reason):
+        calibrated(cases)
+
+
+def test_length_control_is_calibrated_by_itself(result):
+    """Probabilities and thresholds of controlled scores are fitted to these."""
+    calibration, report = result
+
+    assert isinstance(calibration.length, cards.LengthControl)
+    assert calibration.length.preference.report is not None
+    assert calibration.length.abstention != calibration.abstention
+    assert report["length"]["preference"]["method"] == calibration.length.preference.method
+
+
+def test_a_report_can_be_drawn(result, tmp_path):
+    """The reliability diagrams, as a picture; an ending of none is refused."""
+    plot.draw(result[1], tmp_path / "plot.png")
+
+    assert (tmp_path / "plot.png").read_bytes().startswith(b"\x89PNG")
+    with pytest.raises(InvalidField, match="can't be written"):
+        plot.draw(result[1], tmp_path / "plot.nothing")

@@ -1,0 +1,268 @@
+"""A target with a calibration: probabilities, abstention and length control over HTTP."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from assay.calibration import overlay
+from assay.cards import calibration as cards
+from assay.cli.app import app
+from assay.reward.transform import sigmoid
+from assay.settings import Settings
+from tests import resolving
+from tests.http.processes import serving
+from tests.http.texts import PROMPT, RESPONSES
+from tests.scoring.fitted import KNOTS, LENGTHS, MEAN, RATES, THRESHOLDS, fitted
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from tests.http.processes import Server
+
+ROUNDING = 1e-12  # one number computed in two orders of float64 operations
+PAIRS = 120
+
+
+@pytest.fixture(scope="module")
+def ours() -> cards.Calibration:
+    """A calibration of the starter as it is."""
+    return fitted("starter", resolving.load(Settings()).default.revision)
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory, ours: cards.Calibration) -> Iterator[Server]:
+    """The starter's server with it."""
+    folder = tmp_path_factory.mktemp("calibrated")
+    overlay.write(ours, folder / "ours.toml")
+    calibrations = json.dumps({"starter": str(folder / "ours.toml")})
+    with serving(folder / "run", "starter", calibrations=calibrations) as server:
+        yield server
+
+
+def posted(server: Server, path: str, **body: Any) -> dict[str, Any]:
+    answer = server.http.post(path, json=body)
+    assert answer.status_code == 200, answer.text
+    return answer.json()
+
+
+def offset(response: str) -> float:
+    """Return what length control adds, from the knots."""
+    return MEAN - float(np.interp(len(response), *zip(*LENGTHS, strict=True)))
+
+
+def test_a_probability_is_by_the_calibration(server: Server, ours: cards.Calibration) -> None:
+    """Of the margin of mean rewards; the answer names it. With a temperature it is as without."""
+    answer = posted(server, "/compare", prompt=PROMPT, responses=RESPONSES[:2])
+    (entry,) = answer["data"]
+    back = posted(server, "/compare", prompt=PROMPT, responses=RESPONSES[1::-1])
+    plain = posted(server, "/compare", prompt=PROMPT, responses=RESPONSES[:2], temperature=1)
+
+    assert answer["calibration"] == ours.id
+    assert entry["probability"] == pytest.approx(sigmoid(entry["margin"] / 2), abs=ROUNDING)
+    assert back["data"][0]["probability"] == 1 - entry["probability"]
+    assert "calibration" not in plain
+    assert plain["data"][0]["probability"] != entry["probability"]
+
+
+def test_all_pairs_of_a_comparison_are_calibrated(server: Server) -> None:
+    """P(i ≻ j) = 1 − P(j ≻ i), to the bit."""
+    (entry,) = posted(server, "/compare", prompt=PROMPT, responses=RESPONSES)["data"]
+    matrix = np.array(entry["probabilities"])
+
+    assert (matrix == 1 - matrix.T).all()
+    assert matrix[0, 1] == pytest.approx(
+        sigmoid((entry["scores"][0] - entry["scores"][1]) / 2), abs=ROUNDING
+    )
+
+
+@pytest.mark.parametrize(("rate", "threshold"), [*zip(RATES, THRESHOLDS, strict=True)])
+def test_comparisons_are_undecided_up_to_the_threshold(
+    server: Server, rate: float, threshold: float
+) -> None:
+    """The winner stays; best-of-n says it of the first two of the ranking."""
+    (entry,) = posted(server, "/compare", prompt=PROMPT, responses=RESPONSES, abstain_at=rate)[
+        "data"
+    ]
+    (best,) = posted(server, "/best-of-n", prompt=PROMPT, responses=RESPONSES, abstain_at=rate)[
+        "data"
+    ]
+    (alone,) = posted(
+        server, "/best-of-n", prompt=PROMPT, responses=RESPONSES[:1], abstain_at=rate
+    )["data"]
+    lead = best["ranking"][0]["score"] - best["ranking"][1]["score"]
+
+    assert entry["undecided"] == (abs(entry["margin"]) <= threshold)
+    assert entry["winner"] is not None
+    assert best["undecided"] == (lead <= threshold)
+    assert alone["undecided"] is False
+
+
+def test_a_response_has_a_probability_of_being_acceptable(server: Server) -> None:
+    """With its interval, from the knots; the score is what it was."""
+    items = [{"prompt": PROMPT, "response": response} for response in RESPONSES]
+    data = posted(server, "/score", inputs=items, calibrated=True)["data"]
+    plain = posted(server, "/score", inputs=items)["data"]
+    places, lows, highs = zip(*KNOTS, strict=True)
+
+    assert [entry["score"] for entry in data] == [entry["score"] for entry in plain]
+    for entry in data:
+        low, high = (np.interp(entry["score"], places, ends) for ends in (lows, highs))
+        assert entry["probability_interval"] == pytest.approx([low, high], abs=ROUNDING)
+        assert entry["probability"] == pytest.approx(high / (1 - low + high), abs=ROUNDING)
+
+
+def test_calibrated_numbers_dont_depend_on_other_items(server: Server) -> None:
+    """Alone, in another order or beside others: the same bits."""
+    items = [{"prompt": PROMPT, "response": response} for response in RESPONSES]
+    options = {"calibrated": True, "length_control": False}
+    together = posted(server, "/score", inputs=items[::-1], **options)["data"][::-1]
+
+    for item, entry in zip(items, together, strict=True):
+        (alone,) = posted(server, "/score", inputs=[item], **options)["data"]
+        assert alone["probability"] == entry["probability"]
+
+
+def test_length_control_answers_both_scores(server: Server) -> None:
+    """Controlled and raw, on each route; all else is of the controlled score."""
+    items = [{"prompt": PROMPT, "response": response} for response in RESPONSES]
+    raw = [entry["score"] for entry in posted(server, "/score", inputs=items)["data"]]
+    expected = [score + offset(text) for score, text in zip(raw, RESPONSES, strict=True)]
+    data = posted(server, "/score", inputs=items, length_control=True, include=["members"])["data"]
+    (entry,) = posted(
+        server, "/compare", prompt=PROMPT, responses=RESPONSES[:2], length_control=True
+    )["data"]
+    (best,) = posted(server, "/best-of-n", prompt=PROMPT, responses=RESPONSES, length_control=True)[
+        "data"
+    ]
+
+    assert [one["raw_score"] for one in data] == raw
+    assert [one["score"] for one in data] == pytest.approx(expected, abs=ROUNDING)
+    for one in data:
+        assert np.mean([*one["members"].values()]) == pytest.approx(one["score"], abs=ROUNDING)
+    assert entry["raw_scores"] == raw[:2]
+    assert entry["margin"] == pytest.approx(expected[0] - expected[1], abs=ROUNDING)
+    sure = sigmoid(abs(entry["margin"]) + 0.5)
+    assert entry["probability"] == pytest.approx(
+        sure if entry["margin"] > 0 else 1 - sure, abs=ROUNDING
+    )
+    assert {one["index"]: one["raw_score"] for one in best["ranking"]} == dict(enumerate(raw))
+    assert [one["score"] for one in best["ranking"]] == pytest.approx(
+        sorted(expected, reverse=True), abs=ROUNDING
+    )
+
+
+def test_what_wasnt_fitted_is_refused_by_its_field(server: Server, starter: Server) -> None:
+    """422, with the rates that are; a target without a calibration has none."""
+    pair = {"prompt": PROMPT, "responses": RESPONSES[:2]}
+    other = server.http.post("/compare", json={**pair, "abstain_at": 0.3})
+    none = starter.http.post("/compare", json={**pair, "abstain_at": 0.1})
+    text = server.http.post("/score", json={"inputs": {"text": "a"}, "length_control": True})
+
+    for answer, param in ((other, "abstain_at"), (none, "abstain_at"), (text, None)):
+        assert answer.status_code == 422
+        assert answer.json()["error"].get("param") == param or param is None
+    assert "send one of 0.1, 0.2" in other.json()["error"]["message"]
+    assert "has no calibration" in none.json()["error"]["message"]
+
+
+def test_a_target_shows_its_calibration(server: Server, ours: cards.Calibration) -> None:
+    """Its id and age, what it was fitted on, and what may be asked."""
+    shown = server.http.get("/models/starter").json()["calibration"]
+
+    assert shown["id"] == ours.id
+    assert (shown["method"], shown["calibrated"]) == ("temperature", True)
+    assert (shown["error_rates"], shown["covariate"]) == (list(RATES), "characters")
+    assert "calibration" not in server.http.get("/models/starter%2Fmember-1").json()
+
+
+def test_margins_are_counted_beside_those_of_the_calibration(server: Server) -> None:
+    """A pair that is decided, its raw margin, and how old the calibration is."""
+    before = [
+        server.metric("assay_margins_total", model="starter", moment=moment)
+        for moment in ("absolute", "squared")
+    ]
+    (entry,) = posted(
+        server, "/compare", prompt=PROMPT, responses=RESPONSES[:2], length_control=True
+    )["data"]
+    margin = entry["raw_scores"][0] - entry["raw_scores"][1]
+    after = [
+        server.metric("assay_margins_total", model="starter", moment=moment)
+        for moment in ("absolute", "squared")
+    ]
+
+    assert after[0] - before[0] == pytest.approx(abs(margin))
+    assert after[1] - before[1] == pytest.approx(margin**2)
+    assert server.metric("assay_calibration_margin", model="starter", moment="absolute") == 0.75
+    assert server.metric("assay_calibration_age_seconds", model="starter") != 0
+    assert server.metric("assay_comparisons_total", model="starter") > 0
+
+
+def pairs(count: int) -> list[dict[str, Any]]:
+    """Return pairs and labelled responses of as many prompts."""
+    chosen, rejected = RESPONSES[:2]
+    return [
+        line
+        for number in range(count)
+        for line in (
+            {"prompt": f"{PROMPT} {number}", "chosen": chosen, "rejected": rejected},
+            {"prompt": f"{PROMPT} {number}", "response": chosen, "label": number % 2},
+        )
+    ]
+
+
+def write(folder: Path, lines: list[dict[str, Any]]) -> Path:
+    file = folder / "pairs.jsonl"
+    file.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return file
+
+
+def test_a_file_of_pairs_becomes_a_calibration(starter: Server, tmp_path: Path) -> None:
+    """`assay calibrate` by a server: the file is of its revision, and names the pairs."""
+    file, output = write(tmp_path, pairs(PAIRS)), tmp_path / "calibration.toml"
+    command = ["calibrate", "starter", str(file), "--url", starter.url, "-o", str(output)]
+
+    done = CliRunner().invoke(app, [*command, "--alpha", "0.1", "--json"])
+
+    assert done.exit_code == 0, done.output
+    found, report = cards.read(output), json.loads(done.stdout)
+    assert found.id == report["id"]
+    assert found.revision == starter.http.get("/models/starter").json()["revision"]
+    assert found.source == "pairs.jsonl"
+    assert report["counts"]["pairs_fitted"] + report["counts"]["pairs_held_out"] == PAIRS
+    assert [one.error_rate for one in found.abstention.thresholds] == [0.1]
+    assert found.acceptable is not None
+
+
+@pytest.mark.parametrize(
+    ("lines", "options", "reason"),
+    [
+        ([], [], "has no lines"),
+        (pairs(30), [], "there are 30 pairs, and at least 50 are needed"),
+        ([{**pairs(1)[0], "rejected": RESPONSES[0]}], [], "line 1: 'chosen' and 'rejected' are"),
+        (pairs(60), ["-o", "no/such/folder/c.toml"], "can't be written"),
+        (pairs(60), ["--alpha", "2"], "give numbers between 0 and 1"),
+        (pairs(60), ["--covariate", "beauty"], "it is one of characters, markdown, list_items"),
+    ],
+)
+def test_pairs_that_say_too_little_are_refused_before_they_are_scored(
+    starter: Server,
+    tmp_path: Path,
+    lines: list[dict[str, Any]],
+    options: list[str],
+    reason: str,
+) -> None:
+    """One sentence, and no file."""
+    file, output = write(tmp_path, lines), tmp_path / "calibration.toml"
+    command = ["calibrate", "starter", str(file), "--url", starter.url, "-o", str(output)]
+
+    done = CliRunner().invoke(app, [*command, *options])
+
+    assert done.exit_code != 0
+    assert reason in " ".join(done.output.replace("│", " ").split())
+    assert not output.exists()
