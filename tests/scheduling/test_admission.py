@@ -1,6 +1,8 @@
+import heapq
 import random
 from collections import Counter, deque
 from contextlib import ExitStack
+from itertools import count
 
 import pytest
 from hypothesis import given
@@ -337,27 +339,33 @@ def test_under_steady_pressure_a_large_request_is_admitted(size, pressure):
     assert pressed(pressure, 10, size) <= 4
 
 
+def due(returns, now):
+    """Remove and return who comes back by now, of a heap of (when, number, name)."""
+    names = []
+    while returns and returns[0][0] <= now:
+        names.append(heapq.heappop(returns)[-1])
+    return names
+
+
 def pressed(pressure, small, large, *, rate=100.0, bound=1000):
     """Return how often a large request asks until it is let in beside a stream of small ones."""
-    now, returns, waiting, tries = [0.0], [(60.0, "large")], deque(), 0
+    now, returns, waiting, tries = [0.0], [(60.0, 0, "large")], deque(), 0
     door = Admission(bound, lambda: rate, clock=lambda: now[0])
-    served = 0.0
+    numbers, served = count(1), 0.0
     for step in range(20_000):
         now[0] = step * small / (rate * pressure)
         served = served + small / pressure if waiting else 0.0
         while waiting and served >= small:
             waiting.popleft().close()
             served -= small
-        due = [entry for entry in returns if entry[0] <= now[0]]
-        returns = [entry for entry in returns if entry[0] > now[0]]
-        for name in [*(name for _, name in due), step]:
+        for name in [*due(returns, now[0]), step]:
             tries += name == "large"
             room = ExitStack()
             try:
                 size = large if name == "large" else small
                 room.enter_context(door.admit(size, lambda name=name: name))
             except Overloaded as refusal:
-                returns.append((now[0] + refusal.retry_after_s, name))
+                heapq.heappush(returns, (now[0] + refusal.retry_after_s, next(numbers), name))
             else:
                 if name == "large":
                     room.close()
@@ -402,6 +410,7 @@ def test_under_steady_pressure_who_comes_back_when_told_is_admitted(pressure):
     now = [0.0]
     door = Admission(1000, lambda: rate, clock=lambda: now[0])
     served, waiting, returns, outcomes = 0.0, deque(), [], Counter()
+    numbers = count()
     for step in range(60 * 10 * pressure):
         now[0] = step / (10 * pressure)
         served += rate / (10 * pressure)
@@ -409,16 +418,15 @@ def test_under_steady_pressure_who_comes_back_when_told_is_admitted(pressure):
             waiting.popleft().close()
             served -= size
         served = min(served, size) if not waiting else served
-        due = [entry for entry in returns if entry[0] <= now[0]]
-        returns = [entry for entry in returns if entry[0] > now[0]]
-        for is_return, name in [(True, name) for _, name in due] + [(False, step)]:
+        comers = [(True, name) for name in due(returns, now[0])] + [(False, step)]
+        for is_return, name in comers:
             room = ExitStack()
             try:
                 room.enter_context(door.admit(size, lambda name=name: name))
             except Overloaded as refusal:
                 outcomes[is_return, False] += 1
                 if not is_return:
-                    returns.append((now[0] + refusal.retry_after_s, name))
+                    heapq.heappush(returns, (now[0] + refusal.retry_after_s, next(numbers), name))
             else:
                 outcomes[is_return, True] += 1
                 waiting.append(room)

@@ -253,7 +253,7 @@ class Scheduling(RuleBasedStateMachine):
                 assert (self.door.tokens, self.door.requests) == (0, 0)
                 assert self.queue.depth(MODEL) == (0, 0)
                 assert not self.queue._claims
-                assert all(one.waiting == 0 for one in self.queue._callers.values())
+                assert all(one.waiting == 0 for one in self.queue._callers._callers.values())
         finally:
             self.loop.close()
 

@@ -8,46 +8,45 @@ waits for the one being done, and a large one for as many small ones as are toge
 from __future__ import annotations
 
 import heapq
-from dataclasses import dataclass, field
 from itertools import count
-from typing import Generic, TypeVar
+from typing import TYPE_CHECKING, Generic, TypeVar
+
+from assay.fair_share import FairShare
+
+if TYPE_CHECKING:
+    from assay.fair_share import Caller
 
 JobT = TypeVar("JobT")
-
-
-@dataclass(eq=False, slots=True)
-class _Caller(Generic[JobT]):
-    """Who has jobs waiting: what was done for it, and the tag of what was done last."""
-
-    done: float
-    now: float = 0.0
-    jobs: list[tuple[float, int, int, JobT]] = field(default_factory=list)  # a heap
 
 
 class FairQueue(Generic[JobT]):
     """Jobs on their way to one who does them."""
 
     def __init__(self) -> None:
-        self._callers: dict[str, _Caller[JobT]] = {}
+        self._callers = FairShare()
+        self._waiting: dict[Caller, list[tuple[float, int, int, JobT]]] = {}  # heaps by tag
         self._numbers = count()
-        self._level = 0.0  # what a caller who begins to wait counts as having had
 
     def put(self, job: JobT, *, caller: str, size: int) -> None:
         """Let a job wait."""
-        if caller not in self._callers:
-            self._callers[caller] = _Caller(self._level)
-        flow = self._callers[caller]
-        heapq.heappush(flow.jobs, (flow.now + size, next(self._numbers), size, job))
+        who = self._callers.caller(caller)
+        self._callers.begin(who)
+        jobs = self._waiting.setdefault(who, [])
+        heapq.heappush(jobs, (who.now + size, next(self._numbers), size, job))
 
     def take(self) -> JobT | None:
         """Return the next job; None if there is none."""
-        if not self._callers:
+        if not self._waiting:
             return None
-        name = min(self._callers, key=lambda caller: self._callers[caller].done)
-        flow = self._callers[name]
-        flow.now, _, size, job = heapq.heappop(flow.jobs)
-        self._level = max(self._level, flow.done)
-        flow.done += size
-        if not flow.jobs:
-            del self._callers[name]
+        who = min(self._waiting, key=self._rank)
+        who.now, _, size, job = heapq.heappop(self._waiting[who])
+        who.given += size
+        who.waiting -= 1
+        if not who.waiting:
+            del self._waiting[who]
+        self._callers.move_on(self._waiting, [who])
         return job
+
+    def _rank(self, caller: Caller) -> tuple[float, float]:
+        """Return whom the next job is of: the least; of equals who has the smaller one."""
+        return caller.given, self._waiting[caller][0][0] - caller.now

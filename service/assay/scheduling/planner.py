@@ -37,7 +37,8 @@ from assay.scheduling.prefixes import Node, Prefixes
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from assay.scheduling.work_item import Caller, RequestFlow, WorkItem
+    from assay.fair_share import Caller
+    from assay.scheduling.work_item import RequestFlow, WorkItem
     from assay.worker_protocol import PrefixBatch
 
 
@@ -110,7 +111,7 @@ class ModelQueue:
         work.flow.works.move_to_end(work, last=False)
         work.flow.virtual_time -= work.tokens
         if work.flow.caller:
-            work.flow.caller.service_received -= work.tokens
+            work.flow.caller.given -= work.tokens
         self._enter(work.flow)
 
     def head(self) -> WorkItem | None:
@@ -161,7 +162,7 @@ class ModelQueue:
         self._leave(work)
         work.flow.virtual_time += work.tokens
         if work.flow.caller:
-            work.flow.caller.service_received += work.tokens
+            work.flow.caller.given += work.tokens
 
     def drop(self, flow: RequestFlow) -> None:
         """Remove all works of a request and set them aside."""

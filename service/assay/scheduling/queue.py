@@ -1,14 +1,13 @@
 """Who waits, whose turn it is, and who has left.
 
-Order is start-time fair queueing, over callers and over the requests of each. A caller (an API key;
-without keys all are one) who begins to wait counts as given as much as the least of those who do,
-so that nobody saves up. Each request is a flow whose turn moves on by the tokens it is given,
-starting at the turn now being served. A request of one item waits behind at most what is already on
-the device, however many items another request brought. Each batch moves the turn on by half its
-first item at least: newcomers still go before the next item of that flow, but a stream of them
-can't hold the others back for ever. Batch priority has its turns `BATCH_HEAD_START_TOKENS` later,
-which is also how it ages: once the turn has moved on that far, it is even with newcomers. The
-planner lets items that share a prefix overtake; see there for the bounds.
+Order is start-time fair queueing, over callers (`fair_share`) and over the requests of each. Each
+request is a flow whose turn moves on by the tokens it is given, starting at the turn now being
+served. A request of one item waits behind at most what is already on the device, however many items
+another request brought. Each batch moves the turn on by half its first item at least: newcomers
+still go before the next item of that flow, but a stream of them can't hold the others back for
+ever. Batch priority has its turns `BATCH_HEAD_START_TOKENS` later, which is also how it ages: once
+the turn has moved on that far, it is even with newcomers. The planner lets items that share a
+prefix overtake; see there for the bounds.
 """
 
 from __future__ import annotations
@@ -22,16 +21,18 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Protocol
 
 from assay.errors import AssayError, DeadlineExceeded
+from assay.fair_share import FairShare
 from assay.jobs import JobUsage
 from assay.scheduling import policy
 from assay.scheduling.planner import ModelQueue, Plan, plan
-from assay.scheduling.work_item import Caller, RequestFlow, WorkItem
+from assay.scheduling.work_item import RequestFlow, WorkItem
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
     import numpy as np
 
+    from assay.fair_share import Caller
     from assay.items import ReadPositions
     from assay.scheduling.prefix_cache import PrefixCache
     from assay.worker_protocol import Loaded
@@ -115,8 +116,7 @@ class Queue:
         self._lines: dict[str, ModelQueue] = {}
         self._claims: dict[WorkItem, ItemHandle] = {}
         self._numbers = count()
-        self._callers: dict[str, Caller] = {}
-        self._level: float = 0.0  # what callers who begin to wait count as given
+        self._callers = FairShare()
         self._listeners: list[Callable[[], None]] = []
 
     def subscribe(self, listener: Callable[[], None]) -> None:
@@ -137,7 +137,7 @@ class Queue:
         `segments` are its segment ids, (tokens,) int32; None: all 0.
         """
         if model not in ticket.flows:
-            caller = self._callers.setdefault(ticket.caller, Caller())
+            caller = self._callers.caller(ticket.caller)
             lag = policy.BATCH_HEAD_START_TOKENS if ticket.is_batch else 0.0
             ticket.flows[model] = RequestFlow(caller, lag, scope=ticket.scope)
         flow = ticket.flows[model]
@@ -267,17 +267,14 @@ class Queue:
         for caller, turn in (served | following).items():
             if caller is not None and caller in served:
                 caller.now = max(caller.now, turn)
-        received = [caller.service_received for caller in following or served if caller is not None]
-        self._level = max(self._level, min(received) if following else max(received))
+        self._callers.move_on(filter(None, following), filter(None, served))
 
     def _hold(self, work: WorkItem, claim: ItemHandle) -> None:
         ticket = claim.ticket
         self._claims[work] = claim
         ticket.waiting += 1
         if caller := work.flow.caller:
-            if not caller.waiting:
-                caller.service_received = max(caller.service_received, self._level)
-            caller.waiting += 1
+            self._callers.begin(caller)
         if ticket.deadline is not None and ticket.alarm is None:
             left_s = max(0.0, ticket.deadline - self._clock())
             ticket.alarm = self._call_later(left_s, partial(self._expire, ticket))

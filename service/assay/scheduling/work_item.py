@@ -9,19 +9,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import numpy as np
 
+    from assay.fair_share import Caller
     from assay.items import ReadPositions
-
-
-@dataclass(eq=False, slots=True)
-class Caller:
-    """One who sends requests; `service_received` are the tokens that count for whose turn it is.
-
-    `now` is the turn that newcomers among the caller's requests start at.
-    """
-
-    service_received: float = 0.0
-    now: float = 0.0
-    waiting: int = 0  # items, of all models
 
 
 @dataclass(eq=False, slots=True)
@@ -53,7 +42,7 @@ class RequestFlow:
     @property
     def rank(self) -> tuple[float, float, int]:
         """What decides between callers' first requests: the least goes first."""
-        received = self.caller.service_received if self.caller else 0.0
+        received = self.caller.given if self.caller else 0.0
         return received + self.priority_offset, self.virtual_time, self.number
 
 
