@@ -35,6 +35,8 @@ from loadtest import checkpoint
 from loadtest.texts import Generated
 
 HEADS, CHECKPOINTS = 5, 3
+WORDS = (20, 60)  # of the prompt and the response
+BATCH_TOKENS = 1024  # given, so that no start looks for it
 WEIGHTS = "model.safetensors"
 out = Console()
 
@@ -82,13 +84,16 @@ async def measured(args: argparse.Namespace, folders: list[Path]) -> dict[str, l
         ensembles={"checkpoints": members},
         dtype=args.dtype,
         prefix_cache_mb=0,
+        batch_tokens=BATCH_TOKENS,
+        compile="off",
     )
     texts, targets = Generated(7), ("one", "heads", "checkpoints")
     taken: dict[str, list[float]] = {target: [] for target in targets}
     async with Scorer(settings, Metrics()) as scorer:
         await scorer.served.ready()
         for number in range(-2, args.rounds):
-            pairs = texts.take(number + 2, args.items)
+            random = texts.random(number + 2)
+            pairs = [texts.pair(random, *WORDS) for _ in range(args.items)]
             turn = targets if number % 2 else targets[::-1]
             for target in turn:
                 items = [wire.Item(prompt=one.prompt, response=one.response) for one in pairs]

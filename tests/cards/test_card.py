@@ -107,6 +107,8 @@ def test_a_wrong_field_is_named_by_its_path(tmp_path, text, where):
 
 
 HEADS = "[heads.reward]\nlayers = [{ op = 'linear', weight = 'w' }]\n"
+SPREAD = "[heads.spread]\nlayers = [{ op = 'linear', weight = 'w' }]\n"
+OF_A_SPREAD = "[spread]\nkind = '{}'\n"
 PAIR = "[template.pair]\ntext = '{a}{b}'\n[preference]\nform = 'pair'\n"
 BILINEAR = "[preference]\nform = 'bilinear'\n"
 
@@ -126,6 +128,20 @@ BILINEAR = "[preference]\nform = 'bilinear'\n"
         (
             "[read]\nat = 'pattern'\npattern = ['a', 'b']\nwhich = 'each'\noffset = 1",
             "which = 'each' reads all",
+        ),
+        ("[spread]\nkind = 'laplace'", "goes with a head named 'spread'"),
+        (HEADS + SPREAD, "goes with a head named 'spread'"),
+        (HEADS + SPREAD + OF_A_SPREAD.format("bins") + "[steps]\n", "one score for one response"),
+        (
+            HEADS + SPREAD + OF_A_SPREAD.format("bins") + "[score]\ntransform = 'sigmoid'",
+            "not of a probability",
+        ),
+        (
+            HEADS
+            + SPREAD
+            + OF_A_SPREAD.format("laplace")
+            + "[score]\nrule = 'weighted'\noutputs = ['a']\nweights = {a = 1.0}",
+            "'laplace' goes with [score] rule = 'index'",
         ),
         ("[score]\nbias = 1.0", "'bias' goes with"),
         ("[score]\nrule = 'gated'\nindex = 1", "'index' goes with"),

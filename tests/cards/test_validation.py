@@ -129,11 +129,22 @@ def test_a_prefix_that_no_tensor_begins_with_is_named(tmp_path, card):
         ([{"op": "mean", "groups": 3}], "0.groups", "no multiple of 3"),
         ([{"op": "take", "places": [1, 4]}], "0.places", "4 is none of 4 numbers"),
         ([{"op": "expected", "low": 0, "high": 1, "bins": 3}], "0.bins", "no multiple of 3"),
+        ([{"op": "deviation", "low": 0, "high": 1, "bins": 3}], "0.bins", "no multiple of 3"),
+        ([{"op": "linear", "weight": "tall", "groups": 3}], "0.groups", "no multiple of 3"),
+        ([{"op": "linear", "weight": "tall", "groups": 2}], "0.weight", "takes 3 numbers, and is"),
+        ([{"op": "linear_each", "weight": "tall"}], "0.weight", "not (members, in, out)"),
+        ([{"op": "linear_each", "weight": "each"}], "0.weight", "3 members take 3 numbers each"),
+        (
+            [{"op": "linear_each", "weight": "own", "bias": "three"}],
+            "0.bias",
+            "'three' is [3], and members and numbers [2, 5]",
+        ),
     ],
 )
 def test_layers_that_dont_chain_are_named(tmp_path, layers, field, words):
     """A tensor that isn't there, a shape that doesn't fit: by the layer's place in the card."""
-    folder = folder_with(tmp_path, wide=(1, 6), tall=(HIDDEN, 3), three=(3,))
+    shapes = {"wide": (1, 6), "tall": (HIDDEN, 3), "three": (3,), "each": (3, 3, 2)}
+    folder = folder_with(tmp_path, **shapes, own=(2, HIDDEN, 5))
 
     said, *_ = problems(folder, head(*layers))
 
@@ -206,3 +217,23 @@ def test_nothing_that_a_pickle_names_is_called(tmp_path):
 
     assert "no tensor 'fc.weight'" in said
     assert not (tmp_path / "was-here").exists()
+
+
+@pytest.mark.parametrize(
+    ("kind", "layers", "words"),
+    [
+        ("quantiles", TWO, "are several of each of 2 numbers, and 'spread' gives 2"),
+        ("gaussian", [*TWO, {"op": "norm"}], "is one of each of 2, and 'spread' gives 1"),
+        ("bins", [{"op": "scale", "factor": 1.0}], "is one of each of 2, and 'spread' gives 4"),
+        ("laplace", TWO, "is one number, and 'spread' gives 2"),
+        ("quantiles", [{"op": "scale", "factor": 1.0}], None),
+        ("gaussian", TWO, None),
+        ("laplace", [*TWO, {"op": "norm"}], None),
+    ],
+)
+def test_a_spread_is_of_each_number_or_of_the_score(tmp_path, kind, layers, words):
+    """As many numbers as its kind has."""
+    heads = {"reward": {"layers": TWO}, "spread": {"layers": layers}}
+    said = problems(folder_with(tmp_path), {"heads": heads, "spread": {"kind": kind}})
+
+    assert said == ([f"spread.kind: '{kind}' {words}"] if words else [])

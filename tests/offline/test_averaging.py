@@ -8,9 +8,11 @@ import shutil
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from typer.testing import CliRunner
 
 from assay.cards import card as cards
 from assay.cards import headers, repository
+from assay.cli import app
 from assay.errors import CheckpointError
 from assay.offline import averaging
 from tests.http import checkpoints
@@ -183,3 +185,14 @@ def test_an_output_that_is_there_and_a_lone_checkpoint_are_refused(start, tmp_pa
     ):
         with pytest.raises(CheckpointError, match=words):
             average(*folders, output=output)
+
+
+def test_the_command_says_what_it_wrote_or_why_nothing(start, tmp_path):
+    """Exit codes as those of other commands: 3 where a checkpoint can't be used."""
+    other = tuned(start, tmp_path / "other", 1)
+    arguments = ["average", str(start), str(other), "--output", str(tmp_path / "mean")]
+    first, again = (CliRunner().invoke(app, arguments) for _ in range(2))
+
+    assert (first.exit_code, again.exit_code) == (0, 3)
+    assert "has the mean of 2 checkpoints' weights" in first.stdout.replace("\n", " ")
+    assert (tmp_path / "mean" / headers.INDEX).is_file()
