@@ -260,7 +260,7 @@ def _acceptable(
 
 
 def _length(
-    held_out: Pairs, controlled: Pairs, labelled: Labelled, length: cards.LengthControlControl
+    held_out: Pairs, controlled: Pairs, labelled: Labelled, length: cards.LengthControl
 ) -> dict[str, Any]:
     """Return what length control changes, on held-out responses: before, after."""
     measure = COVARIATES[length.covariate]
