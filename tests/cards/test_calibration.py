@@ -133,3 +133,20 @@ def test_where_nothing_can_be_written_is_said_before_anything_is_scored(tmp_path
     """A folder that isn't there, or a folder in the file's place."""
     with pytest.raises(InvalidField, match="name another with --output"):
         overlay.check(tmp_path / place)
+
+
+def test_a_folder_is_where_the_card_of_what_was_asked_for_lies(folder):
+    """A model's own, an ensemble's above its members; what settings combine has none."""
+    served = resolving.load(
+        Settings(
+            models=(str(folder), "starter"),
+            ensembles={"both": ("tiny", "starter/member-1")},
+        )
+    )
+
+    found = {name: served.folder(target) for name, target in served.by_name.items()}
+    assert found["tiny"] == folder
+    assert (
+        found["starter"] == served.by_name["starter/member-1"].members[0].checkpoint.folder.parent
+    )
+    assert (found["starter/member-1"], found["both"]) == (None, None)

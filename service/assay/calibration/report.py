@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 RESAMPLES = 1_000
+_FEWEST_RESAMPLES = 200
+_MOST_CELLS = 20_000_000  # of draws by prompts, 160 MB
 BINS = 10
 _LEAST = 1e-12  # of a probability, so that its logarithm is finite
 _EDGES = (0.0, 0.5, 1.0, 2.0, 4.0, float("inf"))  # of |margin| / std
@@ -33,7 +35,8 @@ class Resampled:
         self.prompts = len(names)
         chance = np.random.default_rng(seed)
         share = np.full(self.prompts, 1 / self.prompts)
-        self._draws = chance.multinomial(self.prompts, share, size=RESAMPLES)
+        count = max(_FEWEST_RESAMPLES, min(RESAMPLES, _MOST_CELLS // self.prompts))
+        self._draws = chance.multinomial(self.prompts, share, size=count)
 
     def sums(self, columns: np.ndarray) -> np.ndarray:
         """Return the draws' sums of columns (pairs, k): (draws, k)."""
@@ -43,7 +46,7 @@ class Resampled:
 
     def weights(self) -> np.ndarray:
         """Return how often each pair counts in some of the draws: (draws, pairs)."""
-        return np.asarray(self._draws[: RESAMPLES // 5, self._group], dtype=float)
+        return np.asarray(self._draws[:_FEWEST_RESAMPLES, self._group], dtype=float)
 
     def means(self, values: np.ndarray) -> np.ndarray:
         """Return each draw's mean over its pairs."""
