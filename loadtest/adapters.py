@@ -21,8 +21,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 import peft
 import torch
-from rich.console import Console
-from rich.table import Table
 from transformers import AutoModelForSequenceClassification
 
 from assay.cards.card import Card
@@ -38,7 +36,6 @@ MEMBERS = 3
 RANK = 16
 CPU = torch.device("cpu")
 LAYERS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
-out = Console()
 
 
 def write(folder: Path, size: str, layers: str) -> list[ModelSpec]:
@@ -69,7 +66,7 @@ def write(folder: Path, size: str, layers: str) -> list[ModelSpec]:
 
 
 def workloads(vocabulary: int) -> dict[str, PrefixBatch]:
-    """Return one short item; a group of 16 of 150 tokens, of which 100 are shared, or none."""
+    """Return one short item, and a group of 16 of 150 tokens, of which 100 are shared."""
     random = np.random.default_rng(0)
 
     def items(count: int, tokens: int) -> list[np.ndarray]:
@@ -80,7 +77,6 @@ def workloads(vocabulary: int) -> dict[str, PrefixBatch]:
     return {
         "one item of 45 tokens": PrefixBatch.unshared(items(1, 45)),
         "16 of 150 tokens, 100 shared": replace(runs, parents=parents, reads=runs.reads[1:]),
-        "16 of 150 tokens": PrefixBatch.unshared(items(16, 150)),
     }
 
 
@@ -116,9 +112,7 @@ def main() -> None:
         shared = shared_base.load(specs, device=CPU, dtype=torch.float32)
         for runner in (merged, shared):
             verification.verify(runner, compiled=True)
-    table = Table(title=f"{options.size}, adapters on {options.layers}, beside one merged adapter")
-    for column in ("batch", "merged, ms", "one on the base", "three", "of medians"):
-        table.add_column(column)
+    print(f"{options.size}, adapters on {options.layers}, beside one merged adapter:")
     for name, batch in workloads(merged.inputs.vocabulary).items():
         one = join({1: batch}, 0)
         three = join(dict.fromkeys(range(MEMBERS), batch), 0)
@@ -129,9 +123,10 @@ def main() -> None:
         ]
         seconds = taken_s(ways, options.repeat, clock)
         best, median = seconds.min(1), np.median(seconds, 1)
-        ratios = [*(best[1:] / best[0]), median[2] / median[0]]
-        table.add_row(name, f"{best[0] * 1e3:.1f}", *(f"{ratio:.2f}" for ratio in ratios))
-    out.print(table)
+        print(
+            f"{name}: merged {best[0] * 1e3:.1f} ms; one on the base {best[1] / best[0]:.2f}, "
+            f"three {best[2] / best[0]:.2f} times that (medians {median[2] / median[0]:.2f})"
+        )
 
 
 if __name__ == "__main__":

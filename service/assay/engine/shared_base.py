@@ -94,13 +94,12 @@ def load(
 def _divide(base: Path, specs: Sequence[ModelSpec], sharing: Sharing) -> None:
     """Say of the adapters on a base which of them share it, and why the others don't."""
     alike: dict[str, list[ModelSpec]] = {}
-    is_packed = bool(quantized.contents(base).packed)
     for spec in specs:
         try:
-            why = "the base is quantized" if is_packed else _obstacle(spec)
+            why = _obstacle(spec, base)
             alike.setdefault("" if why else _kind(spec, base), []).append(spec)
-        except CheckpointError as error:  # its own load says so
-            why = error.message
+        except (CheckpointError, OSError) as error:  # its own load says so
+            why = str(error)
         if why:
             sharing.reasons[spec.name] = why
     alike.pop("", None)
@@ -112,8 +111,10 @@ def _divide(base: Path, specs: Sequence[ModelSpec], sharing: Sharing) -> None:
                 sharing.reasons[spec.name] = "no other one has its config, card and head's size"
 
 
-def _obstacle(spec: ModelSpec) -> str:
+def _obstacle(spec: ModelSpec, base: Path) -> str:
     """Return why an adapter can't lie on its base beside others; nothing where it can."""
+    if quantized.contents(base).packed:
+        return "the base is quantized"
     if spec.rounds_to != "none":
         return "its linear layers are to be quantized"
     if spec.card.trunk.attention == "padded":
