@@ -190,6 +190,15 @@ def test_several_targets_have_a_request_s_items_between_them(families: Server) -
     assert "for each of 3 targets; send at most 21845" in answer.json()["error"]["message"]
 
 
+def test_targets_are_known_on_the_path_that_is_shared_with_vllm(families: Server) -> None:
+    """`/v1/score` answers the same."""
+    body = {"inputs": [ITEMS[0]], "targets": ["tiny", "odin"]}
+
+    data = families.http.post("/v1/score", json=body).json()["data"]
+
+    assert data == answered(families, **body)["data"]
+
+
 def test_no_items_are_an_empty_answer(families: Server) -> None:
     """As of one target."""
     assert answered(families, [], targets=["tiny", "odin"])["data"] == []
