@@ -1072,7 +1072,7 @@ class ModelEntry(Answer):
         default=[], description="What Infinity's client may ask of it."
     )
     kind: Literal["model", "ensemble", "policy", "composite"] = Field(
-        description="One model, several of which the mean is taken, a language model's "
+        description="One model, several members combined, a language model's "
         "likelihoods, or a weighted sum."
     )
     state: str = Field(description="'ready', or why it isn't.")
