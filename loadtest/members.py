@@ -2,16 +2,16 @@
 
     python -m loadtest.members [--size 13m] [--dtype float32] [--items 16] [--rounds 12]
 
-One server process for all, asked in turn within each round with the same fresh texts, so that all
-see the same machine; `/score` with its whole answer. A ratio is the median over rounds of a
-target's seconds over those of one checkpoint in the same round. Passes where five heads cost at
-most 1.1 times one, and K checkpoints at most K times one and 5 %.
+In one process with one thread, in turn within each round with the same fresh ids: a batch through
+the trunks and heads, and what the target makes of their numbers, in seconds of the processor, which
+other programs move less than the clock. A ratio is the median over rounds of a target's seconds
+over those of one checkpoint in the same round. Passes where five heads cost at most 1.1 times one,
+and K checkpoints at most K times one and 5 %.
 """
 
 from __future__ import annotations
 
 import argparse
-import asyncio
 import json
 import shutil
 import tempfile
@@ -19,24 +19,23 @@ import time
 from pathlib import Path
 from statistics import median
 
+import numpy as np
 import torch
 from rich.console import Console
 from rich.table import Table
 from safetensors.torch import load_file, save_file
 
-from assay import wire
-from assay.scoring import answers
-from assay.scoring.call import Call
-from assay.scoring.driver import drive
-from assay.scoring.scorer import Scorer
+from assay.engine import model_runner, verification
+from assay.prompts import resolution
+from assay.scoring import interpretation, targets
+from assay.scoring.interpretation import ScoreOptions
 from assay.settings import Settings
-from assay.telemetry.metrics import Metrics
+from assay.worker_protocol import PrefixBatch
 from loadtest import checkpoint
-from loadtest.texts import Generated
 
 HEADS, CHECKPOINTS = 5, 3
-WORDS = (20, 60)  # of the prompt and the response
-BATCH_TOKENS = 1024  # given, so that no start looks for it
+TOKENS = 128  # of an item
+CPU = torch.device("cpu")
 WEIGHTS = "model.safetensors"
 out = Console()
 
@@ -67,39 +66,51 @@ def write(root: Path, size: str) -> list[Path]:
     return [one, several, *others]
 
 
-async def seconds(scorer: Scorer, target: str, items: list[wire.Item]) -> float:
-    """Return how long a request takes, from its items to the last entry of its answer."""
-    begin = time.perf_counter()
-    request = wire.ScoreRequest(inputs=items, model=target, include=["members"])
-    call = Call(scorer, scorer.target(target), request, "score")
-    (await drive(answers.score(call, request, "score-1"))).whole()
-    return time.perf_counter() - begin
+class Target:
+    """One or several checkpoints in this process, and what their numbers mean."""
+
+    def __init__(self, folders: list[Path], target: targets.Target, dtype: torch.dtype) -> None:
+        self._target = target
+        self._runners = [
+            model_runner.load(folder, model.facts.card_in_ids, device=CPU, dtype=dtype)
+            for folder, model in zip(folders, target.members, strict=True)
+        ]
+        for runner in self._runners:
+            verification.verify(runner, compiled=False)
+
+    def seconds(self, sequences: list[np.ndarray]) -> float:
+        """Return the processor's seconds for a batch, from its ids to the target's rewards."""
+        begin = time.process_time()
+        batch = PrefixBatch.unshared(sequences)
+        rows = [runner.score(batch) for runner in self._runners]
+        sizes = [runner.outputs for runner in self._runners]
+        for place in range(len(sequences)):
+            numbers = [row[place : place + 1] for row in rows]
+            interpretation.interpret(self._target, numbers, sizes, ScoreOptions())
+        return time.process_time() - begin
 
 
-async def measured(args: argparse.Namespace, folders: list[Path]) -> dict[str, list[float]]:
+def measured(args: argparse.Namespace, folders: list[Path]) -> dict[str, list[float]]:
     """Return the seconds of each target, a number a round."""
     members = ("one", *(f"other-{number}" for number in range(1, CHECKPOINTS)))
-    settings = Settings(
-        models=tuple(map(str, folders)),
-        ensembles={"checkpoints": members},
-        dtype=args.dtype,
-        prefix_cache_mb=0,
-        batch_tokens=BATCH_TOKENS,
-        compile="off",
-    )
-    texts, targets = Generated(7), ("one", "heads", "checkpoints")
-    taken: dict[str, list[float]] = {target: [] for target in targets}
-    async with Scorer(settings, Metrics()) as scorer:
-        await scorer.served.ready()
-        for number in range(-2, args.rounds):
-            random = texts.random(number + 2)
-            pairs = [texts.pair(random, *WORDS) for _ in range(args.items)]
-            turn = targets if number % 2 else targets[::-1]
-            for target in turn:
-                items = [wire.Item(prompt=one.prompt, response=one.response) for one in pairs]
-                took = await seconds(scorer, target, items)
-                if number >= 0:  # the first two warm up
-                    taken[target].append(took)
+    settings = Settings(models=tuple(map(str, folders)), ensembles={"checkpoints": members})
+    resolve_settings = targets.resolve_settings(settings)
+    resolved = [resolution.resolve(one, resolve_settings)[0] for one in settings.models]
+    served = targets.assemble(settings, resolved)
+    one, heads, *others = folders
+    dtype = getattr(torch, args.dtype)
+    subjects = {
+        name: Target(own, served.by_name[name], dtype)
+        for name, own in (("one", [one]), ("heads", [heads]), ("checkpoints", [one, *others]))
+    }
+    taken: dict[str, list[float]] = {name: [] for name in subjects}
+    for number in range(-1, args.rounds):
+        random = np.random.default_rng(number + 1)
+        sequences = [random.integers(3, 2000, TOKENS).astype(np.int32) for _ in range(args.items)]
+        for name in sorted(subjects, reverse=bool(number % 2)):
+            took = subjects[name].seconds(sequences)
+            if number >= 0:  # the first one warms up
+                taken[name].append(took)
     return taken
 
 
@@ -111,8 +122,9 @@ def main() -> None:
     parser.add_argument("--items", type=int, default=16)
     parser.add_argument("--rounds", type=int, default=12)
     args = parser.parse_args()
+    torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as root:
-        taken = asyncio.run(measured(args, write(Path(root), args.size)))
+        taken = measured(args, write(Path(root), args.size))
     bounds = {"one": 1.0, "heads": 1.1, "checkpoints": CHECKPOINTS * 1.05}
     table = Table("target", "median s", "ratio to one", "range", "at most")
     are_kept = True

@@ -1263,8 +1263,8 @@ class ModelEntry(Answer):
         default=[], description="What Infinity's client may ask of it."
     )
     kind: Literal["model", "ensemble", "policy", "composite"] = Field(
-        description="One model, several of which the mean is taken, a language model's "
-        "likelihoods, or parts combined by a rule."
+        description="One model, several members combined, a language model's likelihoods, or parts "
+        "combined by a rule."
     )
     state: str = Field(description="'ready', or why it isn't.")
     default: bool = Field(description="Whether it answers requests that name no model.")
