@@ -50,6 +50,16 @@ def test_figures_dont_depend_on_the_order_of_pairs():
     assert other.ece.value == pytest.approx(one.ece.value, rel=ROUNDING)
 
 
+def test_equal_probabilities_share_a_bin():
+    """Whatever order they stand in: here three bins are two, which are right as often as said."""
+    probabilities = np.repeat([0.5, 0.75], [40, 20])
+    outcomes = np.concatenate([np.repeat([0.0, 1.0], 20), np.repeat([0.0, 1.0], [5, 15])])
+
+    assert report.ece(probabilities, outcomes) == 0
+    assert report.ece(probabilities[::-1], outcomes[::-1]) == 0
+    assert [one["count"] for one in report.reliability(probabilities, outcomes)] == [40, 20]
+
+
 def test_intervals_are_of_prompts():
     """Pairs that only repeat a prompt's make nothing surer: the interval is as with one each."""
     values = np.random.default_rng(2).normal(size=100)

@@ -155,7 +155,7 @@ def by_size(
 ) -> list[dict[str, Any]]:
     """Return accuracies by |margin|, over bins of equally many."""
     found = []
-    for part in _equal(keys, _SIZES):
+    for part in filter(len, _equal(keys, _SIZES)):
         chosen = np.zeros(len(keys), dtype=bool)
         chosen[part] = True
         found.append({"to": float(keys[part].max()), **_of(chosen, right, groups, seed)})
@@ -254,8 +254,11 @@ def _of(chosen: np.ndarray, right: np.ndarray, groups: Sequence[str], seed: int)
 
 
 def _equal(values: np.ndarray, bins: int) -> list[np.ndarray]:
-    """Return places in order of the values, in bins of equally many."""
-    return np.array_split(np.argsort(values, kind="stable"), bins)
+    """Return places in order of the values, in bins of equally many; equal values share one."""
+    _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
+    middles = np.cumsum(counts) - counts / 2
+    numbers = (bins * middles[inverse] / len(values)).astype(int)
+    return [np.flatnonzero(numbers == number) for number in range(bins)]
 
 
 def _figures(values: dict[str, float], sampled: dict[str, np.ndarray]) -> cards.Figures:
