@@ -61,7 +61,8 @@ def load(
         CheckpointError: The folder can't be served with the right numbers; says which tensor.
     """
     if adapters.is_adapter(folder):
-        adapter, base = Adapter(folder), weights_folder(folder, base)
+        base = weights_folder(folder, base)
+        adapter = Adapter(folder)
         model = adapters_base([adapter], folder, base, card, device=device, dtype=dtype)
         model = still(adapter.merge(model, device))
         return model, own(model)
