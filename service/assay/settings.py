@@ -105,7 +105,7 @@ class Part(_Table):
 
     target: str
     attribute: str | None = None
-    weight: float = 1.0
+    weight: float = Field(default=1.0, allow_inf_nan=False)
     normalize: bool = False
     tolerance: float | None = Field(default=None, ge=0, allow_inf_nan=False)
 
@@ -114,8 +114,8 @@ class Gate(_Table):
     """The composite's reward counts only where a part is at least so much."""
 
     part: str
-    at_least: float
-    otherwise: float
+    at_least: float = Field(allow_inf_nan=False)
+    otherwise: float = Field(allow_inf_nan=False)
 
 
 class Composite(_Table):
@@ -234,7 +234,8 @@ class Settings(BaseSettings):
         description="On a GPU, let no score's bits depend on what shares its batch: products by a "
         "kernel of ours in Triton with one order of sums, slower than the library's; auto takes "
         "no flash attention. A model's warnings say what depends on the batch all the same. On a "
-        "CPU nothing changes: bits don't depend on the batch.",
+        "CPU bits don't depend on the batch without it, but in bfloat16 where the processor has "
+        "AMX: there products are of 64 rows at a time.",
     )
     max_tokens: int | None = Field(
         default=None, ge=1, description="Limit of an item; default the card's or the model's."

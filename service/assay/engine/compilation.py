@@ -16,6 +16,8 @@ import torch
 from assay.engine import operator
 
 _mkldnn = torch.ops.mkldnn  # oneDNN's own layout of weights has no public name
+_STEADY_ROWS = 64
+_TRIED_ROWS = (16, 48, 80, 256)  # beside twice the last
 _MOST_PROGRAMS = 64  # of all served models: kinds of blocks, dtypes
 _SUMMED_BY_TORCH = (
     torch.ops.aten.mean.dim,
@@ -92,7 +94,10 @@ def laid_out(weight: torch.Tensor) -> torch.Tensor:
 
 
 class PrepackedLinear(torch.nn.Module):
-    """A linear layer whose weights oneDNN laid out once, instead of on every call."""
+    """A linear layer whose weights oneDNN laid out once, instead of on every call.
+
+    It multiplies `rows` rows at a time, or all of them.
+    """
 
     def __init__(self, linear: torch.nn.Linear) -> None:
         super().__init__()
@@ -100,24 +105,65 @@ class PrepackedLinear(torch.nn.Module):
         self.out_features = linear.out_features
         self.weight = laid_out(linear.weight.detach())
         self.bias = linear.bias
+        self.rows = 0
 
     def forward(self, state: torch.Tensor) -> torch.Tensor:
         """Return state (…, in) @ weight.T + bias, (…, out)."""
-        product: torch.Tensor = torch.ops.assay.linear(state, self.weight, self.bias)
+        product: torch.Tensor = torch.ops.assay.linear(state, self.weight, self.bias, self.rows)
         return product
 
 
-def multiply(state: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+def depends_on_rows(trunk: torch.nn.Module) -> bool:
+    """Return whether a row's bits depend on how many rows a layer multiplies, or on its place.
+
+    oneDNN sums in another order for few rows than for many where it has AMX, in bfloat16.
+    """
+    layers = {
+        (layer.in_features, layer.out_features): layer
+        for layer in trunk.modules()
+        if isinstance(layer, PrepackedLinear)
+    }
+    generator = torch.Generator().manual_seed(0)
+    for layer in layers.values():
+        state = torch.randn(2 * _TRIED_ROWS[-1], layer.in_features, generator=generator)
+        state = state.to(layer.weight.dtype)
+        whole = layer(state)
+        if not all(torch.equal(layer(state[:rows]), whole[:rows]) for rows in _TRIED_ROWS):
+            return True
+        if not torch.equal(layer(state.roll(25, 0)), whole.roll(25, 0)):
+            return True
+    return False
+
+
+def steady(trunk: torch.nn.Module) -> None:
+    """Let a trunk's layers multiply equally many rows at a time, whatever the batch has."""
+    for layer in trunk.modules():
+        if isinstance(layer, PrepackedLinear):
+            layer.rows = _STEADY_ROWS
+
+
+def multiply(
+    state: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, rows: int = 0
+) -> torch.Tensor:
     """Multiply by a weight that is `laid_out`: opaque, since inductor would unpack it."""
     if not weight.is_mkldnn:
         return torch.nn.functional.linear(state, weight, bias)
+    if rows:
+        flat = state.reshape(-1, state.shape[-1])
+        filled = torch.nn.functional.pad(flat, (0, 0, 0, -len(flat) % rows))
+        parts = [multiply(part, weight, bias) for part in filled.view(-1, rows, state.shape[-1])]
+        return torch.cat(parts)[: len(flat)].view(*state.shape[:-1], -1)
     product: torch.Tensor = _mkldnn._linear_pointwise(state, weight, bias, "none", [], "")  # noqa: SLF001
     return product
 
 
-def _shape(state: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
-    del bias
+def _shape(
+    state: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, rows: int = 0
+) -> torch.Tensor:
+    del bias, rows
     return state.new_empty(*state.shape[:-1], weight.shape[0])
 
 
-operator.define("linear(Tensor state, Tensor weight, Tensor? bias) -> Tensor", multiply, _shape)
+operator.define(
+    "linear(Tensor state, Tensor weight, Tensor? bias, int rows=0) -> Tensor", multiply, _shape
+)

@@ -134,10 +134,10 @@ class Loader:
         if not group:
             return {}
         device = _device(self._start.device)
+        if self._start.invariant:
+            self._sharing.give_up(group, "its products are to be invariant")
+            return {}
         if device.type == "cuda":
-            if self._start.invariant:
-                self._sharing.give_up(group, "its products are to be invariant")
-                return {}
             torch.cuda.set_device(device)
         try:
             for member in group:

@@ -101,8 +101,7 @@ def verify(
     if getattr(runner.model.base_model, "pooler", None) is not None:
         runner.model.base_model.pooler = None
     if runner.device.type == "cpu":
-        compilation.prepack(runner.model.base_model)
-        activations.steady(runner.model.base_model)
+        _lay_out(runner, invariant=invariant)
     runner.install()
     ways = _attentions(runner, attention, compiled=compiled, invariant=invariant)
     gap = _choose(runner, sample, exact, bound, attention, ways, compiled=compiled)
@@ -361,6 +360,32 @@ def _quantize(runner: ModelRunner, sample: Sample, quantizer: Quantizer) -> torc
     return after[: len(sample.sequences)].float()
 
 
+def _lay_out(runner: ModelRunner, *, invariant: bool) -> None:
+    """Lay out a CPU's weights; say that products depend on the batch, or let them not, if wanted.
+
+    Raises:
+        CheckpointError: They do all the same.
+    """
+    trunk = runner.model.base_model
+    compilation.prepack(trunk)
+    activations.steady(trunk)
+    if runner.dtype == torch.float32 or not compilation.depends_on_rows(trunk):
+        return
+    if not invariant:
+        runner.warnings.append(
+            "in its dtype this processor's products sum in another order for few rows than for "
+            "many: a score's last bits depend on what shares its batch; 'invariant' mends that, "
+            "slower, and so does float32"
+        )
+        return
+    compilation.steady(trunk)
+    if compilation.depends_on_rows(trunk):
+        raise CheckpointError(
+            "invariant can't be had: this processor's products depend on the batch in that dtype; "
+            "serve it in float32, or leave it out"
+        )
+
+
 def _make_invariant(runner: ModelRunner, sample: Sample, *, fused: bool) -> None:
     """Let linear layers multiply so that a row's bits don't depend on the batch.
 
@@ -368,7 +393,7 @@ def _make_invariant(runner: ModelRunner, sample: Sample, *, fused: bool) -> None
         CheckpointError: They can't here.
     """
     why = products.obstacle(runner.device, runner.dtype)
-    if why and runner.device.type == "cpu":  # whose products are so already
+    if why and runner.device.type == "cpu":  # whose products are so already, or were made so
         return
     before = torch.from_numpy(runner.score(sample.alone())).float()
     if not why:
