@@ -209,3 +209,12 @@ def test_margins_that_are_all_alike_are_fitted(method):
     for margins in (np.ones(60), -np.ones(60), np.zeros(60)):
         found = method(margins)
         assert 0.5 <= found.probability(1.0) <= 1
+
+
+def test_margins_that_are_one_in_the_file_are_one_knot():
+    """Isotonic steps nearer than nine digits, as of standardized scores."""
+    margins = np.concatenate([1.0 + np.arange(60) * 1e-12, -0.5 - np.arange(60) * 1e-12])
+
+    found = fit.isotonic(margins)
+
+    assert found.probability(2.0) > 0.5

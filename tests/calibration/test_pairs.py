@@ -75,6 +75,7 @@ def test_a_file_may_be_gzipped(tmp_path):
         ({"prompt": "a", "response": "b", "score": "high"}, "'score' is a number"),
         ({"prompt": "a", "response": "b", "score": True}, "'score' is a number"),
         ({"prompt": "a", "response": "b", "score": float("nan")}, "'score' is a number"),
+        ({"prompt": "a", "response": "b", "score": 10**400}, "'score' is a number, at most"),
         ({**PAIR, "chosen": " "}, "'chosen' is a text, or a list of messages"),
         ({**PAIR, "chosen": [1]}, "'chosen' is a text, or a list of messages"),
         ({**PAIR, "prompt": 1}, "'prompt' is a text or a list"),

@@ -170,6 +170,11 @@ def test_scores_of_one_prompt_are_pairs():
         ([compared(0, [1.0])] * 60, "no pairs would be (fitted on|held out).*1 prompt"),
         ([labelled(number, 1, 0.0) for number in range(60)], "have the label 1"),
         (
+            [labelled(number, number % 2, 0.5) for number in range(99)],
+            "all labelled responses have one score",
+        ),
+        ([compared(number, [1e200]) for number in range(99)], "a score is over 1e\\+100"),
+        (
             [(compared(number, [1.0])[0], {"error": {"code": "bad"}}) for number in range(60)],
             "nothing to fit; of some lines there is no score: 60 × bad",
         ),
@@ -179,6 +184,21 @@ def test_what_cant_be_fitted_is_one_sentence(cases, reason):
     """Too few, one prompt alone, labels of one kind, or no scores."""
     with pytest.raises(InvalidField, match=reason):
         calibrated(cases)
+
+
+def test_what_is_fitted_is_the_targets_own_score():
+    """By whatever rule it comes of its members, whose own margins are what they disagree by."""
+    cases = [
+        (example, {**answer, "scores": [3.0 * answer["scores"][0] - 0.5, 0.0]})
+        for example, answer in (compared(number, [1.0 + number % 3, 2.0]) for number in range(99))
+    ]
+
+    found, _ = calibrated(cases)
+
+    held_in = [case for case in cases if not pairs.is_held_out(case[0].group, 0)]
+    scores = np.array([answer["scores"] for _, answer in held_in])
+    assert found.moments.margin_absolute == pytest.approx(np.abs(scores[:, 0]).mean())
+    assert found.moments.mean == pytest.approx(scores.mean())
 
 
 def test_length_control_is_calibrated_by_itself(result):

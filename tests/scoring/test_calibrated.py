@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -11,6 +12,7 @@ from assay.cards.card import Card
 from assay.errors import InvalidField
 from assay.items import Conversation, Solution
 from assay.scoring import calibrated
+from assay.scoring.combination import Combination
 from assay.scoring.targets import Target
 from tests.scoring.fitted import RATES, THRESHOLDS, fitted
 
@@ -58,6 +60,26 @@ def test_another_score_than_the_targets_own_isnt_calibrated(options: dict[str, A
     assert calibrated.of(target(WHOLE), compare(**options)) == calibrated.Calibrated()
     with pytest.raises(InvalidField, match=f"own raw score; leave '{next(iter(options))}' out"):
         calibrated.of(target(WHOLE), compare(abstain_at=0.1, **options))
+
+
+@pytest.mark.parametrize(
+    ("options", "is_own"),
+    [
+        ({}, True),
+        ({"rule": "lower_bound"}, True),
+        ({"penalty": 2.0}, True),
+        ({"penalty": 0.0}, False),
+        ({"rule": "lower_bound", "penalty": 1.0}, False),
+        ({"rule": "mean"}, False),
+    ],
+)
+def test_another_rule_than_the_targets_own_isnt_calibrated(
+    options: dict[str, Any], is_own: bool
+) -> None:
+    """Nor another penalty, of which 0 is one; its own, said again, is."""
+    careful = replace(target(WHOLE), combination=Combination("lower_bound", 2.0))
+
+    assert (calibrated.of(careful, compare(**options)).id == WHOLE.id) is is_own
 
 
 @pytest.mark.parametrize("request_", [score(), best()])

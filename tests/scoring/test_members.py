@@ -268,6 +268,43 @@ def test_an_entry_may_name_members_standardize_and_combine_them(pair):
     assert (target.warnings, careful.warnings) == ((), ())
 
 
+@pytest.mark.parametrize("settings", [{}, {"aliases": {"again": "one"}}])
+def test_a_member_is_named_once(pair, settings):
+    """By another name of its own neither."""
+    twice = ("one", "again" if settings else "one")
+    with pytest.raises(SettingsError, match="ensemble 'both' names 'one' twice"):
+        loaded(*pair, ensembles={"both": twice}, **settings)
+
+
+@pytest.mark.parametrize(
+    "table",
+    [
+        {"parts": {"a": {"target": "one", "weight": float("nan")}}},
+        {
+            "parts": {"a": {"target": "one"}},
+            "gate": {"part": "a", "at_least": 0, "otherwise": "inf"},
+        },
+    ],
+)
+def test_what_a_composite_is_made_with_is_finite(table):
+    """Else its rewards would be no numbers."""
+    with pytest.raises(ValueError, match="finite number"):
+        Settings(composites={"mix": table})
+
+
+def test_a_rule_that_is_over_no_target_is_refused_beside_targets(pair):
+    """Where an ensemble is among them, it is over that one alone."""
+    both = combined(pair)
+    single = loaded(*pair).by_name["one"]
+    request = wire.ScoreRequest(inputs=[], targets=["one", "both"], rule="min")
+
+    with pytest.raises(InvalidField, match="leave 'rule' out"):
+        validation.check_each([single], request)
+    validation.check_each([single, both], request)
+    assert validation.for_target(single, request).rule is None
+    assert validation.for_target(both, request).rule == "min"
+
+
 def test_what_an_entry_says_is_of_its_revision_and_a_list_is_as_before(pair):
     """Rule, penalty and scale change the score; names in answers don't."""
     listed = loaded(*pair, ensembles={"both": ("one", "other")}).by_name["both"]

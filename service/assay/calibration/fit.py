@@ -1,6 +1,6 @@
 """Labelled margins and scores to the tables of `calibration.toml`.
 
-A margin here is that of the mean rewards, chosen − rejected: above 0 where the order is right. A
+A margin here is that of the target's scores, chosen − rejected: above 0 where the order is right. A
 pair says as much the other way round, so only a margin's size and whether it is right are fitted,
 and P(a ≻ b) = 1 − P(b ≻ a).
 """
@@ -78,7 +78,9 @@ def isotonic(margins: np.ndarray) -> cards.Isotonic:
     knots = list(zip(model.X_thresholds_.tolist(), model.y_thresholds_.tolist(), strict=True))
     if knots[0][0] > 0:
         knots.insert(0, (0.0, 0.5))
-    return cards.Isotonic(knots=[(rounded(x), rounded(y)) for x, y in _thinned(knots)])
+    # Margins that are one as the file has them have the higher probability.
+    by_margin = {rounded(x): rounded(y) for x, y in _thinned(knots)}
+    return cards.Isotonic(knots=list(by_margin.items()))
 
 
 METHODS = (temperature, platt, isotonic)
@@ -89,9 +91,14 @@ def acceptable(scores: np.ndarray, labels: np.ndarray) -> cards.Acceptable:
 
     At each, isotonic regressions of the labels with one more response of that score: labelled 0
     for the lower probability, 1 for the upper one (Vovk and Petej 1211.0025).
+
+    Raises:
+        InvalidField: The scores are all alike.
     """
     isotonic_module = library("sklearn.isotonic")
     scores = np.array([rounded(score) for score in scores])
+    if scores.min() == scores.max():
+        raise InvalidField("all labelled responses have one score, which tells none from another")
     knots = []
     for score in _quantiles(scores):
         ends = []

@@ -1,9 +1,9 @@
-"""What a target made of the labelled pairs: rewards by member beside the texts they are of."""
+"""What a target made of the labelled pairs: its scores and its members' beside their texts."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 import numpy as np
 
@@ -18,19 +18,29 @@ if TYPE_CHECKING:
 Answer = dict[str, Any]
 
 
+class _Read(NamedTuple):
+    """What a target made of one response: its score, and its members' rewards."""
+
+    score: float
+    rewards: list[float]
+
+
 @dataclass(frozen=True, slots=True)
 class Pairs:
-    """Pairs of responses, the better one first; `rewards` is (pairs, 2, members)."""
+    """Pairs of responses, the better one first.
+
+    `scores` are the target's own, (pairs, 2); `rewards` its members', (pairs, 2, members).
+    """
 
     groups: list[str]
     texts: list[tuple[str, str]]
+    scores: np.ndarray
     rewards: np.ndarray
 
     @property
     def margins(self) -> np.ndarray:
-        """Margins of mean rewards, chosen − rejected."""
-        means = self.rewards.mean(axis=2)
-        return np.asarray(means[:, 0] - means[:, 1])
+        """Margins of the target's scores, chosen − rejected."""
+        return np.asarray(self.scores[:, 0] - self.scores[:, 1])
 
     @property
     def by_member(self) -> np.ndarray:
@@ -44,22 +54,25 @@ class Pairs:
             self,
             groups=[self.groups[place] for place in places],
             texts=[self.texts[place] for place in places],
+            scores=self.scores[places],
             rewards=self.rewards[places],
         )
 
     def shifted(self, offset: Callable[[str], float]) -> Self:
-        """Return the pairs with what to add to each response's rewards added."""
-        offsets = np.array([[offset(text) for text in both] for both in self.texts])
-        return replace(self, rewards=self.rewards + offsets.reshape(-1, 2, 1))
+        """Return the pairs with what to add to each response's score added."""
+        offsets = np.array([[offset(text) for text in both] for both in self.texts]).reshape(-1, 2)
+        return replace(
+            self, scores=self.scores + offsets, rewards=self.rewards + offsets[:, :, None]
+        )
 
     def responses(self) -> tuple[list[str], np.ndarray]:
-        """Return each response's text and mean reward."""
-        return [text for both in self.texts for text in both], self.rewards.mean(axis=2).ravel()
+        """Return each response's text and score."""
+        return [text for both in self.texts for text in both], self.scores.ravel()
 
 
 @dataclass(frozen=True, slots=True)
 class Labelled:
-    """Responses labelled 0 or 1, with their mean rewards."""
+    """Responses labelled 0 or 1, with the target's scores."""
 
     groups: list[str]
     texts: list[str]
@@ -99,7 +112,7 @@ def measured(examples: Sequence[Example], answers: Sequence[Answer]) -> Measured
         InvalidField: Too few were scored.
     """
     failed: dict[str, int] = {}
-    kept: dict[str, list[tuple[Example, list[list[float]]]]] = {
+    kept: dict[str, list[tuple[Example, list[_Read]]]] = {
         "chosen": [],
         "label": [],
         "score": [],
@@ -108,7 +121,7 @@ def measured(examples: Sequence[Example], answers: Sequence[Answer]) -> Measured
         if error := answer.get("error"):
             failed[error["code"]] = failed.get(error["code"], 0) + 1
         else:
-            kept[example.kind].append((example, _rewards(answer, example)))
+            kept[example.kind].append((example, _read(answer, example)))
     found = Measured(_pairs(kept["chosen"], kept["score"]), _labelled(kept["label"]), failed)
     for count, what in (
         (len(found.pairs.groups), "pairs"),
@@ -118,6 +131,9 @@ def measured(examples: Sequence[Example], answers: Sequence[Answer]) -> Measured
             raise InvalidField(
                 f"there are {count} {what}, and {pairs.FEWEST} are needed{_of(failed)}"
             )
+    for scores in (found.pairs.scores, found.labelled.scores):
+        if (np.abs(scores) > pairs.MOST).any():
+            raise InvalidField(f"a score is over {pairs.MOST:g}, which nothing can be fitted to")
     if not found.pairs.groups and not found.labelled.groups:
         raise InvalidField(f"there is nothing to fit{_of(failed)}")
     return found
@@ -129,37 +145,47 @@ def _of(failed: dict[str, int]) -> str:
     return f"; of some lines there is no score: {said}" if said else ""
 
 
-def _rewards(answer: Answer, example: Example) -> list[list[float]]:
-    """Return each response's rewards: its members' of an ensemble, else its score."""
+def _read(answer: Answer, example: Example) -> list[_Read]:
+    """Return what was made of each response; of what is no ensemble the score is its reward."""
     if example.kind == "chosen":
-        if answer["margin_std"] is not None:
-            return [list(members.values()) for members in answer["members"]]
-        return [[score] for score in answer["scores"]]
-    if answer["uncertainty"] is not None:
-        return [list(answer["members"].values())]
-    return [[answer["score"]]]
+        scores, is_several = answer["scores"], answer["margin_std"] is not None
+        members = answer["members"] if is_several else [None] * len(scores)
+    else:
+        scores, is_several = [answer["score"]], answer["uncertainty"] is not None
+        members = [answer["members"] if is_several else None]
+    return [
+        _Read(score, [score] if named is None else list(named.values()))
+        for score, named in zip(scores, members, strict=True)
+    ]
 
 
 def _pairs(
-    compared: Sequence[tuple[Example, list[list[float]]]],
-    scored: Sequence[tuple[Example, list[list[float]]]],
+    compared: Sequence[tuple[Example, list[_Read]]],
+    scored: Sequence[tuple[Example, list[_Read]]],
 ) -> Pairs:
     groups = [example.group for example, _ in compared]
     texts = [(example.responses[0], example.responses[1]) for example, _ in compared]
-    rewards = [both for _, both in compared]
+    read = [both for _, both in compared]
     examples = [example for example, _ in scored]
     for better, worse in pairs.scored_pairs(examples):
         groups.append(examples[better].group)
         texts.append((examples[better].responses[0], examples[worse].responses[0]))
-        rewards.append([scored[better][1][0], scored[worse][1][0]])
-    members = len(rewards[0][0]) if rewards else 1
-    return Pairs(groups, texts, np.array(rewards, dtype=float).reshape(-1, 2, members))
+        read.append([scored[better][1][0], scored[worse][1][0]])
+    members = len(read[0][0].rewards) if read else 1
+    scores = [[one.score for one in both] for both in read]
+    rewards = [[one.rewards for one in both] for both in read]
+    return Pairs(
+        groups,
+        texts,
+        np.array(scores, dtype=float).reshape(-1, 2),
+        np.array(rewards, dtype=float).reshape(-1, 2, members),
+    )
 
 
-def _labelled(labelled: Sequence[tuple[Example, list[list[float]]]]) -> Labelled:
+def _labelled(labelled: Sequence[tuple[Example, list[_Read]]]) -> Labelled:
     return Labelled(
         [example.group for example, _ in labelled],
         [example.responses[0] for example, _ in labelled],
-        np.array([np.mean(rewards[0]) for _, rewards in labelled]),
+        np.array([read[0].score for _, read in labelled], dtype=float),
         np.array([example.value for example, _ in labelled]),
     )

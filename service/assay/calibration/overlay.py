@@ -44,10 +44,12 @@ def write(calibration: Calibration, path: Path) -> None:
             file.write(text)
         Path(beside).chmod(0o644)
         Path(beside).replace(path)
-    except OSError as error:
+    except BaseException as error:
         if beside:
             Path(beside).unlink(missing_ok=True)
-        raise _unwritable(path, error) from error
+        if isinstance(error, OSError):
+            raise _unwritable(path, error) from error
+        raise
 
 
 def _unwritable(path: Path, error: OSError) -> InvalidField:

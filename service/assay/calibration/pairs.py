@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 from dataclasses import dataclass
 from itertools import combinations
 from typing import TYPE_CHECKING, Any, Literal
@@ -22,6 +21,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 FEWEST = 50  # pairs, or labelled responses
+MOST = 1e100  # of a score: what is summed and squared stays a number
 Kind = Literal["chosen", "label", "score"]
 Line = dict[str, Any]
 _FIELDS: dict[Kind, tuple[str, ...]] = {
@@ -153,8 +153,8 @@ def _value(line: Line, kind: Kind, number: int) -> float:
         if value not in (0, 1) or not isinstance(value, int | float):
             raise InvalidField(f"line {number}: 'label' is 0 or 1")
         return float(value)
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise InvalidField(f"line {number}: 'score' is a number")
+    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= MOST:
+        raise InvalidField(f"line {number}: 'score' is a number, at most {MOST:g}")
     return float(value)
 
 

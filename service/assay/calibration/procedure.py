@@ -119,15 +119,14 @@ def _split(found: PartT, seed: int, what: str) -> _Sides[PartT]:
 
 
 def _responses(fit_pairs: Pairs, fit_labelled: Labelled) -> tuple[list[str], np.ndarray]:
-    """Return the texts and mean rewards of all responses of a part."""
+    """Return the texts and scores of all responses of a part."""
     texts, scores = fit_pairs.responses()
     return [*texts, *fit_labelled.texts], np.concatenate([scores, fit_labelled.scores])
 
 
 def _moments(fit_pairs: Pairs, fit_labelled: Labelled) -> cards.Baseline:
     _, scores = _responses(fit_pairs, fit_labelled)
-    means = fit_pairs.rewards.mean(axis=2)
-    good = [*means[:, 0], *fit_labelled.scores[fit_labelled.labels == 1]]
+    good = [*fit_pairs.scores[:, 0], *fit_labelled.scores[fit_labelled.labels == 1]]
     margins = fit_pairs.margins
     has_pairs = len(margins) > 0
     return cards.Baseline(

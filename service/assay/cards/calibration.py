@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 FILE_NAME = "calibration.toml"
 _MOST_BYTES = 2**16  # as of a card
 _MOST_KNOTS = 256
+MOST_RATES = 32  # that comparisons may be undecided at
 
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -99,7 +100,7 @@ class Temperature(FittedTable):
     report: Report | None = None
 
     def probability(self, margin: float) -> float:
-        """Return P(a ≻ b) for r_a − r_b, of the mean rewards."""
+        """Return P(a ≻ b) for r_a − r_b, of the target's scores."""
         return link.symmetric(margin, lambda size: transform.sigmoid(size / self.temperature))
 
 
@@ -112,7 +113,7 @@ class Platt(FittedTable):
     report: Report | None = None
 
     def probability(self, margin: float) -> float:
-        """Return P(a ≻ b) for r_a − r_b, of the mean rewards."""
+        """Return P(a ≻ b) for r_a − r_b, of the target's scores."""
         return link.symmetric(
             margin, lambda size: transform.sigmoid(self.slope * size + self.intercept)
         )
@@ -130,7 +131,7 @@ class Isotonic(FittedTable):
     report: Report | None = None
 
     def probability(self, margin: float) -> float:
-        """Return P(a ≻ b) for r_a − r_b, of the mean rewards."""
+        """Return P(a ≻ b) for r_a − r_b, of the target's scores."""
         return link.symmetric(margin, lambda size: link.interpolate(self.knots, size))
 
 
@@ -179,7 +180,7 @@ class Threshold(FittedTable):
 class Abstention(FittedTable):
     """Split-conformal thresholds by error rate."""
 
-    thresholds: Annotated[list[Threshold], Field(min_length=1, max_length=32)]
+    thresholds: Annotated[list[Threshold], Field(min_length=1, max_length=MOST_RATES)]
 
     def margin(self, error_rate: float) -> float | None:
         """Return up to which |margin| a comparison is undecided; None for a rate not fitted."""

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from assay.settings import Settings
 
 _RATES = "0.05,0.1,0.2"
+_ALONE: dict[str, Any] = {name: {} for name in ("names", "aliases", "ensembles", "composites")}
 
 
 @app.command()
@@ -135,12 +136,11 @@ def _score(job: BulkJob, target: str, url: str | None, settings: Settings | None
     if settings is None:
         assert url is not None
         return job.run_remotely(url, target)
+    target = settings.aliases.get(target, target)
     if target in settings.ensembles or target in settings.composites:
         return job.run_here(settings, target, is_calibrated=False)
     return job.run_here(
-        settings.model_copy(
-            update={"models": (target,), "names": {}, "ensembles": {}, "composites": {}}
-        ),
+        settings.model_copy(update=_ALONE | {"models": (target,)}),
         is_calibrated=False,
     )
 
@@ -196,9 +196,10 @@ def _rates(text: str) -> tuple[float, ...]:
         rates = sorted({float(part) for part in text.split(",")})
     except ValueError:
         rates = []
-    if not rates or not all(0 < rate < 1 for rate in rates):
+    if not 0 < len(rates) <= cards.MOST_RATES or not all(0 < rate < 1 for rate in rates):
         raise typer.BadParameter(
-            f"give numbers between 0 and 1, such as {_RATES}", param_hint="--alpha"
+            f"give up to {cards.MOST_RATES} numbers between 0 and 1, such as {_RATES}",
+            param_hint="--alpha",
         )
     return tuple(rates)
 

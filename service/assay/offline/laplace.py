@@ -77,7 +77,9 @@ async def fit(
         raise MalformedBody(f"{file} has {len(pairs)} pairs; a fit needs at least {LEAST_PAIRS}")
     with tempfile.TemporaryDirectory(prefix="assay-laplace-") as folder:
         probing = _probing(found, layers, settings, Path(folder))
-        async with Scorer(probing, Metrics(), on_progress=on_progress) as scorer:
+        async with Scorer(
+            probing, Metrics(), on_progress=on_progress, is_calibrated=False
+        ) as scorer:
             await scorer.served.ready()
             hessian, read = await _read(scorer, pairs, precision)
     factor = np.linalg.inv(np.linalg.cholesky(hessian))
@@ -220,6 +222,7 @@ def _probing(found: Found, layers: list[Any], settings: Settings, folder: Path) 
             "composites": {},
             "aliases": {},
             "remotes": {},
+            "calibrations": {},
             "prefix_cache_mb": 0,
         }
     )

@@ -278,7 +278,7 @@ def _comparison(
         threshold=call.calibrated.threshold,
     )
     several = len(items) > 2
-    raw = [item.raw for item in items if item.raw is not None]
+    raw = [item.raw.reward for item in items if item.raw is not None]
     if not several:
         margin = raw[0] - raw[1] if raw else outcome.margin
         call.compared(margin, is_undecided=outcome.undecided)
@@ -328,7 +328,7 @@ def _best(
             wire.Ranked(
                 index=i,
                 score=call.shown(chosen.scores[i]),
-                raw_score=_raw(call, items[i]),
+                raw_score=_raw_mean(call, items[i]),
                 std=chosen.stds[i] if chosen.stds else None,
                 selection_score=chosen.selection_scores[i],
                 **_included(call, items[i]),
@@ -340,7 +340,7 @@ def _best(
         kl=selection.kl_bound(n),
         expected_best=selection.expected_best([chosen.scores[i] for i in chosen.ranking]),
         confidence=chosen.confidence,
-        undecided=_is_close(call, chosen),
+        undecided=_is_close(call, [items[i].reward for i in chosen.ranking[:2]]),
         ties=chosen.ties,
         truncated=[item.truncated for item in items],
     )
@@ -365,7 +365,12 @@ def _top(
 
 def _raw(call: Call, judged: ScoredItem) -> float | None:
     """Return an item's score without length control, where that is asked for."""
-    return None if judged.raw is None else call.shown(judged.raw)
+    return None if judged.raw is None else call.shown(judged.raw.reward)
+
+
+def _raw_mean(call: Call, judged: ScoredItem) -> float | None:
+    """Return the same of /best-of-n, whose scores are means by whatever rule it ranks."""
+    return None if judged.raw is None else call.shown(ensemble.mean(judged.raw.rewards))
 
 
 def _acceptable(call: Call, judged: ScoredItem) -> dict[str, Any]:
@@ -379,15 +384,15 @@ def _acceptable(call: Call, judged: ScoredItem) -> dict[str, Any]:
     }
 
 
-def _is_close(call: Call, chosen: selection.Selection) -> bool | None:
-    """Return whether the best isn't reliably better than the next, where that is asked for."""
+def _is_close(call: Call, first: Sequence[float]) -> bool | None:
+    """Return whether the best isn't reliably better than the next, where that is asked for.
+
+    `first` are the rewards of these two, by the target's own rule.
+    """
     threshold = call.calibrated.threshold
     if threshold is None:
         return None
-    if len(chosen.ranking) < 2:
-        return False
-    best, following = (chosen.scores[i] for i in chosen.ranking[:2])
-    return best - following <= threshold
+    return len(first) > 1 and first[0] - first[1] <= threshold
 
 
 def _gated(items: Sequence[ScoredItem]) -> list[bool] | None:

@@ -24,7 +24,7 @@ _OTHER_SCORES = ("normalize", "aggregate", "attributes")  # that the calibration
 class Calibrated:
     """The parts of a calibration that one request uses; `id` is None where it uses none.
 
-    `probability` is of a margin of mean rewards; `threshold` is the |margin| up to which a
+    `probability` is of a margin of the target's scores; `threshold` is the |margin| up to which a
     comparison is undecided.
     """
 
@@ -74,10 +74,12 @@ def of(target: Target, options: wire.Options) -> Calibrated:
 
 def _other(target: Target, options: wire.Options) -> str | None:
     """Return the option that asks for another score than the target's own, if one is given."""
-    if options.rule not in (None, target.combination.rule):
+    own = target.combination
+    if options.rule not in (None, own.rule):
         return "rule"
-    others = (*_OTHER_SCORES, "penalty")
-    return next((name for name in others if getattr(options, name)), None)
+    if options.penalty not in (None, own.weight):
+        return "penalty"
+    return next((name for name in _OTHER_SCORES if getattr(options, name)), None)
 
 
 def response_of(source: Source) -> str:
@@ -124,9 +126,9 @@ def _threshold(target: Target, options: wire.Options, fitted: Fitted) -> float |
         )
     threshold = abstention.margin(rate)
     if threshold is None:
-        rates = ", ".join(f"{one.error_rate:g}" for one in abstention.thresholds)
+        rates = ", ".join(f"{one.error_rate!r}" for one in abstention.thresholds)
         raise InvalidField(
-            f"'{target.name}' isn't fitted for the error rate {rate:g}; send one of {rates}",
+            f"'{target.name}' isn't fitted for the error rate {rate!r}; send one of {rates}",
             param="abstain_at",
         )
     return threshold

@@ -45,7 +45,7 @@ class ScoredItem:
     error: AssayError | None
     verdict: TargetScore = _NOTHING
     scored: RawResult | None = None
-    raw: float | None = None  # the reward before length control, where that is asked for
+    raw: TargetScore | None = None  # without length control, where that is asked for
 
     @property
     def rewards(self) -> tuple[float, ...]:
@@ -158,7 +158,7 @@ class Call:
         return replace(
             item,
             verdict=replace(verdict, rewards=rewards, members=members, combined=combined),
-            raw=verdict.reward,
+            raw=verdict,
         )
 
     def contest(

@@ -30,6 +30,12 @@ class Combination:
     scales: tuple[tuple[float, float], ...] = ()
 
     @property
+    def weight(self) -> float:
+        """What a spread is multiplied by in the rule; of rules over no spread 0."""
+        of_rule = ensemble.DEFAULT_PENALTY.get(self.rule, 0.0)
+        return of_rule if self.penalty is None else self.penalty
+
+    @property
     def said(self) -> dict[str, object]:
         """What decides the score beside the members' own, for the revision; empty by default."""
         said = {"rule": self.rule, "penalty": self.penalty, "scales": self.scales}

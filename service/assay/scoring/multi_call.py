@@ -86,6 +86,7 @@ class MultiCall:
         }
         return {
             **calls.envelope(answering.name, answering.revision, outcome, request_id),
+            "calibration": None if self.lead is None else self.calls[self.lead].calibrated.id,
             "targets": targets,
         }
 

@@ -362,7 +362,11 @@ def _namesakes(name: str, first: str, other: str) -> str:
 
 
 def _members(ensemble: str, names: Iterable[str], targets: Mapping[str, Target]) -> Iterable[Model]:
+    taken: set[str] = set()
     for name in names:
+        if name in taken:
+            raise SettingsError(f"ensemble '{ensemble}' names '{name}' twice; name each once")
+        taken.add(name)
         if name not in targets or targets[name].kind != "model":
             models = ", ".join(n for n, target in targets.items() if target.kind == "model")
             raise SettingsError(

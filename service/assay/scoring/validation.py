@@ -45,13 +45,18 @@ def for_target(
         own["threshold"] = None
     if not _reads_steps(target):
         own["aggregate"] = None
-    if not (target.is_ensemble or target.has_spread):
+    if not _has_members(target):
         own |= {"rule": None, "penalty": None}
     if entry is not None:
         own["attributes"] = entry.attributes
         if entry.normalize is not None:
             own["normalize"] = entry.normalize
     return request.model_copy(update=own)
+
+
+def _has_members(target: Target) -> bool:
+    """Whether a rule may be over something of a target: members, or a spread of its own."""
+    return target.is_ensemble or target.has_spread
 
 
 def check_each(targets: Sequence[Target], request: wire.ScoreRequest) -> None:
@@ -67,6 +72,11 @@ def check_each(targets: Sequence[Target], request: wire.ScoreRequest) -> None:
     }
     if name := next((name for name, is_unknown in unknown.items() if is_unknown), None):
         raise InvalidField(f"no target scores steps; leave '{name}' out", param=name)
+    for name in ("rule", "penalty"):
+        if getattr(request, name) is not None and not any(map(_has_members, targets)):
+            raise InvalidField(
+                f"no target is an ensemble or says how sure it is; leave '{name}' out", param=name
+            )
     for name in request.include:
         if not any(_gives(target, name) for target in targets):
             raise InvalidField(
