@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import yaml
 
+from assay.cards.card import Card
 from assay.settings import Settings
 from tests.http.processes import serving
 
@@ -58,7 +59,7 @@ def combined(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     folder = tmp_path_factory.mktemp("combine")
     blocks = re.findall(r"```toml\n(.*?)```", COMBINE, re.DOTALL)
     own = [block for block in blocks if 'models = ["starter"]' in block]
-    assert len(own) == 4
+    assert len(own) == 5
     tables: dict[str, str] = {}
     for block in own:
         for table in block.split("\n\n"):
@@ -178,7 +179,7 @@ def test_the_quickstarts_requests_are_answered(combined: Server) -> None:
 
 
 def test_every_example_is_of_settings() -> None:
-    """Each block of TOML but the cards' can be copied into `assay.toml`."""
+    """Each block of TOML can be copied into `assay.toml`, or into the card that it names."""
     blocks = [
         block
         for page in DOCS.glob("*.md")
@@ -188,4 +189,5 @@ def test_every_example_is_of_settings() -> None:
 
     assert len(blocks) > len(Settings.model_fields)
     for block in blocks:
-        Settings(**tomllib.loads(block))
+        kind = Card if block.startswith("# card.toml\n") else Settings
+        kind(**tomllib.loads(block))
