@@ -246,7 +246,7 @@ def test_a_file_of_pairs_becomes_a_calibration(starter: Server, tmp_path: Path) 
         (pairs(30), [], "there are 30 pairs, and at least 50 are needed"),
         ([{**pairs(1)[0], "rejected": RESPONSES[0]}], [], "line 1: 'chosen' and 'rejected' are"),
         (pairs(60), ["-o", "no/such/folder/c.toml"], "can't be written"),
-        (pairs(60), ["--alpha", "2"], "give numbers between 0 and 1"),
+        (pairs(60), ["--alpha", "2"], "give up to 32 numbers between 0 and 1"),
         (pairs(60), ["--covariate", "beauty"], "it is one of characters, markdown, list_items"),
     ],
 )
