@@ -20,8 +20,8 @@ from assay.scoring import (
     reward_metrics,
     validation,
 )
-from assay.scoring.inner_call import InnerCall
 from assay.scoring.interpretation import ScoreOptions, TargetScore
+from assay.scoring.scorer_call import ScorerCall
 from assay.scoring.target_union import TargetUnion
 
 if TYPE_CHECKING:
@@ -87,7 +87,7 @@ class Call:
         self.only_compares = self.target.only_compares
         self._scorer = scorer
         self._route = route
-        self._inner = InnerCall(
+        self._scoring = ScorerCall(
             scorer,
             TargetUnion.of([target]),
             options,
@@ -116,7 +116,7 @@ class Call:
         self, sources: list[Source], path: Path
     ) -> Handler[tuple[RequestResult, list[ScoredItem]]]:
         """Score the items; raise the first bad one's error where the caller wants that."""
-        outcome = yield from self._inner.score(sources, path)
+        outcome = yield from self._scoring.score(sources, path)
         judged = self.judged(sources, outcome)
         garbage.note([outcome.items, judged])
         return outcome, judged
@@ -182,7 +182,7 @@ class Call:
             for group, group_inputs in zip(groups, beside, strict=True)
         ]
         for index, comparison in enumerate(rounds):
-            if self._inner.fails_whole and comparison.error is not None:
+            if self._scoring.fails_whole and comparison.error is not None:
                 raise _located(comparison.error, f"{field}[{index}].{comparison.error.param}")
         sources = [source for comparison in rounds for source in comparison.sources]
         owners = [index for index, comparison in enumerate(rounds) for _ in comparison.sources]
@@ -192,7 +192,7 @@ class Call:
             where, entry = f"{field}[{owner}]", overrides[owner] if entries else None
             return items.beside(where, entry, param, groups[owner][0]) or where
 
-        outcome = yield from self._inner.score(sources, path)
+        outcome = yield from self._scoring.score(sources, path)
         remaining = iter(outcome.items)
         sizes = self._scorer.served.sizes(self.target)[0]
         matrices = [
@@ -231,7 +231,7 @@ class Call:
         self, source: Source, scored: RawResult, sizes: Sequence[Mapping[str, int]]
     ) -> ScoredItem:
         if scored.numbers is None:
-            return ScoredItem(scored.error and self._inner.advised(scored.error), scored=scored)
+            return ScoredItem(scored.error and self._scoring.advised(scored.error), scored=scored)
         target_score = interpretation.interpret(self.target, scored.numbers, sizes, self._wish)
         if isinstance(source, Ids) and source.reads_all:  # which are steps isn't known here
             target_score = TargetScore((), steps=target_score.steps)

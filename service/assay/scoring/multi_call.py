@@ -9,7 +9,7 @@ from assay.errors import InvalidField
 from assay.scoring import call as calls
 from assay.scoring import garbage, validation
 from assay.scoring.call import Call
-from assay.scoring.inner_call import InnerCall
+from assay.scoring.scorer_call import ScorerCall
 from assay.scoring.target_union import TargetUnion
 
 if TYPE_CHECKING:
@@ -61,13 +61,13 @@ class MultiCall:
             self.lead = served.index(lead.name) if lead.name in served else len(served)
             required[self.lead] = True
         self.union = TargetUnion.of([call.target for call in self.calls], required)
-        self._inner = InnerCall(
+        self._scoring = ScorerCall(
             scorer, self.union, request, route, caller, calls.cutting_of(request)
         )
 
     def run(self, sources: list[Source], path: Path) -> Handler[tuple[RequestResult, list[Row]]]:
         """Score the items; raise the first that a required target can't, if the caller wants."""
-        outcome = yield from self._inner.score(sources, path)
+        outcome = yield from self._scoring.score(sources, path)
         columns = [call.judged(sources, outcome.of(place)) for place, call in enumerate(self.calls)]
         rows = list(zip(*columns, strict=True))
         garbage.note([*outcome.by_target, *columns, rows])

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class InnerCall:
+class ScorerCall:
     """Who is asked, by whom, and how; `is_native` errors advise fields of the native routes."""
 
     scorer: Scorer
