@@ -29,7 +29,7 @@ from rich.table import Table
 
 from assay.api.incremental_json import MOST_PART_KEYS
 from assay.wire import MOST_ITEMS
-from loadtest import checkpoint, server
+from loadtest import census, checkpoint, server
 from loadtest.scrape import LOOP_LAG, Scrape, scrape
 
 if TYPE_CHECKING:
@@ -256,8 +256,7 @@ def _full() -> Iterator[tuple[str, int | None]]:
         checkpoint.given_or_random(None) as folder,
         server.assay(folder, "float32", 1, **settings) as assay,
     ):
-        front = psutil.Process(assay.pid)
-        (worker,) = [one for one in front.children() if "assay.engine.worker" in one.cmdline()]
+        (worker,) = census.workers(assay.pid)
         worker.suspend()
         waits = threading.Thread(
             target=_exchange, args=(scoring([{"text": "a"}]), assay.url), daemon=True

@@ -8,7 +8,7 @@ from typing import Any
 
 import psutil
 
-_WORKER = "assay.engine.worker"
+_WORKER = "assay-worker"
 _READER = "assay.prompts.process"
 
 
@@ -49,9 +49,9 @@ class Census:
 def workers(pid: int) -> list[psutil.Process]:
     """Return the device processes of a front, those that ended and weren't awaited included."""
     found = []
-    for child in psutil.Process(pid).children():
+    for child in psutil.Process(pid).children(recursive=True):
         try:
-            if child.status() == psutil.STATUS_ZOMBIE or _WORKER in child.cmdline():
+            if child.status() == psutil.STATUS_ZOMBIE or child.name() == _WORKER:
                 found.append(child)
         except psutil.NoSuchProcess:
             continue

@@ -5,6 +5,10 @@ import os
 import pytest
 from hypothesis import settings
 
+from assay import processes
+from tests import forks
+from tests.forks import front
+
 # Tests share the cores: threads of torch that wait by spinning took half of them from the others.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
@@ -33,6 +37,12 @@ def pytest_collection_modifyitems(items):
 
 settings.register_profile("assay", derandomize=True, deadline=None)
 settings.load_profile("assay")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def shared_forks():
+    """Let what loads models in this process fork from what has imported torch."""
+    processes._fork_servers.append(front.SharedForks(forks.given))
 
 
 @pytest.fixture

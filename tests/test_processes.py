@@ -1,12 +1,21 @@
-"""What Assay's own processes are started with."""
+"""What Assay's own processes are started with, and those that are forked."""
 
+import contextlib
+import os
+import signal
+
+import psutil
 import pytest
 
 from assay import processes
+from assay.errors import WorkerError
 from assay.scheduling import workers
 from assay.scheduling.policy import WARM_UP
 from assay.scheduling.workers import Worker
 from assay.worker_protocol import Refused, Start
+
+LICENSE = "VENDOR_LICENSE_SERVER"
+START = Start("cpu", None, "off", (), WARM_UP)
 
 
 @pytest.mark.parametrize(
@@ -39,8 +48,7 @@ async def test_further_variables_reach_a_device_process(monkeypatch):
     """Those that the operator names; the others stay here."""
     monkeypatch.setenv("VENDOR_LICENSE_SERVER", "this")
     monkeypatch.setenv("ASSAY_API_KEY", "hush")
-    start = Start("cpu", None, "off", (), WARM_UP)
-    async with Worker(start, "tests.environment", variables=["VENDOR_LICENSE_SERVER"]) as worker:
+    async with Worker(START, "tests.environment", variables=["VENDOR_LICENSE_SERVER"]) as worker:
         said = await worker.receive()
 
     assert said == Refused("VENDOR_LICENSE_SERVER", "this")
@@ -66,3 +74,107 @@ def test_a_gpus_memory_grows_in_place_unless_the_operator_says_how(monkeypatch, 
     growing = "expandable_segments:True"
     ours = {"PYTORCH_CUDA_ALLOC_CONF": growing, "PYTORCH_ALLOC_CONF": growing}
     assert found == (ours if name == "UNRELATED" else {name: value})
+
+
+@contextlib.contextmanager
+def forking():
+    """Keep a fork server of processes that the tests call 'forked'."""
+    variables = workers._variables([LICENSE])
+    with processes.fork_server("tests.forks.plain", "forked", variables):
+        yield
+
+
+def forked() -> Worker:
+    return Worker(START, "forked", variables=[LICENSE])
+
+
+def ended(*pids: int) -> bool:
+    """Whether these end soon; they aren't this process's children."""
+    there = [psutil.Process(pid) for pid in pids if psutil.pid_exists(pid)]
+    return not psutil.wait_procs(there, timeout=30)[1]
+
+
+async def test_a_process_is_forked_from_what_is_there(monkeypatch):
+    """With its variables; it is known by its id, and ends where it is hung up on."""
+    monkeypatch.setenv(LICENSE, "this")
+    with forking():
+        async with forked() as first, forked() as second:
+            heard = [await one.receive() for one in (first, second)]
+            pids = [first.pid, second.pid]
+
+    parents = {said.model for said in heard}
+    assert len(parents) == 1
+    assert os.getpid() not in map(int, parents)
+    assert {said.message for said in heard} == {"this"}
+    assert ended(*pids)
+
+
+async def test_a_killed_one_is_gone_and_the_next_is_there(monkeypatch):
+    """From the same fork server."""
+    with forking():
+        async with forked() as worker:
+            before = await worker.receive()
+            worker.kill()
+            with pytest.raises(WorkerError, match="gone"):
+                await worker.receive()
+        async with forked() as worker:
+            after = await worker.receive()
+
+    assert before == after
+
+
+async def test_a_fork_server_that_died_is_started_again():
+    """What it forked ends with it, as it does with the front."""
+    with forking():
+        async with forked() as worker:
+            before = await worker.receive()
+            os.kill(int(before.model), signal.SIGKILL)
+            with pytest.raises(WorkerError, match="gone"):
+                await worker.receive()
+        async with forked() as worker:
+            after = await worker.receive()
+
+    assert after.model != before.model
+
+
+async def test_what_a_fork_server_never_forks_can_be_killed():
+    """Where it hangs while it imports: it is ended itself, and the next one is another."""
+    with forking():
+        server = processes._fork_servers[-1]._process
+        os.kill(server.pid, signal.SIGSTOP)
+        async with forked() as worker:
+            assert worker.pid is None
+            worker.kill()
+            with pytest.raises(WorkerError, match="gone"):
+                await worker.receive()
+        async with forked() as worker:
+            assert (await worker.receive()).model != str(server.pid)
+
+
+async def test_a_process_with_other_variables_is_not_forked(monkeypatch):
+    """It would have those that its fork server has."""
+    monkeypatch.setenv(LICENSE, "this")
+    with forking():
+        monkeypatch.setenv(LICENSE, "that")
+        assert processes.fork("forked", workers._variables([LICENSE])) is None
+
+
+async def test_a_block_within_a_block_uses_the_outer_ones_fork_server():
+    """And leaves it running."""
+    with forking():
+        with forking():
+            pass
+        async with forked() as worker:
+            heard = await worker.receive()
+
+    assert ended(int(heard.model))
+
+
+def test_where_a_gpu_shows_nothing_is_forked(monkeypatch):
+    """A driver's state doesn't survive it; the first process is started ahead."""
+    begun = []
+    monkeypatch.setattr(workers.devices, "has_driver", lambda: True)
+    monkeypatch.setattr(processes, "ahead", lambda program, _: begun.append(program))
+    workers.ahead()
+
+    assert begun == ["assay.engine.worker"]

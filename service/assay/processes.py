@@ -1,7 +1,8 @@
 """Assay's own processes beside the front: what they are started with, and the stream to each.
 
 They read what a checkpoint brings, and one may run its code: of the environment they get what they
-need, by name, and none of its secrets.
+need, by name, and none of its secrets. Where a fork server runs, those that use its libraries are
+forked from it, and needn't import them.
 """
 
 from __future__ import annotations
@@ -10,14 +11,16 @@ import contextlib
 import fnmatch
 import os
 import re
+import select
 import signal
 import socket
 import subprocess
 import sys
-from typing import TYPE_CHECKING
+import weakref
+from typing import TYPE_CHECKING, Protocol
 
 from assay import scratch
-from assay.worker_protocol import FRONT_SIGNALS
+from assay.worker_protocol import FRONT_SIGNALS, PID
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -44,6 +47,21 @@ _NEEDED = (
 )
 _SECRET = re.compile(r"(TOKEN|KEY|SECRET|PASSWORD|PASSWD|CREDENTIAL|AUTH)S?(_|$)", re.IGNORECASE)
 _started_ahead: list[tuple[str, subprocess.Popen[bytes], socket.socket]] = []
+_fork_servers: list[ForkServer] = []
+
+
+class Process(Protocol):
+    """What is known of a process, and done to it."""
+
+    @property
+    def pid(self) -> int | None:
+        """Its id; None while it is only asked for."""
+
+    def poll(self) -> int | None:
+        """Return a number once it has ended."""
+
+    def kill(self) -> None:
+        """End it at once."""
 
 
 def environment(more: Iterable[str] = ()) -> dict[str, str]:
@@ -79,6 +97,41 @@ def ahead(program: str, variables: Mapping[str, str]) -> Iterator[None]:
             stream.close()
 
 
+def can_be_forked() -> bool:
+    """Whether a process that isn't a child can be held by a descriptor: on Linux, mostly."""
+    try:
+        os.close(os.pidfd_open(os.getpid()))
+    except (AttributeError, OSError):
+        return False
+    return True
+
+
+@contextlib.contextmanager
+def fork_server(program: str, forked: str, variables: Mapping[str, str]) -> Iterator[None]:
+    """Keep a process of `program` from which those of `forked` are forked; it ends with the block.
+
+    It imports what they need once. Inside another block of the same, that one's is used.
+    """
+    if any(server.forks(forked, variables) for server in _fork_servers):
+        yield
+        return
+    server = ForkServer(program, forked, variables)
+    _fork_servers.append(server)
+    try:
+        yield
+    finally:
+        _fork_servers.remove(server)
+        server.close()
+
+
+def fork(program: str, variables: Mapping[str, str]) -> tuple[Forked, socket.socket] | None:
+    """Return a process that a fork server forks and the stream to it; None where none does."""
+    for server in _fork_servers:
+        if server.forks(program, variables):
+            return server.fork()
+    return None
+
+
 def start(
     program: str, variables: Mapping[str, str]
 ) -> tuple[subprocess.Popen[bytes], socket.socket]:
@@ -91,6 +144,94 @@ def start(
             _started_ahead.remove(entry)
             return entry[1:]
     return _start(program, variables)
+
+
+class ForkServer:
+    """A process that forks others, which have its variables; started again once it has died."""
+
+    def __init__(self, program: str, forked: str, variables: Mapping[str, str]) -> None:
+        self._program = program
+        self._forked = forked
+        self._variables = dict(variables)
+        self._process, self._stream = _start(program, variables)
+
+    def forks(self, program: str, variables: Mapping[str, str]) -> bool:
+        """Whether it forks processes of this program that have these variables."""
+        return self._forked == program and self._variables == variables
+
+    def fork(self) -> tuple[Forked, socket.socket]:
+        """Return a process that it will fork, and the stream to that; it may still import."""
+        if self._process.poll() is not None:
+            self._stream.close()
+            self._process, self._stream = _start(self._program, self._variables)
+        ours, theirs = socket.socketpair()
+        known, says = socket.socketpair()
+        with theirs, says, contextlib.suppress(OSError):  # it has just died: both streams end
+            socket.send_fds(self._stream, [b"f"], [theirs.fileno(), says.fileno()])
+        return Forked(self._process, known), ours
+
+    def close(self) -> None:
+        """End it, and what it forked."""
+        self._stream.close()
+        self._process.kill()
+        self._process.wait()
+
+
+class Forked:
+    """A process of a fork server's: no child of this one, so it is held by a descriptor."""
+
+    def __init__(self, server: subprocess.Popen[bytes], known: socket.socket) -> None:
+        """On `known` come its id and a descriptor of it, or the end where it never was."""
+        self._server = server
+        self._known = known
+        self._descriptor: int | None = None
+        self._pid: int | None = None
+        self._has_ended = False
+        known.setblocking(False)
+
+    @property
+    def pid(self) -> int | None:
+        """Its id; None until it was forked."""
+        self._look()
+        return self._pid
+
+    def poll(self) -> int | None:
+        """Return 0 once it has ended, or never will be."""
+        self._look()
+        if self._descriptor is not None:
+            poll = select.poll()
+            poll.register(self._descriptor, select.POLLIN)
+            self._has_ended = self._has_ended or bool(poll.poll(0))
+        return 0 if self._has_ended else None
+
+    def kill(self) -> None:
+        """End it; a fork server that hasn't forked it yet is ended, too."""
+        self._look()
+        if self._descriptor is not None:
+            with contextlib.suppress(ProcessLookupError):
+                signal.pidfd_send_signal(self._descriptor, signal.SIGKILL)
+        elif not self._has_ended:
+            self._server.kill()
+            self._end()
+
+    def _look(self) -> None:
+        """Take note of what the process has said of itself."""
+        if self._descriptor is not None or self._has_ended:
+            return
+        try:
+            said, descriptors, _, _ = socket.recv_fds(self._known, PID.size, 1)
+        except BlockingIOError:
+            return
+        if not descriptors:
+            self._end()
+            return
+        self._known.close()
+        self._pid, self._descriptor = PID.unpack(said)[0], descriptors[0]
+        weakref.finalize(self, os.close, self._descriptor)
+
+    def _end(self) -> None:
+        self._known.close()
+        self._has_ended = True
 
 
 def _start(

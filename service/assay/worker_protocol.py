@@ -34,6 +34,7 @@ Attention = Literal["auto", "tree", "varlen", "native", "blocks"]
 Quantized = Literal["none", "int8", "fp8"]
 Stage = Literal["load", "verify", "compile", "warm up"]
 FRONT_SIGNALS = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGHUP})  # for the front alone
+PID = struct.Struct("<i")  # what a forked process says of itself, beside a descriptor
 HEADER = struct.Struct("<Q")
 BLOCK_TOKENS = 8  # whose keys and values are kept together between batches
 MOST_BYTES = 256 * 2**20  # of what a device process says at once

@@ -16,6 +16,8 @@ import httpx
 import psutil
 from prometheus_client.parser import text_string_to_metric_families
 
+from tests import forks
+
 if TYPE_CHECKING:
     import ssl
     from collections.abc import Callable, Iterator
@@ -49,10 +51,11 @@ def until(what: str, claim: Callable[[], Any], seconds: float = WAIT_S) -> Any:
 
 def workers(pid: int) -> list[psutil.Process]:
     """Return a server's device processes; one that has just ended isn't among them."""
+    front = psutil.Process(pid)
     found = []
-    for one in psutil.Process(pid).children():
-        with contextlib.suppress(psutil.NoSuchProcess):  # a zombie is none, either
-            if "assay.engine.worker" in one.cmdline():
+    for one in front.children(recursive=True) + psutil.Process(forks.given().pid).children():
+        with contextlib.suppress(psutil.NoSuchProcess):
+            if one.name() == "assay-worker" and one.cwd() == front.cwd():
                 found.append(one)
     return found
 
@@ -116,17 +119,22 @@ def serving(
     key: str | None = None,
     verify: ssl.SSLContext | bool = True,
     port: int = 0,
+    shares_forks: bool = True,
     **settings: Any,
 ) -> Iterator[Server]:
-    """Run `assay serve` in an empty folder until the block ends; it must then exit with code 0."""
+    """Run `assay serve` in an empty folder until the block ends; it must then exit with code 0.
+
+    Its device processes are forked from what other servers use, too, or from its own fork server.
+    """
     folder.mkdir()
+    command = forks.FRONT if shares_forks else COMMAND
     log = folder / "server.log"
     settings = {"device": "cpu", "threads": 1, **settings}
     with log.open("wb") as sink:
         process = subprocess.Popen(
-            [*COMMAND, "serve", "--port", str(port), *map(str, models)],
+            [*command, "serve", "--port", str(port), *map(str, models)],
             cwd=folder,
-            env=environment(**settings),
+            env=environment(**settings) | forks.given().in_environment(),
             stdout=sink,
             stderr=sink,
         )

@@ -25,6 +25,7 @@ KEY = "the-admin-key"
 SETTINGS: dict[str, Any] = {
     "admin_key": KEY,
     "key": KEY,
+    "shares_forks": False,
     "compile": "off",
     "prefix_cache_mb": 0,
     "hold_while_loading_s": 0,

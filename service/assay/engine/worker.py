@@ -1,7 +1,8 @@
 """The device process: load models, then score batches until the front hangs up.
 
-Started as `python -m assay.engine.worker FD`, where FD is its end of a socket pair. One thread; the
-next batch waits in the socket, so the device goes from batch to batch.
+Forked from a `fork_server`, or started as `python -m assay.engine.worker FD`, where FD is its end
+of a socket pair. One thread; the next batch waits in the socket, so the device goes from batch to
+batch.
 """
 
 from __future__ import annotations
@@ -20,11 +21,17 @@ from assay.worker_protocol import FromWorker, Refused, Start, encode_answer, rec
 def main() -> None:
     """Serve the socket whose descriptor is the only argument."""
     child_process.follow_the_front()
-    _import()
+    import_libraries()
     with socket.socket(fileno=int(sys.argv[1])) as stream:
-        start = receive(stream)
-        if isinstance(start, Start):
-            run(start, stream)
+        serve(stream)
+
+
+def serve(stream: socket.socket) -> None:
+    """Do what the front says first, and answer until it hangs up."""
+    child_process.be_called("assay-worker")
+    start = receive(stream)
+    if isinstance(start, Start):
+        run(start, stream)
 
 
 def run(start: Start, stream: socket.socket) -> None:
@@ -52,7 +59,7 @@ def run(start: Start, stream: socket.socket) -> None:
         return
 
 
-def _import() -> None:
+def import_libraries() -> None:
     """Import torch and transformers, and take them out of the garbage collector's sight.
 
     All of it stays; to look for garbage in it meanwhile was a sixth of a start's processor time.

@@ -12,7 +12,6 @@ import contextlib
 import gc
 import os
 import resource
-import signal
 import socket
 import sys
 import traceback
@@ -57,6 +56,7 @@ _wanted = os.environ.get(_PARALLEL)  # an operator's word stands
 def main() -> None:
     """Serve the socket whose descriptor is the only argument."""
     child_process.follow_the_front()
+    child_process.be_called("assay-loader")
     _be_ended_first()
     _import()
     with socket.socket(fileno=int(sys.argv[1])) as stream:
@@ -161,23 +161,18 @@ def _answer(
 
 def _fork(stream: socket.socket, templates: list[Template]) -> NoReturn:
     """Start a process for the template whose place is sent, on the stream that comes with it."""
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for them
-    while True:
-        place, streams, _, _ = socket.recv_fds(stream, protocol.PLACE.size, 1)
-        if not place:
-            child_process.end()
-        with socket.socket(fileno=streams[0]) as theirs:
-            if os.fork() == 0:
-                stream.close()
-                _begin(theirs)
-                _render(theirs, templates[protocol.PLACE.unpack(place)[0]])
-                child_process.end()
+
+    def run(place: bytes, streams: list[socket.socket]) -> None:
+        (theirs,) = streams
+        _begin(theirs)
+        _render(theirs, templates[protocol.PLACE.unpack(place)[0]])
+
+    child_process.fork_for_each(stream, protocol.PLACE.size, run)
 
 
 def _begin(stream: socket.socket) -> None:
-    """Be a process of its own, within limits, and say so."""
-    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-    child_process.end_with_the_parent()
+    """Be a process within limits, and say so."""
+    child_process.be_called("assay-renderer")
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     _limit_memory(_MEMORY)
     stream.sendall(protocol.told(Hello(os.getpid())))

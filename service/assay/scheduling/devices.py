@@ -35,9 +35,14 @@ def expand(devices: Iterable[str], count: Callable[[], int] | None = None) -> tu
     return tuple(expanded) or named
 
 
+def has_driver() -> bool:
+    """Whether this machine shows a driver of a GPU."""
+    return any(Path(path).exists() for path in _DRIVERS)
+
+
 def gpus() -> int:
     """Return how many GPUs torch sees on this machine; 0 where that can't be told."""
-    if not any(Path(path).exists() for path in _DRIVERS):
+    if not has_driver():
         return 0
     command = [sys.executable, "-m", "assay.engine.devices"]
     try:

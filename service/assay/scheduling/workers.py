@@ -9,10 +9,9 @@ from typing import TYPE_CHECKING, Self
 
 from assay import processes, worker_protocol
 from assay.errors import WorkerError
-from assay.scheduling import caches
+from assay.scheduling import caches, devices
 
 if TYPE_CHECKING:
-    import subprocess
     from collections.abc import Iterable
 
 _STOP_S = 5.0
@@ -30,11 +29,19 @@ _GROWING = dict.fromkeys(
     ("PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_ALLOC_CONF"), "expandable_segments:True"
 )
 _PROGRAM = "assay.engine.worker"
+_FORK_SERVER = "assay.engine.fork_server"
 
 
 def ahead(variables: Iterable[str] = ()) -> contextlib.AbstractContextManager[None]:
-    """Start the first device process before it is known what it is to load; see `processes`."""
-    return processes.ahead(_PROGRAM, _variables(variables))
+    """Import what device processes need before it is known what they are to load.
+
+    On a CPU all of them are forked from one process: later ones, too, are there at once. What is
+    imported for a GPU may have spoken to its driver, which no fork survives: there the first
+    process alone is started ahead.
+    """
+    if devices.has_driver() or not processes.can_be_forked():
+        return processes.ahead(_PROGRAM, _variables(variables))
+    return processes.fork_server(_FORK_SERVER, _PROGRAM, _variables(variables))
 
 
 class Worker:
@@ -53,7 +60,7 @@ class Worker:
         self._start = start
         self._program = program
         self._variables = variables
-        self._process: subprocess.Popen[bytes] | None = None
+        self._process: processes.Process | None = None
         self._reader: asyncio.StreamReader | None = None
         self._writer: asyncio.StreamWriter | None = None
 
@@ -64,7 +71,10 @@ class Worker:
 
     async def __aenter__(self) -> Self:
         """Start the process and tell it what to load."""
-        self._process, ours = processes.start(self._program, _variables(self._variables))
+        variables = _variables(self._variables)
+        self._process, ours = processes.fork(self._program, variables) or processes.start(
+            self._program, variables
+        )
         self._reader, self._writer = await asyncio.open_connection(sock=ours)
         try:
             await self.send(self._start)
