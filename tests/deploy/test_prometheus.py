@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import subprocess
 import threading
@@ -11,9 +12,13 @@ import numpy as np
 import pytest
 import yaml
 
+from assay.calibration import overlay
+from assay.settings import Settings
+from tests import resolving
 from tests.deploy import prometheus, queries
 from tests.http import checkpoints
 from tests.http.processes import serving, until
+from tests.scoring.fitted import fitted
 
 FOLDER = queries.DEPLOY / "prometheus"
 LIMIT = 64  # tokens that an item may have
@@ -66,10 +71,15 @@ def bodies():
 def scraped(programs, crew, tmp_path_factory):
     """A Prometheus that scrapes, each second, a server with more work than it admits."""
     folder = tmp_path_factory.mktemp("scraped")
+    members = {"crew": ("one", "other")}
+    settings = Settings(models=tuple(map(str, crew)), ensembles=members, max_tokens=LIMIT)
+    target = resolving.load(settings).by_name["crew"]
+    overlay.write(fitted("crew", target.revision), folder / "crew.toml")
     with serving(
         folder / "run",
         *crew,
-        ensembles='{"crew": ["one", "other"]}',
+        ensembles=json.dumps(members),
+        calibrations=json.dumps({"crew": str(folder / "crew.toml")}),
         max_tokens=LIMIT,
         max_queued_tokens=8_000,
         batch_tokens=512,
