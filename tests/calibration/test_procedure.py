@@ -96,7 +96,10 @@ def test_a_report_says_what_is_needed_to_judge_it(result):
     )
     assert uncertainty["auroc"]["margin"]["value"] > 0.6
     assert len(report["preference"]["reliability"][1]) == 10
-    assert {"spearman", "longer_wins", "accuracy", "balanced"} <= report["length"].keys()
+    length = report["length"]
+    assert {"spearman", "longer_wins", "accuracy", "balanced"} <= length.keys()
+    for value, (low, high) in zip(length["spearman"], length["spearman_intervals"], strict=True):
+        assert low < value < high
     assert json.loads(json.dumps(report, allow_nan=False)) is not None
 
 

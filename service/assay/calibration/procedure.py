@@ -61,7 +61,7 @@ def calibrate(
     controlled_pairs = _Sides(*(side.shifted(length.offset) for side in pair_sides))
     controlled_labels = _Sides(*(side.shifted(length.offset) for side in label_sides))
     controlled, controlled_said = _fitted(controlled_pairs, controlled_labels, options)
-    figures = _length(pair_sides[1], controlled_pairs[1], label_sides[1], length)
+    figures = _length(pair_sides[1], controlled_pairs[1], label_sides[1], length, options.seed)
     counts = cards.Counts(
         prompts=len({*found.pairs.groups, *found.labelled.groups}),
         pairs_fitted=len(pair_sides[0].groups),
@@ -259,7 +259,11 @@ def _acceptable(
 
 
 def _length(
-    held_out: Pairs, controlled: Pairs, labelled: Labelled, length: cards.LengthControl
+    held_out: Pairs,
+    controlled: Pairs,
+    labelled: Labelled,
+    length: cards.LengthControl,
+    seed: int,
 ) -> dict[str, Any]:
     """Return what length control changes, on held-out responses: before, after."""
     measure = COVARIATES[length.covariate]
@@ -276,4 +280,7 @@ def _length(
         said["longer_wins"] = tuple(report.higher_wins(differences, margins) for margins in both)
         said["accuracy"] = tuple(float(right.mean()) for right in rights)
         said["balanced"] = tuple(report.balanced(differences, right) for right in rights)
-    return {name: tuple(map(fit.rounded, both)) for name, both in said.items()}
+    groups = [*(group for group in held_out.groups for _ in range(2)), *labelled.groups]
+    intervals = [report.spearman_interval(values, each, groups, seed) for each in (scores, shifted)]
+    rounded = {name: tuple(map(fit.rounded, both)) for name, both in said.items()}
+    return {**rounded, "spearman_intervals": tuple(intervals)}

@@ -233,6 +233,29 @@ def spearman(values: np.ndarray, scores: np.ndarray) -> float:
     return float(library("scipy.stats").spearmanr(values, scores).statistic)
 
 
+def spearman_interval(
+    values: np.ndarray, scores: np.ndarray, groups: Sequence[str], seed: int
+) -> tuple[float, float]:
+    """Return the interval of the rank correlation, by bootstrap over prompts."""
+    _, of_values = np.unique(values, return_inverse=True)
+    _, of_scores = np.unique(scores, return_inverse=True)
+    weights = Resampled(groups, seed).weights()
+    return _interval(np.array([_spearman(of_values, of_scores, draw) for draw in weights]))
+
+
+def _spearman(of_values: np.ndarray, of_scores: np.ndarray, weights: np.ndarray) -> float:
+    """Return the correlation of mean ranks, of responses that count as often as the weights say."""
+    x, y = (_centred_ranks(places, weights) for places in (of_values, of_scores))
+    scale = np.sqrt((weights * x * x).sum() * (weights * y * y).sum())
+    return float((weights * x * y).sum() / scale) if scale else 0.0
+
+
+def _centred_ranks(places: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    counts = np.bincount(places, weights)
+    ranks = (np.cumsum(counts) - counts / 2)[places]
+    return np.asarray(ranks - np.average(ranks, weights=weights))
+
+
 def higher_wins(differences: np.ndarray, margins: np.ndarray) -> float:
     """Return how often the response with more of a covariate has the higher score; ties half."""
     unequal = differences != 0

@@ -210,6 +210,9 @@ class LengthControl(Fitted):
         AfterValidator(_rising),
     ]
     spearman: tuple[Finite, Finite] | None = None
+    spearman_intervals: tuple[Interval, Interval] | None = Field(
+        default=None, description="Of 95 %, by bootstrap over prompts."
+    )
     longer_wins: tuple[Share, Share] | None = None
     accuracy: tuple[Share, Share] | None = None
     balanced: tuple[Share, Share] | None = Field(

@@ -234,6 +234,8 @@ def _print(said: procedure.Report, path: Path, *, as_json: bool) -> None:
         if name in length
     ):
         out.print(f"{length['covariate']} controlled: {name} {before:.4f} -> {after:.4f}")
+    spans = [f"{low:.4f} to {high:.4f}" for low, high in length["spearman_intervals"]]
+    out.print(f"  spearman's intervals: {' -> '.join(spans)}")
     return out.print(f"calibration {said['id']} -> {path}")
 
 
