@@ -1236,8 +1236,10 @@ class CalibrationEntry(Answer):
     created: str = Field(description="When it was fitted.")
     source: str = Field(description="The file of labelled pairs.")
     counts: dict[str, int] = Field(description="Prompts, pairs and labels, fitted and held out.")
-    method: Literal["temperature", "platt", "isotonic"] | None = Field(
-        default=None, description="How `probability` of `/compare` comes from a margin."
+    method: Literal["none", "temperature", "platt", "isotonic"] | None = Field(
+        default=None,
+        description="How `probability` of `/compare` comes from a margin; 'none': as without a "
+        "calibration, which no method was better than. Null where it has no pairs.",
     )
     calibrated: bool = Field(description="Whether `/score` takes `calibrated`.")
     error_rates: list[float] = Field(description="What `abstain_at` may be.")

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
+from itertools import compress
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 import numpy as np
@@ -26,13 +27,30 @@ class _Read(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Pairs:
+class _Part:
+    """Lists and arrays of one length, an element for each pair or response."""
+
+    groups: list[str]
+
+    def of(self, kept: Sequence[bool]) -> Self:
+        """Return some of them."""
+        some: dict[str, Any] = {}
+        for field in fields(self):
+            values = getattr(self, field.name)
+            is_array = isinstance(values, np.ndarray)
+            some[field.name] = (
+                values[np.array(kept, dtype=bool)] if is_array else [*compress(values, kept)]
+            )
+        return replace(self, **some)
+
+
+@dataclass(frozen=True, slots=True)
+class Pairs(_Part):
     """Pairs of responses, the better one first.
 
     `scores` are the target's own, (pairs, 2); `rewards` its members', (pairs, 2, members).
     """
 
-    groups: list[str]
     texts: list[tuple[str, str]]
     scores: np.ndarray
     rewards: np.ndarray
@@ -47,17 +65,6 @@ class Pairs:
         """(pairs, members): each member's own margin."""
         return np.asarray(self.rewards[:, 0] - self.rewards[:, 1])
 
-    def of(self, kept: Sequence[bool]) -> Self:
-        """Return some of the pairs."""
-        places = np.flatnonzero(kept)
-        return replace(
-            self,
-            groups=[self.groups[place] for place in places],
-            texts=[self.texts[place] for place in places],
-            scores=self.scores[places],
-            rewards=self.rewards[places],
-        )
-
     def shifted(self, offset: Callable[[str], float]) -> Self:
         """Return the pairs with what to add to each response's score added."""
         offsets = np.array([[offset(text) for text in both] for both in self.texts]).reshape(-1, 2)
@@ -71,24 +78,12 @@ class Pairs:
 
 
 @dataclass(frozen=True, slots=True)
-class Labelled:
+class Labelled(_Part):
     """Responses labelled 0 or 1, with the target's scores."""
 
-    groups: list[str]
     texts: list[str]
     scores: np.ndarray
     labels: np.ndarray
-
-    def of(self, kept: Sequence[bool]) -> Self:
-        """Return some of the responses."""
-        places = np.flatnonzero(kept)
-        return replace(
-            self,
-            groups=[self.groups[place] for place in places],
-            texts=[self.texts[place] for place in places],
-            scores=self.scores[places],
-            labels=self.labels[places],
-        )
 
     def shifted(self, offset: Callable[[str], float]) -> Self:
         """Return the responses with what to add to each score added."""
@@ -123,14 +118,9 @@ def measured(examples: Sequence[Example], answers: Sequence[Answer]) -> Measured
         else:
             kept[example.kind].append((example, _read(answer, example)))
     found = Measured(_pairs(kept["chosen"], kept["score"]), _labelled(kept["label"]), failed)
-    for count, what in (
-        (len(found.pairs.groups), "pairs"),
-        (len(found.labelled.groups), "labelled responses"),
-    ):
-        if 0 < count < pairs.FEWEST:
-            raise InvalidField(
-                f"there are {count} {what}, and {pairs.FEWEST} are needed{_of(failed)}"
-            )
+    for part, what in ((found.pairs, "pairs"), (found.labelled, "labelled responses")):
+        if part.groups:
+            pairs.check_count(len(part.groups), what, _of(failed))
     for scores in (found.pairs.scores, found.labelled.scores):
         if (np.abs(scores) > pairs.MOST).any():
             raise InvalidField(f"a score is over {pairs.MOST:g}, which nothing can be fitted to")

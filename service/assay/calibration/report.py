@@ -58,20 +58,25 @@ def figures(
     probabilities: np.ndarray, outcomes: np.ndarray, draws: Resampled
 ) -> tuple[cards.Figures, dict[str, np.ndarray]]:
     """Return NLL, Brier score and ECE of P(outcome 1), and their values in each draw."""
-    p = np.clip(probabilities, _LEAST, 1 - _LEAST)
-    nll = -(outcomes * np.log(p) + (1 - outcomes) * np.log1p(-p))
+    losses = nll(probabilities, outcomes)
     brier = (probabilities - outcomes) ** 2
     sampled = {
-        "nll": draws.means(nll),
+        "nll": draws.means(losses),
         "brier": draws.means(brier),
         "ece": _sampled_ece(probabilities, outcomes, draws),
     }
     values = {
-        "nll": float(nll.mean()),
+        "nll": float(losses.mean()),
         "brier": float(brier.mean()),
         "ece": ece(probabilities, outcomes),
     }
     return _figures(values, sampled), sampled
+
+
+def nll(probabilities: np.ndarray, outcomes: np.ndarray) -> np.ndarray:
+    """Return −log P of what came, of each."""
+    p = np.clip(probabilities, _LEAST, 1 - _LEAST)
+    return np.asarray(-(outcomes * np.log(p) + (1 - outcomes) * np.log1p(-p)))
 
 
 def compared(

@@ -89,7 +89,28 @@ class Report(FittedTable):
     before: Figures | None = None
     after: Figures
     change: Figures | None = Field(default=None, description="After less before, paired.")
-    methods: dict[str, Finite] = Field(default={}, description="Held-out NLL of each method.")
+    methods: dict[str, Finite] = Field(
+        default={}, description="NLL of each method, cross-validated in the part fitted on."
+    )
+
+    @property
+    def helps(self) -> bool:
+        """Whether it lowers the NLL by more than the interval of the change."""
+        return self.change is not None and self.change.nll.interval[1] < 0
+
+
+class Plain(FittedTable):
+    """No method had a lower log loss than what there is without: probabilities stay as they are.
+
+    Those of an ensemble are its members' averaged, and no function of one margin.
+    """
+
+    method: Literal["none"] = "none"
+    report: Report | None = None
+
+    def probability(self, margin: float) -> float:
+        """Return P(a ≻ b) for r_a − r_b of one model: Bradley-Terry's."""
+        return link.symmetric(margin, transform.sigmoid)
 
 
 class Temperature(FittedTable):
@@ -135,7 +156,7 @@ class Isotonic(FittedTable):
         return link.symmetric(margin, lambda size: link.interpolate(self.knots, size))
 
 
-Preference = Annotated[Temperature | Platt | Isotonic, Field(discriminator="method")]
+Preference = Annotated[Plain | Temperature | Platt | Isotonic, Field(discriminator="method")]
 
 
 class Acceptable(FittedTable):

@@ -108,7 +108,7 @@ def calibrate(
         examples = pairs.read(file)
         if not examples:
             raise InvalidField(f"{file} has no lines; give labelled pairs")
-        _check_count(examples)
+        procedure.check(examples, options)
         place = _Place(output)
         with TemporaryDirectory(prefix="assay-") as folder:
             job = BulkJob(
@@ -178,18 +178,6 @@ class _Place:
         return self.output
 
 
-def _check_count(examples: list[pairs.Example]) -> None:
-    """Refuse too few before anything is scored; how many pairs scores make is known later."""
-    counts = {
-        "pairs": sum(example.kind == "chosen" for example in examples),
-        "labelled responses": sum(example.kind == "label" for example in examples),
-        "responses with a score": sum(example.kind == "score" for example in examples),
-    }
-    for what, count in counts.items():
-        if 0 < count < pairs.FEWEST:
-            raise InvalidField(f"there are {count} {what}, and at least {pairs.FEWEST} are needed")
-
-
 def _rates(text: str) -> tuple[float, ...]:
     """Return the error rates of `--alpha`, each once, from the lowest."""
     try:
@@ -245,6 +233,8 @@ def _print_fitted(said: dict[str, Any]) -> None:
             for name in ("nll", "brier", "ece"):
                 before, after = part["before"][name], part["after"][name]
                 out.print(f"  {name} {_figure(before)} -> {_figure(after)}")
+            if not part["helps"]:
+                out.print("  no gain that the held-out part shows")
     for one in said.get("abstention", ()):
         low, high = one["interval"]
         out.print(

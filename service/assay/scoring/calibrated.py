@@ -61,7 +61,7 @@ def of(target: Target, options: wire.Options) -> Calibrated:
             param="length_control",
         )
     by_temperature = isinstance(options, wire.CompareRequest) and options.temperature is not None
-    preference = None if by_temperature else fitted.preference
+    preference = None if by_temperature or keeps_plain(fitted) else fitted.preference
     compares = isinstance(options, wire.CompareRequest) and preference is not None
     return Calibrated(
         id=calibration.id if asked or compares else None,
@@ -132,6 +132,11 @@ def _threshold(target: Target, options: wire.Options, fitted: Fitted) -> float |
             param="abstain_at",
         )
     return threshold
+
+
+def keeps_plain(fitted: Fitted) -> bool:
+    """Return whether probabilities of preference are what they are without a calibration."""
+    return fitted.preference is not None and fitted.preference.method == "none"
 
 
 def error_rates(calibration: Calibration) -> list[float]:
