@@ -184,7 +184,8 @@ def test_an_order_answers_other_servers_comparisons(families: Server) -> None:
         ({"normalize": True}, "leave 'normalize' out"),
         ({"include": ["steps"]}, "has no steps"),
         ({"aggregate": "min"}, "scores no steps"),
-        ({"rule": "median"}, "use rule 'mean'"),
+        ({"rule": "median"}, "an order, not scores; leave 'rule' out"),
+        ({"penalty": 1.0}, "an order, not scores; leave 'penalty' out"),
     ],
 )
 def test_what_an_order_cant_give_is_refused(
@@ -307,6 +308,8 @@ def test_usage_and_metrics_count_a_composite(families: Server) -> None:
         ("mix", {"threshold": 0.5}, "scores no steps", "threshold"),
         ("mix", {"aggregate": "min"}, "scores no steps", "aggregate"),
         ("sound", {"threshold": 0.5}, "scores no steps", "threshold"),
+        ("mix", {"penalty": 0.5}, "'mix' gives one reward", "penalty"),
+        ("mix", {"rule": "min", "penalty": 0.5}, "rule 'min' has no penalty", "penalty"),
     ],
 )
 def test_what_a_composite_cant_give_is_refused(

@@ -158,11 +158,19 @@ def _rewards(
             return wire.ScoreEntry(index=index, id=item_id, error=error, **fields)
     if call.lead is not None:
         fields = _reward(call.calls[call.lead], row[call.lead])
+    answered = zip(call.calls, row, strict=True)
     rewards = {
-        name: wire.Reward(**_reward(own, judged))
-        for name, own, judged in zip(call.names, call.calls, row, strict=False)
+        name: _refused(call.refused[name])
+        if name in call.refused
+        else wire.Reward(**_reward(*next(answered)))
+        for name in call.names
     }
     return wire.ScoreEntry(index=index, id=item_id, **fields, rewards=rewards)
+
+
+def _refused(error: AssayError) -> wire.Reward:
+    """Return the reward of an optional target that means nothing by the request's options."""
+    return wire.Reward(score=None, n_tokens=0, truncated=False, error=_item_error(error))
 
 
 def _reward(call: Call, judged: ScoredItem) -> dict[str, Any]:

@@ -20,10 +20,10 @@ def check(target: Target, options: wire.Options) -> None:
     Raises:
         InvalidField: One does; the message says what it is for.
     """
-    _check_penalty(target, options)
     if target.only_compares:
         _check_comparing(target, options)
         return
+    _check_penalty(target, options)
     _check_steps(target, options)
     _check_attributes(target, options)
     _check_included(target, options)
@@ -101,6 +101,8 @@ def _check_comparing(target: Target, options: wire.Options) -> None:
         "threshold": options.threshold is not None,
         "attributes": options.attributes is not None,
         "include": bool(options.include) and not orders,
+        "penalty": options.penalty is not None,
+        "rule": options.rule not in (None, "mean") and orders,
         "temperature": isinstance(options, wire.CompareRequest)
         and options.temperature not in (None, 1.0),
     }
@@ -113,7 +115,7 @@ def _check_comparing(target: Target, options: wire.Options) -> None:
     if orders:  # it has parts
         _check_steps(target, options)
         _check_included(target, options)
-    if options.rule not in (None, "mean"):
+    elif options.rule not in (None, "mean"):
         raise InvalidField(
             f"'{target.name}' compares, and responses are ranked by their mean probability of "
             "winning; use rule 'mean'",
@@ -164,6 +166,12 @@ def _check_included(target: Target, options: wire.Options) -> None:
 
 def _check_penalty(target: Target, options: wire.Options) -> None:
     rule = options.rule or target.combination.rule
+    if options.penalty is not None and options.rule is None and not _has_members(target):
+        raise InvalidField(
+            f"'{target.name}' gives one reward, and a penalty is on a spread over members; leave "
+            "'penalty' out, or serve an ensemble",
+            param="penalty",
+        )
     if options.penalty is not None and rule not in DEFAULT_PENALTY:
         rules = " and ".join(f"'{rule}'" for rule in DEFAULT_PENALTY)
         raise InvalidField(
