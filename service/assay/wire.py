@@ -863,6 +863,12 @@ class Envelope(Answer):
         description="The id of the calibration that probabilities, `undecided` or controlled "
         "scores are by, where one was used.",
     )
+    calibrations: dict[str, str] | None = Field(
+        default=None,
+        exclude_if=_absent,
+        description="Of a composite: the ids of the calibrations that its gate or tolerances are "
+        "by, by part.",
+    )
     usage: Usage = Field(description="Tokens.")
     timing_ms: Timing = Field(description="Milliseconds.")
 
@@ -972,6 +978,11 @@ class ScoreAnswer(Envelope):
 
     object: Literal["score.list"] = Field(default="score.list", description="Always this.")
     targets: dict[str, TargetRevision] | None = Field(
+    calibrations: dict[str, str] | None = Field(
+        default=None,
+        exclude_if=_absent,
+        description="Of a composite: those of its parts that its gate is by.",
+    )
         default=None,
         exclude_if=_absent,
         description="Of the request's `targets`: who answered, by the name that was asked.",
@@ -1226,6 +1237,17 @@ class GateEntry(Answer):
 
     part: str = Field(description="The part that is looked at.")
     at_least: float = Field(description="What it has to reach.")
+    alike_up_to: float | None = Field(
+        default=None,
+        exclude_if=_absent,
+        description="Of a calibrated tolerance: the probability that the better one is better, up "
+        "to which two are alike. `tolerance` is the margin that has it.",
+    )
+    calibration: str | None = Field(
+        default=None,
+        exclude_if=_absent,
+        description="The id of the calibration that its tolerance or the gate is by.",
+    )
     otherwise: float = Field(description="The score where it doesn't.")
 
 
@@ -1234,6 +1256,11 @@ class CalibrationEntry(Answer):
 
     id: str = Field(description="What answers name.")
     created: str = Field(description="When it was fitted.")
+    calibrated: bool | None = Field(
+        default=None,
+        exclude_if=_absent,
+        description="Whether that is the part's probability of being acceptable.",
+    )
     source: str = Field(description="The file of labelled pairs.")
     counts: dict[str, int] = Field(description="Prompts, pairs and labels, fitted and held out.")
     method: Literal["none", "temperature", "platt", "isotonic"] | None = Field(

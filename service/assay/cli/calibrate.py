@@ -138,10 +138,27 @@ def _score(job: BulkJob, target: str, url: str | None, settings: Settings | None
         return job.run_remotely(url, target)
     target = settings.aliases.get(target, target)
     if target in settings.ensembles or target in settings.composites:
-        return job.run_here(settings, target, is_calibrated=False)
+        return job.run_here(_without_others(settings, target), target, is_calibrated=False)
     return job.run_here(
         settings.model_copy(update=_ALONE | {"models": (target,)}),
         is_calibrated=False,
+    )
+
+
+def _without_others(settings: Settings, target: str) -> Settings:
+    """Return settings without other composites: one may wait for what is to be fitted here."""
+    composites = {name: one for name, one in settings.composites.items() if name == target}
+    left_out = settings.composites.keys() - composites.keys()
+    return settings.model_copy(
+        update={
+            "composites": composites,
+            "aliases": {alias: of for alias, of in settings.aliases.items() if of not in left_out},
+            "calibrations": {
+                name: path
+                for name, path in settings.calibrations.items()
+                if settings.aliases.get(name, name) not in left_out
+            },
+        }
     )
 
 

@@ -134,7 +134,7 @@ def describe(
         calibration=_calibration(target),
         attributes=target.attributes,
         parts={part.name: _part(part) for part in target.parts} or None,
-        gate=wire.GateEntry(**target.gate.model_dump()) if target.gate else None,
+        gate=_gate(target),
         rule=None if target.rule == "weighted" else target.rule,
         scores_steps=target.scores_steps,
         only_compares=target.only_compares,
@@ -178,6 +178,11 @@ def _calibration(target: Target) -> wire.CalibrationEntry | None:
 
 
 def _part(part: CompositePart) -> wire.PartEntry:
+def _gate(target: Target) -> wire.GateEntry | None:
+    gate = target.gate
+    return wire.GateEntry(**gate.model_dump(exclude_defaults=True)) if gate else None
+
+
     is_standard = part.moments == (0.0, 1.0)
     return wire.PartEntry(
         target=part.target,
@@ -187,6 +192,8 @@ def _part(part: CompositePart) -> wire.PartEntry:
         std=None if is_standard else part.std,
         tolerance=part.tolerance or None,
     )
+        alike_up_to=part.alike_up_to,
+        calibration=part.calibration,
 
 
 def _warnings(scorer: Scorer, target: Target) -> list[str]:

@@ -89,21 +89,22 @@ class MultiCall:
 
     def envelope(self, outcome: RequestResult, request_id: str) -> dict[str, object]:
         """Return what the answer has around its data."""
-        answering: TargetUnion | Target = (
-            TargetUnion.of(list(self._named.values()))
-            if self.lead is None
-            else self.union.targets[self.lead]
-        )
+        lead = None if self.lead is None else self.calls[self.lead]
+        answering = lead.target if lead else TargetUnion.of(list(self._named.values()))
         used = {call.target.name: call.calibrated.id for call in self.calls}
         targets = {
             name: wire.TargetRevision(
-                model=target.name, revision=target.revision, calibration=used.get(target.name)
+                model=target.name,
+                revision=target.revision,
+                calibration=used.get(target.name),
+                calibrations=target.calibrations or None,
             )
             for name, target in self._named.items()
         }
         return {
             **calls.envelope(answering.name, answering.revision, outcome, request_id),
-            "calibration": None if self.lead is None else self.calls[self.lead].calibrated.id,
+            "calibration": lead.calibrated.id if lead else None,
+            "calibrations": (lead.target.calibrations or None) if lead else None,
             "targets": targets,
         }
 

@@ -124,7 +124,10 @@ def _check_comparing(target: Target, options: wire.Options) -> None:
 
 
 def _check_steps(target: Target, options: wire.Options) -> None:
-    """A composite has steps' scores in its parts, but no first error of its own."""
+    """A composite has steps' scores in its parts, but no first error of its own.
+
+    What a part's calibration is of are steps' scores as its card aggregates them.
+    """
     scores_steps = target.scores_steps
     if options.threshold is not None and not scores_steps:
         raise InvalidField(
@@ -133,6 +136,13 @@ def _check_steps(target: Target, options: wire.Options) -> None:
     if options.aggregate is not None and not _reads_steps(target):
         raise InvalidField(
             f"'{target.name}' scores no steps; leave 'aggregate' out", param="aggregate"
+        )
+    by_calibration = (part for part in target.parts if part.calibration and part.of.scores_steps)
+    if options.aggregate is not None and (part := next(by_calibration, None)):
+        raise InvalidField(
+            f"'{target.name}' is by the calibration of '{part.target}', which is of its own "
+            "aggregate; leave 'aggregate' out",
+            param="aggregate",
         )
 
 
