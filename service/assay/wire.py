@@ -518,8 +518,8 @@ class ScoreRequest(Options):
 
     calibrated: Annotated[Switch, _unset(False)] = Field(
         default=False,
-        description="Also answer each response's `probability` of being acceptable, where the "
-        "target's calibration has it.",
+        description="Also answer each response's `probability` of being acceptable, and `absolute` "
+        "reward: what the target's calibration has of the two.",
     )
     inputs: Items | None = Field(default=None, description="One item, or a list of items.")
     prompt: Prompt | None = Field(default=None, description="The prompt of the one item.")
@@ -896,6 +896,13 @@ class Reward(Answer):
         description="Beside `probability`: what it is if the response isn't acceptable, and if it "
         "is (Venn-Abers). It is wide where few labels are near.",
     )
+    absolute: float | None = Field(
+        default=None,
+        exclude_if=_absent,
+        description="With `calibrated`, where the target's calibration has it: the reward on one "
+        "scale for all prompts, the expected e of Thurstone's P(a ≻ b) = ½ (1 + erf(e_a − e_b)). 0 "
+        "is the mean response to a prompt, or the mean reference answer.",
+    )
     uncertainty: Uncertainty | None = Field(
         default=None,
         description="Of an ensemble, and of one model that says itself how sure it is; else null.",
@@ -971,6 +978,11 @@ class TargetRevision(Answer):
         exclude_if=_absent,
         description="The id of its calibration, where one was used.",
     )
+    calibrations: dict[str, str] | None = Field(
+        default=None,
+        exclude_if=_absent,
+        description="Of a composite: those of its parts that its gate is by.",
+    )
 
 
 class ScoreAnswer(Envelope):
@@ -978,11 +990,6 @@ class ScoreAnswer(Envelope):
 
     object: Literal["score.list"] = Field(default="score.list", description="Always this.")
     targets: dict[str, TargetRevision] | None = Field(
-    calibrations: dict[str, str] | None = Field(
-        default=None,
-        exclude_if=_absent,
-        description="Of a composite: those of its parts that its gate is by.",
-    )
         default=None,
         exclude_if=_absent,
         description="Of the request's `targets`: who answered, by the name that was asked.",
@@ -1230,13 +1237,6 @@ class PartEntry(Answer):
         exclude_if=_absent,
         description="Of a 'lexicographic' composite: how far below the best of it is alike.",
     )
-
-
-class GateEntry(Answer):
-    """A composite's gate: below `at_least` of a part the score is `otherwise`."""
-
-    part: str = Field(description="The part that is looked at.")
-    at_least: float = Field(description="What it has to reach.")
     alike_up_to: float | None = Field(
         default=None,
         exclude_if=_absent,
@@ -1248,7 +1248,19 @@ class GateEntry(Answer):
         exclude_if=_absent,
         description="The id of the calibration that its tolerance or the gate is by.",
     )
+
+
+class GateEntry(Answer):
+    """A composite's gate: below `at_least` of a part the score is `otherwise`."""
+
+    part: str = Field(description="The part that is looked at.")
+    at_least: float = Field(description="What it has to reach.")
     otherwise: float = Field(description="The score where it doesn't.")
+    calibrated: bool | None = Field(
+        default=None,
+        exclude_if=_absent,
+        description="Whether that is the part's probability of being acceptable.",
+    )
 
 
 class CalibrationEntry(Answer):
@@ -1256,11 +1268,6 @@ class CalibrationEntry(Answer):
 
     id: str = Field(description="What answers name.")
     created: str = Field(description="When it was fitted.")
-    calibrated: bool | None = Field(
-        default=None,
-        exclude_if=_absent,
-        description="Whether that is the part's probability of being acceptable.",
-    )
     source: str = Field(description="The file of labelled pairs.")
     counts: dict[str, int] = Field(description="Prompts, pairs and labels, fitted and held out.")
     method: Literal["none", "temperature", "platt", "isotonic"] | None = Field(
@@ -1269,6 +1276,11 @@ class CalibrationEntry(Answer):
         "calibration, which no method was better than. Null where it has no pairs.",
     )
     calibrated: bool = Field(description="Whether `/score` takes `calibrated`.")
+    absolute: Literal["prompt", "reference"] | None = Field(
+        default=None,
+        description="What is 0 of `absolute`: the mean response to a prompt, or reference answers; "
+        "null where there is none.",
+    )
     error_rates: list[float] = Field(description="What `abstain_at` may be.")
     covariate: str | None = Field(
         default=None, description="What `length_control` is by; null where there is none."

@@ -1,6 +1,7 @@
 """From answers to a calibration: divided by prompt, the best kept, refused where it can't be."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -217,6 +218,40 @@ def test_scores_of_one_prompt_are_pairs():
 
     assert calibration.counts.pairs_fitted + calibration.counts.pairs_held_out == 60
     assert report["uncertainty"]["accuracy"]["accuracy"] == 1
+
+
+def test_several_responses_to_a_prompt_have_absolute_targets():
+    """From pairs that share responses; of raw scores and of controlled ones, in figures of JSON."""
+    chance = np.random.default_rng(11)
+    cases = []
+    for prompt in range(120):
+        quality = chance.normal(size=3)
+        scores = 2.0 * quality + chance.normal(size=3)
+        for pair in ((0, 1), (1, 2), (2, 0)):
+            j, i = sorted(pair, key=quality.__getitem__)
+            texts = tuple(f"{prompt} {place}" * (place + 1) for place in (i, j))
+            example = Example("chosen", f"g{prompt}", f"p{prompt}", texts)
+            answer = {"scores": [scores[i], scores[j]], "margin_std": None}
+            cases.append((example, answer))
+
+    calibration, report = calibrated(cases)
+
+    assert calibration.absolute.fitted + calibration.absolute.held_out == 360
+    assert calibration.absolute.rmse.value < calibration.absolute.constant.value
+    assert calibration.length.absolute not in (None, calibration.absolute)
+    assert report["absolute"]["spearman"]["value"] > 0.5
+    assert json.loads(json.dumps(report, allow_nan=False)) is not None
+
+
+def test_reference_answers_are_what_scores_are_less():
+    """Where lines name them; else chosen responses stand for them."""
+    cases = [compared(number, [1.0 + number % 3]) for number in range(99)]
+    named = [(replace(example, reference="b"), answer) for example, answer in cases]
+
+    one, other = (calibrated(each)[0].moments for each in (cases, named))
+
+    assert one.reference_mean == pytest.approx(one.margin_absolute)
+    assert other.reference_mean == 0
 
 
 @pytest.mark.parametrize(

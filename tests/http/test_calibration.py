@@ -17,7 +17,7 @@ from assay.settings import Settings
 from tests import resolving
 from tests.http.processes import serving
 from tests.http.texts import PROMPT, RESPONSES
-from tests.scoring.fitted import KNOTS, LENGTHS, MEAN, RATES, THRESHOLDS, fitted
+from tests.scoring.fitted import INTERCEPT, KNOTS, LENGTHS, MEAN, RATES, SLOPE, THRESHOLDS, fitted
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -133,6 +133,8 @@ def test_a_response_has_a_probability_of_being_acceptable(server: Server) -> Non
         low, high = (np.interp(entry["score"], places, ends) for ends in (lows, highs))
         assert entry["probability_interval"] == pytest.approx([low, high], abs=ROUNDING)
         assert entry["probability"] == pytest.approx(high / (1 - low + high), abs=ROUNDING)
+        assert entry["absolute"] == pytest.approx(SLOPE * entry["score"] + INTERCEPT, abs=ROUNDING)
+        assert "absolute" not in plain[0]
 
 
 def test_calibrated_numbers_dont_depend_on_other_items(server: Server) -> None:
@@ -273,6 +275,7 @@ def test_a_target_shows_its_calibration(server: Server, ours: cards.Calibration)
 
     assert shown["id"] == ours.id
     assert (shown["method"], shown["calibrated"]) == ("temperature", True)
+    assert shown["absolute"] == "prompt"
     assert (shown["error_rates"], shown["covariate"]) == (list(RATES), "characters")
     assert "calibration" not in server.http.get("/models/starter%2Fmember-1").json()
 

@@ -49,9 +49,12 @@ class Pairs(_Part):
     """Pairs of responses, the better one first.
 
     `scores` are the target's own, (pairs, 2); `rewards` its members', (pairs, 2, members).
+    `references` say of each response whether it is a reference answer to its prompt.
     """
 
+    prompts: list[str]
     texts: list[tuple[str, str]]
+    references: list[tuple[bool, bool]]
     scores: np.ndarray
     rewards: np.ndarray
 
@@ -153,20 +156,27 @@ def _pairs(
     compared: Sequence[tuple[Example, list[_Read]]],
     scored: Sequence[tuple[Example, list[_Read]]],
 ) -> Pairs:
-    groups = [example.group for example, _ in compared]
-    texts = [(example.responses[0], example.responses[1]) for example, _ in compared]
+    references: dict[str, set[str]] = {}
+    for example, _ in (*compared, *scored):
+        if example.reference is not None:
+            references.setdefault(example.prompt_key, set()).add(example.reference)
+    examples = [example for example, _ in compared]
+    texts = [(example.responses[0], example.responses[1]) for example in examples]
     read = [both for _, both in compared]
-    examples = [example for example, _ in scored]
-    for better, worse in pairs.scored_pairs(examples):
-        groups.append(examples[better].group)
-        texts.append((examples[better].responses[0], examples[worse].responses[0]))
+    for better, worse in pairs.scored_pairs([example for example, _ in scored]):
+        examples.append(scored[better][0])
+        texts.append((scored[better][0].responses[0], scored[worse][0].responses[0]))
         read.append([scored[better][1][0], scored[worse][1][0]])
+    prompts = [example.prompt_key for example in examples]
+    known = [references.get(prompt, ()) for prompt in prompts]
     members = len(read[0][0].rewards) if read else 1
     scores = [[one.score for one in both] for both in read]
     rewards = [[one.rewards for one in both] for both in read]
     return Pairs(
-        groups,
+        [example.group for example in examples],
+        prompts,
         texts,
+        [(a in of_prompt, b in of_prompt) for (a, b), of_prompt in zip(texts, known, strict=True)],
         np.array(scores, dtype=float).reshape(-1, 2),
         np.array(rewards, dtype=float).reshape(-1, 2, members),
     )

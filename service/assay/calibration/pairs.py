@@ -2,7 +2,8 @@
 
 A line is a pair (`prompt`, `chosen`, `rejected`), a labelled response (`prompt`, `response`,
 `label` 0 or 1) or one with a score (`prompt`, `response`, `score`); of one prompt's, the higher
-score is the chosen one. Texts may be lists of messages, the last of which is the response.
+score is the chosen one. Texts may be lists of messages, the last of which is the response. Beside
+a pair or a score, `reference` may be the text of a reference answer to the prompt.
 """
 
 from __future__ import annotations
@@ -44,6 +45,7 @@ class Example:
     prompt: str | list[Line]
     responses: tuple[str, ...]
     value: float = 1.0
+    reference: str | None = None
 
     @property
     def prompt_key(self) -> str:
@@ -141,6 +143,7 @@ def _example(line: Line, number: int) -> Example:
         prompt,
         responses,
         1.0 if kind == "chosen" else _value(line, kind, number),
+        None if line.get("reference") is None else _response(line, "reference", number)[0],
     )
 
 

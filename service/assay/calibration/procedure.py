@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 
 import numpy as np
 
-from assay.calibration import fit, pairs, report
+from assay.calibration import fit, pairs, report, thurstone
 from assay.cards import calibration as cards
 from assay.errors import InvalidField
 from assay.reward.covariates import COVARIATES
@@ -162,7 +162,8 @@ def _responses(fit_pairs: Pairs, fit_labelled: Labelled) -> tuple[list[str], np.
 
 def _moments(fit_pairs: Pairs, fit_labelled: Labelled) -> cards.Baseline:
     _, scores = _responses(fit_pairs, fit_labelled)
-    good = [*fit_pairs.scores[:, 0], *fit_labelled.scores[fit_labelled.labels == 1]]
+    good = fit_pairs.scores[np.array(fit_pairs.references, dtype=bool).reshape(-1, 2)].tolist()
+    good = good or [*fit_pairs.scores[:, 0], *fit_labelled.scores[fit_labelled.labels == 1]]
     margins = fit_pairs.margins
     has_pairs = len(margins) > 0
     return cards.Baseline(
@@ -183,6 +184,8 @@ def _fitted(
     if pair_sides[0].groups:
         tables["preference"], said["preference"] = _preference(*pair_sides, options.seed)
         tables["abstention"] = _abstention(*pair_sides, options.error_rates)
+        if found := thurstone.absolute(*pair_sides, options.seed):
+            tables["absolute"], said["absolute"] = found
         said["abstention"] = tables["abstention"].model_dump()["thresholds"]
         said["uncertainty"] = _uncertainty(pair_sides[1], options.seed)
     if label_sides[0].groups:

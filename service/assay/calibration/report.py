@@ -238,6 +238,24 @@ def spearman(values: np.ndarray, scores: np.ndarray) -> float:
     return float(library("scipy.stats").spearmanr(values, scores).statistic)
 
 
+def rmse(errors: np.ndarray, draws: Resampled) -> cards.Figure:
+    """Return the root of the mean squared error, with its interval."""
+    squared = errors**2
+    interval = _interval(np.sqrt(draws.means(squared)))
+    return cards.Figure(value=_short(np.sqrt(squared.mean())), interval=interval)
+
+
+def resampled_spearman(values: np.ndarray, scores: np.ndarray, draws: Resampled) -> cards.Figure:
+    """Return the rank correlation with its interval."""
+    places = np.arange(len(values))
+    sampled = [
+        spearman(values[drawn], scores[drawn])
+        for drawn in (np.repeat(places, weights.astype(int)) for weights in draws.weights())
+    ]
+    interval = _interval(np.array(sampled))
+    return cards.Figure(value=_short(spearman(values, scores)), interval=interval)
+
+
 def higher_wins(differences: np.ndarray, margins: np.ndarray) -> float:
     """Return how often the response with more of a covariate has the higher score; ties half."""
     unequal = differences != 0

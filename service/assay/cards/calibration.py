@@ -34,6 +34,7 @@ _MOST_BYTES = 2**16  # as of a card
 _MOST_KNOTS = 256
 MOST_RATES = 32  # that comparisons may be undecided at
 
+Zero = Literal["prompt", "reference"]  # the responses to a prompt, or reference answers
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -182,6 +183,29 @@ class Acceptable(FittedTable):
         return link.merged(*self.interval(score))
 
 
+class Absolute(FittedTable):
+    """A reward on one scale for all prompts: slope · score + intercept, fitted to Thurstone's e.
+
+    P(a ≻ b) = ½ (1 + erf(e_a − e_b)) of two responses to one prompt (zELO 2509.12541). 0 is the mean response to a prompt that was fitted on, or the mean reference
+    answer. `constant` to `spearman` are of held-out responses: the error of the mean target and of
+    this reward, and the rank correlation of scores and targets over all prompts.
+    """
+
+    slope: NotNegative
+    intercept: Finite
+    zero: Zero = "prompt"
+    fitted: int
+    held_out: int
+    prompts: int
+    constant: Figure
+    rmse: Figure
+    spearman: Figure
+
+    def reward(self, score: float) -> float:
+        """Return the reward for a score."""
+        return self.slope * score + self.intercept
+
+
 class Threshold(FittedTable):
     """Where to abstain so that at most a share of all comparisons is decided wrongly.
 
@@ -213,6 +237,7 @@ class Fitted(FittedTable):
 
     preference: Preference | None = None
     acceptable: Acceptable | None = None
+    absolute: Absolute | None = None
     abstention: Abstention | None = None
 
 
@@ -248,7 +273,9 @@ class Baseline(FittedTable):
     mean: Finite
     std: NotNegative
     reference_mean: Finite | None = Field(
-        default=None, description="The mean score of chosen responses: less it, they average 0."
+        default=None,
+        description="The mean score of reference answers, or without any of chosen responses: less "
+        "it, they average 0.",
     )
     margin_absolute: NotNegative | None = Field(default=None, description="Mean |margin|.")
     margin_squared: NotNegative | None = Field(default=None, description="Mean margin².")

@@ -252,6 +252,12 @@ def _print_fitted(said: dict[str, Any]) -> None:
                 out.print(f"  {name} {_figure(before)} -> {_figure(after)}")
             if not part["helps"]:
                 out.print("  no gain that the held-out part shows")
+    if absolute := said.get("absolute"):
+        out.print(
+            f"absolute: {absolute['slope']:.4g} * score + {absolute['intercept']:.4g}, "
+            f"{absolute['held_out']} responses held out; rmse {_figure(absolute['constant'])} -> "
+            f"{_figure(absolute['rmse'])}, Spearman {_figure(absolute['spearman'])}"
+        )
     for one in said.get("abstention", ()):
         low, high = one["interval"]
         out.print(

@@ -185,7 +185,7 @@ def _reward(call: Call, judged: ScoredItem) -> dict[str, Any]:
     return {
         "score": call.shown(judged.reward) if rewards else None,
         "raw_score": _raw(call, judged),
-        **_acceptable(call, judged),
+        **_calibrated(call, judged),
         "uncertainty": _uncertainty(call, verdict) if rewards else None,
         **fields,
         **_included(call, judged),
@@ -381,15 +381,17 @@ def _raw_mean(call: Call, judged: ScoredItem) -> float | None:
     return None if judged.raw is None else call.shown(ensemble.mean(judged.raw.rewards))
 
 
-def _acceptable(call: Call, judged: ScoredItem) -> dict[str, Any]:
-    """Return the probability that a response is acceptable, where that is asked for."""
-    acceptable = call.calibrated.acceptable
-    if acceptable is None or not judged.rewards:
-        return {}
-    return {
-        "probability": acceptable.probability(judged.reward),
-        "probability_interval": acceptable.interval(judged.reward),
-    }
+def _calibrated(call: Call, judged: ScoredItem) -> dict[str, Any]:
+    """Return what `calibrated` says of a response: how probably it is acceptable, and how good."""
+    fields: dict[str, Any] = {}
+    if not judged.rewards:
+        return fields
+    if acceptable := call.calibrated.acceptable:
+        fields["probability"] = acceptable.probability(judged.reward)
+        fields["probability_interval"] = acceptable.interval(judged.reward)
+    if absolute := call.calibrated.absolute:
+        fields["absolute"] = absolute.reward(judged.reward)
+    return fields
 
 
 def _is_close(call: Call, first: Sequence[float]) -> bool | None:

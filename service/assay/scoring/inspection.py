@@ -171,18 +171,19 @@ def _calibration(target: Target) -> wire.CalibrationEntry | None:
         source=fitted.source,
         counts=fitted.counts.model_dump(),
         method=fitted.preference.method if fitted.preference else None,
-        calibrated=fitted.acceptable is not None,
+        calibrated=fitted.acceptable is not None or fitted.absolute is not None,
+        absolute=fitted.absolute.zero if fitted.absolute else None,
         error_rates=calibrated.error_rates(fitted),
         covariate=fitted.length.covariate if fitted.length else None,
     )
 
 
-def _part(part: CompositePart) -> wire.PartEntry:
 def _gate(target: Target) -> wire.GateEntry | None:
     gate = target.gate
     return wire.GateEntry(**gate.model_dump(exclude_defaults=True)) if gate else None
 
 
+def _part(part: CompositePart) -> wire.PartEntry:
     is_standard = part.moments == (0.0, 1.0)
     return wire.PartEntry(
         target=part.target,
@@ -191,9 +192,9 @@ def _gate(target: Target) -> wire.GateEntry | None:
         mean=None if is_standard else part.mean,
         std=None if is_standard else part.std,
         tolerance=part.tolerance or None,
-    )
         alike_up_to=part.alike_up_to,
         calibration=part.calibration,
+    )
 
 
 def _warnings(scorer: Scorer, target: Target) -> list[str]:
