@@ -186,9 +186,10 @@ class Acceptable(FittedTable):
 class Absolute(FittedTable):
     """A reward on one scale for all prompts: slope · score + intercept, fitted to Thurstone's e.
 
-    P(a ≻ b) = ½ (1 + erf(e_a − e_b)) of two responses to one prompt (zELO 2509.12541). 0 is the mean response to a prompt that was fitted on, or the mean reference
-    answer. `constant` to `spearman` are of held-out responses: the error of the mean target and of
-    this reward, and the rank correlation of scores and targets over all prompts.
+    P(a ≻ b) = ½ (1 + erf(e_a − e_b)) of two responses to one prompt (zELO 2509.12541). 0 is the
+    mean response to a prompt that was fitted on, or the mean reference answer. `constant` to
+    `spearman` are of held-out responses: the error of the mean target and of this reward, and the
+    rank correlation of scores and targets over all prompts.
     """
 
     slope: NotNegative
