@@ -118,11 +118,10 @@ def test_the_interval_of_a_rank_correlation_draws_prompts():
     groups = ["one"] * 4 + ["two"] * 4
     alone = [spearmanr(values[part], scores[part]).statistic for part in (slice(4), slice(4, 8))]
 
-    found = report.spearman_interval(values, scores, groups, 0)
+    found = report.resampled_spearman(values, scores, report.Resampled(groups, 0))
 
-    assert found == pytest.approx((min(alone), max(alone)), abs=ROUNDING)
-    whole = report.spearman_interval(values, scores, ["one"] * 8, 0)
-    assert whole == pytest.approx((spearmanr(values, scores).statistic,) * 2, abs=ROUNDING)
+    assert found.value == pytest.approx(spearmanr(values, scores).statistic, abs=ROUNDING)
+    assert found.interval == pytest.approx((min(alone), max(alone)), abs=ROUNDING)
 
 
 def test_sharpness_is_the_spread_from_a_toss():

@@ -58,20 +58,25 @@ def figures(
     probabilities: np.ndarray, outcomes: np.ndarray, draws: Resampled
 ) -> tuple[cards.Figures, dict[str, np.ndarray]]:
     """Return NLL, Brier score and ECE of P(outcome 1), and their values in each draw."""
-    p = np.clip(probabilities, _LEAST, 1 - _LEAST)
-    nll = -(outcomes * np.log(p) + (1 - outcomes) * np.log1p(-p))
+    losses = nll(probabilities, outcomes)
     brier = (probabilities - outcomes) ** 2
     sampled = {
-        "nll": draws.means(nll),
+        "nll": draws.means(losses),
         "brier": draws.means(brier),
         "ece": _sampled_ece(probabilities, outcomes, draws),
     }
     values = {
-        "nll": float(nll.mean()),
+        "nll": float(losses.mean()),
         "brier": float(brier.mean()),
         "ece": ece(probabilities, outcomes),
     }
     return _figures(values, sampled), sampled
+
+
+def nll(probabilities: np.ndarray, outcomes: np.ndarray) -> np.ndarray:
+    """Return −log P of what came, of each."""
+    p = np.clip(probabilities, _LEAST, 1 - _LEAST)
+    return np.asarray(-(outcomes * np.log(p) + (1 - outcomes) * np.log1p(-p)))
 
 
 def compared(
@@ -233,27 +238,22 @@ def spearman(values: np.ndarray, scores: np.ndarray) -> float:
     return float(library("scipy.stats").spearmanr(values, scores).statistic)
 
 
-def spearman_interval(
-    values: np.ndarray, scores: np.ndarray, groups: Sequence[str], seed: int
-) -> tuple[float, float]:
-    """Return the interval of the rank correlation, by bootstrap over prompts."""
-    _, of_values = np.unique(values, return_inverse=True)
-    _, of_scores = np.unique(scores, return_inverse=True)
-    weights = Resampled(groups, seed).weights()
-    return _interval(np.array([_spearman(of_values, of_scores, draw) for draw in weights]))
+def rmse(errors: np.ndarray, draws: Resampled) -> cards.Figure:
+    """Return the root of the mean squared error, with its interval."""
+    squared = errors**2
+    interval = _interval(np.sqrt(draws.means(squared)))
+    return cards.Figure(value=_short(np.sqrt(squared.mean())), interval=interval)
 
 
-def _spearman(of_values: np.ndarray, of_scores: np.ndarray, weights: np.ndarray) -> float:
-    """Return the correlation of mean ranks, of responses that count as often as the weights say."""
-    x, y = (_centred_ranks(places, weights) for places in (of_values, of_scores))
-    scale = np.sqrt((weights * x * x).sum() * (weights * y * y).sum())
-    return float((weights * x * y).sum() / scale) if scale else 0.0
-
-
-def _centred_ranks(places: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    counts = np.bincount(places, weights)
-    ranks = (np.cumsum(counts) - counts / 2)[places]
-    return np.asarray(ranks - np.average(ranks, weights=weights))
+def resampled_spearman(values: np.ndarray, scores: np.ndarray, draws: Resampled) -> cards.Figure:
+    """Return the rank correlation with its interval."""
+    places = np.arange(len(values))
+    sampled = [
+        spearman(values[drawn], scores[drawn])
+        for drawn in (np.repeat(places, weights.astype(int)) for weights in draws.weights())
+    ]
+    interval = _interval(np.array(sampled))
+    return cards.Figure(value=_short(spearman(values, scores)), interval=interval)
 
 
 def higher_wins(differences: np.ndarray, margins: np.ndarray) -> float:
