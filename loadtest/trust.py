@@ -65,7 +65,7 @@ def candidates(folder: Path, count: int) -> list[dict[str, Any]]:
     ]
 
 
-def scored(lines: list[dict[str, Any]], target: Path, sink: Path) -> np.ndarray:
+def scored(lines: list[dict[str, Any]], target: Path, sink: Path, threads: int) -> np.ndarray:
     """Return (answers, members) of a target's scores; NaN where an answer has none."""
     file = sink.with_suffix(".jsonl")
     with file.open("w", encoding="utf-8") as items:
@@ -74,7 +74,8 @@ def scored(lines: list[dict[str, Any]], target: Path, sink: Path) -> np.ndarray:
             items.write(json.dumps(item) + "\n")
     scores = sink.with_suffix(".scores.jsonl")
     command = [sys.executable, "-m", "assay", "score", str(file), "--model", str(target)]
-    done = subprocess.run([*command, "--threads", "1", "-o", str(scores)], check=False)
+    command += ["--threads", str(threads), "-o", str(scores)]
+    done = subprocess.run(command, check=False)
     if done.returncode not in (0, 1):  # 1: of some answers there is no score
         raise SystemExit(done.returncode)
     answers = [json.loads(line) for line in scores.read_text(encoding="utf-8").splitlines()]
@@ -148,12 +149,13 @@ def main() -> None:
     parser.add_argument("--target", type=Path, required=True)
     parser.add_argument("--gold", type=Path)
     parser.add_argument("--prompts", type=int, default=300)
+    parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
     lines = candidates(args.data, args.prompts)
     names = [args.target, *([args.gold] if args.gold else [])]
-    scores = [scored(lines, name, args.out / name.resolve().name) for name in names]
+    scores = [scored(lines, name, args.out / name.resolve().name, args.threads) for name in names]
     whole = [one.reshape(-1, N, one.shape[1]) for one in scores]
     kept = ~np.any([np.isnan(one).any(axis=(1, 2)) for one in whole], axis=0)
     ratings = np.array([line["rating"] for line in lines], dtype=float).reshape(-1, N)[kept]

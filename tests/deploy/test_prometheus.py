@@ -51,6 +51,7 @@ def crew(tmp_path_factory):
 def bodies():
     """Return the requests of a busy minute, each with its path: all routes, all kinds of items."""
     groups = [{"prompt": one, "responses": [WORDS, WORDS[:40], "no", "56"]} for one in PROMPTS]
+    pairs = [{"prompt": one, "responses": [WORDS, "no"]} for one in PROMPTS]
     chats = [
         {"prompt": prompt, "response": WORDS[:size]} for prompt in PROMPTS for size in (5, 30, 80)
     ]
@@ -62,6 +63,7 @@ def bodies():
         ("/score", {"model": "crew", "inputs": [long, *rendered, *ids]}),
         ("/score", {"model": "crew", "inputs": chats, "deadline_ms": 1, "on_error": "item"}),
         ("/compare", {"model": "crew", "comparisons": groups}),
+        ("/compare", {"model": "crew", "comparisons": pairs}),
         ("/best-of-n", {"model": "crew", "groups": groups}),
         *[("/score", {"model": "crew", "inputs": FAT})] * 2,
     ]
