@@ -15,7 +15,7 @@ from assay.cli.app import app
 from assay.reward.transform import sigmoid
 from assay.settings import Settings
 from tests import resolving
-from tests.http.processes import serving
+from tests.http.processes import run, serving
 from tests.http.texts import PROMPT, RESPONSES
 from tests.scoring.fitted import INTERCEPT, KNOTS, LENGTHS, MEAN, RATES, SLOPE, THRESHOLDS, fitted
 
@@ -365,3 +365,37 @@ def test_pairs_that_say_too_little_are_refused_before_they_are_scored(
     assert done.exit_code != 0
     assert reason in " ".join(done.output.replace("│", " ").split())
     assert not output.exists()
+
+
+def test_what_a_composite_waits_for_can_be_fitted(tiny: Path, tmp_path: Path) -> None:
+    """An ensemble whose calibration a composite's gate is by, then the composite, then a score."""
+    file, toml = write(tmp_path, pairs(PAIRS)), tmp_path / "assay.toml"
+    gate = '{ part = "a", at_least = 0.0, otherwise = -7.0, calibrated = true }'
+    served = f"""
+models = ["{tiny}"]
+[ensembles]
+all = ["tiny"]
+[aliases]
+strict = "c"
+[composites.c]
+parts.a = {{ target = "all" }}
+gate = {gate}
+[calibrations]
+all = "{tmp_path / "all.toml"}"
+strict = "{tmp_path / "c.toml"}"
+"""
+    toml.write_text(served)
+
+    for target in ("all", "c"):
+        output = tmp_path / f"{target}.toml"
+        command = ("calibrate", target, file, "--config", toml, "-o", output)
+        done = run(*command, cwd=tmp_path, device="cpu", threads=1)
+        assert done.returncode == 0, done.stderr
+        assert cards.read(output).target == target
+    items, scores = tmp_path / "items.jsonl", tmp_path / "scores.jsonl"
+    items.write_text(json.dumps({"prompt": PROMPT, "response": RESPONSES[0]}) + "\n")
+    command = ("score", items, "--config", toml, "--model", "strict", "-o", scores)
+    done = run(*command, cwd=tmp_path, device="cpu", threads=1)
+
+    assert done.returncode == 0, done.stderr
+    assert json.loads(scores.read_text())["gated"] is False
