@@ -21,6 +21,7 @@ def chances(scores):
     return np.column_stack([1 - p, p])
 
 
+@pytest.mark.filterwarnings("ignore:All-NaN slice encountered:RuntimeWarning")  # inside of it
 @pytest.mark.parametrize("count", [60, 1_000])
 def test_acceptable_is_what_venn_abers_says(count):
     """Both ends at each knot, and the one probability that is made of them."""
