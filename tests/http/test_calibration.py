@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
+from assay import Client
 from assay.calibration import overlay
 from assay.cards import calibration as cards
 from assay.cli.app import app
@@ -210,6 +211,9 @@ def test_a_gate_may_be_a_probability(server: Server, ours: cards.Calibration) ->
     assert {one["index"]: one["gated"] for one in best["data"][0]["ranking"]} == dict(
         enumerate(not is_good for is_good in passes)
     )
+    with Client(server.url) as client:
+        asked = client.score([(PROMPT, response) for response in RESPONSES], model="sure")
+    assert [entry.gated for entry in asked] == [not is_good for is_good in passes]
     for answer in (scored, compared, best, several["targets"]["sure"]):
         assert answer["calibrations"] == {"plain": ours.id}
     assert "calibrations" not in several["targets"]["starter"]
