@@ -244,6 +244,32 @@ def test_alike_may_be_a_probability(server: Server, ours: cards.Calibration) -> 
     assert server.http.get("/models/sure").json()["gate"]["calibrated"] is True
 
 
+@pytest.mark.parametrize("option", ["calibrated", "length_control"])
+def test_an_optional_target_without_a_calibration_is_its_own_error(
+    server: Server, ours: cards.Calibration, option: str
+) -> None:
+    """The other one answers; a required one refuses the request, as does an optional one alone."""
+    bare = {"target": "starter/member-1", "required": False}
+    body = {"prompt": PROMPT, "response": RESPONSES[0], option: True}
+
+    answer = posted(server, "/score", **body, targets=[bare, "starter"])
+    refused = [
+        server.http.post("/score", json={**body, "targets": targets})
+        for targets in ([bare["target"], "starter"], [bare])
+    ]
+
+    (entry,) = answer["data"]
+    (alone,) = posted(server, "/score", **body)["data"]
+    assert entry["rewards"]["starter"] == {
+        name: value for name, value in alone.items() if name != "index"
+    }
+    assert entry["rewards"]["starter/member-1"]["score"] is None
+    assert "has no calibration" in entry["rewards"]["starter/member-1"]["error"]["message"]
+    assert answer["targets"]["starter"]["calibration"] == ours.id
+    for response in refused:
+        assert (response.status_code, response.json()["error"]["param"]) == (422, option)
+
+
 def test_other_servers_contracts_have_the_gate(server: Server) -> None:
     """A reranker's answer has the score that the gate leaves."""
     items = [{"prompt": PROMPT, "response": response} for response in RESPONSES]
