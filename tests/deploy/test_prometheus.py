@@ -63,7 +63,7 @@ def bodies():
         ("/score", {"model": "crew", "inputs": [long, *rendered, *ids]}),
         ("/score", {"model": "crew", "inputs": chats, "deadline_ms": 1, "on_error": "item"}),
         ("/compare", {"model": "crew", "comparisons": groups}),
-        ("/compare", {"model": "crew", "comparisons": pairs}),
+        ("/compare", {"model": "crew", "comparisons": pairs, "abstain_at": 0.1}),
         ("/best-of-n", {"model": "crew", "groups": groups}),
         *[("/score", {"model": "crew", "inputs": FAT})] * 2,
     ]

@@ -9,13 +9,14 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
+from assay import Client
 from assay.calibration import overlay
 from assay.cards import calibration as cards
 from assay.cli.app import app
 from assay.reward.transform import sigmoid
 from assay.settings import Settings
 from tests import resolving
-from tests.http.processes import serving
+from tests.http.processes import run, serving
 from tests.http.texts import PROMPT, RESPONSES
 from tests.scoring.fitted import INTERCEPT, KNOTS, LENGTHS, MEAN, RATES, SLOPE, THRESHOLDS, fitted
 
@@ -210,6 +211,9 @@ def test_a_gate_may_be_a_probability(server: Server, ours: cards.Calibration) ->
     assert {one["index"]: one["gated"] for one in best["data"][0]["ranking"]} == dict(
         enumerate(not is_good for is_good in passes)
     )
+    with Client(server.url) as client:
+        asked = client.score([(PROMPT, response) for response in RESPONSES], model="sure")
+    assert [entry.gated for entry in asked] == [not is_good for is_good in passes]
     for answer in (scored, compared, best, several["targets"]["sure"]):
         assert answer["calibrations"] == {"plain": ours.id}
     assert "calibrations" not in several["targets"]["starter"]
@@ -238,6 +242,32 @@ def test_alike_may_be_a_probability(server: Server, ours: cards.Calibration) -> 
     assert (part["alike_up_to"], part["calibration"]) == (ALIKE, ours.id)
     assert part["tolerance"] == pytest.approx(3.0 * 2.0 * np.log(ALIKE / (1 - ALIKE)))
     assert server.http.get("/models/sure").json()["gate"]["calibrated"] is True
+
+
+@pytest.mark.parametrize("option", ["calibrated", "length_control"])
+def test_an_optional_target_without_a_calibration_is_its_own_error(
+    server: Server, ours: cards.Calibration, option: str
+) -> None:
+    """The other one answers; a required one refuses the request, as does an optional one alone."""
+    bare = {"target": "starter/member-1", "required": False}
+    body = {"prompt": PROMPT, "response": RESPONSES[0], option: True}
+
+    answer = posted(server, "/score", **body, targets=[bare, "starter"])
+    refused = [
+        server.http.post("/score", json={**body, "targets": targets})
+        for targets in ([bare["target"], "starter"], [bare])
+    ]
+
+    (entry,) = answer["data"]
+    (alone,) = posted(server, "/score", **body)["data"]
+    assert entry["rewards"]["starter"] == {
+        name: value for name, value in alone.items() if name != "index"
+    }
+    assert entry["rewards"]["starter/member-1"]["score"] is None
+    assert "has no calibration" in entry["rewards"]["starter/member-1"]["error"]["message"]
+    assert answer["targets"]["starter"]["calibration"] == ours.id
+    for response in refused:
+        assert (response.status_code, response.json()["error"]["param"]) == (422, option)
 
 
 def test_other_servers_contracts_have_the_gate(server: Server) -> None:
@@ -365,3 +395,37 @@ def test_pairs_that_say_too_little_are_refused_before_they_are_scored(
     assert done.exit_code != 0
     assert reason in " ".join(done.output.replace("│", " ").split())
     assert not output.exists()
+
+
+def test_what_a_composite_waits_for_can_be_fitted(tiny: Path, tmp_path: Path) -> None:
+    """An ensemble whose calibration a composite's gate is by, then the composite, then a score."""
+    file, toml = write(tmp_path, pairs(PAIRS)), tmp_path / "assay.toml"
+    gate = '{ part = "a", at_least = 0.0, otherwise = -7.0, calibrated = true }'
+    served = f"""
+models = ["{tiny}"]
+[ensembles]
+all = ["tiny"]
+[aliases]
+strict = "c"
+[composites.c]
+parts.a = {{ target = "all" }}
+gate = {gate}
+[calibrations]
+all = "{tmp_path / "all.toml"}"
+strict = "{tmp_path / "c.toml"}"
+"""
+    toml.write_text(served)
+
+    for target in ("all", "c"):
+        output = tmp_path / f"{target}.toml"
+        command = ("calibrate", target, file, "--config", toml, "-o", output)
+        done = run(*command, cwd=tmp_path, device="cpu", threads=1)
+        assert done.returncode == 0, done.stderr
+        assert cards.read(output).target == target
+    items, scores = tmp_path / "items.jsonl", tmp_path / "scores.jsonl"
+    items.write_text(json.dumps({"prompt": PROMPT, "response": RESPONSES[0]}) + "\n")
+    command = ("score", items, "--config", toml, "--model", "strict", "-o", scores)
+    done = run(*command, cwd=tmp_path, device="cpu", threads=1)
+
+    assert done.returncode == 0, done.stderr
+    assert json.loads(scores.read_text())["gated"] is False

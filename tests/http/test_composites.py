@@ -406,7 +406,11 @@ def test_a_gate_by_a_calibration_is_of_the_cards_own_aggregate(
         )
     )
 
-    for request in (ScoreRequest(inputs=[]), CompareRequest(), BestOfNRequest()):
+    for request in (
+        ScoreRequest(inputs=[]),
+        CompareRequest(comparisons=[]),
+        BestOfNRequest(groups=[]),
+    ):
         validation.check(served.by_name["c"], request)
         other = request.model_copy(update={"aggregate": "min"})
         with pytest.raises(InvalidField, match=r"calibration of 'math'.*leave 'aggregate' out"):

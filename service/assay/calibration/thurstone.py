@@ -70,37 +70,33 @@ def absolute(
 def targets(compared: Pairs, zero: cards.Zero = "prompt") -> Targets:
     """Return the e of each response that comparisons connect with at least two others."""
     places: dict[tuple[str, str], int] = {}
-    found: list[tuple[str, float, bool]] = []
+    groups: list[str] = []
+    scores: list[float] = []
+    references: list[bool] = []
     ends = np.empty(compared.scores.shape, dtype=int)
     for row, (prompt, texts) in enumerate(zip(compared.prompts, compared.texts, strict=True)):
         for side, text in enumerate(texts):
-            place = ends[row, side] = places.setdefault((prompt, text), len(places))
-            is_reference = compared.references[row][side]
-            if place == len(found):
-                found.append((compared.groups[row], compared.scores[row, side], is_reference))
-            elif is_reference:
-                found[place] = (*found[place][:2], True)
-    graph = library("scipy.sparse").coo_array(
-        (np.ones(len(ends)), (ends[:, 0], ends[:, 1])), shape=(len(found), len(found))
-    )
+            ends[row, side] = places.setdefault((prompt, text), len(places))
+            if len(places) > len(groups):
+                groups.append(compared.groups[row])
+                scores.append(compared.scores[row, side])
+                references.append(compared.references[row][side])
+    count = len(groups)
+    graph = library("scipy.sparse").coo_array((np.ones(len(ends)), ends.T), shape=(count, count))
     _, parts = library("scipy.sparse.csgraph").connected_components(graph, directed=False)
-    kept: list[int] = []
-    e = np.zeros(len(found))
-    references = np.array([is_reference for *_, is_reference in found], dtype=bool)
-    rows_by_part = np.argsort(parts[ends[:, 0]], kind="stable")
-    for rows in np.split(rows_by_part, np.flatnonzero(np.diff(parts[ends[rows_by_part, 0]])) + 1):
+    e = np.full(count, np.nan)
+    order = np.argsort(parts[ends[:, 0]], kind="stable")
+    for rows in np.split(order, np.flatnonzero(np.diff(parts[ends[order, 0]])) + 1):
         members, numbers = np.unique(ends[rows], return_inverse=True)
-        better, worse = numbers.reshape(-1, 2).T
-        anchors = members[references[members]]
-        if len(members) < _LEAST or (zero == "reference" and not len(anchors)):
+        anchors = [place for place in members if references[place]]
+        if len(members) < _LEAST or (zero == "reference" and not anchors):
             continue
+        better, worse = numbers.reshape(-1, 2).T
         e[members] = strengths(better, worse, len(members))
         if zero == "reference":
             e[members] -= e[anchors].mean()
-        kept.extend(members.tolist())
-    return Targets(
-        [found[place][0] for place in kept], np.array([found[place][1] for place in kept]), e[kept]
-    )
+    kept = np.flatnonzero(np.isfinite(e))
+    return Targets([groups[place] for place in kept], np.array(scores)[kept], e[kept])
 
 
 def strengths(better: np.ndarray, worse: np.ndarray, count: int) -> np.ndarray:

@@ -85,8 +85,9 @@ def calibrate(
     A line of PAIRS is a pair (`prompt`, `chosen`, `rejected`), a labelled response (`prompt`,
     `response`, `label` 0 or 1) or a response with a `score`, of which the higher one of a prompt is
     chosen. Half of the prompts are fitted on, the report is of the others. What is written:
-    probabilities of preference, of being acceptable where there are labels, thresholds to abstain
-    at, and length control. A server of that target takes it up when it starts.
+    probabilities of preference, of being acceptable where there are labels, absolute rewards where
+    several responses to a prompt are compared, thresholds to abstain at, and length control. A
+    server of that target takes it up when it starts.
     """
     flags = {
         "device": device,
