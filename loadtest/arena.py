@@ -26,18 +26,19 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     arguments = parser.parse_args()
     questions = {
-        row["question_id"]: row["turns"][0] for row in _rows(arguments.data / "question.jsonl.gz")
+        row["question_id"]: row["turns"][0] for row in rows(arguments.data / "question.jsonl.gz")
     }
     with arguments.out.open("w", encoding="utf-8") as out:
         for file in sorted((arguments.data / "model_answer").glob("*.jsonl.gz")):
-            for row in _rows(file):
+            for row in rows(file):
                 response = row["choices"][0]["turns"][0]
                 if len(response) <= LONGEST_CHARACTERS:
                     pair = {"prompt": questions[row["question_id"]], "response": response}
                     out.write(json.dumps(pair, ensure_ascii=False) + "\n")
 
 
-def _rows(file: Path) -> Iterator[dict[str, Any]]:
+def rows(file: Path) -> Iterator[dict[str, Any]]:
+    """Yield the objects of a gzipped JSON lines file."""
     with gzip.open(file, "rt", encoding="utf-8") as lines:
         yield from map(json.loads, lines)
 

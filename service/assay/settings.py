@@ -108,6 +108,16 @@ class Part(_Table):
     weight: float = Field(default=1.0, allow_inf_nan=False)
     normalize: bool = False
     tolerance: float | None = Field(default=None, ge=0, allow_inf_nan=False)
+    calibrated: bool = False  # the tolerance is a probability, by the target's calibration
+
+    @model_validator(mode="after")
+    def _has_a_probability(self) -> Self:
+        if self.calibrated and not (self.tolerance is not None and 0.5 <= self.tolerance < 1):
+            raise ValueError(
+                "with 'calibrated' give 'tolerance' as the probability that the better one is "
+                "better, from 0.5 to below 1"
+            )
+        return self
 
 
 class Gate(_Table):
@@ -116,13 +126,21 @@ class Gate(_Table):
     part: str
     at_least: float = Field(allow_inf_nan=False)
     otherwise: float = Field(allow_inf_nan=False)
+    calibrated: bool = False  # the part is a probability, by its target's calibration
+
+    @model_validator(mode="after")
+    def _is_a_probability(self) -> Self:
+        if self.calibrated and not 0 <= self.at_least <= 1:
+            raise ValueError("with 'calibrated' give 'at_least' as a probability, from 0 to 1")
+        return self
 
 
 class Composite(_Table):
     """Several targets as one reward: by a rule over their weighted parts, behind a gate if any.
 
     Its parts' sum, the smallest of them, or an order: by the first, then by the second and so on
-    among those that are alike within the part's tolerance.
+    among those that are alike within the part's tolerance. A gate and a tolerance may be
+    probabilities, by the calibration of the part's target.
     """
 
     rule: CompositeRule = "weighted"

@@ -518,8 +518,8 @@ class ScoreRequest(Options):
 
     calibrated: Annotated[Switch, _unset(False)] = Field(
         default=False,
-        description="Also answer each response's `probability` of being acceptable, where the "
-        "target's calibration has it.",
+        description="Also answer each response's `probability` of being acceptable, and `absolute` "
+        "reward: what the target's calibration has of the two.",
     )
     inputs: Items | None = Field(default=None, description="One item, or a list of items.")
     prompt: Prompt | None = Field(default=None, description="The prompt of the one item.")
@@ -863,6 +863,12 @@ class Envelope(Answer):
         description="The id of the calibration that probabilities, `undecided` or controlled "
         "scores are by, where one was used.",
     )
+    calibrations: dict[str, str] | None = Field(
+        default=None,
+        exclude_if=_absent,
+        description="Of a composite: the ids of the calibrations that its gate or tolerances are "
+        "by, by part.",
+    )
     usage: Usage = Field(description="Tokens.")
     timing_ms: Timing = Field(description="Milliseconds.")
 
@@ -889,6 +895,13 @@ class Reward(Answer):
         exclude_if=_absent,
         description="Beside `probability`: what it is if the response isn't acceptable, and if it "
         "is (Venn-Abers). It is wide where few labels are near.",
+    )
+    absolute: float | None = Field(
+        default=None,
+        exclude_if=_absent,
+        description="With `calibrated`, where the target's calibration has it: the reward on one "
+        "scale for all prompts, the expected e of Thurstone's P(a ≻ b) = ½ (1 + erf(e_a − e_b)). 0 "
+        "is the mean response to a prompt, or the mean reference answer.",
     )
     uncertainty: Uncertainty | None = Field(
         default=None,
@@ -964,6 +977,11 @@ class TargetRevision(Answer):
         default=None,
         exclude_if=_absent,
         description="The id of its calibration, where one was used.",
+    )
+    calibrations: dict[str, str] | None = Field(
+        default=None,
+        exclude_if=_absent,
+        description="Of a composite: those of its parts that its gate is by.",
     )
 
 
@@ -1219,6 +1237,17 @@ class PartEntry(Answer):
         exclude_if=_absent,
         description="Of a 'lexicographic' composite: how far below the best of it is alike.",
     )
+    alike_up_to: float | None = Field(
+        default=None,
+        exclude_if=_absent,
+        description="Of a calibrated tolerance: the probability that the better one is better, up "
+        "to which two are alike. `tolerance` is the margin that has it.",
+    )
+    calibration: str | None = Field(
+        default=None,
+        exclude_if=_absent,
+        description="The id of the calibration that its tolerance or the gate is by.",
+    )
 
 
 class GateEntry(Answer):
@@ -1227,6 +1256,11 @@ class GateEntry(Answer):
     part: str = Field(description="The part that is looked at.")
     at_least: float = Field(description="What it has to reach.")
     otherwise: float = Field(description="The score where it doesn't.")
+    calibrated: bool | None = Field(
+        default=None,
+        exclude_if=_absent,
+        description="Whether that is the part's probability of being acceptable.",
+    )
 
 
 class CalibrationEntry(Answer):
@@ -1236,10 +1270,17 @@ class CalibrationEntry(Answer):
     created: str = Field(description="When it was fitted.")
     source: str = Field(description="The file of labelled pairs.")
     counts: dict[str, int] = Field(description="Prompts, pairs and labels, fitted and held out.")
-    method: Literal["temperature", "platt", "isotonic"] | None = Field(
-        default=None, description="How `probability` of `/compare` comes from a margin."
+    method: Literal["none", "temperature", "platt", "isotonic"] | None = Field(
+        default=None,
+        description="How `probability` of `/compare` comes from a margin; 'none': as without a "
+        "calibration, which no method was better than. Null where it has no pairs.",
     )
     calibrated: bool = Field(description="Whether `/score` takes `calibrated`.")
+    absolute: Literal["prompt", "reference"] | None = Field(
+        default=None,
+        description="What is 0 of `absolute`: the mean response to a prompt, or reference answers; "
+        "null where there is none.",
+    )
     error_rates: list[float] = Field(description="What `abstain_at` may be.")
     covariate: str | None = Field(
         default=None, description="What `length_control` is by; null where there is none."

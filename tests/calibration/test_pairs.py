@@ -2,6 +2,7 @@
 
 import gzip
 import json
+from collections import Counter
 
 import pytest
 
@@ -113,3 +114,27 @@ def test_scores_of_one_prompt_make_pairs(tmp_path):
     ]
 
     assert found == [("y", "x"), ("v", "x"), ("y", "w"), ("y", "v"), ("v", "w")]
+
+
+def test_a_prompt_stays_whole_whatever_its_lines_say(tmp_path):
+    """Groups finer than a prompt are one group, and so are prompts that share one."""
+    lines = [("a", "x"), ("a", "y"), ("b", "y"), ("b", None), ("c", None), ("d", "z")]
+    examples = read(tmp_path, *({**PAIR, "prompt": p, "group": group} for p, group in lines))
+    back = pairs.linked(examples[::-1])
+
+    assert [one.group for one in examples[:4]] == ["x"] * 4
+    assert examples[4].group == read(tmp_path, {**PAIR, "prompt": "c"})[0].group
+    assert examples[5].group == "z"
+    assert [one.group for one in back] == [one.group for one in examples[::-1]]
+
+
+def test_folds_are_of_equally_many_prompts():
+    """And of whole prompts, by their hash alone."""
+    groups = [f"prompt {number % 23}" for number in range(60)]
+
+    folds = pairs.folds(groups, 0)
+
+    by_prompt = dict(zip(groups, folds, strict=True))
+    assert [by_prompt[group] for group in groups] == folds
+    assert sorted(Counter(by_prompt.values()).values()) == [4, 4, 5, 5, 5]
+    assert pairs.folds(groups[::-1], 0) == folds[::-1]

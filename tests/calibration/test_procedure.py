@@ -1,12 +1,13 @@
 """From answers to a calibration: divided by prompt, the best kept, refused where it can't be."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from assay.bulk import Target
-from assay.calibration import measured, pairs, plot, procedure
+from assay.calibration import fit, measured, pairs, plot, procedure
 from assay.calibration.pairs import Example
 from assay.cards import calibration as cards
 from assay.errors import InvalidField
@@ -77,13 +78,70 @@ def test_an_overconfident_target_is_calibrated(result):
     )
 
 
-def test_the_method_with_the_lowest_held_out_nll_is_kept(result):
-    """Each of the three was tried."""
+def test_the_method_with_the_lowest_cross_validated_nll_is_kept(result):
+    """Each was tried, and none at all; that helps here."""
     calibration, report = result
 
     methods = report["preference"]["methods"]
-    assert methods.keys() == {"temperature", "platt", "isotonic"}
+    assert methods.keys() == {"none", "temperature", "platt", "isotonic"}
     assert calibration.preference.method == min(methods, key=methods.get)
+    assert report["preference"]["helps"] is True
+
+
+def test_a_method_is_chosen_without_what_is_reported():
+    """Other held-out pairs, all of them wrong, have the same method by the same numbers."""
+    cases = drawn(400)
+    turned = [
+        (example, {**answer, "scores": answer["scores"][::-1], "members": answer["members"][::-1]})
+        if example.kind == "chosen" and pairs.is_held_out(example.group, 0)
+        else (example, answer)
+        for example, answer in cases
+    ]
+
+    one, other = (calibrated(each)[0].preference for each in (cases, turned))
+
+    assert other.report.methods == one.report.methods
+    assert other.model_dump(exclude={"report"}) == one.model_dump(exclude={"report"})
+    assert other.report.after.nll.value > one.report.after.nll.value
+
+
+def test_cross_validation_leaves_whole_prompts_out():
+    """By hand: each fifth of the prompts by what is fitted to the others."""
+    cases = [case for case in drawn(400) if case[0].kind == "chosen"]
+    calibration, _ = calibrated(cases)
+
+    fitted_on = [case for case in cases if not pairs.is_held_out(case[0].group, 0)]
+    margins = np.array([answer["scores"][0] for _, answer in fitted_on])
+    folds = np.array(pairs.folds([example.group for example, _ in fitted_on], 0))
+    losses = np.concatenate(
+        [
+            np.logaddexp(
+                0, -margins[folds == fold] / fit.temperature(margins[folds != fold]).temperature
+            )
+            for fold in range(5)
+        ]
+    )
+    assert calibration.preference.report.methods["temperature"] == pytest.approx(
+        losses.mean(), abs=ROUNDING
+    )
+
+
+def test_what_is_calibrated_by_itself_stays_as_it_is():
+    """No method is kept where none has a lower log loss; the report says that nothing is gained."""
+    chance = np.random.default_rng(3)
+    sizes = chance.exponential(2.0, 800)
+    right = chance.random(800) < 1 / (1 + np.exp(-sizes))
+    cases = [
+        compared(number, [size if is_right else -size])
+        for number, (size, is_right) in enumerate(zip(sizes, right, strict=True))
+    ]
+
+    calibration, report = calibrated(cases)
+
+    assert calibration.preference.method == "none"
+    assert calibration.preference.report.change.nll.value == 0
+    assert report["preference"]["helps"] is False
+    assert calibration.preference.probability(-1.5) == pytest.approx(1 / (1 + np.exp(1.5)))
 
 
 def test_a_report_says_what_is_needed_to_judge_it(result):
@@ -96,7 +154,10 @@ def test_a_report_says_what_is_needed_to_judge_it(result):
     )
     assert uncertainty["auroc"]["margin"]["value"] > 0.6
     assert len(report["preference"]["reliability"][1]) == 10
-    assert {"spearman", "longer_wins", "accuracy", "balanced"} <= report["length"].keys()
+    length = report["length"]
+    assert {"spearman", "longer_wins", "accuracy", "balanced"} <= length.keys()
+    for value, (low, high) in zip(length["spearman"], length["spearman_intervals"], strict=True):
+        assert low < value < high
     assert json.loads(json.dumps(report, allow_nan=False)) is not None
 
 
@@ -162,12 +223,47 @@ def test_scores_of_one_prompt_are_pairs():
     assert report["uncertainty"]["accuracy"]["accuracy"] == 1
 
 
+def test_several_responses_to_a_prompt_have_absolute_targets():
+    """From pairs that share responses; of raw scores and of controlled ones, in figures of JSON."""
+    chance = np.random.default_rng(11)
+    cases = []
+    for prompt in range(120):
+        quality = chance.normal(size=3)
+        scores = 2.0 * quality + chance.normal(size=3)
+        for pair in ((0, 1), (1, 2), (2, 0)):
+            j, i = sorted(pair, key=quality.__getitem__)
+            texts = tuple(f"{prompt} {place}" * (place + 1) for place in (i, j))
+            example = Example("chosen", f"g{prompt}", f"p{prompt}", texts)
+            answer = {"scores": [scores[i], scores[j]], "margin_std": None}
+            cases.append((example, answer))
+
+    calibration, report = calibrated(cases)
+
+    assert calibration.absolute.fitted + calibration.absolute.held_out == 360
+    assert calibration.absolute.rmse.value < calibration.absolute.constant.value
+    assert calibration.length.absolute not in (None, calibration.absolute)
+    assert report["absolute"]["spearman"]["value"] > 0.5
+    assert json.loads(json.dumps(report, allow_nan=False)) is not None
+
+
+def test_reference_answers_are_what_scores_are_less():
+    """Where lines name them; else chosen responses stand for them."""
+    cases = [compared(number, [1.0 + number % 3]) for number in range(99)]
+    named = [(replace(example, reference="b"), answer) for example, answer in cases]
+
+    one, other = (calibrated(each)[0].moments for each in (cases, named))
+
+    assert one.reference_mean == pytest.approx(one.margin_absolute)
+    assert other.reference_mean == 0
+
+
 @pytest.mark.parametrize(
     ("cases", "reason"),
     [
-        (drawn(49)[:49], "there are 49 pairs, and 50 are needed"),
-        (drawn(49)[49:], "there are 49 labelled responses, and 50 are needed"),
+        (drawn(49)[:49], "there are 49 pairs, and at least 50 are needed"),
+        (drawn(49)[49:], "there are 49 labelled responses, and at least 50 are needed"),
         ([compared(0, [1.0])] * 60, "no pairs would be (fitted on|held out).*1 prompt"),
+        ([compared(number % 2, [1.0]) for number in range(60)], "fitted on are of one prompt"),
         ([labelled(number, 1, 0.0) for number in range(60)], "have the label 1"),
         (
             [labelled(number, number % 2, 0.5) for number in range(99)],
@@ -218,3 +314,37 @@ def test_a_report_can_be_drawn(result, tmp_path):
     assert (tmp_path / "plot.png").read_bytes().startswith(b"\x89PNG")
     with pytest.raises(InvalidField, match="can't be written"):
         plot.draw(result[1], tmp_path / "plot.nothing")
+
+
+@pytest.mark.parametrize(
+    ("lines", "options", "reason"),
+    [
+        (
+            [compared(number, [1.0]) for number in range(60)],
+            {"error_rates": (0.01,)},
+            "0.01 needs 99",
+        ),
+        (drawn(30)[:30], {}, "there are 30 pairs, and at least 50"),
+        (drawn(30)[30:], {}, "there are 30 labelled responses, and at least 50"),
+        ([labelled(number, 1, 0.0) for number in range(60)], {}, "have the label 1"),
+        ([compared(0, [1.0])] * 60, {}, "all are of 1 prompt"),
+    ],
+)
+def test_what_cant_be_fitted_is_known_before_anything_is_scored(lines, options, reason):
+    """From the lines alone: how many there are on each side, and of which labels."""
+    with pytest.raises(InvalidField, match=reason):
+        procedure.check([example for example, _ in lines], procedure.Options(**options))
+
+
+def test_responses_with_scores_are_counted_as_the_pairs_that_they_make():
+    """Five of a prompt make ten; those of one score none."""
+    examples = [
+        Example("score", f"g{prompt}", f"p{prompt}", (f"a{value}",), float(value))
+        for prompt in range(8)
+        for value in range(5)
+    ]
+    alike = [Example("score", one.group, one.prompt, one.responses, 1.0) for one in examples]
+
+    procedure.check(examples, procedure.Options())
+    with pytest.raises(InvalidField, match="there are 0 pairs"):
+        procedure.check(alike, procedure.Options())

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from scipy.stats import spearmanr
 from sklearn.metrics import brier_score_loss, log_loss, roc_auc_score
 
 from assay.calibration import report
@@ -108,6 +109,19 @@ def test_length_figures_by_hand():
 
     assert report.higher_wins(differences, margins) == (1 + 0 + 0 + 0.5) / 4
     assert report.balanced(differences, right) == pytest.approx((0.5 + 1.0) / 2)
+
+
+def test_the_interval_of_a_rank_correlation_draws_prompts():
+    """Of two prompts one of four draws is the first alone, one the second; ties have mean ranks."""
+    values = np.array([1.0, 2.0, 2.0, 5.0, 3.0, 1.0, 4.0, 4.0])
+    scores = np.array([0.5, 0.1, 0.9, 0.9, 2.0, 3.0, 1.0, 0.0])
+    groups = ["one"] * 4 + ["two"] * 4
+    alone = [spearmanr(values[part], scores[part]).statistic for part in (slice(4), slice(4, 8))]
+
+    found = report.resampled_spearman(values, scores, report.Resampled(groups, 0))
+
+    assert found.value == pytest.approx(spearmanr(values, scores).statistic, abs=ROUNDING)
+    assert found.interval == pytest.approx((min(alone), max(alone)), abs=ROUNDING)
 
 
 def test_sharpness_is_the_spread_from_a_toss():

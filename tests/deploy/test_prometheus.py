@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import subprocess
 import threading
@@ -11,9 +12,13 @@ import numpy as np
 import pytest
 import yaml
 
+from assay.calibration import overlay
+from assay.settings import Settings
+from tests import resolving
 from tests.deploy import prometheus, queries
 from tests.http import checkpoints
 from tests.http.processes import serving, until
+from tests.scoring.fitted import fitted
 
 FOLDER = queries.DEPLOY / "prometheus"
 LIMIT = 64  # tokens that an item may have
@@ -46,6 +51,7 @@ def crew(tmp_path_factory):
 def bodies():
     """Return the requests of a busy minute, each with its path: all routes, all kinds of items."""
     groups = [{"prompt": one, "responses": [WORDS, WORDS[:40], "no", "56"]} for one in PROMPTS]
+    pairs = [{"prompt": one, "responses": [WORDS, "no"]} for one in PROMPTS]
     chats = [
         {"prompt": prompt, "response": WORDS[:size]} for prompt in PROMPTS for size in (5, 30, 80)
     ]
@@ -57,6 +63,7 @@ def bodies():
         ("/score", {"model": "crew", "inputs": [long, *rendered, *ids]}),
         ("/score", {"model": "crew", "inputs": chats, "deadline_ms": 1, "on_error": "item"}),
         ("/compare", {"model": "crew", "comparisons": groups}),
+        ("/compare", {"model": "crew", "comparisons": pairs, "abstain_at": 0.1}),
         ("/best-of-n", {"model": "crew", "groups": groups}),
         *[("/score", {"model": "crew", "inputs": FAT})] * 2,
     ]
@@ -66,10 +73,15 @@ def bodies():
 def scraped(programs, crew, tmp_path_factory):
     """A Prometheus that scrapes, each second, a server with more work than it admits."""
     folder = tmp_path_factory.mktemp("scraped")
+    members = {"crew": ("one", "other")}
+    settings = Settings(models=tuple(map(str, crew)), ensembles=members, max_tokens=LIMIT)
+    target = resolving.load(settings).by_name["crew"]
+    overlay.write(fitted("crew", target.revision), folder / "crew.toml")
     with serving(
         folder / "run",
         *crew,
-        ensembles='{"crew": ["one", "other"]}',
+        ensembles=json.dumps(members),
+        calibrations=json.dumps({"crew": str(folder / "crew.toml")}),
         max_tokens=LIMIT,
         max_queued_tokens=8_000,
         batch_tokens=512,

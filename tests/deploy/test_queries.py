@@ -11,7 +11,13 @@ import yaml
 
 from assay.errors import AssayError
 from assay.telemetry import reference
-from assay.telemetry.metrics import CHANGE_OUTCOMES, SHED_REASONS, Metrics
+from assay.telemetry.metrics import (
+    CHANGE_OUTCOMES,
+    DECISIONS,
+    MARGIN_MOMENTS,
+    SHED_REASONS,
+    Metrics,
+)
 from assay.telemetry.score_length_sums import MOMENTS
 from tests.deploy import queries
 
@@ -85,10 +91,12 @@ def test_every_label_that_is_asked_for_exists(query):
 
 
 def test_every_value_of_a_label_that_is_asked_for_exists():
-    """Outcomes are codes of errors; reasons and moments are those that are counted."""
+    """Outcomes are codes of errors; reasons, moments and decisions are those that are counted."""
     codes = {leaf.code for leaf in leaves(AssayError)}
     codes |= set(CHANGE_OUTCOMES)
-    allowed = {"outcome": codes, "reason": set(SHED_REASONS), "moment": set(MOMENTS)}
+    moments = {*MOMENTS, *MARGIN_MOMENTS}
+    allowed = {"outcome": codes, "reason": set(SHED_REASONS), "moment": moments}
+    allowed["decision"] = set(DECISIONS)
     asked = {
         (one.name, value)
         for query in EVERY
@@ -98,7 +106,7 @@ def test_every_value_of_a_label_that_is_asked_for_exists():
         for value in one.value.split("|")
     }
 
-    assert {name for name, _ in asked} == {"outcome", "reason", "moment"}
+    assert {name for name, _ in asked} == allowed.keys()
     assert [(name, value) for name, value in asked if value not in allowed[name]] == []
 
 

@@ -9,15 +9,16 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
+from assay import Client
 from assay.calibration import overlay
 from assay.cards import calibration as cards
 from assay.cli.app import app
 from assay.reward.transform import sigmoid
 from assay.settings import Settings
 from tests import resolving
-from tests.http.processes import serving
+from tests.http.processes import run, serving
 from tests.http.texts import PROMPT, RESPONSES
-from tests.scoring.fitted import KNOTS, LENGTHS, MEAN, RATES, THRESHOLDS, fitted
+from tests.scoring.fitted import INTERCEPT, KNOTS, LENGTHS, MEAN, RATES, SLOPE, THRESHOLDS, fitted
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -25,6 +26,21 @@ if TYPE_CHECKING:
 
     from tests.http.processes import Server
 
+BAR = 0.45  # the probability of being acceptable that the composite "sure" wants
+ALIKE = 0.6  # the probability of preference up to which the composite "first" finds two alike
+COMPOSITES = {
+    "sure": {
+        "parts": {"plain": {"target": "starter"}, "other": {"target": "starter/member-1"}},
+        "gate": {"part": "plain", "at_least": BAR, "otherwise": -7.0, "calibrated": True},
+    },
+    "first": {
+        "rule": "lexicographic",
+        "parts": {
+            "plain": {"target": "starter", "weight": 3.0, "tolerance": ALIKE, "calibrated": True},
+            "other": {"target": "starter/member-1"},
+        },
+    },
+}
 ROUNDING = 1e-12  # one number computed in two orders of float64 operations
 PAIRS = 120
 
@@ -37,11 +53,14 @@ def ours() -> cards.Calibration:
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory, ours: cards.Calibration) -> Iterator[Server]:
-    """The starter's server with it."""
+    """The starter's server with it, and composites by it."""
     folder = tmp_path_factory.mktemp("calibrated")
     overlay.write(ours, folder / "ours.toml")
     calibrations = json.dumps({"starter": str(folder / "ours.toml")})
-    with serving(folder / "run", "starter", calibrations=calibrations) as server:
+    composites = json.dumps(COMPOSITES)
+    with serving(
+        folder / "run", "starter", calibrations=calibrations, composites=composites
+    ) as server:
         yield server
 
 
@@ -115,6 +134,8 @@ def test_a_response_has_a_probability_of_being_acceptable(server: Server) -> Non
         low, high = (np.interp(entry["score"], places, ends) for ends in (lows, highs))
         assert entry["probability_interval"] == pytest.approx([low, high], abs=ROUNDING)
         assert entry["probability"] == pytest.approx(high / (1 - low + high), abs=ROUNDING)
+        assert entry["absolute"] == pytest.approx(SLOPE * entry["score"] + INTERCEPT, abs=ROUNDING)
+        assert "absolute" not in plain[0]
 
 
 def test_calibrated_numbers_dont_depend_on_other_items(server: Server) -> None:
@@ -157,6 +178,113 @@ def test_length_control_answers_both_scores(server: Server) -> None:
     )
 
 
+def acceptable(score: float) -> float:
+    """Return the probability of being acceptable, from the knots."""
+    places, lows, highs = zip(*KNOTS, strict=True)
+    low, high = (np.interp(score, places, ends) for ends in (lows, highs))
+    return float(high / (1 - low + high))
+
+
+def test_a_gate_may_be_a_probability(server: Server, ours: cards.Calibration) -> None:
+    """On each route, and as one of several targets; answers name the calibration, by its part."""
+    items = [{"prompt": PROMPT, "response": response} for response in RESPONSES]
+    plain = [entry["score"] for entry in posted(server, "/score", inputs=items)["data"]]
+    other = [
+        entry["score"]
+        for entry in posted(server, "/score", inputs=items, model="starter/member-1")["data"]
+    ]
+    passes = [acceptable(score) >= BAR for score in plain]
+    assert 0 < sum(passes) < len(passes)
+    expected = [
+        a + b if is_good else -7.0 for a, b, is_good in zip(plain, other, passes, strict=True)
+    ]
+
+    scored = posted(server, "/score", inputs=items, model="sure")
+    compared = posted(server, "/compare", prompt=PROMPT, responses=RESPONSES, model="sure")
+    best = posted(server, "/best-of-n", prompt=PROMPT, responses=RESPONSES, model="sure")
+    several = posted(server, "/score", inputs=items, targets=["sure", "starter"])
+
+    assert [entry["score"] for entry in scored["data"]] == pytest.approx(expected, abs=ROUNDING)
+    assert [entry["gated"] for entry in scored["data"]] == [not is_good for is_good in passes]
+    assert compared["data"][0]["scores"] == [entry["score"] for entry in scored["data"]]
+    assert compared["data"][0]["gated"] == [not is_good for is_good in passes]
+    assert {one["index"]: one["gated"] for one in best["data"][0]["ranking"]} == dict(
+        enumerate(not is_good for is_good in passes)
+    )
+    with Client(server.url) as client:
+        asked = client.score([(PROMPT, response) for response in RESPONSES], model="sure")
+    assert [entry.gated for entry in asked] == [not is_good for is_good in passes]
+    for answer in (scored, compared, best, several["targets"]["sure"]):
+        assert answer["calibrations"] == {"plain": ours.id}
+    assert "calibrations" not in several["targets"]["starter"]
+    assert "calibrations" not in several
+
+
+def test_alike_may_be_a_probability(server: Server, ours: cards.Calibration) -> None:
+    """Whoever is likely enough the better one stands first, whatever the weight of the part."""
+    items = [{"prompt": PROMPT, "response": response} for response in RESPONSES]
+    first, second = (
+        [entry["score"] for entry in posted(server, "/score", inputs=items, model=name)["data"]]
+        for name in ("starter", "starter/member-1")
+    )
+    pairs = [(i, j) for i in range(len(first)) for j in range(i)]
+    sure = {pair: sigmoid(abs(first[pair[0]] - first[pair[1]]) / 2) > ALIKE for pair in pairs}
+    assert 0 < sum(sure.values()) < len(pairs)
+
+    for (i, j), is_sure in sure.items():
+        answer = posted(
+            server, "/compare", prompt=PROMPT, responses=[RESPONSES[i], RESPONSES[j]], model="first"
+        )
+        by = first if is_sure else second
+        assert answer["data"][0]["winner"] == int(by[i] < by[j])
+        assert answer["calibrations"] == {"plain": ours.id}
+    part = server.http.get("/models/first").json()["parts"]["plain"]
+    assert (part["alike_up_to"], part["calibration"]) == (ALIKE, ours.id)
+    assert part["tolerance"] == pytest.approx(3.0 * 2.0 * np.log(ALIKE / (1 - ALIKE)))
+    assert server.http.get("/models/sure").json()["gate"]["calibrated"] is True
+
+
+@pytest.mark.parametrize("option", ["calibrated", "length_control"])
+def test_an_optional_target_without_a_calibration_is_its_own_error(
+    server: Server, ours: cards.Calibration, option: str
+) -> None:
+    """The other one answers; a required one refuses the request, as does an optional one alone."""
+    bare = {"target": "starter/member-1", "required": False}
+    body = {"prompt": PROMPT, "response": RESPONSES[0], option: True}
+
+    answer = posted(server, "/score", **body, targets=[bare, "starter"])
+    refused = [
+        server.http.post("/score", json={**body, "targets": targets})
+        for targets in ([bare["target"], "starter"], [bare])
+    ]
+
+    (entry,) = answer["data"]
+    (alone,) = posted(server, "/score", **body)["data"]
+    assert entry["rewards"]["starter"] == {
+        name: value for name, value in alone.items() if name != "index"
+    }
+    assert entry["rewards"]["starter/member-1"]["score"] is None
+    assert "has no calibration" in entry["rewards"]["starter/member-1"]["error"]["message"]
+    assert answer["targets"]["starter"]["calibration"] == ours.id
+    for response in refused:
+        assert (response.status_code, response.json()["error"]["param"]) == (422, option)
+
+
+def test_other_servers_contracts_have_the_gate(server: Server) -> None:
+    """A reranker's answer has the score that the gate leaves."""
+    items = [{"prompt": PROMPT, "response": response} for response in RESPONSES]
+    scores = [
+        entry["score"] for entry in posted(server, "/score", inputs=items, model="sure")["data"]
+    ]
+
+    answer = posted(server, "/v1/rerank", model="sure", query=PROMPT, documents=RESPONSES)
+
+    found = {one["index"]: one["relevance_score"] for one in answer["results"]}
+    assert {index for index, score in found.items() if score == min(found.values())} == {
+        index for index, score in enumerate(scores) if score == -7.0
+    }
+
+
 def test_what_wasnt_fitted_is_refused_by_its_field(server: Server, starter: Server) -> None:
     """422, with the rates that are; a target without a calibration has none."""
     pair = {"prompt": PROMPT, "responses": RESPONSES[:2]}
@@ -177,6 +305,7 @@ def test_a_target_shows_its_calibration(server: Server, ours: cards.Calibration)
 
     assert shown["id"] == ours.id
     assert (shown["method"], shown["calibrated"]) == ("temperature", True)
+    assert shown["absolute"] == "prompt"
     assert (shown["error_rates"], shown["covariate"]) == (list(RATES), "characters")
     assert "calibration" not in server.http.get("/models/starter%2Fmember-1").json()
 
@@ -266,3 +395,37 @@ def test_pairs_that_say_too_little_are_refused_before_they_are_scored(
     assert done.exit_code != 0
     assert reason in " ".join(done.output.replace("│", " ").split())
     assert not output.exists()
+
+
+def test_what_a_composite_waits_for_can_be_fitted(tiny: Path, tmp_path: Path) -> None:
+    """An ensemble whose calibration a composite's gate is by, then the composite, then a score."""
+    file, toml = write(tmp_path, pairs(PAIRS)), tmp_path / "assay.toml"
+    gate = '{ part = "a", at_least = 0.0, otherwise = -7.0, calibrated = true }'
+    served = f"""
+models = ["{tiny}"]
+[ensembles]
+all = ["tiny"]
+[aliases]
+strict = "c"
+[composites.c]
+parts.a = {{ target = "all" }}
+gate = {gate}
+[calibrations]
+all = "{tmp_path / "all.toml"}"
+strict = "{tmp_path / "c.toml"}"
+"""
+    toml.write_text(served)
+
+    for target in ("all", "c"):
+        output = tmp_path / f"{target}.toml"
+        command = ("calibrate", target, file, "--config", toml, "-o", output)
+        done = run(*command, cwd=tmp_path, device="cpu", threads=1)
+        assert done.returncode == 0, done.stderr
+        assert cards.read(output).target == target
+    items, scores = tmp_path / "items.jsonl", tmp_path / "scores.jsonl"
+    items.write_text(json.dumps({"prompt": PROMPT, "response": RESPONSES[0]}) + "\n")
+    command = ("score", items, "--config", toml, "--model", "strict", "-o", scores)
+    done = run(*command, cwd=tmp_path, device="cpu", threads=1)
+
+    assert done.returncode == 0, done.stderr
+    assert json.loads(scores.read_text())["gated"] is False

@@ -6,14 +6,18 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from assay.errors import SettingsError
+from assay.calibration import overlay
+from assay.errors import InvalidField, SettingsError
+from assay.scoring import validation
 from assay.settings import Settings
+from assay.wire import BestOfNRequest, CompareRequest, ScoreRequest
 from tests import resolving
 from tests.families.layout import ITEMS, SINGLE
 from tests.families.process import HENS, LAID
 from tests.http.conftest import MEAN, OTHERWISE, STD, TOLERANCE
 from tests.http.processes import run
 from tests.http.texts import PAIR
+from tests.scoring.fitted import fitted
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -184,7 +188,8 @@ def test_an_order_answers_other_servers_comparisons(families: Server) -> None:
         ({"normalize": True}, "leave 'normalize' out"),
         ({"include": ["steps"]}, "has no steps"),
         ({"aggregate": "min"}, "scores no steps"),
-        ({"rule": "median"}, "use rule 'mean'"),
+        ({"rule": "median"}, "an order, not scores; leave 'rule' out"),
+        ({"penalty": 1.0}, "an order, not scores; leave 'penalty' out"),
     ],
 )
 def test_what_an_order_cant_give_is_refused(
@@ -307,6 +312,8 @@ def test_usage_and_metrics_count_a_composite(families: Server) -> None:
         ("mix", {"threshold": 0.5}, "scores no steps", "threshold"),
         ("mix", {"aggregate": "min"}, "scores no steps", "aggregate"),
         ("sound", {"threshold": 0.5}, "scores no steps", "threshold"),
+        ("mix", {"penalty": 0.5}, "'mix' gives one reward", "penalty"),
+        ("mix", {"rule": "min", "penalty": 0.5}, "rule 'min' has no penalty", "penalty"),
     ],
 )
 def test_what_a_composite_cant_give_is_refused(
@@ -381,6 +388,33 @@ def test_a_composite_of_what_isnt_there_stops_the_start(
         resolving.load(settings)
 
     assert says in caught.value.message
+
+
+def test_a_gate_by_a_calibration_is_of_the_cards_own_aggregate(
+    catalogue: dict[str, Family], tmp_path: Path
+) -> None:
+    """Steps aggregated otherwise are another score than what was fitted to."""
+    models = (str(catalogue["math"].folder),)
+    revision = resolving.load(Settings(models=models)).default.revision
+    overlay.write(fitted("math", revision), tmp_path / "math.toml")
+    gate = {"part": "a", "at_least": 0.5, "otherwise": 0.0, "calibrated": True}
+    served = resolving.load(
+        Settings(
+            models=models,
+            composites={"c": {"parts": {"a": {"target": "math"}}, "gate": gate}},
+            calibrations={"math": str(tmp_path / "math.toml")},
+        )
+    )
+
+    for request in (
+        ScoreRequest(inputs=[]),
+        CompareRequest(comparisons=[]),
+        BestOfNRequest(groups=[]),
+    ):
+        validation.check(served.by_name["c"], request)
+        other = request.model_copy(update={"aggregate": "min"})
+        with pytest.raises(InvalidField, match=r"calibration of 'math'.*leave 'aggregate' out"):
+            validation.check(served.by_name["c"], other)
 
 
 def test_a_wrong_composite_ends_the_process_with_3(

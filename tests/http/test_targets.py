@@ -96,6 +96,28 @@ def test_what_an_optional_target_cannot_score_is_null_with_its_error(families: S
     assert entry["rewards"]["tiny"]["error"]["code"] == "invalid_field"
 
 
+def test_what_means_nothing_to_an_optional_target_is_its_error(families: Server) -> None:
+    """What the request asks of all; what its own entry asks wrongly is refused, as if required."""
+    (raw,) = alone(families, [PAIR], model="tiny", normalize=True)
+    optional = {"target": "odin", "required": False}
+    for options in ({}, {"model": "tiny"}):
+        answer = answered(families, [PAIR], targets=[optional, "tiny"], normalize=True, **options)
+        (entry,) = answer["data"]
+        assert list(entry["rewards"]) == list(answer["targets"]) == ["odin", "tiny"]
+        assert entry["rewards"]["tiny"] == raw
+        assert entry["rewards"]["odin"]["score"] is None
+        assert "no stored mean and std" in entry["rewards"]["odin"]["error"]["message"]
+
+    for refused, options in (
+        ([optional], {}),
+        ([optional, "tiny"], {"model": "odin"}),
+        ([optional | {"normalize": True}, "tiny"], {}),
+    ):
+        body = {"normalize": True, **options} if refused[0] == optional else options
+        error = families.score(inputs=[PAIR], targets=refused, **body).json()["error"]
+        assert "no stored mean and std" in error["message"]
+
+
 def test_an_item_that_a_required_target_cannot_score_fails(families: Server) -> None:
     """It says which, and is scored by none; the items beside it are."""
     good, bad = answered(families, [ITEMS[0], STEPS], targets=["math", "tiny"], on_error="item")[

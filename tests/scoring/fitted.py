@@ -11,12 +11,14 @@ THRESHOLDS = (1.5, 0.25)
 KNOTS = [(-2.0, 0.1, 0.3), (0.0, 0.4, 0.5), (2.0, 0.7, 0.9)]
 LENGTHS = [(0.0, -1.0), (1000.0, 1.0)]
 MEAN = 0.125
+SLOPE, INTERCEPT = 0.5, -0.25
 
 
 def fitted(
     target: str, revision: str, *, temperature: float = 2.0, labels: bool = True
 ) -> cards.Calibration:
-    """Return one with every table; without `labels` none of being acceptable."""
+    """Return one with every table; without `labels` none of one response alone."""
+    figure = cards.Figure(value=0.5, interval=(0.25, 0.75))
     abstention = cards.Abstention(
         thresholds=[
             cards.Threshold(error_rate=rate, margin=margin)
@@ -32,6 +34,18 @@ def fitted(
         counts=cards.Counts(prompts=100, pairs_fitted=50, pairs_held_out=50),
         preference=cards.Temperature(temperature=temperature),
         acceptable=cards.Acceptable(knots=KNOTS) if labels else None,
+        absolute=cards.Absolute(
+            slope=SLOPE,
+            intercept=INTERCEPT,
+            fitted=40,
+            held_out=40,
+            prompts=10,
+            constant=figure,
+            rmse=figure,
+            spearman=figure,
+        )
+        if labels
+        else None,
         abstention=abstention,
         length=cards.LengthControl(
             mean=MEAN, knots=LENGTHS, preference=cards.Platt(slope=1.0, intercept=0.5)

@@ -87,7 +87,18 @@ def test_what_asks_for_nothing_fitted_names_no_calibration(request_: wire.Option
     """Scores and selections are of raw rewards."""
     used = calibrated.of(target(WHOLE), request_)
 
-    assert (used.id, used.length, used.threshold, used.acceptable) == (None,) * 4
+    assert used == calibrated.Calibrated(probability=used.probability)
+    assert used.id is None
+
+
+@pytest.mark.parametrize("left_out", ["acceptable", "absolute"])
+def test_calibrated_answers_what_was_fitted_of_the_two(left_out: str) -> None:
+    """Without labels there is no probability, without graphs of pairs no absolute reward."""
+    used = calibrated.of(target(WHOLE.model_copy(update={left_out: None})), score(calibrated=True))
+
+    assert (used.acceptable is None) == (left_out == "acceptable")
+    assert (used.absolute is None) == (left_out == "absolute")
+    assert used.id == WHOLE.id
 
 
 def test_a_threshold_is_that_of_the_error_rate() -> None:

@@ -4,9 +4,11 @@ import shutil
 
 import pytest
 
+from assay.calibration import overlay
 from assay.settings import Settings
 from tests import resolving
 from tests.http import checkpoints
+from tests.scoring.fitted import fitted
 
 CARD = "[score]\noutputs = ['reward']\n[statistics]\nmean = 0.25\nstd = 2.0\n"
 PARTS = {"a": {"target": "one"}, "b": {"target": "other", "weight": 0.5}}
@@ -33,6 +35,12 @@ COMPOSITES = {
     "a gate": {"parts": PARTS, "gate": GATE},
     "another bar": {"parts": PARTS, "gate": {**GATE, "at_least": 0.1}},
     "another way out": {"parts": PARTS, "gate": {**GATE, "otherwise": -2.0}},
+    "a calibrated gate": {"parts": PARTS, "gate": {**GATE, "calibrated": True}},
+    "another calibration": {"parts": PARTS, "gate": {**GATE, "part": "b", "calibrated": True}},
+    "calibrated alike": {
+        "rule": "lexicographic",
+        "parts": PARTS | {"a": PARTS["a"] | {"tolerance": 0.5, "calibrated": True}},
+    },
     "another gate": {"parts": PARTS, "gate": {**GATE, "part": "b"}},
 }
 
@@ -49,12 +57,23 @@ def folders(tmp_path_factory):
 def served(folders, **options):
     """Return what is served of the two, of both as an ensemble, and of composites."""
     models = tuple(map(str, folders))
-    return resolving.load(Settings(models=models, ensembles={"both": ("one", "other")}, **options))
+    settings = {"models": models, "ensembles": {"both": ("one", "other")}, **options}
+    return resolving.load(Settings(**settings))
 
 
-def test_a_composites_revision_is_of_all_that_makes_it(folders):
-    """Weights, attributes, statistics, targets, names and gate: each is a revision of its own."""
-    found = served(folders, composites=COMPOSITES)
+@pytest.fixture(scope="module")
+def calibrations(folders, tmp_path_factory):
+    """A calibration of each of the two, of its own."""
+    root = tmp_path_factory.mktemp("calibrations")
+    for place, name in enumerate(("one", "other"), 2):
+        fitted_to = fitted(name, served(folders).by_name[name].revision, temperature=place)
+        overlay.write(fitted_to, root / name)
+    return {name: str(root / name) for name in ("one", "other")}
+
+
+def test_a_composites_revision_is_of_all_that_makes_it(folders, calibrations):
+    """Weights, attributes, statistics, names, gate, calibrations: each is a revision of its own."""
+    found = served(folders, composites=COMPOSITES, calibrations=calibrations)
 
     revisions = {name: found.by_name[name].revision for name in (*COMPOSITES, "both", "one")}
     assert len(set(revisions.values())) == len(revisions)
@@ -114,3 +133,14 @@ def test_what_a_card_quantizes_is_of_its_revision_and_a_setting_only_where_it_di
     assert found["auto"] == found["int8"]
     assert len(set(found.values())) == 3
     assert revision(folders[0], "none") == revision(folders[0], "auto") not in found.values()
+
+
+def test_a_calibration_that_nothing_is_by_is_no_part_of_a_revision(folders, calibrations):
+    """Raw scores don't move, and a composite of them neither."""
+    plain = served(folders, composites={"c": {"parts": PARTS, "gate": GATE}})
+    beside = served(
+        folders, composites={"c": {"parts": PARTS, "gate": GATE}}, calibrations=calibrations
+    )
+
+    assert beside.by_name["c"].revision == plain.by_name["c"].revision
+    assert beside.by_name["one"].calibration is not None

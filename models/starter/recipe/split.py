@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 HELD_OUT = 0.2
 SALT = "assay-starter"
+Part = tuple[float, float]
+ALL: Part = (0.0, 1.0)
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,11 @@ def is_held_out(group: str) -> bool:
     return fraction(f"{SALT} {group}") < HELD_OUT
 
 
+def is_trained_on(group: str, part: Part = ALL) -> bool:
+    """Whether it is on the training side, and in a part of it by a hash of its own."""
+    return not is_held_out(group) and part[0] <= fraction(f"{SALT} part {group}") < part[1]
+
+
 def longer_wins(item: Pair) -> float:
     """1 when the chosen response has more characters, 0 when fewer, one half when equal."""
     chosen, rejected = len(item.chosen), len(item.rejected)
@@ -56,20 +63,23 @@ def by_source(items: Iterable[Pair]) -> dict[str, list[Pair]]:
     return dict(found)
 
 
-def training(items: Iterable[Pair]) -> list[Pair]:
-    """The pairs of the mixture on the training side."""
-    return [item for item in items if item.source in MIXTURE and not is_held_out(item.group)]
+def training(items: Iterable[Pair], part: Part = ALL) -> list[Pair]:
+    """The pairs of the mixture on the training side, or of a part of its prompts."""
+    return [item for item in items if item.source in MIXTURE and is_trained_on(item.group, part)]
 
 
-def held_out(items: Iterable[Pair]) -> list[Pair]:
-    """The pairs of the mixture on the held-out side, at most so many a group; not balanced."""
+def held_out(items: Iterable[Pair], part: Part = ALL) -> list[Pair]:
+    """The pairs of the mixture that aren't trained on, at most so many a group; not balanced."""
     found = []
     for source, members in by_source(items).items():
         if source not in MIXTURE:
             continue
         counts: dict[str, int] = defaultdict(int)
         for item in members:
-            if is_held_out(item.group) and counts[item.group] < MIXTURE[source].per_group:
+            if (
+                not is_trained_on(item.group, part)
+                and counts[item.group] < MIXTURE[source].per_group
+            ):
                 counts[item.group] += 1
                 found.append(item)
     return found
@@ -86,11 +96,18 @@ def balanced(items: Iterable[Pair]) -> list[Pair]:
     return found
 
 
-def sample(items: Iterable[Pair], seed: int) -> list[Pair]:
-    """One member's pairs: a bootstrap of prompts, then each source's quota, length-balanced."""
+def sample(
+    items: Iterable[Pair], seed: int, share: float = 1.0, sources: Iterable[str] = tuple(MIXTURE)
+) -> list[Pair]:
+    """One member's pairs: a bootstrap of prompts, then each source's quota, length-balanced.
+
+    `share` is that of each quota.
+    """
     chance = random.Random(seed)  # noqa: S311 (no secret)
     found = []
     for source, members in sorted(by_source(items).items()):
+        if source not in sources:
+            continue
         prompts: dict[tuple[tuple[str, str], ...], list[Pair]] = defaultdict(list)
         for item in members:
             prompts[item.prompt].append(item)
@@ -98,7 +115,7 @@ def sample(items: Iterable[Pair], seed: int) -> list[Pair]:
         drawn = [item for name in chance.choices(names, k=len(names)) for item in prompts[name]]
         for wanted in (0.0, 1.0):
             side = [item for item in drawn if longer_wins(item) == wanted]
-            half = MIXTURE[source].quota // 2
+            half = int(MIXTURE[source].quota * share) // 2
             if len(side) >= half:
                 found += chance.sample(side, half)
             else:
@@ -126,9 +143,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("--data", type=Path, required=True, help="folder of the sources")
     parser.add_argument("--out", type=Path, required=True, help="folder to write to")
+    parser.add_argument("--part", type=float, nargs=2, default=ALL, help="as train.py's")
+    parser.add_argument("--sources", nargs="+", default=list(MIXTURE), choices=list(MIXTURE))
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
-    kept = held_out(read(options.data))
+    kept = held_out(read(options.data), options.part)
+    kept = [item for item in kept if item.source in options.sources]
     write(kept, options.out / "heldout.jsonl")
     write(balanced(kept), options.out / "heldout_balanced.jsonl")
 

@@ -23,7 +23,7 @@ from transformers import (
 from trl import RewardConfig, RewardTrainer
 
 from pairs import Message, Pair, read
-from split import sample, training
+from split import ALL, MIXTURE, sample, training
 from tokenizer import learn
 
 LENGTH = 512
@@ -143,14 +143,19 @@ def member(
     items: list[Pair], tokenizer: PreTrainedTokenizerFast, options: argparse.Namespace, scratch: str
 ) -> None:
     """Train a member and save it in bfloat16."""
-    drawn = sample(items, options.seed)
+    drawn = sample(items, options.seed, options.share, options.sources)
     set_seed(options.seed)
     model = Qwen3ForSequenceClassification(configuration(tokenizer))
-    if options.language_tokens:
+    if options.trunk and options.trunk.exists():
+        trunk = Qwen3ForCausalLM.from_pretrained(options.trunk, dtype=torch.float32)
+        model.model.load_state_dict(trunk.model.state_dict())
+    elif options.language_tokens:
         trunk = language(
             drawn, tokenizer, options.seed, options.language_tokens, options.language_batch, scratch
         )
         model.model.load_state_dict(trunk.model.state_dict())
+        if options.trunk:
+            trunk.save_pretrained(options.trunk)
     torch.nn.init.zeros_(model.score.weight)
     arguments = RewardConfig(
         output_dir=scratch,
@@ -192,12 +197,26 @@ def main() -> None:
     parser.add_argument("--epochs", type=float, default=1.0)
     parser.add_argument("--batch", type=int, default=8, help="pairs a step")
     parser.add_argument("--rate", type=float, default=5e-4, help="learning rate on pairs")
+    parser.add_argument(
+        "--part",
+        type=float,
+        nargs=2,
+        default=ALL,
+        help="from which to which share of the training prompts, in the order of a hash",
+    )
+    parser.add_argument("--sources", nargs="+", default=list(MIXTURE), choices=list(MIXTURE))
+    parser.add_argument("--share", type=float, default=1.0, help="of each source's quota")
     parser.add_argument("--language-tokens", type=int, default=800_000)
+    parser.add_argument(
+        "--trunk",
+        type=Path,
+        help="begin with this language model; train and keep it if there's none",
+    )
     parser.add_argument("--language-batch", type=int, default=8, help="chunks a step")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     start = time.monotonic()
-    items = training(read(options.data))
+    items = training(read(options.data), options.part)
     texts = dict.fromkeys(
         text
         for item in items

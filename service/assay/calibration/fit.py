@@ -18,7 +18,7 @@ from assay.errors import InvalidField
 from assay.reward.covariates import COVARIATES
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from assay.reward.covariates import Covariate
 
@@ -83,7 +83,17 @@ def isotonic(margins: np.ndarray) -> cards.Isotonic:
     return cards.Isotonic(knots=list(by_margin.items()))
 
 
-METHODS = (temperature, platt, isotonic)
+def plain(_margins: np.ndarray) -> cards.Plain:
+    """Return that nothing is changed."""
+    return cards.Plain()
+
+
+METHODS: Mapping[str, Callable[[np.ndarray], cards.Preference]] = {
+    "none": plain,
+    "temperature": temperature,
+    "platt": platt,
+    "isotonic": isotonic,
+}
 
 
 def acceptable(scores: np.ndarray, labels: np.ndarray) -> cards.Acceptable:
@@ -119,18 +129,32 @@ def abstention(margins: np.ndarray, error_rates: Sequence[float]) -> cards.Abste
     Raises:
         InvalidField: There are too few pairs for a rate.
     """
+    check_rates(len(margins), error_rates)
     ranked = np.sort(-margins)
     thresholds = []
     for rate in error_rates:
-        rank = math.ceil((len(ranked) + 1) * (1 - rate) - 1e-9)
-        if rank > len(ranked):
-            raise InvalidField(
-                f"an error rate of {rate:g} needs {math.ceil(1 / rate)} pairs to be fitted on, and "
-                f"there are {len(ranked)}; give more, or a higher --alpha"
-            )
-        margin = max(0.0, rounded(ranked[rank - 1]))
+        margin = max(0.0, rounded(ranked[_rank(len(ranked), rate) - 1]))
         thresholds.append(cards.Threshold(error_rate=rate, margin=margin))
     return cards.Abstention(thresholds=thresholds)
+
+
+def check_rates(count: int, error_rates: Sequence[float]) -> None:
+    """Refuse error rates that need more pairs to be fitted on than there are.
+
+    Raises:
+        InvalidField: One does.
+    """
+    for rate in error_rates:
+        if _rank(count, rate) > count:
+            raise InvalidField(
+                f"an error rate of {rate:g} needs {math.ceil(1 / rate) - 1} pairs to be fitted on, "
+                f"and there are {count}; give more, or a higher --alpha"
+            )
+
+
+def _rank(count: int, rate: float) -> int:
+    """Return which of so many sorted nonconformity scores is the threshold, from 1."""
+    return math.ceil((count + 1) * (1 - rate) - 1e-9)
 
 
 def length(texts: Sequence[str], scores: np.ndarray, covariate: Covariate) -> cards.LengthControl:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
+from itertools import compress
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 import numpy as np
@@ -26,14 +27,34 @@ class _Read(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Pairs:
+class _Part:
+    """Lists and arrays of one length, an element for each pair or response."""
+
+    groups: list[str]
+
+    def of(self, kept: Sequence[bool]) -> Self:
+        """Return some of them."""
+        some: dict[str, Any] = {}
+        for field in fields(self):
+            values = getattr(self, field.name)
+            is_array = isinstance(values, np.ndarray)
+            some[field.name] = (
+                values[np.array(kept, dtype=bool)] if is_array else [*compress(values, kept)]
+            )
+        return replace(self, **some)
+
+
+@dataclass(frozen=True, slots=True)
+class Pairs(_Part):
     """Pairs of responses, the better one first.
 
     `scores` are the target's own, (pairs, 2); `rewards` its members', (pairs, 2, members).
+    `references` say of each response whether it is a reference answer to its prompt.
     """
 
-    groups: list[str]
+    prompts: list[str]
     texts: list[tuple[str, str]]
+    references: list[tuple[bool, bool]]
     scores: np.ndarray
     rewards: np.ndarray
 
@@ -46,17 +67,6 @@ class Pairs:
     def by_member(self) -> np.ndarray:
         """(pairs, members): each member's own margin."""
         return np.asarray(self.rewards[:, 0] - self.rewards[:, 1])
-
-    def of(self, kept: Sequence[bool]) -> Self:
-        """Return some of the pairs."""
-        places = np.flatnonzero(kept)
-        return replace(
-            self,
-            groups=[self.groups[place] for place in places],
-            texts=[self.texts[place] for place in places],
-            scores=self.scores[places],
-            rewards=self.rewards[places],
-        )
 
     def shifted(self, offset: Callable[[str], float]) -> Self:
         """Return the pairs with what to add to each response's score added."""
@@ -71,24 +81,12 @@ class Pairs:
 
 
 @dataclass(frozen=True, slots=True)
-class Labelled:
+class Labelled(_Part):
     """Responses labelled 0 or 1, with the target's scores."""
 
-    groups: list[str]
     texts: list[str]
     scores: np.ndarray
     labels: np.ndarray
-
-    def of(self, kept: Sequence[bool]) -> Self:
-        """Return some of the responses."""
-        places = np.flatnonzero(kept)
-        return replace(
-            self,
-            groups=[self.groups[place] for place in places],
-            texts=[self.texts[place] for place in places],
-            scores=self.scores[places],
-            labels=self.labels[places],
-        )
 
     def shifted(self, offset: Callable[[str], float]) -> Self:
         """Return the responses with what to add to each score added."""
@@ -123,14 +121,9 @@ def measured(examples: Sequence[Example], answers: Sequence[Answer]) -> Measured
         else:
             kept[example.kind].append((example, _read(answer, example)))
     found = Measured(_pairs(kept["chosen"], kept["score"]), _labelled(kept["label"]), failed)
-    for count, what in (
-        (len(found.pairs.groups), "pairs"),
-        (len(found.labelled.groups), "labelled responses"),
-    ):
-        if 0 < count < pairs.FEWEST:
-            raise InvalidField(
-                f"there are {count} {what}, and {pairs.FEWEST} are needed{_of(failed)}"
-            )
+    for part, what in ((found.pairs, "pairs"), (found.labelled, "labelled responses")):
+        if part.groups:
+            pairs.check_count(len(part.groups), what, _of(failed))
     for scores in (found.pairs.scores, found.labelled.scores):
         if (np.abs(scores) > pairs.MOST).any():
             raise InvalidField(f"a score is over {pairs.MOST:g}, which nothing can be fitted to")
@@ -163,20 +156,27 @@ def _pairs(
     compared: Sequence[tuple[Example, list[_Read]]],
     scored: Sequence[tuple[Example, list[_Read]]],
 ) -> Pairs:
-    groups = [example.group for example, _ in compared]
-    texts = [(example.responses[0], example.responses[1]) for example, _ in compared]
+    references: dict[str, set[str]] = {}
+    for example, _ in (*compared, *scored):
+        if example.reference is not None:
+            references.setdefault(example.prompt_key, set()).add(example.reference)
+    examples = [example for example, _ in compared]
+    texts = [(example.responses[0], example.responses[1]) for example in examples]
     read = [both for _, both in compared]
-    examples = [example for example, _ in scored]
-    for better, worse in pairs.scored_pairs(examples):
-        groups.append(examples[better].group)
-        texts.append((examples[better].responses[0], examples[worse].responses[0]))
+    for better, worse in pairs.scored_pairs([example for example, _ in scored]):
+        examples.append(scored[better][0])
+        texts.append((scored[better][0].responses[0], scored[worse][0].responses[0]))
         read.append([scored[better][1][0], scored[worse][1][0]])
+    prompts = [example.prompt_key for example in examples]
+    known = [references.get(prompt, ()) for prompt in prompts]
     members = len(read[0][0].rewards) if read else 1
     scores = [[one.score for one in both] for both in read]
     rewards = [[one.rewards for one in both] for both in read]
     return Pairs(
-        groups,
+        [example.group for example in examples],
+        prompts,
         texts,
+        [(a in of_prompt, b in of_prompt) for (a, b), of_prompt in zip(texts, known, strict=True)],
         np.array(scores, dtype=float).reshape(-1, 2),
         np.array(rewards, dtype=float).reshape(-1, 2, members),
     )

@@ -2,14 +2,15 @@
 
 A line is a pair (`prompt`, `chosen`, `rejected`), a labelled response (`prompt`, `response`,
 `label` 0 or 1) or one with a score (`prompt`, `response`, `score`); of one prompt's, the higher
-score is the chosen one. Texts may be lists of messages, the last of which is the response.
+score is the chosen one. Texts may be lists of messages, the last of which is the response. Beside
+a pair or a score, `reference` may be the text of a reference answer to the prompt.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 FEWEST = 50  # pairs, or labelled responses
+FOLDS = 5  # of the half that is fitted on, to choose a method by
 MOST = 1e100  # of a score: what is summed and squared stays a number
 Kind = Literal["chosen", "label", "score"]
 Line = dict[str, Any]
@@ -35,7 +37,7 @@ _FIELDS: dict[Kind, tuple[str, ...]] = {
 class Example:
     """One line: `responses` are the chosen and the rejected one, or the one that has a `value`.
 
-    `group` is what stays on one side of the split: the prompt, or what the line says.
+    `group` is what stays on one side of the split: the prompt, with all that lines say of it.
     """
 
     kind: Kind
@@ -43,6 +45,12 @@ class Example:
     prompt: str | list[Line]
     responses: tuple[str, ...]
     value: float = 1.0
+    reference: str | None = None
+
+    @property
+    def prompt_key(self) -> str:
+        """Its prompt as it is compared."""
+        return _canonical(self.prompt)
 
     @property
     def line(self) -> Line:
@@ -60,13 +68,54 @@ def read(path: Path) -> list[Example]:
         MalformedBody: A line isn't a JSON object, or the file can't be read.
         InvalidField: A line isn't one of the three forms; its number is named.
     """
-    return [_example(line, number) for number, line in source.lines(path)]
+    return linked([_example(line, number) for number, line in source.lines(path)])
+
+
+def linked(examples: Sequence[Example]) -> list[Example]:
+    """Return examples with one group for all that a prompt or a `group` in their lines links.
+
+    A prompt whose lines say several groups would else be on both sides of the split, and a response
+    with it. What is linked has the first of its lines' groups in alphabetical order.
+    """
+    parents: dict[str, str] = {}
+
+    def root(name: str) -> str:
+        while (parent := parents.setdefault(name, name)) != name:
+            parents[name] = name = parents[parent]
+        return name
+
+    for example in examples:
+        parents[root(example.group)] = root(f"\0{example.prompt_key}")
+    firsts: dict[str, str] = {}
+    for example in sorted(examples, key=lambda each: (each.group == each.prompt_key, each.group)):
+        firsts.setdefault(root(example.group), example.group)
+    return [replace(example, group=firsts[root(example.group)]) for example in examples]
+
+
+def check_count(count: int, what: str, why: str = "") -> None:
+    """Refuse fewer pairs or labelled responses than anything can be fitted to.
+
+    Raises:
+        InvalidField: There are fewer.
+    """
+    if count < FEWEST:
+        raise InvalidField(f"there are {count} {what}, and at least {FEWEST} are needed{why}")
 
 
 def is_held_out(group: str, seed: int) -> bool:
     """Return on which side of the split a prompt is: by its hash and the seed alone, in half."""
-    digest = hashlib.sha256(f"{seed}\n{group}".encode(errors="surrogatepass")).digest()
-    return digest[0] < 128
+    return _digest(group, seed)[0] < 128
+
+
+def folds(groups: Sequence[str], seed: int) -> list[int]:
+    """Return to which of `FOLDS` parts of equally many prompts each one belongs, by its hash."""
+    ranked = sorted(set(groups), key=lambda group: _digest(group, seed))
+    places = {group: place % FOLDS for place, group in enumerate(ranked)}
+    return [places[group] for group in groups]
+
+
+def _digest(group: str, seed: int) -> bytes:
+    return hashlib.sha256(f"{seed}\n{group}".encode(errors="surrogatepass")).digest()
 
 
 def write(examples: Sequence[Example], path: Path) -> None:
@@ -94,6 +143,7 @@ def _example(line: Line, number: int) -> Example:
         prompt,
         responses,
         1.0 if kind == "chosen" else _value(line, kind, number),
+        None if line.get("reference") is None else _response(line, "reference", number)[0],
     )
 
 
@@ -168,7 +218,7 @@ def scored_pairs(examples: Sequence[Example]) -> Iterator[tuple[int, int]]:
     """Yield (better, worse), places of responses to one prompt whose scores differ."""
     by_prompt: dict[str, list[int]] = {}
     for place, example in enumerate(examples):
-        by_prompt.setdefault(_canonical(example.prompt), []).append(place)
+        by_prompt.setdefault(example.prompt_key, []).append(place)
     for places in by_prompt.values():
         for first, second in combinations(places, 2):
             a, b = examples[first], examples[second]

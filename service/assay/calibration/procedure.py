@@ -1,7 +1,8 @@
 """From measured pairs to a calibration and its report: fitted on one part, held against the other.
 
-Of the ways from a margin to a probability the one with the lowest held-out NLL is kept. All is
-fitted twice where there is length control: to raw scores, and to controlled ones.
+Of the ways from a margin to a probability the one with the lowest NLL in cross-validation is kept,
+which sees the fitted part alone: what is reported of the other part is of a method that was chosen
+without it. All is fitted twice: to raw scores, and to controlled ones.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 
 import numpy as np
 
-from assay.calibration import fit, pairs, report
+from assay.calibration import fit, pairs, report, thurstone
 from assay.cards import calibration as cards
 from assay.errors import InvalidField
 from assay.reward.covariates import COVARIATES
@@ -22,11 +23,11 @@ if TYPE_CHECKING:
 
     from assay.bulk import Target
     from assay.calibration.measured import Labelled, Measured, Pairs
+    from assay.calibration.pairs import Example
     from assay.reward.covariates import Covariate
 
 PartT = TypeVar("PartT", "Pairs", "Labelled")
 Report = dict[str, Any]
-_Judged = tuple[cards.Figures, dict[str, np.ndarray]]
 _NO_ID = "0" * 12
 
 
@@ -46,6 +47,26 @@ class _Sides(NamedTuple, Generic[PartT]):
     held_out: PartT
 
 
+def check(examples: Sequence[Example], options: Options) -> None:
+    """Refuse what is too little to be divided and fitted to, before anything is scored.
+
+    Raises:
+        InvalidField: A side of the split is empty, or has labels of one kind alone; or there are
+            too few pairs, labels or prompts.
+    """
+    scored = [example for example in examples if example.kind == "score"]
+    compared = [example.group for example in examples if example.kind == "chosen"]
+    compared += [scored[better].group for better, _ in pairs.scored_pairs(scored)]
+    labelled = [example for example in examples if example.kind == "label"]
+    if scored or compared:
+        pairs.check_count(len(compared), "pairs")
+        _held_out(compared, None, options)
+    if labelled:
+        pairs.check_count(len(labelled), "labelled responses")
+        labels = [example.value for example in labelled]
+        _held_out([example.group for example in labelled], labels, options)
+
+
 def calibrate(
     found: Measured, target: Target, source: str, options: Options
 ) -> tuple[cards.Calibration, Report]:
@@ -54,14 +75,14 @@ def calibrate(
     Raises:
         InvalidField: A side of the split is empty, or has labels of one kind alone.
     """
-    pair_sides = _split(found.pairs, options.seed, "pairs")
-    label_sides = _split(found.labelled, options.seed, "labelled responses")
+    pair_sides = _split(found.pairs, None, options)
+    label_sides = _split(found.labelled, found.labelled.labels.tolist(), options)
     fitted, said = _fitted(pair_sides, label_sides, options)
     length = fit.length(*_responses(pair_sides[0], label_sides[0]), options.covariate)
     controlled_pairs = _Sides(*(side.shifted(length.offset) for side in pair_sides))
     controlled_labels = _Sides(*(side.shifted(length.offset) for side in label_sides))
     controlled, controlled_said = _fitted(controlled_pairs, controlled_labels, options)
-    figures = _length(pair_sides[1], controlled_pairs[1], label_sides[1], length)
+    figures = _length(pair_sides[1], controlled_pairs[1], label_sides[1], length, options.seed)
     counts = cards.Counts(
         prompts=len({*found.pairs.groups, *found.labelled.groups}),
         pairs_fitted=len(pair_sides[0].groups),
@@ -93,29 +114,44 @@ def calibrate(
     }
 
 
-def _split(found: PartT, seed: int, what: str) -> _Sides[PartT]:
-    """Return what is fitted on, and what is held out.
+def _split(found: PartT, labels: Sequence[float] | None, options: Options) -> _Sides[PartT]:
+    """Return what is fitted on, and what is held out; raises as `_held_out`."""
+    held_out = _held_out(found.groups, labels, options) if found.groups else []
+    return _Sides(found.of([not is_out for is_out in held_out]), found.of(held_out))
+
+
+def _held_out(
+    groups: Sequence[str], labels: Sequence[float] | None, options: Options
+) -> list[bool]:
+    """Return what is held out, by the groups of pairs or of labelled responses.
 
     Raises:
-        InvalidField: One of the two would be empty, or all of its labels alike.
+        InvalidField: One side is empty, all of its labels are alike, or what is fitted on is too
+            little: of one prompt, or of fewer pairs than an error rate needs.
     """
-    held_out = [pairs.is_held_out(group, seed) for group in found.groups]
-    sides = _Sides(found.of([not is_out for is_out in held_out]), found.of(held_out))
-    if not found.groups:
-        return sides
-    for side, name in zip(sides, ("fitted on", "held out"), strict=True):
-        if not side.groups:
+    what = "pairs" if labels is None else "labelled responses"
+    held_out = [pairs.is_held_out(group, options.seed) for group in groups]
+    for is_out, name in ((False, "fitted on"), (True, "held out")):
+        places = [place for place, side in enumerate(held_out) if side is is_out]
+        if not places:
             raise InvalidField(
-                f"no {what} would be {name}: all are of {len(set(found.groups))} prompt(s); give "
+                f"no {what} would be {name}: all are of {len(set(groups))} prompt(s); give "
                 "more prompts, or another --seed"
             )
-        labels = getattr(side, "labels", None)
-        if labels is not None and len(set(labels.tolist())) < 2:
+        if labels is not None and len({labels[place] for place in places}) < 2:
             raise InvalidField(
-                f"all {what} that would be {name} have the label {labels[0]:g}; give both, or "
-                "another --seed"
+                f"all {what} that would be {name} have the label {labels[places[0]]:g}; give both, "
+                "or another --seed"
             )
-    return sides
+    if labels is None:
+        fitted_on = [group for group, is_out in zip(groups, held_out, strict=True) if not is_out]
+        if len(set(fitted_on)) < 2:
+            raise InvalidField(
+                "all pairs that would be fitted on are of one prompt, and a method is chosen by "
+                "leaving prompts out; give more prompts, or another --seed"
+            )
+        fit.check_rates(len(fitted_on), options.error_rates)
+    return held_out
 
 
 def _responses(fit_pairs: Pairs, fit_labelled: Labelled) -> tuple[list[str], np.ndarray]:
@@ -126,7 +162,8 @@ def _responses(fit_pairs: Pairs, fit_labelled: Labelled) -> tuple[list[str], np.
 
 def _moments(fit_pairs: Pairs, fit_labelled: Labelled) -> cards.Baseline:
     _, scores = _responses(fit_pairs, fit_labelled)
-    good = [*fit_pairs.scores[:, 0], *fit_labelled.scores[fit_labelled.labels == 1]]
+    good = fit_pairs.scores[np.array(fit_pairs.references, dtype=bool).reshape(-1, 2)].tolist()
+    good = good or [*fit_pairs.scores[:, 0], *fit_labelled.scores[fit_labelled.labels == 1]]
     margins = fit_pairs.margins
     has_pairs = len(margins) > 0
     return cards.Baseline(
@@ -147,6 +184,8 @@ def _fitted(
     if pair_sides[0].groups:
         tables["preference"], said["preference"] = _preference(*pair_sides, options.seed)
         tables["abstention"] = _abstention(*pair_sides, options.error_rates)
+        if found := thurstone.absolute(*pair_sides, options.seed):
+            tables["absolute"], said["absolute"] = found
         said["abstention"] = tables["abstention"].model_dump()["thresholds"]
         said["uncertainty"] = _uncertainty(pair_sides[1], options.seed)
     if label_sides[0].groups:
@@ -155,39 +194,66 @@ def _fitted(
 
 
 def _preference(fitted_on: Pairs, held_out: Pairs, seed: int) -> tuple[cards.Preference, Report]:
+    """Return the method with the lowest NLL in cross-validation; of several the first."""
+    methods = _cross_validated(fitted_on, seed)
+    best = fit.METHODS[min(methods, key=methods.__getitem__)](fitted_on.margins)
+    plain, probabilities = _plain(held_out), _probabilities(best, held_out)
     draws = report.Resampled(held_out.groups, seed)
-    margins = held_out.margins
-    plain = _plain(held_out.by_member)
-    before = report.figures(*_confident(plain, margins), draws)
-    results: list[tuple[float, int, Any, _Judged, np.ndarray]] = []
-    for method in fit.METHODS:
-        candidate = method(fitted_on.margins)
-        probabilities = np.array([candidate.probability(margin) for margin in margins])
-        after = report.figures(*_confident(probabilities, margins), draws)
-        results.append((after[0].nll.value, len(results), candidate, after, probabilities))
-    _, _, best, after, probabilities = min(results)
+    sides = [_confident(each, held_out.margins) for each in (plain, probabilities)]
+    table, said = _reported(sides, draws, methods)
+    return best.model_copy(update={"report": table}), {"method": best.method, **said}
+
+
+def _cross_validated(fitted_on: Pairs, seed: int) -> dict[str, float]:
+    """Return each method's NLL of pairs whose prompts it wasn't fitted to."""
+    folds = pairs.folds(fitted_on.groups, seed)
+    losses = dict.fromkeys(fit.METHODS, 0.0)
+    for number in set(folds):
+        rest = fitted_on.of([fold != number for fold in folds])
+        part = fitted_on.of([fold == number for fold in folds])
+        for name, method in fit.METHODS.items():
+            probabilities = _probabilities(method(rest.margins), part)
+            losses[name] += report.nll(*_confident(probabilities, part.margins)).sum()
+    return {name: fit.rounded(loss / len(folds)) for name, loss in losses.items()}
+
+
+def _reported(
+    sides: Sequence[tuple[np.ndarray, np.ndarray]],
+    draws: report.Resampled,
+    methods: dict[str, float] | None = None,
+) -> tuple[cards.Report, Report]:
+    """Return the report on (probabilities, outcomes) without a calibration and with it."""
+    before, after = (report.figures(*side, draws) for side in sides)
     table = cards.Report(
-        held_out=len(margins),
+        held_out=len(sides[0][0]),
         prompts=draws.prompts,
         before=before[0],
         after=after[0],
         change=report.compared(before, after),
-        methods={candidate.method: nll for nll, _, candidate, _, _ in results},
+        methods=methods or {},
     )
-    return best.model_copy(update={"report": table}), {
-        "method": best.method,
+    return table, {
         **table.model_dump(),
-        "sharpness": [report.sharpness(plain), report.sharpness(probabilities)],
-        "reliability": [
-            report.reliability(*_confident(plain, margins)),
-            report.reliability(*_confident(probabilities, margins)),
-        ],
+        "helps": table.helps,
+        "sharpness": [report.sharpness(probabilities) for probabilities, _ in sides],
+        "reliability": [report.reliability(*side) for side in sides],
     }
 
 
-def _plain(by_member: np.ndarray) -> np.ndarray:
+def _plain(compared: Pairs) -> np.ndarray:
     """Return P(chosen ≻ rejected) as it is without a calibration: Bradley-Terry's mean."""
-    return np.asarray((1 / (1 + np.exp(-by_member))).mean(axis=1))
+    return np.asarray(_sigmoid(compared.by_member).mean(axis=1))
+
+
+def _probabilities(fitted: cards.Preference, compared: Pairs) -> np.ndarray:
+    """Return P(chosen ≻ rejected) as it is with one."""
+    if isinstance(fitted, cards.Plain):
+        return _plain(compared)
+    return np.array([fitted.probability(margin) for margin in compared.margins])
+
+
+def _sigmoid(scores: np.ndarray) -> np.ndarray:
+    return np.asarray(np.exp(-np.logaddexp(0.0, -scores)))
 
 
 def _confident(probabilities: np.ndarray, margins: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -236,39 +302,30 @@ def _acceptable(
     fitted_on: Labelled, held_out: Labelled, seed: int
 ) -> tuple[cards.Acceptable, Report]:
     table = fit.acceptable(fitted_on.scores, fitted_on.labels)
-    draws = report.Resampled(held_out.groups, seed)
-    plain = 1 / (1 + np.exp(-held_out.scores))
+    plain = _sigmoid(held_out.scores)
     probabilities = np.array([table.probability(score) for score in held_out.scores])
-    before = report.figures(plain, held_out.labels, draws)
-    after = report.figures(probabilities, held_out.labels, draws)
-    said = cards.Report(
-        held_out=len(held_out.groups),
-        prompts=draws.prompts,
-        before=before[0],
-        after=after[0],
-        change=report.compared(before, after),
-    )
-    return table.model_copy(update={"report": said}), {
-        **said.model_dump(),
-        "sharpness": [report.sharpness(plain), report.sharpness(probabilities)],
-        "reliability": [
-            report.reliability(plain, held_out.labels),
-            report.reliability(probabilities, held_out.labels),
-        ],
-    }
+    draws = report.Resampled(held_out.groups, seed)
+    sides = [(each, held_out.labels) for each in (plain, probabilities)]
+    reported, said = _reported(sides, draws)
+    return table.model_copy(update={"report": reported}), said
 
 
 def _length(
-    held_out: Pairs, controlled: Pairs, labelled: Labelled, length: cards.LengthControl
+    held_out: Pairs,
+    controlled: Pairs,
+    labelled: Labelled,
+    length: cards.LengthControl,
+    seed: int,
 ) -> dict[str, Any]:
     """Return what length control changes, on held-out responses: before, after."""
     measure = COVARIATES[length.covariate]
     texts, scores = _responses(held_out, labelled)
     values = np.array([measure(text) for text in texts])
     shifted = scores + np.array([length.offset(text) for text in texts])
-    said: dict[str, Any] = {
-        "spearman": (report.spearman(values, scores), report.spearman(values, shifted))
-    }
+    groups = [*(group for group in held_out.groups for _ in range(2)), *labelled.groups]
+    draws = report.Resampled(groups, seed)
+    correlations = [report.resampled_spearman(values, each, draws) for each in (scores, shifted)]
+    said: dict[str, Any] = {"spearman": tuple(one.value for one in correlations)}
     if held_out.groups:
         differences = np.array([measure(a) - measure(b) for a, b in held_out.texts])
         both = held_out.margins, controlled.margins
@@ -276,4 +333,5 @@ def _length(
         said["longer_wins"] = tuple(report.higher_wins(differences, margins) for margins in both)
         said["accuracy"] = tuple(float(right.mean()) for right in rights)
         said["balanced"] = tuple(report.balanced(differences, right) for right in rights)
-    return {name: tuple(map(fit.rounded, both)) for name, both in said.items()}
+    rounded = {name: tuple(map(fit.rounded, both)) for name, both in said.items()}
+    return {**rounded, "spearman_intervals": tuple(one.interval for one in correlations)}

@@ -58,20 +58,25 @@ def figures(
     probabilities: np.ndarray, outcomes: np.ndarray, draws: Resampled
 ) -> tuple[cards.Figures, dict[str, np.ndarray]]:
     """Return NLL, Brier score and ECE of P(outcome 1), and their values in each draw."""
-    p = np.clip(probabilities, _LEAST, 1 - _LEAST)
-    nll = -(outcomes * np.log(p) + (1 - outcomes) * np.log1p(-p))
+    losses = nll(probabilities, outcomes)
     brier = (probabilities - outcomes) ** 2
     sampled = {
-        "nll": draws.means(nll),
+        "nll": draws.means(losses),
         "brier": draws.means(brier),
         "ece": _sampled_ece(probabilities, outcomes, draws),
     }
     values = {
-        "nll": float(nll.mean()),
+        "nll": float(losses.mean()),
         "brier": float(brier.mean()),
         "ece": ece(probabilities, outcomes),
     }
     return _figures(values, sampled), sampled
+
+
+def nll(probabilities: np.ndarray, outcomes: np.ndarray) -> np.ndarray:
+    """Return −log P of what came, of each."""
+    p = np.clip(probabilities, _LEAST, 1 - _LEAST)
+    return np.asarray(-(outcomes * np.log(p) + (1 - outcomes) * np.log1p(-p)))
 
 
 def compared(
@@ -231,6 +236,24 @@ def spearman(values: np.ndarray, scores: np.ndarray) -> float:
     if len(np.unique(values)) < 2 or len(np.unique(scores)) < 2:
         return 0.0
     return float(library("scipy.stats").spearmanr(values, scores).statistic)
+
+
+def rmse(errors: np.ndarray, draws: Resampled) -> cards.Figure:
+    """Return the root of the mean squared error, with its interval."""
+    squared = errors**2
+    interval = _interval(np.sqrt(draws.means(squared)))
+    return cards.Figure(value=_short(np.sqrt(squared.mean())), interval=interval)
+
+
+def resampled_spearman(values: np.ndarray, scores: np.ndarray, draws: Resampled) -> cards.Figure:
+    """Return the rank correlation with its interval."""
+    places = np.arange(len(values))
+    sampled = [
+        spearman(values[drawn], scores[drawn])
+        for drawn in (np.repeat(places, weights.astype(int)) for weights in draws.weights())
+    ]
+    interval = _interval(np.array(sampled))
+    return cards.Figure(value=_short(spearman(values, scores)), interval=interval)
 
 
 def higher_wins(differences: np.ndarray, margins: np.ndarray) -> float:

@@ -34,6 +34,7 @@ _MOST_BYTES = 2**16  # as of a card
 _MOST_KNOTS = 256
 MOST_RATES = 32  # that comparisons may be undecided at
 
+Zero = Literal["prompt", "reference"]  # the responses to a prompt, or reference answers
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -89,7 +90,28 @@ class Report(FittedTable):
     before: Figures | None = None
     after: Figures
     change: Figures | None = Field(default=None, description="After less before, paired.")
-    methods: dict[str, Finite] = Field(default={}, description="Held-out NLL of each method.")
+    methods: dict[str, Finite] = Field(
+        default={}, description="NLL of each method, cross-validated in the part fitted on."
+    )
+
+    @property
+    def helps(self) -> bool:
+        """Whether it lowers the NLL by more than the interval of the change."""
+        return self.change is not None and self.change.nll.interval[1] < 0
+
+
+class Plain(FittedTable):
+    """No method had a lower log loss than what there is without: probabilities stay as they are.
+
+    Those of an ensemble are its members' averaged, and no function of one margin.
+    """
+
+    method: Literal["none"] = "none"
+    report: Report | None = None
+
+    def probability(self, margin: float) -> float:
+        """Return P(a ≻ b) for r_a − r_b of one model: Bradley-Terry's."""
+        return link.symmetric(margin, transform.sigmoid)
 
 
 class Temperature(FittedTable):
@@ -135,7 +157,7 @@ class Isotonic(FittedTable):
         return link.symmetric(margin, lambda size: link.interpolate(self.knots, size))
 
 
-Preference = Annotated[Temperature | Platt | Isotonic, Field(discriminator="method")]
+Preference = Annotated[Plain | Temperature | Platt | Isotonic, Field(discriminator="method")]
 
 
 class Acceptable(FittedTable):
@@ -159,6 +181,30 @@ class Acceptable(FittedTable):
     def probability(self, score: float) -> float:
         """Return one probability for a score."""
         return link.merged(*self.interval(score))
+
+
+class Absolute(FittedTable):
+    """A reward on one scale for all prompts: slope · score + intercept, fitted to Thurstone's e.
+
+    P(a ≻ b) = ½ (1 + erf(e_a − e_b)) of two responses to one prompt (zELO 2509.12541). 0 is the
+    mean response to a prompt that was fitted on, or the mean reference answer. `constant` to
+    `spearman` are of held-out responses: the error of the mean target and of this reward, and the
+    rank correlation of scores and targets over all prompts.
+    """
+
+    slope: NotNegative
+    intercept: Finite
+    zero: Zero = "prompt"
+    fitted: int
+    held_out: int
+    prompts: int
+    constant: Figure
+    rmse: Figure
+    spearman: Figure
+
+    def reward(self, score: float) -> float:
+        """Return the reward for a score."""
+        return self.slope * score + self.intercept
 
 
 class Threshold(FittedTable):
@@ -192,6 +238,7 @@ class Fitted(FittedTable):
 
     preference: Preference | None = None
     acceptable: Acceptable | None = None
+    absolute: Absolute | None = None
     abstention: Abstention | None = None
 
 
@@ -210,6 +257,9 @@ class LengthControl(Fitted):
         AfterValidator(_rising),
     ]
     spearman: tuple[Finite, Finite] | None = None
+    spearman_intervals: tuple[Interval, Interval] | None = Field(
+        default=None, description="Of 95 %, by bootstrap over prompts."
+    )
     longer_wins: tuple[Share, Share] | None = None
     accuracy: tuple[Share, Share] | None = None
     balanced: tuple[Share, Share] | None = Field(
@@ -227,7 +277,9 @@ class Baseline(FittedTable):
     mean: Finite
     std: NotNegative
     reference_mean: Finite | None = Field(
-        default=None, description="The mean score of chosen responses: less it, they average 0."
+        default=None,
+        description="The mean score of reference answers, or without any of chosen responses: less "
+        "it, they average 0.",
     )
     margin_absolute: NotNegative | None = Field(default=None, description="Mean |margin|.")
     margin_squared: NotNegative | None = Field(default=None, description="Mean margin².")

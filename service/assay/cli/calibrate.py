@@ -85,8 +85,9 @@ def calibrate(
     A line of PAIRS is a pair (`prompt`, `chosen`, `rejected`), a labelled response (`prompt`,
     `response`, `label` 0 or 1) or a response with a `score`, of which the higher one of a prompt is
     chosen. Half of the prompts are fitted on, the report is of the others. What is written:
-    probabilities of preference, of being acceptable where there are labels, thresholds to abstain
-    at, and length control. A server of that target takes it up when it starts.
+    probabilities of preference, of being acceptable where there are labels, absolute rewards where
+    several responses to a prompt are compared, thresholds to abstain at, and length control. A
+    server of that target takes it up when it starts.
     """
     flags = {
         "device": device,
@@ -108,7 +109,7 @@ def calibrate(
         examples = pairs.read(file)
         if not examples:
             raise InvalidField(f"{file} has no lines; give labelled pairs")
-        _check_count(examples)
+        procedure.check(examples, options)
         place = _Place(output)
         with TemporaryDirectory(prefix="assay-") as folder:
             job = BulkJob(
@@ -138,10 +139,27 @@ def _score(job: BulkJob, target: str, url: str | None, settings: Settings | None
         return job.run_remotely(url, target)
     target = settings.aliases.get(target, target)
     if target in settings.ensembles or target in settings.composites:
-        return job.run_here(settings, target, is_calibrated=False)
+        return job.run_here(_without_others(settings, target), target, is_calibrated=False)
     return job.run_here(
         settings.model_copy(update=_ALONE | {"models": (target,)}),
         is_calibrated=False,
+    )
+
+
+def _without_others(settings: Settings, target: str) -> Settings:
+    """Return settings without other composites: one may wait for what is to be fitted here."""
+    composites = {name: one for name, one in settings.composites.items() if name == target}
+    left_out = settings.composites.keys() - composites.keys()
+    return settings.model_copy(
+        update={
+            "composites": composites,
+            "aliases": {alias: of for alias, of in settings.aliases.items() if of not in left_out},
+            "calibrations": {
+                name: path
+                for name, path in settings.calibrations.items()
+                if settings.aliases.get(name, name) not in left_out
+            },
+        }
     )
 
 
@@ -176,18 +194,6 @@ class _Place:
         """The file."""
         assert self.output is not None
         return self.output
-
-
-def _check_count(examples: list[pairs.Example]) -> None:
-    """Refuse too few before anything is scored; how many pairs scores make is known later."""
-    counts = {
-        "pairs": sum(example.kind == "chosen" for example in examples),
-        "labelled responses": sum(example.kind == "label" for example in examples),
-        "responses with a score": sum(example.kind == "score" for example in examples),
-    }
-    for what, count in counts.items():
-        if 0 < count < pairs.FEWEST:
-            raise InvalidField(f"there are {count} {what}, and at least {pairs.FEWEST} are needed")
 
 
 def _rates(text: str) -> tuple[float, ...]:
@@ -234,6 +240,8 @@ def _print(said: procedure.Report, path: Path, *, as_json: bool) -> None:
         if name in length
     ):
         out.print(f"{length['covariate']} controlled: {name} {before:.4f} -> {after:.4f}")
+    spans = [f"{low:.4f} to {high:.4f}" for low, high in length["spearman_intervals"]]
+    out.print(f"  spearman's intervals: {' -> '.join(spans)}")
     return out.print(f"calibration {said['id']} -> {path}")
 
 
@@ -245,6 +253,14 @@ def _print_fitted(said: dict[str, Any]) -> None:
             for name in ("nll", "brier", "ece"):
                 before, after = part["before"][name], part["after"][name]
                 out.print(f"  {name} {_figure(before)} -> {_figure(after)}")
+            if not part["helps"]:
+                out.print("  no gain that the held-out part shows")
+    if absolute := said.get("absolute"):
+        out.print(
+            f"absolute: {absolute['slope']:.4g} * score + {absolute['intercept']:.4g}, "
+            f"{absolute['held_out']} responses held out; rmse {_figure(absolute['constant'])} -> "
+            f"{_figure(absolute['rmse'])}, Spearman {_figure(absolute['spearman'])}"
+        )
     for one in said.get("abstention", ()):
         low, high = one["interval"]
         out.print(

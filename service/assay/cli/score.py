@@ -28,7 +28,14 @@ def score(
         str | None,
         typer.Option("--url", help="A running server; without it the model is loaded here."),
     ] = None,
-    model: Annotated[str | None, typer.Option("--model", help="Served model or ensemble.")] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            "--model",
+            help="What a server serves; without --url a model to load, or an ensemble or composite "
+            "of the settings.",
+        ),
+    ] = None,
     batch: Annotated[int, typer.Option(min=1, help="Most lines a request.")] = 128,
     include: Annotated[
         list[str] | None,
@@ -96,7 +103,12 @@ def score(
         if url is not None:
             job.run_remotely(url, model)
         else:
-            job.run_here(settings_of(flags, config))
+            settings = settings_of({**flags, "models": None}, config)
+            target = settings.aliases.get(model, model) if model else None
+            if target in settings.ensembles or target in settings.composites:
+                job.run_here(settings, target)
+            else:
+                job.run_here(settings_of(flags, config))
     except typer.Exit:
         _say_what_is_kept(job)
         raise

@@ -158,11 +158,19 @@ def _rewards(
             return wire.ScoreEntry(index=index, id=item_id, error=error, **fields)
     if call.lead is not None:
         fields = _reward(call.calls[call.lead], row[call.lead])
+    answered = zip(call.calls, row, strict=True)
     rewards = {
-        name: wire.Reward(**_reward(own, judged))
-        for name, own, judged in zip(call.names, call.calls, row, strict=False)
+        name: _refused(call.refused[name])
+        if name in call.refused
+        else wire.Reward(**_reward(*next(answered)))
+        for name in call.names
     }
     return wire.ScoreEntry(index=index, id=item_id, **fields, rewards=rewards)
+
+
+def _refused(error: AssayError) -> wire.Reward:
+    """Return the reward of an optional target that means nothing by the request's options."""
+    return wire.Reward(score=None, n_tokens=0, truncated=False, error=_item_error(error))
 
 
 def _reward(call: Call, judged: ScoredItem) -> dict[str, Any]:
@@ -177,7 +185,7 @@ def _reward(call: Call, judged: ScoredItem) -> dict[str, Any]:
     return {
         "score": call.shown(judged.reward) if rewards else None,
         "raw_score": _raw(call, judged),
-        **_acceptable(call, judged),
+        **_calibrated(call, judged),
         "uncertainty": _uncertainty(call, verdict) if rewards else None,
         **fields,
         **_included(call, judged),
@@ -373,15 +381,17 @@ def _raw_mean(call: Call, judged: ScoredItem) -> float | None:
     return None if judged.raw is None else call.shown(ensemble.mean(judged.raw.rewards))
 
 
-def _acceptable(call: Call, judged: ScoredItem) -> dict[str, Any]:
-    """Return the probability that a response is acceptable, where that is asked for."""
-    acceptable = call.calibrated.acceptable
-    if acceptable is None or not judged.rewards:
-        return {}
-    return {
-        "probability": acceptable.probability(judged.reward),
-        "probability_interval": acceptable.interval(judged.reward),
-    }
+def _calibrated(call: Call, judged: ScoredItem) -> dict[str, Any]:
+    """Return what `calibrated` says of a response: how probably it is acceptable, and how good."""
+    fields: dict[str, Any] = {}
+    if not judged.rewards:
+        return fields
+    if acceptable := call.calibrated.acceptable:
+        fields["probability"] = acceptable.probability(judged.reward)
+        fields["probability_interval"] = acceptable.interval(judged.reward)
+    if absolute := call.calibrated.absolute:
+        fields["absolute"] = absolute.reward(judged.reward)
+    return fields
 
 
 def _is_close(call: Call, first: Sequence[float]) -> bool | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from assay import wire
 from assay.errors import InvalidField
@@ -12,7 +12,7 @@ from assay.items import Conversation, Solution, said
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from assay.cards.calibration import Acceptable, Calibration, Fitted, LengthControl
+    from assay.cards.calibration import Absolute, Acceptable, Calibration, Fitted, LengthControl
     from assay.items import Source
     from assay.scoring.targets import Target
 
@@ -32,6 +32,7 @@ class Calibrated:
     length: LengthControl | None = None
     probability: Callable[[float], float] | None = None
     acceptable: Acceptable | None = None
+    absolute: Absolute | None = None
     threshold: float | None = None
 
 
@@ -61,13 +62,13 @@ def of(target: Target, options: wire.Options) -> Calibrated:
             param="length_control",
         )
     by_temperature = isinstance(options, wire.CompareRequest) and options.temperature is not None
-    preference = None if by_temperature else fitted.preference
+    preference = None if by_temperature or keeps_plain(fitted) else fitted.preference
     compares = isinstance(options, wire.CompareRequest) and preference is not None
     return Calibrated(
         id=calibration.id if asked or compares else None,
         length=calibration.length if options.length_control else None,
         probability=preference.probability if preference else None,
-        acceptable=_acceptable(target, options, fitted),
+        **_of_one_response(target, options, fitted),
         threshold=_threshold(target, options, fitted),
     )
 
@@ -102,16 +103,18 @@ def _asked(options: wire.Options) -> str | None:
     return "length_control" if options.length_control else None
 
 
-def _acceptable(target: Target, options: wire.Options, fitted: Fitted) -> Acceptable | None:
+def _of_one_response(target: Target, options: wire.Options, fitted: Fitted) -> dict[str, Any]:
+    """Return what `calibrated` answers of each response, by field: what was fitted of the two."""
     if not (isinstance(options, wire.ScoreRequest) and options.calibrated):
-        return None
-    if fitted.acceptable is None:
+        return {}
+    if fitted.acceptable is None and fitted.absolute is None:
         raise InvalidField(
-            f"'{target.name}' has a calibration of no labels, which 'calibrated' needs; give "
-            f"`assay calibrate` items with a 'label', or leave it out",
+            f"'{target.name}' has a calibration of no labels, which 'calibrated' needs, and of no "
+            "several responses to a prompt; give `assay calibrate` items with a 'label', or leave "
+            "it out",
             param="calibrated",
         )
-    return fitted.acceptable
+    return {"acceptable": fitted.acceptable, "absolute": fitted.absolute}
 
 
 def _threshold(target: Target, options: wire.Options, fitted: Fitted) -> float | None:
@@ -132,6 +135,11 @@ def _threshold(target: Target, options: wire.Options, fitted: Fitted) -> float |
             param="abstain_at",
         )
     return threshold
+
+
+def keeps_plain(fitted: Fitted) -> bool:
+    """Return whether probabilities of preference are what they are without a calibration."""
+    return fitted.preference is not None and fitted.preference.method == "none"
 
 
 def error_rates(calibration: Calibration) -> list[float]:

@@ -246,6 +246,7 @@ class Call:
         return {
             **envelope(self.target.name, self.target.revision, outcome, request_id),
             "calibration": self.calibrated.id,
+            "calibrations": self.target.calibrations or None,
         }
 
     def compared(self, margin: float, *, is_undecided: bool) -> None:

@@ -134,7 +134,7 @@ def describe(
         calibration=_calibration(target),
         attributes=target.attributes,
         parts={part.name: _part(part) for part in target.parts} or None,
-        gate=wire.GateEntry(**target.gate.model_dump()) if target.gate else None,
+        gate=_gate(target),
         rule=None if target.rule == "weighted" else target.rule,
         scores_steps=target.scores_steps,
         only_compares=target.only_compares,
@@ -171,10 +171,16 @@ def _calibration(target: Target) -> wire.CalibrationEntry | None:
         source=fitted.source,
         counts=fitted.counts.model_dump(),
         method=fitted.preference.method if fitted.preference else None,
-        calibrated=fitted.acceptable is not None,
+        calibrated=fitted.acceptable is not None or fitted.absolute is not None,
+        absolute=fitted.absolute.zero if fitted.absolute else None,
         error_rates=calibrated.error_rates(fitted),
         covariate=fitted.length.covariate if fitted.length else None,
     )
+
+
+def _gate(target: Target) -> wire.GateEntry | None:
+    gate = target.gate
+    return wire.GateEntry(**gate.model_dump(exclude_defaults=True)) if gate else None
 
 
 def _part(part: CompositePart) -> wire.PartEntry:
@@ -186,6 +192,8 @@ def _part(part: CompositePart) -> wire.PartEntry:
         mean=None if is_standard else part.mean,
         std=None if is_standard else part.std,
         tolerance=part.tolerance or None,
+        alike_up_to=part.alike_up_to,
+        calibration=part.calibration,
     )
 
 

@@ -257,7 +257,11 @@ def _weights(card: Card, heads: Mapping[str, list[list[float]]], wish: ScoreOpti
 
 def _of_composite(target: Target, read: Sequence[Reward], wish: ScoreOptions) -> TargetScore:
     by_name = {model.name: reading for model, reading in zip(target.members, read, strict=True)}
-    parts = {part.name: _part(part, by_name) for part in target.parts}
+    raw = {part.name: _part(part, by_name) for part in target.parts}
+    parts = {
+        part.name: transform.standardize(raw[part.name], mean=part.mean, std=part.std)
+        for part in target.parts
+    }
     members = tuple(reading.score for reading in read)
     weights = wish.attributes or {part.name: part.weight for part in target.parts}
     match target.rule:
@@ -269,7 +273,9 @@ def _of_composite(target: Target, read: Sequence[Reward], wish: ScoreOptions) ->
             return TargetScore((), attributes=parts, members=members)
     gated = None
     if gate := target.gate:
-        gated = not composite.passes(parts[gate.part], at_least=gate.at_least)
+        acceptable = next(part.acceptable for part in target.parts if part.name == gate.part)
+        looked_at = acceptable.probability(raw[gate.part]) if acceptable else parts[gate.part]
+        gated = not composite.passes(looked_at, at_least=gate.at_least)
         value = gate.otherwise if gated else value
     return TargetScore((value,), attributes=parts, members=members, gated=gated)
 
@@ -325,15 +331,14 @@ def _policy_reward(target: Target, log_probabilities: Sequence[float]) -> float:
 
 
 def _part(part: CompositePart, read: Mapping[str, Reward]) -> float:
-    """Return one part of a composite: a model's score or attribute, or an ensemble's reward."""
+    """Return a part as its target has it: a model's score or attribute, an ensemble's reward."""
     readings = [member for name in part.models for member in read[name].members or (read[name],)]
     values = [
         reading.attributes[part.attribute] if part.attribute else reading.score
         for reading in readings
     ]
     own = part.of.combination
-    value = ensemble.combined(own.standardized(values), own.rule, own.penalty)
-    return transform.standardize(value, mean=part.mean, std=part.std)
+    return ensemble.combined(own.standardized(values), own.rule, own.penalty)
 
 
 def _normal(value: float, card: Card, wish: ScoreOptions) -> float:

@@ -27,10 +27,11 @@ Row = tuple["ScoredItem", ...]  # what each target made of one item
 
 
 class MultiCall:
-    """A request with `targets`; refused where its options mean nothing to one of them.
+    """A request with `targets`; refused where its options mean nothing to a required one.
 
-    `named` are these targets, in the request's order, and so are the first of the `calls`; `lead`
-    is the one whose reward stands beside `rewards`, if there is one, and its place among them.
+    `named` are these targets, in the request's order, and so are the first of the `calls`, but for
+    the optional ones that are `refused`: by their names, why. `lead` is the one whose reward stands
+    beside `rewards`, if there is one, and its place among the calls.
     """
 
     def __init__(
@@ -43,23 +44,36 @@ class MultiCall:
         *,
         caller: str = "",
     ) -> None:
-        entries = request.targets or []
         validation.check_each(named, request)
-        self.names = [entry.target for entry in entries]
-        self.calls = [
-            _named_call(scorer, named, place, request, route, caller)
-            for place in range(len(entries))
-        ]
-        required = [entry.required for entry in entries]
+        self._named = dict(
+            zip((entry.target for entry in request.targets or []), named, strict=True)
+        )
+        self.names = list(self._named)
+        self.calls: list[Call] = []
+        self.refused: dict[str, InvalidField] = {}
+        required = []
+        for place, entry in enumerate(request.targets or []):
+            try:
+                call = _named_call(scorer, named, place, request, route, caller)
+            except InvalidField as error:
+                is_of_entry = error.param is not None and error.param.startswith("targets[")
+                if entry.required or named[place] is lead or is_of_entry:
+                    raise
+                self.refused[entry.target] = error
+            else:
+                self.calls.append(call)
+                required.append(entry.required)
         self.lead: int | None = None
         if lead is not None:
-            served = [target.name for target in named]
+            served = [call.target.name for call in self.calls]
             if lead.name not in served:
                 options = validation.for_target(lead, request)
                 self.calls.append(Call(scorer, lead, options, route, caller=caller))
                 required.append(True)
             self.lead = served.index(lead.name) if lead.name in served else len(served)
             required[self.lead] = True
+        if not self.calls:
+            raise next(iter(self.refused.values()))
         self.union = TargetUnion.of([call.target for call in self.calls], required)
         self._scoring = ScorerCall(
             scorer, self.union, request, route, caller, calls.cutting_of(request)
@@ -75,18 +89,22 @@ class MultiCall:
 
     def envelope(self, outcome: RequestResult, request_id: str) -> dict[str, object]:
         """Return what the answer has around its data."""
-        answering = self.union if self.lead is None else self.union.targets[self.lead]
+        lead = None if self.lead is None else self.calls[self.lead]
+        answering = lead.target if lead else TargetUnion.of(list(self._named.values()))
+        used = {call.target.name: call.calibrated.id for call in self.calls}
         targets = {
             name: wire.TargetRevision(
-                model=call.target.name,
-                revision=call.target.revision,
-                calibration=call.calibrated.id,
+                model=target.name,
+                revision=target.revision,
+                calibration=used.get(target.name),
+                calibrations=target.calibrations or None,
             )
-            for name, call in zip(self.names, self.calls, strict=False)
+            for name, target in self._named.items()
         }
         return {
             **calls.envelope(answering.name, answering.revision, outcome, request_id),
-            "calibration": None if self.lead is None else self.calls[self.lead].calibrated.id,
+            "calibration": lead.calibrated.id if lead else None,
+            "calibrations": (lead.target.calibrations or None) if lead else None,
             "targets": targets,
         }
 

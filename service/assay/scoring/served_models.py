@@ -16,7 +16,7 @@ from assay.errors import AssayError, Draining, NotReady, WorkerError
 from assay.notebook import Notebook
 from assay.prompts.renderers import Renderers
 from assay.scheduling import devices
-from assay.scoring import starts, targets
+from assay.scoring import assembly, starts, targets
 from assay.scoring.offload import run_in_daemon_thread
 from assay.scoring.targets import Targets
 
@@ -308,7 +308,7 @@ class ServedModels:
         """Have what the settings name read, and be ready to render for it."""
         resolved = await self.renderers.resolve(self._settings.models)
         return await run_in_daemon_thread(
-            lambda: targets.assemble(self._settings, resolved, is_calibrated=self._is_calibrated)
+            lambda: assembly.assemble(self._settings, resolved, is_calibrated=self._is_calibrated)
         )
 
     def _take_up(self, served: Targets, device_names: Sequence[str]) -> None:

@@ -20,10 +20,10 @@ def check(target: Target, options: wire.Options) -> None:
     Raises:
         InvalidField: One does; the message says what it is for.
     """
-    _check_penalty(target, options)
     if target.only_compares:
         _check_comparing(target, options)
         return
+    _check_penalty(target, options)
     _check_steps(target, options)
     _check_attributes(target, options)
     _check_included(target, options)
@@ -101,6 +101,8 @@ def _check_comparing(target: Target, options: wire.Options) -> None:
         "threshold": options.threshold is not None,
         "attributes": options.attributes is not None,
         "include": bool(options.include) and not orders,
+        "penalty": options.penalty is not None,
+        "rule": options.rule not in (None, "mean") and orders,
         "temperature": isinstance(options, wire.CompareRequest)
         and options.temperature not in (None, 1.0),
     }
@@ -113,7 +115,7 @@ def _check_comparing(target: Target, options: wire.Options) -> None:
     if orders:  # it has parts
         _check_steps(target, options)
         _check_included(target, options)
-    if options.rule not in (None, "mean"):
+    elif options.rule not in (None, "mean"):
         raise InvalidField(
             f"'{target.name}' compares, and responses are ranked by their mean probability of "
             "winning; use rule 'mean'",
@@ -122,7 +124,10 @@ def _check_comparing(target: Target, options: wire.Options) -> None:
 
 
 def _check_steps(target: Target, options: wire.Options) -> None:
-    """A composite has steps' scores in its parts, but no first error of its own."""
+    """A composite has steps' scores in its parts, but no first error of its own.
+
+    What a part's calibration is of are steps' scores as its card aggregates them.
+    """
     scores_steps = target.scores_steps
     if options.threshold is not None and not scores_steps:
         raise InvalidField(
@@ -131,6 +136,13 @@ def _check_steps(target: Target, options: wire.Options) -> None:
     if options.aggregate is not None and not _reads_steps(target):
         raise InvalidField(
             f"'{target.name}' scores no steps; leave 'aggregate' out", param="aggregate"
+        )
+    by_calibration = (part for part in target.parts if part.calibration and part.of.scores_steps)
+    if options.aggregate is not None and (part := next(by_calibration, None)):
+        raise InvalidField(
+            f"'{target.name}' is by the calibration of '{part.target}', which is of its own "
+            "aggregate; leave 'aggregate' out",
+            param="aggregate",
         )
 
 
@@ -164,6 +176,12 @@ def _check_included(target: Target, options: wire.Options) -> None:
 
 def _check_penalty(target: Target, options: wire.Options) -> None:
     rule = options.rule or target.combination.rule
+    if options.penalty is not None and options.rule is None and not _has_members(target):
+        raise InvalidField(
+            f"'{target.name}' gives one reward, and a penalty is on a spread over members; leave "
+            "'penalty' out, or serve an ensemble",
+            param="penalty",
+        )
     if options.penalty is not None and rule not in DEFAULT_PENALTY:
         rules = " and ".join(f"'{rule}'" for rule in DEFAULT_PENALTY)
         raise InvalidField(

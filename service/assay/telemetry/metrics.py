@@ -53,6 +53,8 @@ LABELS: Mapping[str, str] = MappingProxyType(
     }
 )
 CLIENT_GONE = "client_gone"
+DECISIONS = ("decided", "undecided")
+MARGIN_MOMENTS = ("absolute", "squared")
 SHED_REASONS = ("overloaded", "draining", "not_ready", "deadline_exceeded", CLIENT_GONE)
 CUTS = ("prompt", "response", "both", "text")
 UNAUTHORIZED_REASONS = ("missing", "unknown", "expired")
@@ -319,18 +321,18 @@ class Metrics:
 
     def compared(self, model: str, margin: float, *, is_undecided: bool) -> None:
         """Note a comparison of two responses by a target that has a calibration."""
-        self._compared.labels(model, "undecided" if is_undecided else "decided").inc()
-        self._margins.labels(model, "absolute").inc(abs(margin))
-        self._margins.labels(model, "squared").inc(margin * margin)
+        self._compared.labels(model, DECISIONS[is_undecided]).inc()
+        for moment, value in zip(MARGIN_MOMENTS, (abs(margin), margin * margin), strict=True):
+            self._margins.labels(model, moment).inc(value)
 
     def calibration(
         self, model: str, *, created: float, margins: tuple[float | None, float | None]
     ) -> None:
         """State when a target's calibration was fitted, and its mean |margin| and margin²."""
         self._calibrated_at.labels(model).set_function(lambda: time.time() - created)
-        for decision in ("decided", "undecided"):
+        for decision in DECISIONS:
             self._compared.labels(model, decision)
-        for moment, value in zip(("absolute", "squared"), margins, strict=True):
+        for moment, value in zip(MARGIN_MOMENTS, margins, strict=True):
             self._margins.labels(model, moment)
             if value is not None:
                 self._expected_margins.labels(model, moment).set(value)
