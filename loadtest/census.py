@@ -9,7 +9,7 @@ from typing import Any
 import psutil
 
 _WORKER = "assay-worker"
-_READER = "assay.prompts.process"
+_READER = "assay-loader"
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,9 +61,9 @@ def workers(pid: int) -> list[psutil.Process]:
 def readers(pid: int) -> list[psutil.Process]:
     """Return the processes of a front that read checkpoints and fork those that render."""
     found = []
-    for child in psutil.Process(pid).children():
+    for child in psutil.Process(pid).children(recursive=True):
         with suppress(psutil.NoSuchProcess, psutil.ZombieProcess):
-            if _READER in child.cmdline():
+            if child.name() == _READER:
                 found.append(child)
     return found
 

@@ -15,6 +15,7 @@ from assay.scheduling.workers import Worker
 from assay.worker_protocol import Refused, Start
 
 LICENSE = "VENDOR_LICENSE_SERVER"
+PLAIN = "tests.forks.plain"
 START = Start("cpu", None, "off", (), WARM_UP)
 
 
@@ -78,14 +79,13 @@ def test_a_gpus_memory_grows_in_place_unless_the_operator_says_how(monkeypatch, 
 
 @contextlib.contextmanager
 def forking():
-    """Keep a fork server of processes that the tests call 'forked'."""
-    variables = workers._variables([LICENSE])
-    with processes.fork_server("tests.forks.plain", "forked", variables):
+    """Keep a fork server of what says who its parent is."""
+    with processes.ahead(PLAIN, workers._variables([LICENSE]), forks=True):
         yield
 
 
 def forked() -> Worker:
-    return Worker(START, "forked", variables=[LICENSE])
+    return Worker(START, PLAIN, variables=[LICENSE])
 
 
 def ended(*pids: int) -> bool:
@@ -156,7 +156,8 @@ async def test_a_process_with_other_variables_is_not_forked(monkeypatch):
     monkeypatch.setenv(LICENSE, "this")
     with forking():
         monkeypatch.setenv(LICENSE, "that")
-        assert processes.fork("forked", workers._variables([LICENSE])) is None
+        server = processes._fork_servers[-1]
+        assert not server.forks(PLAIN, workers._variables([LICENSE]))
 
 
 async def test_a_block_within_a_block_uses_the_outer_ones_fork_server():
@@ -174,7 +175,7 @@ def test_where_a_gpu_shows_nothing_is_forked(monkeypatch):
     """A driver's state doesn't survive it; the first process is started ahead."""
     begun = []
     monkeypatch.setattr(workers.devices, "has_driver", lambda: True)
-    monkeypatch.setattr(processes, "ahead", lambda program, _: begun.append(program))
+    monkeypatch.setattr(processes, "ahead", lambda *_, forks: begun.append(forks))
     workers.ahead()
 
-    assert begun == ["assay.engine.worker"]
+    assert begun == [False]

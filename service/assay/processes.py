@@ -23,7 +23,7 @@ from assay import scratch
 from assay.worker_protocol import FRONT_SIGNALS, PID
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 # The system's, Python's, and those of the libraries that compute or keep files.
 _NEEDED = (
@@ -46,6 +46,7 @@ _NEEDED = (
     *("HF_*", "HUGGINGFACE_*", "TRANSFORMERS_*", "TOKENIZERS_*", "SAFETENSORS_*", "ACCELERATE_*"),
 )
 _SECRET = re.compile(r"(TOKEN|KEY|SECRET|PASSWORD|PASSWD|CREDENTIAL|AUTH)S?(_|$)", re.IGNORECASE)
+_FORK_SERVER = "assay.fork_server"
 _started_ahead: list[tuple[str, subprocess.Popen[bytes], socket.socket]] = []
 _fork_servers: list[ForkServer] = []
 
@@ -63,6 +64,9 @@ class Process(Protocol):
     def kill(self) -> None:
         """End it at once."""
 
+    def wait(self) -> int:
+        """Wait, in this thread, until it has ended."""
+
 
 def environment(more: Iterable[str] = ()) -> dict[str, str]:
     """Return the variables that a process gets: those it needs, and `more` by their exact names."""
@@ -79,12 +83,26 @@ def environment(more: Iterable[str] = ()) -> dict[str, str]:
 
 
 @contextlib.contextmanager
-def ahead(program: str, variables: Mapping[str, str]) -> Iterator[None]:
-    """Start a process before it is known what it is to do: it imports its libraries meanwhile.
+def ahead(program: str, variables: Mapping[str, str], *, forks: bool) -> Iterator[None]:
+    """Import a module's libraries before it is known what its processes are to do.
 
-    One that nobody needed by the end is killed.
+    Where it `forks`, they are forked from one that lives until the block ends, within another block
+    of the same from that one's; else the first is started already. One that nobody needed by the
+    end is killed.
     """
-    _started_ahead.append((program, *_start(program, variables)))
+    if forks and _can_be_forked():
+        if any(server.forks(program, variables) for server in _fork_servers):
+            yield
+            return
+        server = ForkServer(program, variables)
+        _fork_servers.append(server)
+        try:
+            yield
+        finally:
+            _fork_servers.remove(server)
+            server.close()
+        return
+    _started_ahead.append((program, *_start([program], variables)))
     try:
         yield
     finally:
@@ -97,7 +115,7 @@ def ahead(program: str, variables: Mapping[str, str]) -> Iterator[None]:
             stream.close()
 
 
-def can_be_forked() -> bool:
+def _can_be_forked() -> bool:
     """Whether a process that isn't a child can be held by a descriptor: on Linux, mostly."""
     try:
         os.close(os.pidfd_open(os.getpid()))
@@ -106,64 +124,39 @@ def can_be_forked() -> bool:
     return True
 
 
-@contextlib.contextmanager
-def fork_server(program: str, forked: str, variables: Mapping[str, str]) -> Iterator[None]:
-    """Keep a process of `program` from which those of `forked` are forked; it ends with the block.
+def start(program: str, variables: Mapping[str, str]) -> tuple[Process, socket.socket]:
+    """Return a process of one of our modules and the stream to it.
 
-    It imports what they need once. Inside another block of the same, that one's is used.
+    It is forked, or was started ahead, or is a new one. It is to be started in the main thread: it
+    ends with the thread that started it or its fork server.
     """
-    if any(server.forks(forked, variables) for server in _fork_servers):
-        yield
-        return
-    server = ForkServer(program, forked, variables)
-    _fork_servers.append(server)
-    try:
-        yield
-    finally:
-        _fork_servers.remove(server)
-        server.close()
-
-
-def fork(program: str, variables: Mapping[str, str]) -> tuple[Forked, socket.socket] | None:
-    """Return a process that a fork server forks and the stream to it; None where none does."""
     for server in _fork_servers:
         if server.forks(program, variables):
             return server.fork()
-    return None
-
-
-def start(
-    program: str, variables: Mapping[str, str]
-) -> tuple[subprocess.Popen[bytes], socket.socket]:
-    """Return a process of one of our modules and the stream to it: one started ahead, or a new one.
-
-    It is to be started in the main thread: it ends with the thread that started it.
-    """
     for entry in _started_ahead:
         if entry[0] == program:
             _started_ahead.remove(entry)
             return entry[1:]
-    return _start(program, variables)
+    return _start([program], variables)
 
 
 class ForkServer:
     """A process that forks others, which have its variables; started again once it has died."""
 
-    def __init__(self, program: str, forked: str, variables: Mapping[str, str]) -> None:
+    def __init__(self, program: str, variables: Mapping[str, str]) -> None:
         self._program = program
-        self._forked = forked
         self._variables = dict(variables)
-        self._process, self._stream = _start(program, variables)
+        self._process, self._stream = _start([_FORK_SERVER, program], variables)
 
     def forks(self, program: str, variables: Mapping[str, str]) -> bool:
         """Whether it forks processes of this program that have these variables."""
-        return self._forked == program and self._variables == variables
+        return self._program == program and self._variables == variables
 
     def fork(self) -> tuple[Forked, socket.socket]:
         """Return a process that it will fork, and the stream to that; it may still import."""
         if self._process.poll() is not None:
             self._stream.close()
-            self._process, self._stream = _start(self._program, self._variables)
+            self._process, self._stream = _start([_FORK_SERVER, self._program], self._variables)
         ours, theirs = socket.socketpair()
         known, says = socket.socketpair()
         with theirs, says, contextlib.suppress(OSError):  # it has just died: both streams end
@@ -198,11 +191,21 @@ class Forked:
     def poll(self) -> int | None:
         """Return 0 once it has ended, or never will be."""
         self._look()
-        if self._descriptor is not None:
-            poll = select.poll()
-            poll.register(self._descriptor, select.POLLIN)
-            self._has_ended = self._has_ended or bool(poll.poll(0))
+        if self._descriptor is not None and not self._has_ended:
+            self._has_ended = bool(self._polled(0))
         return 0 if self._has_ended else None
+
+    def wait(self) -> int:
+        """Wait until it has ended; one that was never forked has."""
+        self._look()
+        if self._descriptor is not None:
+            self._polled(None)
+        return 0
+
+    def _polled(self, milliseconds: float | None) -> list[tuple[int, int]]:
+        poll = select.poll()
+        poll.register(self._descriptor or -1, select.POLLIN)
+        return poll.poll(milliseconds)
 
     def kill(self) -> None:
         """End it; a fork server that hasn't forked it yet is ended, too."""
@@ -235,7 +238,7 @@ class Forked:
 
 
 def _start(
-    program: str, variables: Mapping[str, str]
+    arguments: Sequence[str], variables: Mapping[str, str]
 ) -> tuple[subprocess.Popen[bytes], socket.socket]:
     """Start a process that no signal to the group ends before it can say that it ignores these.
 
@@ -247,7 +250,7 @@ def _start(
     try:
         with theirs:
             process = subprocess.Popen(  # noqa: S603  our own program
-                [sys.executable, "-m", program, str(theirs.fileno())],
+                [sys.executable, "-m", *arguments, str(theirs.fileno())],
                 pass_fds=(theirs.fileno(),),
                 env={**variables, **scratch.variables()},
                 stdin=subprocess.DEVNULL,

@@ -1,6 +1,6 @@
-"""`assay` with the device processes of a fork server that many share: `python -P front.py ...`.
+"""`assay` with processes of fork servers that many share: `python -P front.py ...`.
 
-A front whose device processes have other variables than that fork server's starts its own, as ever.
+A front whose processes have other variables than a fork server's starts its own, as ever.
 """
 
 from __future__ import annotations
@@ -20,26 +20,28 @@ GIVEN = "SHARED_FORKS"  # in a front's environment
 
 
 class Given(NamedTuple):
-    """Where the shared fork server listens, its id, and the variables that it has."""
+    """Where a shared fork server listens, its id, and the variables that it has."""
 
     address: str
     pid: int
     variables: dict[str, str]
 
-    def in_environment(self) -> dict[str, str]:
-        """Return what a front that shares it gets."""
-        return {GIVEN: json.dumps(self)}
-
 
 class SharedForks:
-    """What a front sees of it, in the place of a fork server of its own."""
+    """What a front sees of them, in the place of a fork server of its own."""
 
-    def __init__(self, given: Callable[[], Given]) -> None:
+    def __init__(self, given: Callable[[str], Given | None]) -> None:
+        """`given` tells of the one of a program, if there is one."""
         self._given = given
+        self._address = ""
 
     def forks(self, program: str, variables: Mapping[str, str]) -> bool:
-        """Whether a process would be the same if it weren't forked."""
-        return program == "assay.engine.worker" and variables == self._given().variables
+        """Whether a process would be the same if it weren't forked: then it is what `fork` does."""
+        given = self._given(program)
+        if given is None or given.variables != variables:
+            return False
+        self._address = given.address
+        return True
 
     def fork(self) -> tuple[processes.Forked, socket.socket]:
         """Return a process and the stream to it."""
@@ -51,7 +53,7 @@ class SharedForks:
             says,
             socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as connection,
         ):
-            connection.connect(self._given().address)
+            connection.connect(self._address)
             socket.send_fds(connection, [request], [theirs.fileno(), says.fileno(), 1, 2])
         return processes.Forked(_NeverKilled(), known), ours
 
@@ -64,8 +66,8 @@ class _NeverKilled:
 
 
 if __name__ == "__main__":
-    given = Given(*json.loads(os.environ.pop(GIVEN)))
-    processes._fork_servers.append(SharedForks(lambda: given))
+    told = {program: Given(*one) for program, one in json.loads(os.environ.pop(GIVEN)).items()}
+    processes._fork_servers.append(SharedForks(told.get))
     from assay.__main__ import main
 
     main()

@@ -1,24 +1,18 @@
-"""A fork server that imports nothing: what it forks says its number and one of its variables."""
+"""What is forked in tests of forking: it imports nothing, and says its parent and a variable."""
 
 import os
 import socket
-import sys
 
-from assay import child_process
 from assay.worker_protocol import Refused, encode_answer
 
 
-def run(_: bytes, streams: list[socket.socket]) -> None:
+def import_libraries() -> None:
+    """Import nothing."""
+
+
+def serve(stream: socket.socket) -> None:
     """Say so, and wait until the front hangs up."""
-    theirs, front = streams
-    child_process.be_known(front)
     said = os.environ.get("VENDOR_LICENSE_SERVER", "")
-    theirs.sendall(encode_answer(Refused(str(os.getppid()), said)))
-    while theirs.recv(4096):
+    stream.sendall(encode_answer(Refused(str(os.getppid()), said)))
+    while stream.recv(4096):
         pass
-
-
-if __name__ == "__main__":
-    child_process.follow_the_front()
-    with socket.socket(fileno=int(sys.argv[1])) as stream:
-        child_process.fork_for_each(stream, 1, run)

@@ -1,9 +1,10 @@
-"""Device processes forked for many fronts: `python shared.py FD`, a socket that listens.
+"""Processes forked for many fronts: `python shared.py MODULE FD`, a socket that listens.
 
 Each connection brings one request: where the process works and its scratch folder, as JSON, and
 four descriptors: its stream, who wants to know it, standard output and standard error.
 """
 
+import importlib
 import json
 import os
 import signal
@@ -18,11 +19,10 @@ MOST_BYTES = 2**16
 def main() -> None:
     """Fork until this process is killed."""
     child_process.follow_the_front()
-    from assay.engine import worker
-
-    worker.import_libraries()
+    module = importlib.import_module(sys.argv[1])
+    module.import_libraries()
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
-    with socket.socket(fileno=int(sys.argv[1])) as listener:
+    with socket.socket(fileno=int(sys.argv[2])) as listener:
         while True:
             connection, _ = listener.accept()
             with connection:
@@ -31,7 +31,7 @@ def main() -> None:
                 listener.close()
                 begin(json.loads(request), descriptors)
                 with socket.socket(fileno=descriptors[0]) as stream:
-                    worker.serve(stream)
+                    module.serve(stream)
                 child_process.end()
             for descriptor in descriptors:
                 os.close(descriptor)

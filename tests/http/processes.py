@@ -49,15 +49,31 @@ def until(what: str, claim: Callable[[], Any], seconds: float = WAIT_S) -> Any:
     return value
 
 
-def workers(pid: int) -> list[psutil.Process]:
-    """Return a server's device processes; one that has just ended isn't among them."""
+def family(pid: int) -> list[psutil.Process]:
+    """Return all processes of a server but the front itself, which they share a folder with."""
     front = psutil.Process(pid)
+    found = front.children(recursive=True)
+    for server in forks.pids():
+        for one in psutil.Process(server).children(recursive=True):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                if one.cwd() == front.cwd():
+                    found.append(one)
+    return found
+
+
+def called(name: str, pid: int) -> list[psutil.Process]:
+    """Return those of a server's processes that have a name, and haven't just ended."""
     found = []
-    for one in front.children(recursive=True) + psutil.Process(forks.given().pid).children():
+    for one in family(pid):
         with contextlib.suppress(psutil.NoSuchProcess):
-            if one.name() == "assay-worker" and one.cwd() == front.cwd():
+            if one.name() == name and one.status() != psutil.STATUS_ZOMBIE:
                 found.append(one)
     return found
+
+
+def workers(pid: int) -> list[psutil.Process]:
+    """Return a server's device processes."""
+    return called("assay-worker", pid)
 
 
 @dataclass
@@ -124,7 +140,7 @@ def serving(
 ) -> Iterator[Server]:
     """Run `assay serve` in an empty folder until the block ends; it must then exit with code 0.
 
-    Its device processes are forked from what other servers use, too, or from its own fork server.
+    Its processes are forked from what other servers use, too, or from fork servers of its own.
     """
     folder.mkdir()
     command = forks.FRONT if shares_forks else COMMAND
@@ -134,7 +150,7 @@ def serving(
         process = subprocess.Popen(
             [*command, "serve", "--port", str(port), *map(str, models)],
             cwd=folder,
-            env=environment(**settings) | forks.given().in_environment(),
+            env=environment(**settings) | (forks.environment() if shares_forks else {}),
             stdout=sink,
             stderr=sink,
         )

@@ -9,7 +9,7 @@ import psutil
 import pytest
 
 from tests.http import checkpoints
-from tests.http.processes import run, serving, until
+from tests.http.processes import called, family, run, serving, until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -56,12 +56,7 @@ def pool() -> Iterator[ThreadPoolExecutor]:
 
 def renderers(server: Server) -> list[psutil.Process]:
     """Return the processes that render."""
-    (loader,) = [
-        one
-        for one in psutil.Process(server.process.pid).children()
-        if "assay.prompts.process" in one.cmdline()
-    ]
-    return loader.children()
+    return called("assay-renderer", server.process.pid)
 
 
 def test_an_item_that_takes_everything_is_refused_and_the_house_goes_on(
@@ -119,10 +114,10 @@ def test_the_end_of_a_process_that_renders_costs_nobody_an_answer(server: Server
 
 def frozen_while_it_reads(server: Server) -> psutil.Process:
     """Freeze the process that reads what is being loaded, as a file that never ends would."""
-    front = psutil.Process(server.process.pid)
 
     def second() -> list[psutil.Process]:
-        return [one for one in front.children() if "assay.prompts.process" in one.cmdline()][1:]
+        loaders = called("assay-loader", server.process.pid)
+        return sorted(loaders, key=psutil.Process.create_time)[1:]
 
     (reading,) = until("it is loading", second)
     reading.suspend()
@@ -158,7 +153,7 @@ def test_a_load_that_never_ends_holds_up_no_stop(
     with serving(tmp_path / "run", tiny, admin_key=KEY, drain_timeout_s=600, **QUICK) as server:
         loading = pool.submit(load, server, other)
         frozen_while_it_reads(server)
-        left = psutil.Process(server.process.pid).children(recursive=True)
+        left = family(server.process.pid)
         assert server.terminate() == 0
         given_up = loading.result()
 

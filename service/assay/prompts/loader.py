@@ -28,7 +28,6 @@ from assay.prompts.protocol import (
 )
 
 if TYPE_CHECKING:
-    import subprocess
     from collections.abc import Sequence
 
     from assay.prompts.models import Inspected, Model, Resolved, ResolveSettings
@@ -46,8 +45,8 @@ FrameT = TypeVar("FrameT", ResolvedFrame, InspectedFrame, Restored)
 
 
 def ahead() -> contextlib.AbstractContextManager[None]:
-    """Start a loading process before it is known what it is to load; see `processes`."""
-    return processes.ahead(_PROGRAM, _variables())
+    """Import what loading processes need before it is known what they are to load."""
+    return processes.ahead(_PROGRAM, _variables(), forks=True)
 
 
 class Stream:
@@ -101,7 +100,7 @@ class Loader:
         self._settings = settings
         self._timeout_s = timeout_s
         self._models: Sequence[Model] = ()
-        self._process: subprocess.Popen[bytes] | None = None
+        self._process: processes.Process | None = None
         self._socket: socket.socket | None = None
         self._stream: Stream | None = None
         self._forking = asyncio.Lock()

@@ -1,9 +1,10 @@
 """The process that reads checkpoints, and those forked from it that render.
 
-Started as `python -m assay.prompts.process FD`, where FD is its end of a socket pair. It reads what
-the front names, and keeps the templates. Then it only forks: a model's process has its template as
-it was read, however often it is started again. Templates and tokenizers are a checkpoint's own: the
-kernel ends a process that takes too much processor time or memory, whatever code it is in.
+Forked from a `fork_server`, or started as `python -m assay.prompts.process FD`, where FD is its end
+of a socket pair. It reads what the front names, and keeps the templates. Then it only forks: a
+model's process has its template as it was read, however often it is started again. Templates and
+tokenizers are a checkpoint's own: the kernel ends a process that takes too much processor time or
+memory, whatever code it is in.
 """
 
 from __future__ import annotations
@@ -56,15 +57,20 @@ _wanted = os.environ.get(_PARALLEL)  # an operator's word stands
 def main() -> None:
     """Serve the socket whose descriptor is the only argument."""
     child_process.follow_the_front()
+    import_libraries()
+    with socket.socket(fileno=int(sys.argv[1])) as stream:
+        serve(stream)
+
+
+def serve(stream: socket.socket) -> None:
+    """Read what the front names, then fork what renders, until it hangs up."""
     child_process.be_called("assay-loader")
     _be_ended_first()
-    _import()
-    with socket.socket(fileno=int(sys.argv[1])) as stream:
-        _limit_memory(_READING_MEMORY)
-        repository.fetch_listeners.append(lambda on: stream.sendall(protocol.told(Fetching(on))))
-        templates = _read(stream)
-        gc.freeze()
-        _fork(stream, templates)
+    _limit_memory(_READING_MEMORY)
+    repository.fetch_listeners.append(lambda on: stream.sendall(protocol.told(Fetching(on))))
+    templates = _read(stream)
+    gc.freeze()
+    _fork(stream, templates)
 
 
 def _be_ended_first() -> None:
@@ -81,7 +87,7 @@ def _limit_memory(more: int) -> None:
         resource.setrlimit(resource.RLIMIT_DATA, (most, most))
 
 
-def _import() -> None:
+def import_libraries() -> None:
     """Import what reads and renders, but not torch: transformers does without."""
     sys.modules.setdefault("torch", None)  # type: ignore[arg-type]
     os.environ["TRANSFORMERS_VERBOSITY"] = "error"

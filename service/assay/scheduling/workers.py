@@ -29,7 +29,6 @@ _GROWING = dict.fromkeys(
     ("PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_ALLOC_CONF"), "expandable_segments:True"
 )
 _PROGRAM = "assay.engine.worker"
-_FORK_SERVER = "assay.engine.fork_server"
 
 
 def ahead(variables: Iterable[str] = ()) -> contextlib.AbstractContextManager[None]:
@@ -39,9 +38,7 @@ def ahead(variables: Iterable[str] = ()) -> contextlib.AbstractContextManager[No
     imported for a GPU may have spoken to its driver, which no fork survives: there the first
     process alone is started ahead.
     """
-    if devices.has_driver() or not processes.can_be_forked():
-        return processes.ahead(_PROGRAM, _variables(variables))
-    return processes.fork_server(_FORK_SERVER, _PROGRAM, _variables(variables))
+    return processes.ahead(_PROGRAM, _variables(variables), forks=not devices.has_driver())
 
 
 class Worker:
@@ -71,10 +68,7 @@ class Worker:
 
     async def __aenter__(self) -> Self:
         """Start the process and tell it what to load."""
-        variables = _variables(self._variables)
-        self._process, ours = processes.fork(self._program, variables) or processes.start(
-            self._program, variables
-        )
+        self._process, ours = processes.start(self._program, _variables(self._variables))
         self._reader, self._writer = await asyncio.open_connection(sock=ours)
         try:
             await self.send(self._start)
