@@ -6,7 +6,7 @@ import math
 import os
 import time
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import typer
 from rich.progress import (
@@ -49,6 +49,21 @@ def refuse_loading(flags: Mapping[str, object]) -> None:
                 "leave one of the two out",
                 param_hint=f"--{name}",
             )
+
+
+def alone(settings: Settings, target: str) -> Settings:
+    """Return the settings with one model alone: what `names` calls so, or a reference."""
+    reference = settings.names.get(target, target)
+    combined: dict[str, Any] = {name: {} for name in ("aliases", "ensembles", "composites")}
+    own = {
+        name: path
+        for name, path in settings.calibrations.items()
+        if settings.aliases.get(name, name) == target
+    }
+    names = {target: reference} if target in settings.names else {}
+    return settings.model_copy(
+        update={**combined, "models": (reference,), "names": names, "calibrations": own}
+    )
 
 
 @dataclass(slots=True)

@@ -25,7 +25,7 @@ from assay.cli.app import (
     settings_of,
     stop,
 )
-from assay.cli.bulk_job import BulkJob, refuse_loading
+from assay.cli.bulk_job import BulkJob, alone, refuse_loading
 from assay.cli.terminal import err, out
 from assay.errors import AssayError, InvalidField
 from assay.reward.covariates import Covariate
@@ -34,7 +34,6 @@ if TYPE_CHECKING:
     from assay.settings import Settings
 
 _RATES = "0.05,0.1,0.2"
-_ALONE: dict[str, Any] = {name: {} for name in ("names", "aliases", "ensembles", "composites")}
 
 
 @app.command()
@@ -140,10 +139,7 @@ def _score(job: BulkJob, target: str, url: str | None, settings: Settings | None
     target = settings.aliases.get(target, target)
     if target in settings.ensembles or target in settings.composites:
         return job.run_here(_without_others(settings, target), target, is_calibrated=False)
-    return job.run_here(
-        settings.model_copy(update=_ALONE | {"models": (target,)}),
-        is_calibrated=False,
-    )
+    return job.run_here(alone(settings, target), is_calibrated=False)
 
 
 def _without_others(settings: Settings, target: str) -> Settings:

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import time
 from pathlib import Path  # noqa: TC003  typer reads the annotations
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from pydantic import ValidationError
 
 from assay import bulk, validation
 from assay.cli.app import Config, Device, Dtype, Quantize, Repository, Threads, app, settings_of
-from assay.cli.bulk_job import BulkJob, refuse_loading
+from assay.cli.bulk_job import BulkJob, alone, refuse_loading
 from assay.cli.terminal import err, out
+
+if TYPE_CHECKING:
+    from assay.settings import Settings
 
 
 @app.command()
@@ -32,8 +35,8 @@ def score(
         str | None,
         typer.Option(
             "--model",
-            help="What a server serves; without --url a model to load, or an ensemble or composite "
-            "of the settings.",
+            help="What a server serves; without --url a model to load, or what the settings name: "
+            "a model, an ensemble or a composite.",
         ),
     ] = None,
     batch: Annotated[int, typer.Option(min=1, help="Most lines a request.")] = 128,
@@ -79,7 +82,6 @@ def score(
     code 1 where a line has an error.
     """
     flags = {
-        "models": [model] if model else None,
         "device": device,
         "dtype": dtype,
         "quantize": quantize,
@@ -87,7 +89,7 @@ def score(
         "repository": repository_folder,
     }
     if url is not None:
-        refuse_loading({**flags, "models": None, "config": config})
+        refuse_loading({**flags, "config": config})
     sink = output or file.with_suffix(".scores.jsonl")
     options = _options(
         include=["members", *(include or ())],
@@ -103,18 +105,22 @@ def score(
         if url is not None:
             job.run_remotely(url, model)
         else:
-            settings = settings_of({**flags, "models": None}, config)
-            target = settings.aliases.get(model, model) if model else None
-            if target in settings.ensembles or target in settings.composites:
-                job.run_here(settings, target)
-            else:
-                job.run_here(settings_of(flags, config))
+            _run_here(job, settings_of(flags, config), model)
     except typer.Exit:
         _say_what_is_kept(job)
         raise
     _report(job, time.monotonic() - begin)
     if job.tally.errors:
         raise typer.Exit(1)
+
+
+def _run_here(job: BulkJob, settings: Settings, model: str | None) -> None:
+    """Score by the default of the settings, or by what they call so, or by a model to load."""
+    target = settings.aliases.get(model, model) if model is not None else None
+    if target is None or target in settings.ensembles or target in settings.composites:
+        job.run_here(settings, target)
+    else:
+        job.run_here(alone(settings, target))
 
 
 def _options(*, include: list[str], **fields: object) -> bulk.Options:
