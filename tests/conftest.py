@@ -11,6 +11,8 @@ from tests.forks import front
 
 # Tests share the cores: threads of torch that wait by spinning took half of them from the others.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+# A front says so to its processes; those that fronts share have the same variables.
+os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 
 # Files that take longest, most of it waiting: begun first, nothing else waits for them at the end.
 LONG = (
